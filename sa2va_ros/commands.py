@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grammar of the `command` topic: what one line of text asks the tracker to do. No ROS.
+
+    the red mug            track this, in place of what is tracked now
+    + the blue bowl        also track this
+    stop                   stop all tracks
+    stop the red mug       stop the track of that id or expression
+    what is on the table?  ask the scene (a text that ends in a question mark)
+
+Commands come from speech, web pages or other machines: they are data. They are bounded in length, hold no control
+characters, and are never evaluated or formatted.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from sa2va_model.errors import InputError
+from sa2va_model.tracks import Track
+
+MAX_LENGTH = 300  # characters; a referring expression of the training data has at most some 60
+
+
+class CommandKind(Enum):
+    """What to do."""
+
+    TRACK = "track"
+    ADD = "add"
+    STOP = "stop"
+    ASK = "ask"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One parsed command; `text` is the expression, the name to stop ("" = all) or the question."""
+
+    kind: CommandKind
+    text: str
+
+
+def clean_text(text: str, what: str = "command", limit: int = MAX_LENGTH) -> str:
+    """The text with single spaces, refused if it is empty, too long or holds control characters."""
+    words = " ".join(
+        text.split()
+    )  # also turns line ends and tabs, as a terminal adds them, into spaces
+    if not words:
+        raise InputError(f"{what} is empty; expected words, such as 'the red mug'")
+    if len(words) > limit:
+        raise InputError(f"{what} has {len(words)} characters; expected at most {limit}")
+    for position, character in enumerate(words):
+        # Cc control, Cs lone surrogate, Co private use, Cn not assigned; Cf (joiners) is part of some scripts.
+        if unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn"):
+            raise InputError(
+                f"{what} holds the character U+{ord(character):04X} at {position}; expected printable text"
+            )
+    return words
+
+
+def parse_command(text: str) -> Command:
+    """Read one command.
+
+    Raises:
+        InputError: empty, too long, unprintable, or `+` with nothing after it.
+    """
+    words = clean_text(text)
+    if words.endswith(("?", "？")):  # the second: Chinese and Japanese keyboards
+        return Command(CommandKind.ASK, words)
+    if words.startswith("+"):
+        return Command(CommandKind.ADD, clean_text(words[1:], "expression after '+'"))
+    verb, _, rest = words.partition(" ")
+    if verb.rstrip(".!").lower() == "stop":
+        return Command(CommandKind.STOP, rest)
+    return Command(CommandKind.TRACK, words)
+
+
+def tracks_named(name: str, tracks: Iterable[Track]) -> list[str]:
+    """Ids of the tracks that `name` means: an id if one is equal, else equal expressions (case is ignored).
+
+    Raises:
+        InputError: nothing is called so; the message lists what there is.
+    """
+    tracks = tuple(tracks)
+    if any(track.id == name for track in tracks):
+        return [name]
+    wanted = name.casefold()
+    found = [t.id for t in tracks if wanted in (t.expression.casefold(), t.label.casefold())]
+    if not found:
+        known = ", ".join(f"{track.id} ('{track.expression}')" for track in tracks) or "no track"
+        raise InputError(f"stop: nothing is called '{name}'; there is {known}")
+    return found

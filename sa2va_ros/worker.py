@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The newest frame and the thread that works on it; plain Python, no ROS.
+
+The camera is faster than the model, so there is one slot: a newer frame takes the place of one that still waits, and
+the loss is counted. A frame that fails is counted with its reason and the thread goes on with the next.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Mailbox(Generic[Item]):
+    """One slot between a fast giver and a slow taker; the newest item wins."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._item: Item | None = None
+        self.received = 0
+        self.dropped = 0
+
+    def put(self, item: Item) -> None:
+        """Leave an item; one that still waited is dropped and counted."""
+        with self._ready:
+            self.received += 1
+            self.dropped += self._item is not None
+            self._item = item
+            self._ready.notify()
+
+    def take(self, timeout: float) -> Item | None:
+        """The waiting item, or None if none came within `timeout` seconds."""
+        with self._ready:
+            if self._item is None:
+                self._ready.wait(timeout)
+            item, self._item = self._item, None
+            return item
+
+    def clear(self) -> None:
+        """Forget an item that waits; it counts as dropped."""
+        with self._ready:
+            self.dropped += self._item is not None
+            self._item = None
+
+
+class RateMeter:
+    """How often something happened lately: events per second over the last `window` seconds."""
+
+    def __init__(self, window: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window, self._clock = window, clock
+        self._times: deque[float] = deque(maxlen=1000)
+
+    def tick(self) -> None:
+        """It happened now."""
+        self._times.append(self._clock())
+
+    def rate(self) -> float:
+        """Events per second; 0 with fewer than two in the window."""
+        times = [t for t in tuple(self._times) if t > self._clock() - self._window]
+        return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class WorkerCounts:
+    """What happened to the frames so far.
+
+    Attributes:
+        received, dropped, processed, rejected: frames; dropped = replaced by a newer one, rejected = failed.
+        reasons: how often frames failed, by reason.
+        last_reason: why the latest failed frame failed ("" if none did).
+    """
+
+    received: int
+    dropped: int
+    processed: int
+    rejected: int
+    reasons: dict[str, int]
+    last_reason: str
+
+
+class FrameWorker(Generic[Item, Result]):
+    """A thread that takes the newest frame, works on it and hands the result on.
+
+    Args:
+        process: turns one item into a result; what it raises is counted and reported, never fatal.
+        publish: takes the item and its result; runs on the worker thread as well.
+        on_error: told about each failed item: the exception that `process` or `publish` raised.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Item], Result],
+        publish: Callable[[Item, Result], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self.mailbox: Mailbox[Item] = Mailbox()
+        self.input_rate = RateMeter()
+        self.output_rate = RateMeter()
+        self._process, self._publish, self._on_error = process, publish, on_error
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._processed = 0
+        self._reasons: Counter[str] = Counter()
+        self._last_reason = ""
+
+    def put(self, item: Item) -> None:
+        """Hand over the newest frame; never blocks."""
+        self.input_rate.tick()
+        self.mailbox.put(item)
+
+    def start(self) -> None:
+        """Start the thread; a running one is left alone."""
+        if self._thread is not None:
+            return
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="frame-worker", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 1.0) -> bool:
+        """Stop after the frame in work; a frame that waits is dropped.
+
+        Returns:
+            True if the thread ended within `timeout` seconds.
+        """
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+        self.mailbox.clear()
+        return thread is None or not thread.is_alive()
+
+    def counts(self) -> WorkerCounts:
+        """The counters so far."""
+        return WorkerCounts(
+            received=self.mailbox.received,
+            dropped=self.mailbox.dropped,
+            processed=self._processed,
+            rejected=sum(self._reasons.values()),
+            reasons=dict(self._reasons),
+            last_reason=self._last_reason,
+        )
+
+    def _run(self) -> None:
+        stop = self._stop
+        while not stop.is_set():
+            item = self.mailbox.take(timeout=0.1)
+            if item is None or stop.is_set():
+                continue
+            try:
+                self._publish(item, self._process(item))
+            # The stream must outlive any one frame; on_error reports it.
+            except Exception as error:  # noqa: BLE001
+                self._last_reason = f"{type(error).__name__}: {error}"
+                self._reasons[self._last_reason if len(self._reasons) < 50 else "other"] += 1
+                self._on_error(error)
+            else:
+                self._processed += 1
+                self.output_rate.tick()

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grammar of the `command` topic, without ROS."""
+
+from __future__ import annotations
+
+import pytest
+
+from sa2va_model.errors import InputError
+from sa2va_model.tracks import Track, TrackState
+from sa2va_ros.commands import MAX_LENGTH, Command, CommandKind, parse_command, tracks_named
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "rest"),
+    [
+        ("the red mug", CommandKind.TRACK, "the red mug"),
+        ("  the \t red\nmug \r\n", CommandKind.TRACK, "the red mug"),
+        ("+ the blue bowl", CommandKind.ADD, "the blue bowl"),
+        ("+the blue bowl", CommandKind.ADD, "the blue bowl"),
+        ("stop", CommandKind.STOP, ""),
+        ("Stop.", CommandKind.STOP, ""),
+        ("stop the red mug", CommandKind.STOP, "the red mug"),
+        ("stopwatch on the left", CommandKind.TRACK, "stopwatch on the left"),
+        ("what is on the table?", CommandKind.ASK, "what is on the table?"),
+        ("stop ?", CommandKind.ASK, "stop ?"),
+        ("桌上有什么？", CommandKind.ASK, "桌上有什么？"),
+        ("die Tasse, die größte", CommandKind.TRACK, "die Tasse, die größte"),
+        ("{0.__class__} $(reboot) %s", CommandKind.TRACK, "{0.__class__} $(reboot) %s"),
+    ],
+)
+def test_grammar(text: str, kind: CommandKind, rest: str) -> None:
+    assert parse_command(text) == Command(kind, rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "command is empty"),
+        (" \n\t ", "command is empty"),
+        ("+", r"expression after '\+' is empty"),
+        ("+   ", r"expression after '\+' is empty"),
+        ("x" * (MAX_LENGTH + 1), f"{MAX_LENGTH + 1} characters; expected at most {MAX_LENGTH}"),
+        ("the red\x00mug", r"U\+0000 at 7"),
+        ("the \x1b[31mred mug", r"U\+001B at 4"),
+        ("mug \udc80", r"U\+DC80"),
+    ],
+)
+def test_what_is_no_command_is_refused(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        parse_command(text)
+
+
+def track(track_id: str, expression: str, label: str = "") -> Track:
+    return Track(id=track_id, expression=expression, state=TrackState.TRACKING, label=label)
+
+
+def test_names_mean_an_id_first_then_words() -> None:
+    tracks = [track("1", "the red mug"), track("2", "The Red Mug"), track("3", "it", "bowl")]
+    assert tracks_named("2", tracks) == ["2"]
+    assert tracks_named("the red mug", tracks) == ["1", "2"]
+    assert tracks_named("Bowl", tracks) == ["3"]
+    with pytest.raises(InputError, match=r"nothing is called 'cup'; there is 1 \('the red mug'\)"):
+        tracks_named("cup", tracks)
+    with pytest.raises(InputError, match="there is no track"):
+        tracks_named("cup", [])

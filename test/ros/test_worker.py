@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The newest-frame mailbox and its thread, without ROS."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from sa2va_ros.worker import FrameWorker, Mailbox, RateMeter
+
+
+def wait_for(condition: object, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def test_the_newest_item_wins_and_the_loss_is_counted() -> None:
+    box: Mailbox[int] = Mailbox()
+    for item in (1, 2, 3):
+        box.put(item)
+    assert box.take(0.0) == 3
+    assert box.take(0.0) is None
+    assert (box.received, box.dropped) == (3, 2)
+    box.put(4)
+    box.clear()
+    assert box.take(0.0) is None
+    assert (box.received, box.dropped) == (4, 3)
+
+
+def test_a_slow_worker_sees_the_newest_and_every_frame_is_accounted_for() -> None:
+    started, gate, seen = threading.Event(), threading.Event(), []
+
+    def process(item: int) -> int:
+        started.set()
+        gate.wait(5)
+        return item * 10
+
+    worker = FrameWorker(process, lambda item, result: seen.append((item, result)), print)
+    worker.start()
+    worker.put(0)
+    assert started.wait(5)
+    for item in range(1, 6):
+        worker.put(item)
+    gate.set()
+    assert wait_for(lambda: len(seen) == 2)
+    assert seen[-1] == (5, 50)
+    counts = worker.counts()
+    assert counts.received == 6
+    assert counts.processed + counts.dropped == 6
+    assert worker.stop()
+
+
+def test_a_failing_frame_is_counted_by_reason_and_the_next_one_works() -> None:
+    seen, errors = [], []
+
+    def process(item: int) -> int:
+        if item % 2:
+            raise ValueError("odd frame")
+        return item
+
+    worker = FrameWorker(process, lambda item, result: seen.append(result), errors.append)
+    worker.start()
+    for item in range(6):
+        worker.put(item)
+        assert wait_for(lambda n=item: len(seen) + len(errors) == n + 1)
+    assert seen == [0, 2, 4]
+    counts = worker.counts()
+    assert counts.reasons == {"ValueError: odd frame": 3}
+    assert (counts.rejected, counts.processed) == (3, 3)
+    assert counts.last_reason == "ValueError: odd frame"
+    assert worker.stop()
+
+
+def test_what_publish_raises_is_survived_too() -> None:
+    errors: list[Exception] = []
+
+    def publish(item: int, result: int) -> None:
+        raise RuntimeError("nobody there")
+
+    worker = FrameWorker(lambda item: item, publish, errors.append)
+    worker.start()
+    worker.put(1)
+    assert wait_for(lambda: worker.counts().rejected == 1)
+    worker.put(2)
+    assert wait_for(lambda: worker.counts().rejected == 2)
+    assert worker.stop()
+
+
+def test_it_stops_within_a_second_and_starts_again() -> None:
+    seen: list[int] = []
+    worker = FrameWorker(lambda item: item, lambda item, result: seen.append(result), print)
+    for round_ in range(2):
+        worker.start()
+        worker.start()  # a second start changes nothing
+        worker.put(round_)
+        assert wait_for(lambda n=round_: len(seen) == n + 1)
+        began = time.monotonic()
+        assert worker.stop()
+        assert time.monotonic() - began < 1.0
+    before = threading.active_count()
+    worker.put(9)
+    time.sleep(0.05)
+    assert seen == [0, 1]  # nothing is worked on after the stop
+    assert threading.active_count() == before
+
+
+def test_rates_count_the_recent_past_only() -> None:
+    now = [0.0]
+    meter = RateMeter(window=5.0, clock=lambda: now[0])
+    assert meter.rate() == 0.0
+    for i in range(100):
+        now[0] = i / 10
+        meter.tick()
+    assert abs(meter.rate() - 10.0) < 1e-6
+    now[0] = 60.0
+    assert meter.rate() == 0.0
