@@ -19,7 +19,7 @@ COLOUR = RNG.integers(0, 256, (6, 8, 3), np.uint8)
 
 def image(
     pixels: np.ndarray,
-    encoding: str,
+    form: str,
     *,
     padding: int = 0,
     big_endian: bool = False,
