@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where frames come from: a video file, a folder of images or one image.
+
+Every source has the small shape of `FrameSource` and streams: one frame is in memory at a time, and iterating again
+starts again. Bags (`sa2va_ros.bag.BagImages`) and the simulator's camera have the same shape. A source that breaks
+half-way first yields every frame it still has and raises `InputError` after them, so that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import av
+import cv2
+import numpy as np
+
+from sa2va_model.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif")
+BAG_SUFFIXES = (".db3", ".mcap")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a stream.
+
+    Attributes:
+        rgb: uint8 [H, W, 3].
+        stamp: seconds, in the source's own clock.
+        index: position in the source, from 0.
+    """
+
+    rgb: np.ndarray
+    stamp: float
+    index: int
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """Anything that yields frames in order.
+
+    Attributes:
+        name: what to call it in messages (a path or a topic).
+        fps: frames per second as the source declares it, None if it does not.
+        frame_count: number of frames as the source declares it, None if unknown.
+    """
+
+    name: str
+    fps: float | None
+    frame_count: int | None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames from the first one on."""
+        ...
+
+
+def check_size(name: str, shape: tuple[int, ...], expected: tuple[int, int] | None) -> None:
+    """Refuse a frame whose size differs from the first one's.
+
+    Args:
+        name: the frame, in words for the message.
+        shape: its (H, W, ...).
+        expected: (H, W) of the first frame, None if this is the first.
+
+    Raises:
+        InputError: the sizes differ.
+    """
+    if expected is not None and tuple(shape[:2]) != expected:
+        raise InputError(
+            f"{name} is {shape[1]}x{shape[0]}, expected {expected[1]}x{expected[0]} like the first frame"
+        )
+
+
+def decode_image(data: bytes | memoryview | np.ndarray, name: str) -> np.ndarray:
+    """Decode an encoded picture (PNG, JPEG, whatever OpenCV reads).
+
+    Args:
+        data: the file's bytes.
+        name: what to call it in the message.
+
+    Returns:
+        rgb uint8 [H, W, 3].
+
+    Raises:
+        InputError: empty, cut short or no picture.
+    """
+    raw = np.frombuffer(data, np.uint8)
+    if raw.size == 0:
+        raise InputError(f"{name} is empty, expected a PNG or JPEG image")
+    if missing := _missing_end(raw):
+        # OpenCV fills what is missing with grey and says nothing, so the end is checked here
+        raise InputError(
+            f"{name} is cut short ({missing} after {raw.size} bytes), expected a whole image"
+        )
+    bgr = cv2.imdecode(raw, cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise InputError(f"{name} cannot be decoded, expected a PNG or JPEG image")
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def _missing_end(raw: np.ndarray) -> str:
+    """What a PNG or JPEG lacks at its end, "" if nothing (some writers pad the end with zeros)."""
+    head, tail = raw[:8].tobytes(), raw[-64:].tobytes().rstrip(b"\0")
+    if head.startswith(b"\xff\xd8") and b"\xff\xd9" not in tail:
+        return "no end-of-image marker"
+    if head == b"\x89PNG\r\n\x1a\n" and b"IEND" not in tail:
+        return "no IEND chunk"
+    return ""
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """Read one image file: rgb uint8 [H, W, 3]; InputError naming the file if it is unreadable."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected an image file") from error
+    return decode_image(data, str(path))
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key that puts frame_2 before frame_10."""
+    parts = re.split(r"(\d+)", name.lower())
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts if part)
+
+
+class ImageFolder:
+    """PNG and JPEG files of one folder in natural order, `fps` of them in a second.
+
+    A path to one image file is a stream of one frame.
+    """
+
+    def __init__(self, path: Path | str, fps: float = 30.0) -> None:
+        folder = Path(path)
+        if not fps > 0:
+            raise InputError(f"{folder}: fps is {fps}, expected a number above 0")
+        self.name = str(folder)
+        self.fps: float | None = fps
+        self._step = 1.0 / fps
+        self._files = [folder] if folder.is_file() else _image_files(folder)
+        self.frame_count: int | None = len(self._files)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read the files one by one.
+
+        Raises:
+            InputError: a file is unreadable or differs in size from the first; it is named.
+        """
+        expected: tuple[int, int] | None = None
+        for index, path in enumerate(self._files):
+            rgb = read_image(path)
+            check_size(str(path), rgb.shape, expected)
+            expected = (rgb.shape[0], rgb.shape[1])
+            yield Frame(rgb, index * self._step, index)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected one with .png or .jpg files")
+    entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
+    files = [
+        path
+        for path in entries
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not files:
+        raise InputError(f"{folder}: {_contents(entries)}, expected .png or .jpg files")
+    return files
+
+
+def _contents(entries: list[Path]) -> str:
+    """What a folder holds instead, in a few words."""
+    if not entries:
+        return "the folder is empty"
+    names = ", ".join(path.name for path in entries[:4])
+    return f"holds {names}{', ...' if len(entries) > 4 else ''}"
+
+
+class VideoFile:
+    """A video file through PyAV; stamps are the presentation times in the file."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.name = str(path)
+        if not Path(path).exists():
+            raise InputError(f"{path}: no such file, expected a video")
+        with self._open() as container:
+            stream = _video_stream(container, self.name)
+            rate = stream.average_rate or stream.guessed_rate
+            self.fps: float | None = float(rate) if rate else None
+            self.frame_count: int | None = stream.frames or None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Decode from the start.
+
+        Raises:
+            InputError: the file is empty, damaged or cut short; every readable frame was yielded before.
+        """
+        index, expected, fault = 0, None, ""
+        with self._open() as container:
+            stream = _video_stream(container, self.name)
+            stream.codec_context.thread_type = "AUTO"
+            frames = _Decoder(container, stream)
+            for decoded in frames:
+                rgb = _upright(decoded)
+                check_size(f"{self.name}: frame {index}", rgb.shape, expected)
+                expected = (rgb.shape[0], rgb.shape[1])
+                yield Frame(rgb, self._stamp(decoded, index), index)
+                index += 1
+            fault = frames.fault or frames.shortfall()
+        if index == 0:
+            raise InputError(
+                f"{self.name}: no frame can be decoded{f' ({fault})' if fault else ''}, "
+                "expected a video with frames"
+            )
+        if fault:
+            raise InputError(
+                f"{self.name}: {fault}; {index} frames were read, expected a whole video file"
+            )
+
+    def _open(self) -> av.container.InputContainer:
+        try:
+            return av.open(self.name, mode="r", metadata_errors="replace")
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(
+                f"{self.name}: not readable as a video ({_reason(error)}), "
+                "expected a video file such as an H.264 .mp4"
+            ) from error
+
+    def _stamp(self, decoded: av.VideoFrame, index: int) -> float:
+        if decoded.pts is not None and decoded.time_base is not None:
+            return float(decoded.pts * decoded.time_base)
+        return index / (self.fps or 30.0)
+
+
+class _Decoder:
+    """Decodes one stream to its end or to its first damage, and remembers how it ended."""
+
+    def __init__(
+        self, container: av.container.InputContainer, stream: av.video.stream.VideoStream
+    ) -> None:
+        self._container = container
+        self._stream = stream
+        self._packets = 0
+        self._end: Fraction | None = None  # end of the latest packet, in the stream's time base
+        self.fault = ""
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.is_corrupt:
+                    self.fault = "the file is cut short inside a frame"
+                    break
+                self._count(packet)
+                yield from packet.decode()
+            if self.fault:
+                yield from self._stream.codec_context.decode(None)  # frames the decoder still holds
+        except (av.FFmpegError, OSError) as error:
+            self.fault = f"the video is damaged ({_reason(error)})"
+
+    def _count(self, packet: av.Packet[av.video.stream.VideoStream]) -> None:
+        if not packet.size:
+            return
+        self._packets += 1
+        if packet.pts is not None:
+            end = Fraction(packet.pts + (packet.duration or 0))
+            self._end = end if self._end is None else max(self._end, end)
+
+    def shortfall(self) -> str:
+        """Why the file is cut short, "" if it is whole as far as the file itself can tell."""
+        declared, duration = self._stream.frames, _declared_duration(self._container, self._stream)
+        if duration is None or self._end is None or (declared and self._packets >= declared):
+            return ""
+        # The time must be short too: edit lists make the declared count larger than what is shown.
+        step = 1 / (self._stream.average_rate or Fraction(30))
+        end = (self._end - (self._stream.start_time or 0)) * (self._stream.time_base or 1)
+        if duration - end <= 2 * step:
+            return ""
+        return f"the file is cut short at {float(end):.2f} s of {float(duration):.2f} s"
+
+
+def _declared_duration(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Fraction | None:
+    """Seconds of video that the file says it holds; None if it does not say."""
+    if stream.duration and stream.time_base:
+        return stream.duration * stream.time_base
+    if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])  # Matroska, WebM
+    if len(container.streams) == 1 and container.duration:
+        return Fraction(container.duration, av.time_base)
+    return None
+
+
+def _video_stream(container: av.container.InputContainer, name: str) -> av.video.stream.VideoStream:
+    if not container.streams.video:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no"
+        raise InputError(f"{name}: holds {kinds} streams only, expected a video stream")
+    return container.streams.video[0]
+
+
+def _upright(decoded: av.VideoFrame) -> np.ndarray:
+    """Pixels of a frame turned as the file asks for (phones store portrait videos lying)."""
+    rgb = decoded.to_ndarray(format="rgb24")
+    turns = round((decoded.rotation or 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
+
+
+def open_source(path: Path | str, fps: float = 30.0) -> FrameSource:
+    """Open whatever the path is: a video file, a folder of images or one image.
+
+    Args:
+        path: what the user gave.
+        fps: rate of an image folder, which has none of its own.
+
+    Raises:
+        InputError: nothing there, or something else; says what was expected.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise InputError(
+            f"{place}: no such file or folder, expected a video file, an image folder or a rosbag2"
+        )
+    suffix = place.suffix.lower()
+    if looks_like_bag(place):
+        raise InputError(f"{place}: is a rosbag2, expected a video file or an image folder here")
+    if place.is_dir() or suffix in IMAGE_SUFFIXES:
+        return ImageFolder(place, fps)
+    if suffix == ".bag":
+        raise InputError(
+            f"{place}: is a ROS 1 bag, expected a rosbag2 "
+            f"(rosbags-convert --src {place} --dst {place.stem} makes one)"
+        )
+    return VideoFile(place)
+
+
+def looks_like_bag(path: Path | str) -> bool:
+    """Whether the path is a rosbag2: a storage file, or a folder with metadata.yaml or storage files."""
+    place = Path(path)
+    if not place.is_dir():
+        return place.suffix.lower() in BAG_SUFFIXES and place.exists()
+    return (place / "metadata.yaml").exists() or any(
+        entry.suffix.lower() in BAG_SUFFIXES for entry in place.iterdir()
+    )
