@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy
 
 PYTHON_HEADERS = re.compile(r"/opt/python/cp\d+-cp\d+/include/python3\.\d+")
-NUMPY_HEADERS = re.compile(r"/opt/python/cp\d+-cp\d+/lib/python3\.\d+/site-packages/numpy/_?core/include")
+NUMPY_HEADERS = re.compile(
+    r"/opt/python/cp\d+-cp\d+/lib/python3\.\d+/site-packages/numpy/_?core/include"
+)
 
 
 def fix_text(text: str, *, python_headers: str, numpy_headers: str) -> str:

