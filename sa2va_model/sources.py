@@ -136,6 +136,7 @@ class ImageFolder:
     """
 
     def __init__(self, path: Path | str, fps: float = 30.0) -> None:
+        """List the files; InputError if there are none."""
         folder = Path(path)
         if not fps > 0:
             raise InputError(f"{folder}: fps is {fps}, expected a number above 0")
@@ -185,6 +186,7 @@ class VideoFile:
     """A video file through PyAV; stamps are the presentation times in the file."""
 
     def __init__(self, path: Path | str) -> None:
+        """Read the file's head; InputError if it is no video."""
         self.name = str(path)
         if not Path(path).exists():
             raise InputError(f"{path}: no such file, expected a video")

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 from sa2va_training.metrics.jf import (
     Scores,
     boundary,
