@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain pip packaging, for everything that needs no ROS 2 build (colcon reads CMakeLists.txt instead of this file).
 
-The one place for the versions of Python packages: `pip install .`, the Makefile and the tests take them from here. The lower
-bounds are the newest versions that Python 3.10 gets, the upper ones end at the next major version after the tested one.
+The one place for the versions of Python packages: `pip install .` and the Makefile take them from here.
 
-Left out on purpose: `sam2`. Its metadata asks for torchvision, which we never import, and its source build compiles CUDA
-code. Install it after this package, as `make setup` does (see README.md, "With pip").
+Left out on purpose: `sam2`. Its metadata asks for torchvision, which we never import, and its source build compiles
+CUDA code. Install it after this package, as `make setup` does (see README.md, "With pip").
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CORE = [
     "torch>=2.13,<2.14",
     "transformers>=5.20,<6",
     "numpy>=1.26,<3",
-    "opencv-python-headless>=5.0,<6",
+    "opencv-python-headless>=4.10,<6",
     "pillow>=12.3,<14",
     "safetensors>=0.8,<0.9",
     "pyyaml>=6.0,<7",

@@ -3,7 +3,7 @@
 
 The CMake export files in the wheels name the Python and NumPy headers of the container they were built in, and CMake
 refuses folders that do not exist. This rewrites the two prefixes to the headers of the running interpreter. Running it
-again changes nothing. Call it with the interpreter of the virtual environment: `.venv/bin/python tools/fix_ros_wheels.py`.
+again changes nothing. Call it with the interpreter of the environment: `.venv/bin/python tools/fix_ros_wheels.py`.
 """
 
 from __future__ import annotations
