@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grammar of the `command` topic: what one line of text asks the tracker to do. No ROS.
+"""The grammar of the `command` topic, and the router that carries commands out. No ROS.
 
     the red mug            track this, in place of what is tracked now
     + the blue bowl        also track this
@@ -7,16 +7,17 @@
     stop the red mug       stop the track of that id or expression
     what is on the table?  ask the scene (a text that ends in a question mark)
 
-Commands come from speech, web pages or other machines: they are data. They are bounded in length, hold no control
-characters, and are never evaluated or formatted.
+Commands come from speech, web pages or other machines: they are data. They are bounded in length,
+hold no control characters, and are never evaluated or formatted.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
@@ -51,7 +52,8 @@ def clean_text(text: str, what: str = "command", limit: int = MAX_LENGTH) -> str
     if len(words) > limit:
         raise InputError(f"{what} has {len(words)} characters; expected at most {limit}")
     for position, character in enumerate(words):
-        # Cc control, Cs lone surrogate, Co private use, Cn not assigned; Cf (joiners) is part of some scripts.
+        # Cc control, Cs lone surrogate, Co private use, Cn not assigned; Cf (joiners) is part of
+        # some scripts.
         if unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn"):
             raise InputError(
                 f"{what} holds the character U+{ord(character):04X} at {position}; expected printable text"
@@ -77,7 +79,8 @@ def parse_command(text: str) -> Command:
 
 
 def tracks_named(name: str, tracks: Iterable[Track]) -> list[str]:
-    """Ids of the tracks that `name` means: an id if one is equal, else equal expressions (case is ignored).
+    """Ids of the tracks that `name` means: an id if one is equal, else equal expressions (case is
+    ignored).
 
     Raises:
         InputError: nothing is called so; the message lists what there is.
@@ -91,3 +94,55 @@ def tracks_named(name: str, tracks: Iterable[Track]) -> list[str]:
         known = ", ".join(f"{track.id} ('{track.expression}')" for track in tracks) or "no track"
         raise InputError(f"stop: nothing is called '{name}'; there is {known}")
     return found
+
+
+class Targets(Protocol):
+    """The part of `sa2va_model.live.LiveTracker` that commands need."""
+
+    def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
+        """Start a track and return its id."""
+        ...
+
+    def stop(self, track_id: str | None = None) -> int:
+        """Stop one track, or all; return how many."""
+        ...
+
+
+class Router:
+    """Carries out commands, whatever door they came through: the topic or a service.
+
+    Args:
+        targets: the live tracker.
+        tracks: tells the tracks as they are now, for commands that name one.
+        ask: takes a question for the scene; the answer comes later, elsewhere.
+    """
+
+    def __init__(
+        self,
+        targets: Targets,
+        tracks: Callable[[], Iterable[Track]],
+        ask: Callable[[str], None],
+    ) -> None:
+        self._targets, self._tracks, self._ask = targets, tracks, ask
+
+    def run(self, text: str) -> Command:
+        """Carry out one line of the `command` topic and return what it meant."""
+        command = parse_command(text)
+        if command.kind is CommandKind.ASK:
+            self._ask(command.text)
+        elif command.kind is CommandKind.STOP:
+            self.stop(command.text)
+        else:
+            self.track(command.text, replace=command.kind is CommandKind.TRACK)
+        return command
+
+    def track(self, expression: str, *, track_id: str = "", replace: bool = False) -> str:
+        """Start a track and return its id; what was found is told by events."""
+        words = clean_text(expression, "expression")
+        return self._targets.track(words, track_id=track_id or None, replace=replace)
+
+    def stop(self, name: str = "") -> int:
+        """Stop the tracks of a name ("" = all) and return how many there were."""
+        if not name:
+            return self._targets.stop()
+        return sum(self._targets.stop(found) for found in tracks_named(name, self._tracks()))

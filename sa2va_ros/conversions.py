@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between ROS messages and arrays: the only place that touches the fields of image messages.
 
-Messages are read and filled by their fields and never constructed here, so this file needs no ROS: the node passes
-fresh messages in, and rosbags' or hand-made ones work as well. `cv_bridge` is not used even where it is installed:
-what the node needs of it is this file, and the released cv_bridge does not load beside NumPy 2.
+Messages are read and filled by their fields and never constructed here, so this file needs no ROS:
+the node passes fresh messages in, and rosbags' or hand-made ones work as well. `cv_bridge` is not
+used even where it is installed: what the node needs of it is this file, and the released cv_bridge
+    does not load beside NumPy 2.
 
-Pixel data goes out as `array.array('B')`, which the generated setters take as it is; they would check a NumPy array
-or a list element by element.
+Pixel data goes out as `array.array('B')`, which the generated setters take as it is; they would
+check a NumPy array or a list element by element.
 """
 
 from __future__ import annotations
@@ -65,17 +66,19 @@ COLOUR_ENCODINGS = ("rgb8", "mono16", *_TO_RGB)
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 
-# --- images in -----------------------------------------------------------------------------------------------------
+# --- images in ------------------------------------------------------------------------------------
 
 
 def array_from_image(message: Any) -> np.ndarray:
     """The pixels of a `sensor_msgs/Image` in its own layout and the machine's byte order.
 
     Returns:
-        [H, W] or [H, W, C] of the encoding's type; without row padding. May share memory with the message.
+        [H, W] or [H, W, C] of the encoding's type; without row padding. May share memory with the
+        message.
 
     Raises:
-        InputError: unknown encoding, empty size, a step or a data length that cannot hold the image.
+        InputError: unknown encoding, empty size, a step or a data length that cannot hold the
+            image.
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
@@ -102,7 +105,8 @@ def array_from_image(message: Any) -> np.ndarray:
 
 
 def rgb_from_image(message: Any) -> np.ndarray:
-    """The picture of a `sensor_msgs/Image`: uint8 [H, W, 3] RGB; grey is repeated, transparency dropped."""
+    """The picture of a `sensor_msgs/Image`: uint8 [H, W, 3] RGB; grey is repeated, transparency
+    dropped."""
     if message.encoding in DEPTH_ENCODINGS:
         raise InputError(
             f"image encoding '{message.encoding}' holds distances, not colours; "
@@ -146,7 +150,8 @@ def rgb_from_compressed(message: Any) -> np.ndarray:
 
 
 def depth_from_image(message: Any) -> np.ndarray:
-    """Distances of a depth image (REP 118) in metres: float32 [H, W], NaN where nothing was measured."""
+    """Distances of a depth image (REP 118) in metres: float32 [H, W], NaN where nothing was
+    measured."""
     if message.encoding not in DEPTH_ENCODINGS:
         raise InputError(
             f"depth encoding '{message.encoding}'; expected {' (mm) or '.join(DEPTH_ENCODINGS)} (m)"
@@ -157,7 +162,7 @@ def depth_from_image(message: Any) -> np.ndarray:
     return np.where(np.isfinite(pixels) & (pixels > 0), pixels, np.nan).astype(np.float32)
 
 
-# --- images out ----------------------------------------------------------------------------------------------------
+# --- images out -----------------------------------------------------------------------------------
 
 
 def fill_image(message: Any, pixels: np.ndarray, encoding: str, header: Any) -> Any:
@@ -185,7 +190,7 @@ def overlay_bgr(rgb: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
 
-# --- time ----------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def nanoseconds(stamp: Any) -> int:
@@ -202,8 +207,8 @@ def fill_time(stamp: Any, value: int) -> Any:
 class StampClock:
     """Seconds for the model, whole nanoseconds for messages, and no loss between them.
 
-    A double cannot hold the nanoseconds of today's date, so the model's seconds count from the first stamp that was
-    seen; they come back exact for 48 days around it.
+    A double cannot hold the nanoseconds of today's date, so the model's seconds count from the
+    first stamp that was seen; they come back exact for 48 days around it.
     """
 
     def __init__(self) -> None:
@@ -221,11 +226,12 @@ class StampClock:
         return (self._origin or 0) + round(seconds * 1e9)
 
 
-# --- tracks out ----------------------------------------------------------------------------------------------------
+# --- tracks out -----------------------------------------------------------------------------------
 
 
 def fill_roi(roi: Any, box: tuple[int, int, int, int] | None) -> Any:
-    """Put a pixel box (x1, y1 exclusive) into a `sensor_msgs/RegionOfInterest`; no box leaves it empty."""
+    """Put a pixel box (x1, y1 exclusive) into a `sensor_msgs/RegionOfInterest`; no box leaves it
+    empty."""
     x0, y0, x1, y1 = box or (0, 0, 0, 0)
     roi.x_offset, roi.y_offset, roi.width, roi.height = int(x0), int(y0), int(x1 - x0), int(y1 - y0)
     return roi
@@ -269,7 +275,8 @@ def fill_track_array(
     latency: float,
     new_track: Callable[[], Any],
 ) -> Any:
-    """Put all tracks of a frame into a fresh `TrackArray` message and return it; latency in seconds."""
+    """Put all tracks of a frame into a fresh `TrackArray` message and return it; latency in
+    seconds."""
     message.header = header
     message.height, message.width = int(result.height), int(result.width)
     message.tracks = [fill_track(new_track(), track, clock) for track in result.tracks]
@@ -288,14 +295,53 @@ def fill_event(message: Any, event: Event, header: Any) -> Any:
     return message
 
 
-# --- prompts in ----------------------------------------------------------------------------------------------------
+# --- answers out ---------------------------------------------------------------------------------
+
+
+def fill_caption(
+    message: Any, answer: Any, question: str, header: Any, *, new_phrase: Callable[[], Any]
+) -> Any:
+    """Put a `sa2va_model.sa2va.Answer` about one image into a fresh `GroundedCaption`; return it.
+
+    A mask without words of its own gets a phrase with an empty text. The model scores no phrase: NaN.
+    """
+    message.header, message.question, message.text = header, question, answer.text
+    message.is_final = True
+    masks = answer.masks[:254, -1] if len(answer.masks) else answer.masks
+    named = {phrase.mask: phrase for phrase in answer.phrases}
+    message.phrases = [
+        _fill_phrase(new_phrase(), named.get(k), k + 1, mask) for k, mask in enumerate(masks)
+    ]
+    if len(masks):
+        labels = np.zeros(masks[0].shape, np.uint8)
+        for k, mask in enumerate(masks):
+            labels[mask] = k + 1
+        fill_image(message.mask, labels, "mono8", header)
+    return message
+
+
+def _fill_phrase(message: Any, phrase: Any, value: int, mask: np.ndarray) -> Any:
+    if phrase is not None:
+        message.phrase = phrase.text
+        message.char_begin, message.char_end = phrase.begin, phrase.end
+    message.score = float("nan")
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows):
+        message.mask_value = value
+        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+        fill_roi(message.roi, box)
+    return message
+
+
+# --- prompts in -----------------------------------------------------------------------------------
 
 
 def prompt_arguments(message: Any) -> dict[str, Any]:
     """What a `VisualPrompt` says, as the keyword arguments of `LiveTracker.prompt`.
 
     Raises:
-        InputError: unknown type, no point, unequal numbers of x, y and labels, a label that is not 0 or 1, an empty
+        InputError: unknown type, no point, unequal numbers of x, y and labels, a label that is not
+            0 or 1, an empty
             box or mask. Whether it lies inside the image is checked at the next image.
     """
     name = {message.POINTS: "points", message.BOX: "box", message.MASK: "mask"}.get(message.type)
@@ -324,7 +370,8 @@ def prompt_arguments(message: Any) -> dict[str, Any]:
 def _points(
     xs: Sequence[float], ys: Sequence[float], labels: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clicked points as float32 [N, 2] and their labels as int64 [N] (none given = all on the object)."""
+    """Clicked points as float32 [N, 2] and their labels as int64 [N] (none given = all on the
+    object)."""
     marks = list(labels) or [1] * len(xs)
     if not len(xs) == len(ys) == len(marks) >= 1:
         raise InputError(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The newest frame and the thread that works on it; plain Python, no ROS.
 
-The camera is faster than the model, so there is one slot: a newer frame takes the place of one that still waits, and
-the loss is counted. A frame that fails is counted with its reason and the thread goes on with the next.
+The camera is faster than the model, so there is one slot: a newer frame takes the place of one that
+still waits, and the loss is counted. A frame that fails is counted with its reason and the thread
+goes on with the next.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class WorkerCounts:
     """What happened to the frames so far.
 
     Attributes:
-        received, dropped, processed, rejected: frames; dropped = replaced by a newer one, rejected = failed.
+        received, dropped, processed, rejected: frames; dropped = replaced by a newer one, rejected
+            = failed.
         reasons: how often frames failed, by reason.
         last_reason: why the latest failed frame failed ("" if none did).
     """
@@ -156,7 +158,7 @@ class FrameWorker(Generic[Item, Result]):
             try:
                 self._publish(item, self._process(item))
             # The stream must outlive any one frame; on_error reports it.
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 self._last_reason = f"{type(error).__name__}: {error}"
                 self._reasons[self._last_reason if len(self._reasons) < 50 else "other"] += 1
                 self._on_error(error)

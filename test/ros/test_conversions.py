@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image messages to arrays and back, without ROS: every encoding, byte order, padding, and what must be refused."""
+"""Image messages to arrays and back, without ROS: every encoding, byte order, padding, and what
+must be refused."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about the scene, answered one after the other on a thread of their own. No ROS."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from sa2va_model.errors import InputError
+
+WAITING = 4  # questions; more are refused, so that an answer never belongs to a scene long gone
+
+
+class QuestionWorker:
+    """Calls `answer(question)` for each question, in order.
+
+    Args:
+        answer: does the work and hands the answer on.
+        on_error: told about a question whose answer failed.
+    """
+
+    def __init__(
+        self, answer: Callable[[str], None], on_error: Callable[[str, Exception], None]
+    ) -> None:
+        self._answer, self._on_error = answer, on_error
+        self._questions: queue.Queue[str | None] = queue.Queue(WAITING + 1)
+        self._thread: threading.Thread | None = None
+
+    def ask(self, question: str) -> None:
+        """Hand over a question; never blocks.
+
+        Raises:
+            InputError: too many questions wait already.
+        """
+        if self._questions.qsize() >= WAITING:
+            raise InputError(f"question: {WAITING} wait for an answer already; expected fewer")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="questions", daemon=True)
+            self._thread.start()
+        self._questions.put(question)
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Drop waiting questions and end the thread after the one in work."""
+        while not self._questions.empty():
+            self._questions.get_nowait()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._questions.put(None)
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        while (question := self._questions.get()) is not None:
+            try:
+                self._answer(question)
+            except Exception as error:
+                self._on_error(question, error)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real nodes in processes of their own, spoken to over real DDS on a domain of this test run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+DOMAIN = random.SystemRandom().randrange(1, 100)
+os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)  # read by rclpy here and in the processes started here
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+START_SECONDS = 90.0  # torch alone takes many seconds to import on a busy machine
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """What `condition` returned once it was true; fails the test after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    return pytest.fail(f"waited {seconds:.0f} s for {what}")
+
+
+class NodeProcess:
+    """A node started as `python -m sa2va_ros.<module>`, its output in a file."""
+
+    def __init__(self, module: str, log: Path, parameters: dict[str, Any], remaps: tuple[str, ...]):
+        command = [sys.executable, "-m", f"sa2va_ros.{module}", "--ros-args"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+        for remap in remaps:
+            command += ["-r", remap]
+        self._log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        """What it printed so far."""
+        return self._log.read_text(errors="replace")
+
+    def stop(self, seconds: float = 15.0) -> int:
+        """Ask it to end as Ctrl-C does; returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(f"node did not end within {seconds:.0f} s of SIGINT:\n{self.output}")
+
+
+class Client:
+    """The other side: publishes what a camera and a user send, keeps what the node answers."""
+
+    def __init__(self, namespace: str) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from sensor_msgs.msg import CompressedImage, Image
+        from std_msgs.msg import String
+
+        from sa2va_ros.msg import (
+            GroundedCaption,
+            TrackArray,
+            TrackerStatus,
+            TrackEvent,
+            VisualPrompt,
+        )
+        from sa2va_ros.outputs import reliable
+
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node("client", namespace=namespace, context=self._context)
+        self.got: dict[str, list[Any]] = defaultdict(list)
+        self._sends = {
+            "image": self.node.create_publisher(Image, "image", 1),
+            "image/compressed": self.node.create_publisher(CompressedImage, "image/compressed", 1),
+            "command": self.node.create_publisher(String, "command", 10),
+            "prompt": self.node.create_publisher(VisualPrompt, "prompt", 10),
+        }
+        for kind, topic, qos in (
+            (TrackArray, "tracks", reliable(10)),
+            (Image, "mask", reliable(10)),
+            (TrackEvent, "events", reliable(50)),
+            (GroundedCaption, "caption", reliable(10)),
+            (TrackerStatus, "sa2va_tracker/status", reliable(1, latched=True)),
+        ):
+            self.listen(kind, topic, qos)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+        self._stamp = 1_790_000_000_000_000_001  # nanoseconds; not what a double can hold
+
+    def listen(self, kind: type, topic: str, qos: Any) -> Any:
+        """Subscribe; messages are collected in `got[topic]`."""
+        return self.node.create_subscription(kind, topic, self.got[topic].append, qos)
+
+    def wait_connected(self, topic: str = "image", seconds: float = START_SECONDS) -> None:
+        """Wait until the node subscribes to what is sent here and is heard."""
+        for name in (topic, "command", "prompt"):
+            publisher = self._sends[name]
+            wait_for(publisher.get_subscription_count, seconds, f"a subscriber of {name}")
+        status = self.got["sa2va_tracker/status"]
+        wait_for(lambda: status and status[-1].state == status[-1].ACTIVE, seconds, "ACTIVE")
+        for name in ("tracks", "mask", "events"):
+            count = lambda n=name: self.node.count_publishers(n)  # noqa: E731
+            wait_for(count, seconds, f"a publisher of {name}")
+
+    def send(self, topic: str, message: Any) -> None:
+        """Publish a ready message."""
+        self._sends[topic].publish(message)
+
+    def command(self, text: str) -> None:
+        """Send a line as a user does."""
+        from std_msgs.msg import String
+
+        self._sends["command"].publish(String(data=text))
+
+    def image(self, pixels: np.ndarray, *, step: float = 0.1, **changes: Any) -> Any:
+        """An rgb8 message whose stamp is `step` seconds after the one before; `changes` spoil
+        it."""
+        from sensor_msgs.msg import Image
+
+        from sa2va_ros.conversions import fill_image
+
+        message = fill_image(Image(), pixels, "rgb8", self.header(step))
+        for name, value in changes.items():
+            setattr(message, name, value)
+        return message
+
+    def header(self, step: float = 0.1) -> Any:
+        """The header of the next image."""
+        from std_msgs.msg import Header
+
+        from sa2va_ros.conversions import fill_time
+
+        self._stamp += round(step * 1e9)
+        header = Header(frame_id="camera_optical_frame")
+        fill_time(header.stamp, self._stamp)
+        return header
+
+    def stream(self, message: Any, topic: str = "image", seconds: float = 30.0) -> Any:
+        """Send an image and return the tracks that were computed on it."""
+        before = len(self.got["tracks"])
+        self.send(topic, message)
+        wait_for(lambda: len(self.got["tracks"]) > before, seconds, "tracks of an image")
+        return self.got["tracks"][-1]
+
+    def status_after(self, condition: Callable[[Any], bool], seconds: float = 15.0) -> Any:
+        """The first status from now on that fulfils the condition."""
+        status = self.got["sa2va_tracker/status"]
+        start = len(status)
+        return wait_for(
+            lambda: next((s for s in status[start:] if condition(s)), None),
+            seconds,
+            "such a status",
+        )
+
+    def close(self) -> None:
+        """End the threads and leave DDS."""
+        self._executor.shutdown()
+        self._context.try_shutdown()
+        self._thread.join(5)
+        self.node.destroy_node()
+
+
+@pytest.fixture(scope="session")
+def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model with random weights: the structure is real, the masks mean nothing."""
+    from sa2va_model.checkpoints import save_model
+    from sa2va_model.nano import nano_model
+
+    folder = tmp_path_factory.mktemp("nano")
+    save_model(nano_model(seed=0), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NodeProcess]]:
+    """Starts nodes; whatever still runs at the end of the module is ended."""
+    running: list[NodeProcess] = []
+
+    def start(
+        module: str = "tracker_node", *, remaps: tuple[str, ...] = (), **parameters: Any
+    ) -> NodeProcess:
+        log = tmp_path_factory.mktemp("node") / "output.txt"
+        running.append(NodeProcess(module, log, parameters, remaps))
+        return running[-1]
+
+    yield start
+    for node in running:
+        if node.process.poll() is None:
+            node.process.kill()
+            node.process.wait()
+
+
+@pytest.fixture(scope="module")
+def start_client() -> Iterator[Callable[[str], Client]]:
+    """Makes clients in a namespace; closed at the end of the module."""
+    clients: list[Client] = []
+
+    def start(namespace: str) -> Client:
+        clients.append(Client(namespace))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.close()
