@@ -8,6 +8,8 @@ why nothing is drawn. Only numpy and OpenCV.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -68,11 +70,11 @@ def draw(rgb: np.ndarray, result: FrameResult) -> np.ndarray:
 
 
 def caption(track: Track) -> str:
-    """The words of a label: what, state unless it is simply tracked, score while it is seen."""
+    """The words of a label: what, state unless it is simply tracked, score while it is seen (none if it is NaN)."""
     words = [track.expression or track.label or track.id]
     if track.state != TrackState.TRACKING:
         words.append(track.state.name.lower().replace("_", " "))
-    if track.state in SEEN:
+    if track.state in SEEN and math.isfinite(track.score):
         words.append(f"{track.score:.2f}")
     return "  ".join(words)
 

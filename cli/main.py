@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of `sa2va` and of `python -m sa2va_model`.
+
+A subcommand is a module with NAME, HELP, EXAMPLES, add_arguments(parser) and run(args) -> exit status. Only the module
+of the command that was asked for is imported, so `sa2va --help` is quick.
+
+Exit status: 0 success, 2 wrong input (one line on stderr), 1 failure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType, ModuleType
+from typing import NoReturn
+
+from sa2va_model.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: where it is, and its line in `sa2va --help`."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "track": Command("track", "follow objects through a video, an image folder or a rosbag2"),
+    "ask": Command("ask", "ask about an image or a video; captions, with masks if wanted"),
+    "verify-golden": Command("verify_golden", "check a checkpoint against its golden files"),
+    "doctor": Command("doctor", "say what is installed, what is missing and how to get it"),
+    "demo": Command("demo", "run the camera simulator and the ROS 2 node and measure them"),
+}
+EPILOG = """examples:
+  sa2va track table.mp4 -e "the blue mug" -o out/table
+  sa2va ask table.png "What is on the table?"
+  sa2va doctor
+  sa2va COMMAND --help     all options of a command, with examples"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse on wrong usage."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser, modules = build_parser(words)
+    try:
+        args = parser.parse_args(words)
+    except SystemExit as stop:  # argparse has said why
+        return stop.code if isinstance(stop.code, int) else 1
+    except InputError as error:  # from the type of an argument
+        return _refuse(words[0], error)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    return _run(args, modules[args.command])
+
+
+def build_parser(words: Sequence[str]) -> tuple[Parser, dict[str, ModuleType]]:
+    """The parser; only the command named in `words` has its options, the others just their help line."""
+    parser = Parser(
+        prog="sa2va",
+        description="Find what a sentence describes, and keep it in view.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    modules: dict[str, ModuleType] = {}
+    for name, command in COMMANDS.items():
+        if name != wanted:
+            subparsers.add_parser(name, help=command.help)
+            continue
+        module = modules[name] = importlib.import_module(f"sa2va_cli.{command.module}")
+        sub = subparsers.add_parser(
+            name,
+            help=command.help,
+            description=module.HELP,
+            epilog=getattr(module, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            conflict_handler="resolve",  # a command may give a common option a meaning of its own
+        )
+        add_common(sub)
+        module.add_arguments(sub)
+    return parser, modules
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that every command has."""
+    group = parser.add_argument_group("common options")
+    group.add_argument(
+        "--model",
+        metavar="DIR",
+        help="checkpoint folder, ours or an official Sa2VA one (default: the tiny model that ships)",
+    )
+    group.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda", help="where to compute (default: auto)"
+    )
+    group.add_argument("--json", metavar="FILE", help="also write the results as JSON")
+    group.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+
+
+def _run(args: argparse.Namespace, module: ModuleType) -> int:
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = module.run(args)
+    except InputError as error:
+        if args.debug:
+            traceback.print_exc()
+        return _refuse(args.command, error)
+    except KeyboardInterrupt:
+        print(f"sa2va {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+            return 1
+        reason = " ".join(str(error).split()) or "no message"
+        print(
+            f"sa2va {args.command}: {type(error).__name__}: {reason} (--debug shows where)",
+            file=sys.stderr,
+        )
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return int(status or 0)
+
+
+def _refuse(command: str, error: InputError) -> int:
+    print(f"sa2va {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends a command as Ctrl-C does, so that files are closed."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
