@@ -36,7 +36,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-PIP := $(VENV)/bin/python -m pip install --quiet --no-input $(PIP_ARGS)
+PIP := $(VENV)/bin/python -m pip install -qq --no-input $(PIP_ARGS)
 ACTIVATE := source $(VENV)/bin/activate
 RUN := $(ACTIVATE) && source install/setup.bash
 SAY := @printf '==> %s\n'

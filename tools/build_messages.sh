@@ -32,7 +32,9 @@ rm -rf "$source"
 mkdir -p "$source"
 cp -a CMakeLists.txt package.xml cmake msg srv action scripts launch config "$source/"
 
-exec colcon --log-base log build \
+# colcon takes the number of jobs from here, and a make around it has set none.
+unset MAKEFLAGS MFLAGS
+exec colcon --log-base log --log-level error build \
   --base-paths "$source" --packages-select sa2va_ros --event-handlers console_cohesion- \
   --cmake-args "-DSA2VA_ROS_DEVELOP=$PWD" -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
   "-DPython3_EXECUTABLE=$python"
