@@ -172,7 +172,8 @@ def _as_result(frame: Frame, answer: Answer, t: int) -> Any:
         )
         for k, masks in enumerate(answer.masks)
     )
-    return FrameResult(frame.stamp, frame.index, *frame.rgb.shape[:2], tracks)
+    height, width = frame.rgb.shape[:2]
+    return FrameResult(frame.stamp, frame.index, height, width, tracks)
 
 
 def _print(args: argparse.Namespace, answer: Answer) -> None:

@@ -36,7 +36,9 @@ class Prompt:
         """The same prompt on an image `factor` times as large."""
         if factor == 1:
             return self
-        box = self.box and tuple(value * factor for value in self.box)
+        box = self.box
+        if box is not None:
+            box = (box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor)
         points = tuple((x * factor, y * factor) for x, y in self.points)
         return replace(self, box=box, points=points)
 

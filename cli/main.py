@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace, module: ModuleType) -> int:
     except KeyboardInterrupt:
         print(f"sa2va {args.command}: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last one to see it: one line, status 1
         if args.debug:
             traceback.print_exc()
             return 1

@@ -8,7 +8,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -197,15 +196,3 @@ def write_png(path: Path, image: np.ndarray) -> None:
     if not ok:
         raise RuntimeError(f"{path}: OpenCV cannot encode an image of {image.shape} {image.dtype}")
     path.write_bytes(data.tobytes())
-
-
-def close_all(*closers: Callable[[], None]) -> None:
-    """Call every closer, even if one fails; the first failure is raised at the end."""
-    failure: BaseException | None = None
-    for close in closers:
-        try:
-            close()
-        except Exception as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure

@@ -128,7 +128,7 @@ def read_mask(path: Path | str) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}, expected a PNG mask") from error
-    return decode_image(data, str(path)).any(2)
+    return np.asarray(decode_image(data, str(path)).any(2))
 
 
 def _at_size(mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:

@@ -154,7 +154,6 @@ class BagImages:
         Raises:
             InputError: a message cannot be read or decoded, or the size changes; names topic and position.
         """
-        self.clock = StampClock()
         expected: tuple[int, int] | None = None
         index = 0
         for recorded, raw in self._messages():
