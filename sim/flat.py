@@ -217,7 +217,7 @@ def _clutter(rng: np.random.Generator) -> _Thing:
         )
         faces, scale = (face, fist), rng.uniform(0.06, 0.1)
     else:
-        tone = backdrop_colour(rng, vivid=0.0)
+        tone = 0.75 * backdrop_colour(rng, vivid=0.0)  # never white
         turns = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(4, 9))))
         radius = rng.uniform(0.6, 1.1, len(turns))
         faces = (Face(np.stack([radius * np.cos(turns), radius * np.sin(turns)], 1)),)
