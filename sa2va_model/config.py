@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every number that makes one Sa2VA differ from another: the tiny model, a nano model and 26B share all code.
+
+`ModelConfig` is read from a checkpoint's `config.json` (`checkpoints.py`): the official fields as published,
+plus `sam2_config`, which official checkpoints lack because their code fixes SAM-2 to the large size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from sa2va_model.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sam2Config:
+    """Sizes and switches of SAM-2. Defaults: `sam2_hiera_l.yaml` as the official Sa2VA code sets it.
+
+    Attributes:
+        image_size: side of the square the image is squashed to, pixels; a multiple of 32.
+        stages, global_blocks, window_spec, background_size: the Hiera trunk.
+        top_down_levels: FPN levels that receive semantics from coarser ones.
+        memory_dim: channels of one spatial memory.
+        memory_frames: conditioning slot plus recent frames (`num_maskmem`).
+        object_score_gate: erase the mask where the object score is negative, as stock SAM-2 does. The
+            official Sa2VA code does not, and its checkpoints leave the score head untrained.
+        binarize_prompted: binarise masks that came from points or boxes before they enter memory, as
+            the `sam2` package's video predictor does.
+        multimask: three candidate masks, the best by predicted IoU is taken.
+        stability_fallback: single-mask output falls back to the candidates when it is unstable.
+        pointer_positions: temporal codes on object pointers and the no-object memory (SAM 2.1).
+        rounded_normalisation: ImageNet mean and std rounded to bfloat16, as the official code does.
+    """
+
+    image_size: int = 1024
+    embed_dim: int = 144
+    num_heads: int = 2
+    stages: tuple[int, ...] = (2, 6, 36, 4)
+    global_blocks: tuple[int, ...] = (23, 33, 43)
+    window_spec: tuple[int, ...] = (8, 4, 16, 8)
+    background_size: tuple[int, int] = (7, 7)
+    top_down_levels: tuple[int, ...] = (2, 3)
+    hidden_dim: int = 256
+    memory_dim: int = 64
+    memory_frames: int = 7
+    max_pointers: int = 16
+    memory_layers: int = 4
+    memory_mlp_dim: int = 2048
+    decoder_mlp_dim: int = 2048
+    object_score_gate: bool = False
+    binarize_prompted: bool = False
+    multimask: bool = True
+    stability_fallback: bool = True
+    pointer_positions: bool = False
+    rounded_normalisation: bool = True
+
+    def __post_init__(self) -> None:
+        if self.image_size <= 0 or self.image_size % 32:
+            raise InputError(
+                f"sam2_config.image_size is {self.image_size}; expected a multiple of 32"
+            )
+        if len(self.stages) != 4:
+            raise InputError(f"sam2_config.stages is {self.stages}; expected four block counts")
+        if self.hidden_dim % self.memory_dim:
+            raise InputError(
+                f"sam2_config.memory_dim is {self.memory_dim}; "
+                f"expected a divisor of hidden_dim {self.hidden_dim}"
+            )
+
+    @property
+    def feature_size(self) -> int:
+        """Side of the coarsest feature map that the decoder sees (stride 16)."""
+        return self.image_size // 16
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the decoder's mask logits (stride 4)."""
+        return self.image_size // 4
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """InternViT (`vision_config` of an official checkpoint).
+
+    Attributes:
+        stem: channels of stride-2 convolutions before the tokens; empty = one patch convolution, as
+            published. A convolutional stem is what lets a small ViT train from scratch.
+    """
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    image_size: int = 448
+    patch_size: int = 14
+    qkv_bias: bool = True
+    qk_normalization: bool = False
+    norm_type: str = "layer_norm"
+    layer_norm_eps: float = 1e-6
+    hidden_act: str = "gelu"
+    initializer_factor: float = 0.1
+    stem: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise InputError(
+                f"vision_config.image_size is {self.image_size}; "
+                f"expected a multiple of patch_size {self.patch_size}"
+            )
+        if self.norm_type not in ("layer_norm", "rms_norm"):
+            raise InputError(
+                f"vision_config.norm_type is {self.norm_type!r}; expected 'layer_norm' or 'rms_norm'"
+            )
+        if self.stem and 2 ** (len(self.stem) + 1) != self.patch_size:
+            raise InputError(
+                f"vision_config.stem has {len(self.stem)} entries; "
+                f"patch_size {self.patch_size} needs log2(patch_size) - 1"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One Sa2VA of the InternVL family.
+
+    Attributes:
+        llm: the language model's own configuration (`llm_config`), passed on to transformers.
+        template: chat template name; see `prompts.TEMPLATES`.
+        keyframes: how many frames of a clip the language model sees and SAM-2 is prompted on (official: 5).
+    """
+
+    vision: VisionConfig
+    llm: Mapping[str, Any]
+    sam2: Sam2Config = field(default_factory=Sam2Config)
+    template: str = "qwen_chat"
+    downsample_ratio: float = 0.5
+    pixel_shuffle_version: str = "v2"
+    select_layer: int = -1
+    dynamic_image_size: bool = True
+    use_thumbnail: bool = True
+    min_tiles: int = 1
+    max_tiles: int = 12
+    keyframes: int = 5
+    max_new_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.keyframes < 1:
+            raise InputError(f"keyframes is {self.keyframes}; expected 1 or more")
+        if not 0 < self.downsample_ratio <= 1:
+            raise InputError(
+                f"downsample_ratio is {self.downsample_ratio}; expected 0 < ratio <= 1"
+            )
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens of one tile after pixel shuffle."""
+        side = self.vision.image_size // self.vision.patch_size
+        return int(side * self.downsample_ratio) ** 2
+
+    @property
+    def region_size(self) -> int:
+        """Side of the token grid onto which a region prompt is rasterised."""
+        return int(self.tokens_per_tile**0.5)
+
+
+def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that are fields of `cls`, lists turned into tuples."""
+    names = {f.name for f in fields(cls)}
+    return {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in values.items()
+        if k in names and v is not None
+    }
+
+
+def sam2_from_dict(values: Mapping[str, Any]) -> Sam2Config:
+    """`sam2_config` of our folders; an unknown field is an error, so that a typo is not a default."""
+    names = {f.name for f in fields(Sam2Config)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise InputError(
+            f"sam2_config has unknown field {unknown[0]!r}; known: {', '.join(sorted(names))}"
+        )
+    return Sam2Config(**_known(Sam2Config, values))
+
+
+def _sam2_small(values: Mapping[str, Any]) -> Sam2Config:
+    """`_sam2_small`: the reduced SAM-2 sizes beside golden checkpoints of the official code."""
+    trunk = values["trunk"]
+    return Sam2Config(
+        image_size=values["image_size"],
+        embed_dim=trunk["embed_dim"],
+        num_heads=trunk["num_heads"],
+        stages=tuple(trunk["stages"]),
+        global_blocks=tuple(trunk["global_att_blocks"]),
+        window_spec=tuple(trunk["window_spec"]),
+        background_size=tuple(trunk["window_pos_embed_bkg_spatial_size"]),
+        hidden_dim=values["d"],
+        memory_dim=values["mem"],
+        memory_layers=values["ma_layers"],
+        memory_mlp_dim=values["ffn"],
+    )
+
+
+def from_dict(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+    """Reads an official or our own `config.json`.
+
+    Args:
+        values: the parsed JSON object.
+        where: what to call it in errors.
+
+    Raises:
+        InputError: a needed field is missing or has a value that no code path serves.
+    """
+    for name in ("vision_config", "llm_config"):
+        if not isinstance(values.get(name), Mapping):
+            raise InputError(
+                f"{where}: field {name!r} is missing; expected a Sa2VA checkpoint of the InternVL family"
+            )
+    if "sam2_config" in values:
+        sam2 = sam2_from_dict(values["sam2_config"])
+    elif "_sam2_small" in values:
+        sam2 = _sam2_small(values["_sam2_small"])
+    else:
+        sam2 = Sam2Config()
+    vision = VisionConfig(**_known(VisionConfig, values["vision_config"]))
+    return ModelConfig(
+        vision=vision,
+        llm=dict(values["llm_config"]),
+        sam2=sam2,
+        template=str(values.get("template") or "qwen_chat").replace("-", "_"),
+        downsample_ratio=values.get("downsample_ratio", 0.5),
+        pixel_shuffle_version=values.get("ps_version", "v2"),
+        select_layer=values.get("select_layer", -1),
+        dynamic_image_size=values.get("dynamic_image_size", True),
+        use_thumbnail=values.get("use_thumbnail", True),
+        min_tiles=values.get("min_dynamic_patch", 1),
+        # The official code ignores the checkpoint's value here and always uses 12.
+        max_tiles=values.get("max_tiles", 12),
+        keyframes=values.get("keyframes", 5),
+        max_new_tokens=values.get("max_new_tokens", 2048),
+    )
+
+
+def to_dict(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` of our folders: official field names, plus ours."""
+    return {
+        "architectures": ["Sa2VAChatModel"],
+        "model_type": "sa2va_chat",
+        "template": config.template,
+        "force_image_size": config.vision.image_size,
+        "downsample_ratio": config.downsample_ratio,
+        "ps_version": config.pixel_shuffle_version,
+        "select_layer": config.select_layer,
+        "dynamic_image_size": config.dynamic_image_size,
+        "use_thumbnail": config.use_thumbnail,
+        "min_dynamic_patch": config.min_tiles,
+        "max_dynamic_patch": config.max_tiles,
+        "max_tiles": config.max_tiles,
+        "keyframes": config.keyframes,
+        "max_new_tokens": config.max_new_tokens,
+        "vision_config": {"architectures": ["InternVisionModel"], **asdict(config.vision)},
+        "llm_config": dict(config.llm),
+        "sam2_config": asdict(config.sam2),
+    }

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares ours with recorded answers of the official code, stage by stage.
+
+A golden folder is a checkpoint plus `manifest.json` and one `<case>.safetensors` for each case: inputs, tokens,
+logits, hidden states, embeddings, and per object and frame the masks, scores, pointers and memories of SAM-2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sa2va_model import images
+from sa2va_model.checkpoints import load_model
+from sa2va_model.errors import InputError
+from sa2va_model.grounding import Decoded, Prompt
+from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.tracker import OnlineTracker, TrackerConfig
+
+TOLERANCE = 1e-4
+MEMORY_TOLERANCE = (
+    2.0**-7
+)  # memories are stored in bfloat16: one unit in the last place at magnitude 1
+MAX_NEW_TOKENS = 24  # what the recorded runs were limited to
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The largest absolute difference of one stage; whole numbers and masks must be equal."""
+
+    name: str
+    largest_difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """NaN does not pass."""
+        return self.largest_difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """All stages of one case."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every stage is within its tolerance."""
+        return all(stage.passed for stage in self.stages)
+
+
+def verify(folder: str | Path, case: str | None = None, device: str = "cpu") -> list[CaseReport]:
+    """Runs the cases of a golden folder.
+
+    Raises:
+        InputError: the folder has no manifest, or no case of that name.
+    """
+    path = Path(folder)
+    manifest = _manifest(path)
+    names = [name for name in manifest if not name.startswith("_")]
+    if case is not None:
+        if case not in names:
+            raise InputError(f"{path}: no case {case!r}; there are {', '.join(names)}")
+        names = [case]
+    model = load_model(path, device=device, dtype=torch.float32)
+    return [
+        _run(model, name, manifest[name], load_file(path / f"{name}.safetensors")) for name in names
+    ]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise InputError(f"{path}: no manifest.json in it; expected a golden folder")
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return values
+
+
+def _run(
+    model: Sa2VA, name: str, case: Mapping[str, Any], gold: Mapping[str, Tensor]
+) -> CaseReport:
+    frames = [gold[f"in.frame.{i}"].numpy() for i in range(case["n_frames"])]
+    stages = list(_language_stages(model, case, gold, frames))
+    if frames and len(gold["language_embd"]):
+        stages += _mask_stages(model, gold, frames)
+    return CaseReport(name, tuple(stages))
+
+
+def _language_stages(
+    model: Sa2VA, case: Mapping[str, Any], gold: Mapping[str, Tensor], frames: list[np.ndarray]
+) -> Iterator[Stage]:
+    """Preprocessing, vision model, tokens, logits, states and [SEG] embeddings."""
+    clip = len(frames) > 1
+    shown = frames[: model.config.keyframes]
+    regions = [mask.numpy() > 0 for mask in gold.get("in.mask_prompts", torch.zeros(0))]
+    if shown:
+        tiles = torch.cat([images.tiles(frame, model.config, single=clip) for frame in shown])
+        yield _stage("pixel_values", tiles[..., ::16, ::16], gold["pixel_values.stride16"])
+        with torch.inference_mode():
+            yield _stage("vit", model.mllm.visual_tokens(tiles), gold["vit_embeds"])
+    reply = _reply(model, case, shown, clip=clip, regions=regions)
+    states = gold["last_hidden_states"]
+    ids = torch.tensor(reply.generated.ids)
+    yield _equal("tokens", ids, gold["sequences"].flatten()[-len(ids) :])
+    yield _equal(
+        "prompt length", torch.tensor(_prompt_length(reply)), gold["input_ids"].flatten().shape[0]
+    )
+    yield _stage("step logits", reply.generated.logits, gold["step_logits"])
+    yield _stage("states", reply.generated.states[-len(states) :], states)
+    if frames:
+        found = reply.generated.states_at(model.mllm.seg_id)
+        yield _stage("seg states", found, gold["seg_hidden_states"])
+        yield _stage("embeddings", reply.embeddings, gold["language_embd"])
+
+
+def _reply(
+    model: Sa2VA,
+    case: Mapping[str, Any],
+    shown: list[np.ndarray],
+    *,
+    clip: bool,
+    regions: list[np.ndarray],
+) -> Reply:
+    """Greedy decoding, or the recorded forced tokens."""
+    forced = case.get("forced")
+    choose = None
+    if forced:
+        tokens = [
+            int(model.mllm.tokenizer.convert_tokens_to_ids(_as_vocabulary(t))) for t in forced
+        ]
+
+        def choose(step: int, logits: Tensor) -> int:
+            return tokens[min(step, len(tokens) - 1)]
+
+    return model.reply(
+        case["text"],
+        shown,
+        clip=clip,
+        regions=regions,
+        history=case.get("past_text", ""),
+        max_new_tokens=MAX_NEW_TOKENS,
+        choose=choose,
+    )
+
+
+def _as_vocabulary(text: str) -> str:
+    """How a blank is written in a byte-level vocabulary."""
+    return text.replace(" ", "Ġ")
+
+
+def _prompt_length(reply: Reply) -> int:
+    return reply.generated.states.shape[0] - len(reply.generated.ids) + 1
+
+
+def _mask_stages(model: Sa2VA, gold: Mapping[str, Tensor], frames: list[np.ndarray]) -> list[Stage]:
+    """SAM-2 in one streaming pass for each object, with the recorded embeddings on the first keyframes.
+
+    One tracker for each object, as the official code does: a batch rounds differently in the last bit, and memories
+    stored in bfloat16 let single bits grow where weights are random.
+    """
+    keyframes = min(model.config.keyframes, len(frames))
+    features = [model.encode_image(frame) for frame in frames]
+    worst: dict[str, Stage] = {}
+    for t, frame in enumerate(frames):
+        pixels = images.sam_pixels(frame, model.config.sam2)
+        recorded = gold["g_pixel_values.stride8"][t : t + 1]
+        _keep(worst, _stage("sam pixels", pixels[..., ::8, ::8], recorded))
+    for k, embedding in enumerate(gold["language_embd"]):
+        tracker = OnlineTracker(model.grounder, TrackerConfig(max_conditioning=keyframes))
+        tracker.add("object", Prompt(embedding=embedding), frames=keyframes)
+        for t, frame in enumerate(frames):
+            decoded = tracker.step(features[t])["object"].decoded
+            for stage in _frame_stages(model, gold, k, t, decoded, frame.shape):
+                _keep(worst, stage)
+    return list(worst.values())
+
+
+def _frame_stages(
+    model: Sa2VA,
+    gold: Mapping[str, Tensor],
+    k: int,
+    t: int,
+    decoded: Decoded,
+    shape: tuple[int, ...],
+) -> Iterator[Stage]:
+    kind = "prompted" if f"obj{k}.prompted.{t}.low_res_mask" in gold else "tracked"
+    recorded = {
+        "multimasks": decoded.candidates[0],
+        "ious": decoded.ious[0],
+        "object_score": decoded.object_scores[0],
+        "low_res_mask": decoded.logits[0],
+        "obj_ptr": decoded.pointers[0],
+    }
+    for name, ours in recorded.items():
+        key = f"obj{k}.{kind}.{t}.{name}"
+        for variant, values in (
+            (key, ours),
+            (f"{key}.stride4", ours[..., ::4, ::4] if ours.ndim > 1 else ours),
+        ):
+            if variant in gold:
+                yield _stage(name.replace("_", " "), values, gold[variant].reshape(values.shape))
+    logits = images.masks_to_image(decoded.logits, model.config.sam2.image_size, *shape[:2])[0]
+    if f"obj{k}.mask_logits_final" in gold:
+        yield _stage("final logits", logits, gold[f"obj{k}.mask_logits_final"][t])
+    yield _equal("final masks", logits > 0, gold[f"obj{k}.mask_final"][t])
+
+
+def _keep(worst: dict[str, Stage], stage: Stage) -> None:
+    """The worst frame counts."""
+    known = worst.get(stage.name)
+    if known is None or not stage.largest_difference <= known.largest_difference:
+        worst[stage.name] = stage
+
+
+def _stage(name: str, ours: Tensor, gold: Tensor, tolerance: float = TOLERANCE) -> Stage:
+    if ours.shape != gold.shape:
+        return Stage(
+            f"{name} (shape {list(ours.shape)}, recorded {list(gold.shape)})",
+            float("inf"),
+            tolerance,
+        )
+    if not ours.numel():
+        return Stage(name, 0.0, tolerance)
+    return Stage(name, float((ours.float().cpu() - gold.float()).abs().max()), tolerance)
+
+
+def _equal(name: str, ours: Tensor, gold: Tensor | int) -> Stage:
+    """Counts elements that differ."""
+    recorded = gold if isinstance(gold, Tensor) else torch.tensor(gold)
+    if ours.shape != recorded.shape:
+        return Stage(name, float("inf"), 0.0)
+    return Stage(name, float((ours.cpu() != recorded).sum()), 0.0)

@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SAM-2 in pieces: encode an image once, decode prompts on it, encode memories, attend to them.
+
+The modules are those of the `sam2` package with their own names, so that stock and official weights load.
+What differs from the package: a `[SEG]` embedding as one extra sparse prompt token (Sa2VA, arXiv 2501.04001,
+section 3.2), N objects in one batch over one image's features, and no state.
+
+Letters: N objects, C hidden channels, h = w = image_size / 16, S image_size, P points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.backbones.hieradet import Hiera
+from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
+from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
+from sam2.modeling.position_encoding import PositionEmbeddingSine
+from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
+from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
+from torch import Tensor, nn
+
+from sa2va_model.config import Sam2Config
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What SAM-2 knows of one image; shared by all objects.
+
+    Attributes:
+        top: [1, C, h, w], without any memory.
+        position: [1, C, h, w], sine position code of `top`.
+        high: ([1, C/8, 4h, 4w], [1, C/4, 2h, 2w]), already projected for the decoder.
+    """
+
+    top: Tensor
+    position: Tensor
+    high: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What tells the decoder which object is meant, for one object.
+
+    Exactly one of the three kinds is set.
+
+    Attributes:
+        embedding: [C], a projected [SEG] state.
+        points: [P, 2], x and y as fractions of the image's width and height; with `labels` [P]: 1 foreground,
+            0 background, 2 and 3 the corners of a box.
+        mask: bool [H, W], any size.
+    """
+
+    embedding: Tensor | None = None
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+
+    @staticmethod
+    def box(x0: float, y0: float, x1: float, y1: float) -> Prompt:
+        """A box by its corners, as fractions of the image's width and height."""
+        return Prompt(
+            points=torch.tensor([[x0, y0], [x1, y1]], dtype=torch.float32),
+            labels=torch.tensor([2, 3], dtype=torch.int32),
+        )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The decoder's answer for N objects.
+
+    Attributes:
+        logits: float32 [N, 1, 4h, 4w], the chosen mask.
+        candidates: float32 [N, M, 4h, 4w], M = 3 or 1.
+        ious: [N, M], predicted quality of each candidate, 0..1.
+        best: [N], index of the chosen candidate.
+        pointers: [N, C], object pointers.
+        object_scores: [N, 1] logits; positive = the object is visible.
+    """
+
+    logits: Tensor
+    candidates: Tensor
+    ious: Tensor
+    best: Tensor
+    pointers: Tensor
+    object_scores: Tensor
+
+    @property
+    def quality(self) -> Tensor:
+        """Predicted IoU of the chosen candidate, [N]."""
+        return self.ious.gather(1, self.best[:, None])[:, 0]
+
+
+class Sam2(SAM2Base):  # type: ignore[misc]
+    """SAM-2 of the `sam2` package, built from a `Sam2Config`; only sizes that it hard-codes are overridden."""
+
+    def __init__(self, config: Sam2Config) -> None:
+        self._config = config
+        super().__init__(
+            image_encoder=_image_encoder(config),
+            memory_attention=_memory_attention(config),
+            memory_encoder=_memory_encoder(config),
+            num_maskmem=config.memory_frames,
+            image_size=config.image_size,
+            sigmoid_scale_for_mem_enc=20.0,
+            sigmoid_bias_for_mem_enc=-10.0,
+            binarize_mask_from_pts_for_mem_enc=config.binarize_prompted,
+            use_mask_input_as_output_without_sam=True,
+            directly_add_no_mem_embed=True,
+            use_high_res_features_in_sam=True,
+            multimask_output_in_sam=config.multimask,
+            multimask_min_pt_num=0,
+            multimask_max_pt_num=1,
+            multimask_output_for_tracking=config.multimask,
+            use_multimask_token_for_obj_ptr=True,
+            iou_prediction_use_sigmoid=True,
+            use_obj_ptrs_in_encoder=True,
+            max_obj_ptrs_in_encoder=config.max_pointers,
+            add_tpos_enc_to_obj_ptrs=config.pointer_positions,
+            proj_tpos_enc_in_obj_ptrs=config.pointer_positions,
+            use_signed_tpos_enc_to_obj_ptrs=config.pointer_positions,
+            only_obj_ptrs_in_the_past_for_eval=True,
+            pred_obj_scores=True,
+            pred_obj_scores_mlp=True,
+            fixed_no_obj_ptr=True,
+            use_mlp_for_obj_ptr_proj=True,
+            no_obj_embed_spatial=config.pointer_positions,
+            sam_mask_decoder_extra_args={
+                "dynamic_multimask_via_stability": config.stability_fallback,
+                "dynamic_multimask_stability_delta": 0.05,
+                "dynamic_multimask_stability_thresh": 0.98,
+            },
+        )
+
+    def _build_sam_heads(self) -> None:
+        super()._build_sam_heads()
+        if self._config.decoder_mlp_dim != 2048:
+            self.sam_mask_decoder.transformer = TwoWayTransformer(
+                depth=2,
+                embedding_dim=self.hidden_dim,
+                mlp_dim=self._config.decoder_mlp_dim,
+                num_heads=8,
+            )
+
+
+def _sine(channels: int) -> PositionEmbeddingSine:
+    return PositionEmbeddingSine(
+        num_pos_feats=channels, normalize=True, scale=None, temperature=10000
+    )
+
+
+def _image_encoder(config: Sam2Config) -> ImageEncoder:
+    trunk = Hiera(
+        embed_dim=config.embed_dim,
+        num_heads=config.num_heads,
+        stages=config.stages,
+        global_att_blocks=config.global_blocks,
+        window_pos_embed_bkg_spatial_size=config.background_size,
+        window_spec=config.window_spec,
+    )
+    neck = FpnNeck(
+        position_encoding=_sine(config.hidden_dim),
+        d_model=config.hidden_dim,
+        backbone_channel_list=trunk.channel_list,
+        fpn_top_down_levels=list(config.top_down_levels),
+        fpn_interp_model="nearest",
+    )
+    return ImageEncoder(trunk=trunk, neck=neck, scalp=1)
+
+
+def _memory_attention(config: Sam2Config) -> MemoryAttention:
+    side = config.feature_size
+    sizes = {"rope_theta": 10000.0, "feat_sizes": [side, side], "embedding_dim": config.hidden_dim}
+    heads = {"num_heads": 1, "downsample_rate": 1, "dropout": 0.1}
+    layer = MemoryAttentionLayer(
+        activation="relu",
+        dim_feedforward=config.memory_mlp_dim,
+        dropout=0.1,
+        pos_enc_at_attn=False,
+        self_attention=RoPEAttention(**sizes, **heads),
+        d_model=config.hidden_dim,
+        pos_enc_at_cross_attn_keys=True,
+        pos_enc_at_cross_attn_queries=False,
+        cross_attention=RoPEAttention(
+            rope_k_repeat=True, kv_in_dim=config.memory_dim, **sizes, **heads
+        ),
+    )
+    return MemoryAttention(
+        d_model=config.hidden_dim,
+        pos_enc_at_input=True,
+        layer=layer,
+        num_layers=config.memory_layers,
+    )
+
+
+def _memory_encoder(config: Sam2Config) -> MemoryEncoder:
+    block = CXBlock(
+        dim=config.hidden_dim,
+        kernel_size=7,
+        padding=3,
+        layer_scale_init_value=1e-6,
+        use_dwconv=True,
+    )
+    return MemoryEncoder(
+        out_dim=config.memory_dim,
+        in_dim=config.hidden_dim,
+        position_encoding=_sine(config.memory_dim),
+        mask_downsampler=MaskDownSampler(
+            embed_dim=config.hidden_dim, kernel_size=3, stride=2, padding=1
+        ),
+        fuser=Fuser(layer=block, num_layers=2),
+    )
+
+
+class Grounder(nn.Module):
+    """The visual half of Sa2VA. Stateless; gradients flow through every method."""
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.sam2_model = Sam2(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.sam2_model.no_mem_embed.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.sam2_model.no_mem_embed.dtype
+
+    def encode_image(self, pixels: Tensor) -> ImageFeatures:
+        """Image features without memory.
+
+        Args:
+            pixels: [B, 3, S, S], normalised (`images.sam_pixels`). B > 1 only for training.
+        """
+        out = self.sam2_model.forward_image(pixels)
+        levels, positions = out["backbone_fpn"], out["vision_pos_enc"]
+        return ImageFeatures(levels[-1], positions[-1], (levels[-3], levels[-2]))
+
+    def without_memory(self, features: ImageFeatures) -> Tensor:
+        """Features for a prompted frame that attends to no memory: [1, C, h, w]."""
+        return features.top + self.sam2_model.no_mem_embed.reshape(1, -1, 1, 1)
+
+    def decode(
+        self, features: ImageFeatures, conditioned: Tensor, prompt: Prompt | None = None
+    ) -> Decoded:
+        """Masks of N objects on one image.
+
+        Args:
+            features: of the image; only `high` is used.
+            conditioned: [N, C, h, w], from `without_memory` or `attend`.
+            prompt: for all N; None while tracking. `prompt.mask` is not accepted: see `adopt_mask`.
+        """
+        count = conditioned.shape[0]
+        points, labels = self._points(prompt, count)
+        embedding = None
+        if prompt is not None and prompt.embedding is not None:
+            embedding = prompt.embedding.to(self.device, self.dtype).reshape(1, 1, -1)
+            embedding = embedding.expand(count, -1, -1)
+        clicks = 0 if prompt is None or prompt.points is None else labels.shape[1]
+        return self.decode_tokens(
+            features,
+            conditioned,
+            points=points,
+            labels=labels,
+            extra=embedding,
+            multimask=self.config.multimask and clicks <= 1,
+        )
+
+    def decode_tokens(
+        self,
+        features: ImageFeatures,
+        conditioned: Tensor,
+        *,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        extra: Tensor | None = None,
+        dense: Tensor | None = None,
+        multimask: bool = False,
+    ) -> Decoded:
+        """The decoder itself, every object with tokens of its own; used by `decode` and by training.
+
+        Args:
+            conditioned: [N, C, h, w].
+            points: [N, P, 2] in pixels of the S x S image, `labels`: int32 [N, P]; None = an empty point.
+            extra: [N, Q, C] sparse tokens after the points.
+            dense: [N, 1, 4h, 4w] mask logits as a dense prompt.
+        """
+        sam, count = self.sam2_model, conditioned.shape[0]
+        if points is None or labels is None:
+            points = torch.zeros(count, 1, 2, device=conditioned.device)
+            labels = -torch.ones(count, 1, dtype=torch.int32, device=conditioned.device)
+        sparse, dense_embedding = sam.sam_prompt_encoder(
+            points=(points, labels), boxes=None, masks=dense
+        )
+        if extra is not None:
+            sparse = torch.cat([sparse, extra], dim=1)
+        candidates, ious, tokens, scores = sam.sam_mask_decoder(
+            image_embeddings=conditioned,
+            image_pe=sam.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense_embedding,
+            multimask_output=multimask,
+            repeat_image=False,
+            high_res_features=[_repeat(level, count) for level in features.high],
+        )
+        visible = scores > 0
+        if self.config.object_score_gate:
+            candidates = torch.where(visible[:, :, None, None], candidates, NO_OBJ_SCORE)
+        candidates = candidates.float()
+        best = (
+            ious.argmax(dim=1)
+            if multimask
+            else torch.zeros(count, dtype=torch.long, device=ious.device)
+        )
+        rows = torch.arange(count, device=ious.device)
+        token = tokens[rows, best] if tokens.shape[1] > 1 else tokens[:, 0]
+        pointers = self._pointers(token, visible)
+        return Decoded(candidates[rows, best][:, None], candidates, ious, best, pointers, scores)
+
+    def adopt_mask(self, features: ImageFeatures, mask: Tensor) -> Decoded:
+        """Takes a given mask as the answer and makes a pointer for it (SAM-2's mask prompt).
+
+        Args:
+            mask: bool or float [H, W]; anything above 0.5 is the object.
+        """
+        sam, size = self.sam2_model, self.config.image_size
+        given = mask.to(self.device).float().reshape(1, 1, *mask.shape[-2:])
+        if given.shape[-2:] != (size, size):
+            given = F.interpolate(
+                given, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+            )
+        given = (given >= 0.5).float()
+        logits = F.interpolate(
+            given * 20.0 - 10.0,
+            size=(self.config.mask_size,) * 2,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        dense = sam.mask_downsample(given.to(self.dtype))
+        decoded = self.decode_tokens(features, features.top, dense=dense, multimask=False)
+        visible = given.flatten(1).any(dim=1, keepdim=True)
+        pointers = torch.where(
+            visible, decoded.pointers, sam.no_obj_ptr.expand_as(decoded.pointers)
+        )
+        return Decoded(
+            logits=logits,
+            candidates=logits,
+            ious=torch.ones(1, 1, device=self.device),
+            best=torch.zeros(1, dtype=torch.long, device=self.device),
+            pointers=pointers,
+            object_scores=visible.float() * 20.0 - 10.0,
+        )
+
+    def image_logits(self, logits: Tensor) -> Tensor:
+        """Mask logits at the size of the model's image: [N, 1, 4h, 4w] to float32 [N, 1, S, S]."""
+        size = (self.config.image_size,) * 2
+        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+
+    def encode_memory(
+        self, features: ImageFeatures, decoded: Decoded, *, from_points: bool = False
+    ) -> Tensor:
+        """Spatial memories of N objects on one frame.
+
+        Args:
+            from_points: the masks come from points or a box of a user (see `binarize_prompted`).
+
+        Returns:
+            [N, memory_dim, h, w], in the model's dtype.
+        """
+        sam, count = self.sam2_model, decoded.logits.shape[0]
+        masks = self.image_logits(decoded.logits)
+        binary = from_points and self.config.binarize_prompted
+        masks = (masks > 0).float() if binary else masks.sigmoid()
+        masks = (masks * 20.0 - 10.0).to(self.dtype)
+        # Contiguous, as the official code's views are taken to be: the convolution's other layout rounds differently,
+        # and bfloat16 storage makes single bits of that visible.
+        top = _repeat(features.top, count).contiguous()
+        out = sam.memory_encoder(top, masks, skip_mask_sigmoid=True)
+        memory = out["vision_features"]
+        if sam.no_obj_embed_spatial is not None:
+            hidden = (decoded.object_scores <= 0).to(memory.dtype)[..., None, None]
+            memory = memory + hidden * sam.no_obj_embed_spatial[..., None, None]
+        return memory
+
+    def memory_position(self, device: torch.device) -> Tensor:
+        """Sine position code of one spatial memory: [memory_dim, h, w]."""
+        side = self.config.feature_size
+        probe = torch.zeros(1, self.config.memory_dim, side, side, device=device)
+        return self.sam2_model.memory_encoder.position_encoding(probe)[0]
+
+    def attend(
+        self, features: ImageFeatures, memory: Tensor, positions: Tensor, pointer_tokens: int
+    ) -> Tensor:
+        """Image features conditioned on each object's memory.
+
+        Args:
+            memory, positions: [L, N, memory_dim]; the last `pointer_tokens` rows are object pointers.
+
+        Returns:
+            [N, C, h, w].
+        """
+        count = memory.shape[1]
+        current = _repeat(features.top, count).flatten(2).permute(2, 0, 1)
+        position = _repeat(features.position, count).flatten(2).permute(2, 0, 1)
+        out = self.sam2_model.memory_attention(
+            curr=[current],
+            curr_pos=[position],
+            memory=memory,
+            memory_pos=positions,
+            num_obj_ptr_tokens=pointer_tokens,
+        )
+        side = self.config.feature_size
+        return out.permute(1, 2, 0).reshape(count, -1, side, side)
+
+    def _pointers(self, token: Tensor, visible: Tensor) -> Tensor:
+        """Object pointers; a hidden object has the one learnt pointer of absence."""
+        seen = visible.to(token.dtype)
+        return seen * self.sam2_model.obj_ptr_proj(token) + (1 - seen) * self.sam2_model.no_obj_ptr
+
+    def _points(self, prompt: Prompt | None, count: int) -> tuple[Tensor, Tensor]:
+        if prompt is None or prompt.points is None or prompt.labels is None:
+            points = torch.zeros(count, 1, 2, device=self.device)
+            return points, -torch.ones(count, 1, dtype=torch.int32, device=self.device)
+        points = prompt.points.to(self.device, torch.float32) * self.config.image_size
+        labels = prompt.labels.to(self.device, torch.int32)
+        return points.expand(count, -1, -1), labels.expand(count, -1)
+
+
+def _repeat(tensor: Tensor, count: int) -> Tensor:
+    """One image's features for N objects; training already brings one row for each."""
+    return tensor if tensor.shape[0] == count else tensor.expand(count, *tensor.shape[1:])

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both preprocessings, exactly as the official code does them: tiles for the language model, a square for SAM-2.
+
+All functions take uint8 RGB [H, W, 3] arrays. PIL's bicubic filter is used because checkpoints were trained with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from sa2va_model.config import ModelConfig, Sam2Config
+from sa2va_model.errors import InputError
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def check_rgb(image: np.ndarray, where: str = "image") -> np.ndarray:
+    """Returns `image` if it is a non-empty uint8 [H, W, 3] array, else raises InputError."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise InputError(f"{where}: type is {kind}; expected a uint8 array of shape [H, W, 3]")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"{where}: shape is {list(image.shape)}; expected [H, W, 3] with H, W > 0")
+    return image
+
+
+def normalise(image: np.ndarray, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 [H, W, 3] to float32 [3, H, W], `(x / 255 - mean) / std`."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+def tile_grid(width: int, height: int, config: ModelConfig) -> tuple[int, int]:
+    """Columns and rows of tiles whose aspect is nearest to the image's (InternVL's dynamic resolution).
+
+    Of equally near grids the larger is taken if the image has more than half of its pixels.
+    """
+    grids = sorted(
+        {
+            (columns, rows)
+            for columns in range(1, config.max_tiles + 1)
+            for rows in range(1, config.max_tiles + 1)
+            if config.min_tiles <= columns * rows <= config.max_tiles
+        },
+        key=lambda grid: grid[0] * grid[1],
+    )
+    aspect, best, difference = width / height, (1, 1), float("inf")
+    for columns, rows in grids:
+        candidate = abs(aspect - columns / rows)
+        half = 0.5 * config.vision.image_size**2 * columns * rows
+        if candidate < difference or (candidate == difference and width * height > half):
+            best, difference = (columns, rows), candidate
+    return best
+
+
+def tiles(image: np.ndarray, config: ModelConfig, *, single: bool = False) -> Tensor:
+    """The language model's view of one image: [T, 3, s, s] with s = `vision.image_size`.
+
+    Args:
+        image: uint8 [H, W, 3].
+        single: squash to one tile, as is done for the frames of a clip.
+
+    Returns:
+        float32; row-major tiles and, if there is more than one, the thumbnail last.
+    """
+    side = config.vision.image_size
+    picture = Image.fromarray(check_rgb(image))
+    if single or not config.dynamic_image_size:
+        parts = [picture.resize((side, side), Image.Resampling.BICUBIC)]
+    else:
+        columns, rows = tile_grid(picture.width, picture.height, config)
+        grid = picture.resize((side * columns, side * rows), Image.Resampling.BICUBIC)
+        corners = [(side * x, side * y) for y in range(rows) for x in range(columns)]
+        parts = [grid.crop((x, y, x + side, y + side)) for x, y in corners]
+        if config.use_thumbnail and len(parts) > 1:
+            parts.append(picture.resize((side, side), Image.Resampling.BICUBIC))
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return torch.stack([normalise(np.asarray(part), mean, std) for part in parts])
+
+
+def sam_pixels(image: np.ndarray, config: Sam2Config) -> Tensor:
+    """SAM-2's view of one image: float32 [1, 3, S, S], squashed to the square without keeping the aspect."""
+    size = (config.image_size, config.image_size)
+    picture = Image.fromarray(check_rgb(image)).resize(size, Image.Resampling.BICUBIC)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    if config.rounded_normalisation:
+        mean, std = mean.bfloat16().float(), std.bfloat16().float()
+    return normalise(np.asarray(picture), mean, std)[None]
+
+
+def masks_to_image(logits: Tensor, image_size: int, height: int, width: int) -> Tensor:
+    """Mask logits at the size of the user's image, in the two bilinear steps of the official code.
+
+    Args:
+        logits: [N, 1, 4h, 4w].
+
+    Returns:
+        float32 [N, height, width]; positive = object.
+    """
+    square = F.interpolate(
+        logits.float(), size=(image_size, image_size), mode="bilinear", align_corners=False
+    )
+    return F.interpolate(square, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def region_cells(mask: np.ndarray, config: ModelConfig) -> Tensor:
+    """Which visual tokens of a tile a region covers: bool [r, r], r = `config.region_size`, nearest sampling."""
+    grid = torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None]
+    return F.interpolate(grid, size=(config.region_size,) * 2, mode="nearest")[0, 0].bool()
+
+
+def mask_box(mask: np.ndarray) -> tuple[tuple[int, int, int, int] | None, int]:
+    """The box (x0, y0, x1, y1; ends exclusive) of a bool [H, W] mask, and its area; None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None, 0
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    return box, int(mask.sum())

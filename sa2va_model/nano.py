@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole Sa2VA with random weights, built in well under a second: what tests use in place of mocks."""
+
+from __future__ import annotations
+
+import torch
+
+from sa2va_model.presets import byte_tokenizer, nano_config
+from sa2va_model.sa2va import Sa2VA
+
+
+def nano_model(seed: int = 0, *, answers: bool = True) -> Sa2VA:
+    """The nano configuration with weights that are a function of `seed`.
+
+    Args:
+        answers: the language model writes `[SEG]` whatever it is asked; otherwise it never does.
+    """
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Sa2VA(nano_config(len(tokenizer)), tokenizer).eval()
+        # These start near zero; left so, the masks of a random model would hardly depend on its memory.
+        for parameter in model.grounder.sam2_model.memory_encoder.parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+        _script_answer(model, found=answers)
+    return model
+
+
+def _script_answer(model: Sa2VA, *, found: bool) -> None:
+    """Sets the word embeddings so that greedy decoding writes `[SEG]<stop>`, or `<stop>` at once.
+
+    The newline that ends every prompt and `[SEG]` get embeddings of their own large directions, which survive
+    the random layers; the output rows of the next tokens point there. Everything else stays contextual.
+    """
+    mllm = model.mllm
+    newline, stop = mllm._token_id("\n"), int(mllm.tokenizer.eos_token_id)
+    inputs = mllm.language_model.get_input_embeddings().weight
+    outputs = mllm.language_model.get_output_embeddings().weight
+    with torch.no_grad():
+        first, second = torch.linalg.qr(torch.randn(inputs.shape[1], 2)).Q.T
+        inputs[newline], inputs[mllm.seg_id] = 3 * first, 3 * second
+        outputs.mul_(0.01)
+        outputs[mllm.seg_id if found else stop] = first
+        if found:
+            outputs[stop] = second

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the language model reads and writes: chat templates, image blocks, regions, `[SEG]` and `<p>` in answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sa2va_model.errors import InputError
+
+SEG = "[SEG]"
+PHRASE_START, PHRASE_END = "<p>", "</p>"
+REGION_START, REGION_END = "<vp>", "</vp>"
+IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
+SPECIAL_TOKENS = (SEG, PHRASE_START, PHRASE_END, REGION_START, REGION_END)
+IMAGE_PLACEHOLDER = "<image>"
+MAX_EXPRESSION = 500
+
+
+@dataclass(frozen=True)
+class Template:
+    """One chat format: the user's turn with `{input}`, and the tokens at which an answer ends."""
+
+    instruction: str
+    stop_words: tuple[str, ...]
+
+
+_CHATML = "<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n"
+TEMPLATES = {
+    "qwen_chat": Template(_CHATML, ("<|im_end|>", "<|endoftext|>")),
+    "internlm2_chat": Template(_CHATML, ("<|im_end|>",)),
+    "phi3_chat": Template("<|user|>\n{input}<|end|>\n<|assistant|>\n", ("<|end|>",)),
+}
+
+
+def template(name: str) -> Template:
+    """The template of that name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in TEMPLATES:
+        raise InputError(f"template is {name!r}; expected one of {', '.join(sorted(TEMPLATES))}")
+    return TEMPLATES[name]
+
+
+def image_block(tokens: int) -> str:
+    """The place in the text where `tokens` visual tokens stand."""
+    return IMAGE_START + IMAGE_TOKEN * tokens + IMAGE_END
+
+
+def region_text(cell_counts: Sequence[int]) -> str:
+    """Names the regions of an image prompt; stands right after the image block."""
+    regions = ", ".join(
+        f"region{i + 1}{REGION_START}{IMAGE_TOKEN * count}{REGION_END}"
+        for i, count in enumerate(cell_counts)
+    )
+    return f"\nThere are {len(cell_counts)} part regions in the picture: {regions}.\n"
+
+
+def clean_expression(expression: str) -> str:
+    """What a user typed, as data: one line, no control characters, no special tokens of the model.
+
+    Raises:
+        InputError: nothing is left, or it is longer than `MAX_EXPRESSION` characters.
+    """
+    text = "".join(c if c.isprintable() else " " for c in expression)
+    for token in (*SPECIAL_TOKENS, IMAGE_START, IMAGE_END, IMAGE_TOKEN, IMAGE_PLACEHOLDER):
+        text = text.replace(token, " ")
+    text = " ".join(re.sub(r"<\|[^|<>]*\|>", " ", text).split())
+    if not text:
+        raise InputError(f"expression is {expression!r}; expected words that name an object")
+    if len(text) > MAX_EXPRESSION:
+        raise InputError(
+            f"expression has {len(text)} characters; expected at most {MAX_EXPRESSION}"
+        )
+    return text
+
+
+def referring_question(expression: str) -> str:
+    """The question that asks for the mask of `expression` (official evaluation prompts)."""
+    text = expression.rstrip(".")
+    if "?" in text:
+        return f"{text} Please respond with a segmentation mask."
+    return f"Please segment {text}."
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase of a grounded caption and the number of its mask.
+
+    Attributes:
+        begin, end: character span in the plain text.
+        mask: index of its `[SEG]` among those of the answer.
+    """
+
+    text: str
+    begin: int
+    end: int
+    mask: int
+
+
+def parse_answer(text: str, stop_words: Sequence[str] = ()) -> tuple[str, tuple[Phrase, ...]]:
+    """Splits an answer into plain text and phrases.
+
+    `<p> the mug </p> [SEG] stands …` gives `the mug stands …` and one phrase. A `[SEG]` without a phrase
+    before it counts as a mask but yields no phrase.
+    """
+    for word in stop_words:
+        text = text.split(word)[0]
+    plain, phrases, masks = "", [], 0
+    pending: tuple[int, int] | None = None
+    start: int | None = None
+    for piece in re.split(r"(<p>|</p>|\[SEG\])", text):
+        if piece == PHRASE_START:
+            start = len(plain)
+        elif piece == PHRASE_END and start is not None:
+            pending, start = (start, len(plain)), None
+        elif piece == SEG:
+            if pending is not None:
+                begin, end = pending
+                phrases.append(Phrase(plain[begin:end], begin, end, masks))
+            pending, masks = None, masks + 1
+        else:
+            piece = re.sub(r"\s+", " ", piece)
+            plain += piece.lstrip() if not plain or plain.endswith(" ") else piece
+    trimmed = plain.rstrip()
+    spans = tuple(_tighten(phrase, trimmed) for phrase in phrases)
+    return trimmed, spans
+
+
+def _tighten(phrase: Phrase, plain: str) -> Phrase:
+    """The span without the blanks around the phrase."""
+    begin, end = phrase.begin, min(phrase.end, len(plain))
+    while begin < end and plain[begin] == " ":
+        begin += 1
+    while end > begin and plain[end - 1] == " ":
+        end -= 1
+    return Phrase(plain[begin:end], begin, end, phrase.mask)

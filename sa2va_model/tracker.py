@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OnlineTracker: SAM-2's memory tracking, one frame at a time, for objects that come and go.
+
+A step never looks ahead, encodes the image not at all (features are given, so that several users share them), and
+treats objects with equally long memories as one batch. With prompts on the first frames its masks are those of the
+official Sa2VA code, and with points, boxes and masks those of the `sam2` package's video predictor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sa2va_model.errors import InputError
+from sa2va_model.grounding import Decoded, Grounder, ImageFeatures, Prompt
+from sa2va_model.memory import MemoryTokens, ObjectMemory
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """How memory is kept.
+
+    Attributes:
+        max_objects: more are refused.
+        max_conditioning: prompted frames kept for each object; at least the number of keyframes.
+        gate_memory: remember a tracked frame only if the object is seen and the mask's predicted IoU is at least
+            `min_quality`. Off = SAM-2's own behaviour.
+    """
+
+    max_objects: int = 16
+    max_conditioning: int = 8
+    gate_memory: bool = False
+    min_quality: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("max_objects", "max_conditioning"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one frame showed of one object.
+
+    Attributes:
+        logits: float32 [1, 1, 4h, 4w].
+        quality: predicted IoU of the mask, 0..1.
+        object_score: logit; positive = the object is visible.
+        prompted: the mask answers a prompt rather than memory.
+    """
+
+    logits: Tensor
+    quality: float
+    object_score: float
+    prompted: bool
+    decoded: Decoded
+
+
+class _Object:
+    """One tracked object: its memory and the prompt for its next frames."""
+
+    def __init__(self, memory: ObjectMemory) -> None:
+        self.memory = memory
+        self.prompt: Prompt | None = None
+        self.prompted_frames = 0
+
+    def take_prompt(self) -> Prompt | None:
+        """The prompt for this frame, used up one frame at a time."""
+        if self.prompted_frames == 0:
+            return None
+        self.prompted_frames -= 1
+        return self.prompt
+
+
+class OnlineTracker:
+    """Follows objects through a stream of image features."""
+
+    def __init__(self, grounder: Grounder, config: TrackerConfig | None = None) -> None:
+        self._grounder = grounder
+        self._config = config or TrackerConfig()
+        self._objects: dict[str, _Object] = {}
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The objects, oldest first."""
+        return tuple(self._objects)
+
+    def add(self, object_id: str, prompt: Prompt, *, frames: int = 1) -> None:
+        """Adds an object, or corrects one that is tracked, from the next step on.
+
+        Args:
+            prompt: on the next frame.
+            frames: on how many next frames the same prompt is used; Sa2VA prompts all keyframes with one embedding.
+
+        Raises:
+            InputError: there are `max_objects` already.
+        """
+        if object_id not in self._objects:
+            if len(self._objects) >= self._config.max_objects:
+                raise InputError(
+                    f"track {object_id!r}: {len(self._objects)} objects are tracked; "
+                    f"max_objects is {self._config.max_objects}"
+                )
+            memory = ObjectMemory(self._grounder, self._config.max_conditioning)
+            self._objects[object_id] = _Object(memory)
+        item = self._objects[object_id]
+        item.prompt, item.prompted_frames = prompt, frames
+
+    def remove(self, object_id: str) -> None:
+        """Forgets an object; the others are not touched. Unknown ids are ignored."""
+        self._objects.pop(object_id, None)
+
+    @torch.inference_mode()
+    def step(
+        self, features: ImageFeatures, only: Iterable[str] | None = None
+    ) -> dict[str, Observation]:
+        """One frame.
+
+        Args:
+            features: of this frame.
+            only: step just these objects; used to bring a new one up to date.
+
+        Returns:
+            An observation for each object, in the order they were added.
+        """
+        wanted = self.ids if only is None else tuple(i for i in only if i in self._objects)
+        prompts = {i: self._objects[i].take_prompt() for i in wanted}
+        seen: dict[str, Observation] = {}
+        for object_id, prompt in prompts.items():
+            if prompt is not None:
+                seen[object_id] = self._prompted(object_id, prompt, features)
+        tracked = [i for i in wanted if prompts[i] is None and not self._objects[i].memory.empty]
+        for group, tokens in self._groups(tracked):
+            seen.update(self._tracked(group, tokens, features))
+        return {i: seen[i] for i in wanted if i in seen}
+
+    def _prompted(self, object_id: str, prompt: Prompt, features: ImageFeatures) -> Observation:
+        """A conditioning frame: the prompt alone decides, memory is only written."""
+        grounder = self._grounder
+        if prompt.mask is not None:
+            decoded = grounder.adopt_mask(features, prompt.mask)
+        else:
+            decoded = grounder.decode(features, grounder.without_memory(features), prompt)
+        spatial = grounder.encode_memory(features, decoded, from_points=prompt.points is not None)
+        self._objects[object_id].memory.write(spatial[0], decoded.pointers[0], conditioning=True)
+        return _observe(decoded, 0, prompted=True)
+
+    def _groups(self, object_ids: Sequence[str]) -> list[tuple[list[str], list[MemoryTokens]]]:
+        """Objects whose memories have the same shape, so that they fit in one batch."""
+        groups: dict[tuple[int, int], tuple[list[str], list[MemoryTokens]]] = {}
+        for object_id in object_ids:
+            tokens = self._objects[object_id].memory.tokens()
+            ids, members = groups.setdefault(tokens.shape_key, ([], []))
+            ids.append(object_id)
+            members.append(tokens)
+        return list(groups.values())
+
+    def _tracked(
+        self, object_ids: list[str], tokens: list[MemoryTokens], features: ImageFeatures
+    ) -> dict[str, Observation]:
+        """Memory attention, decoder and memory encoder for a batch of objects."""
+        grounder = self._grounder
+        conditioned = grounder.attend(
+            features,
+            torch.stack([t.values for t in tokens], dim=1),
+            torch.stack([t.positions for t in tokens], dim=1),
+            tokens[0].pointer_tokens,
+        )
+        decoded = grounder.decode(features, conditioned)
+        observations = {i: _observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
+        kept = [n for n, i in enumerate(object_ids) if self._trusted(observations[i])]
+        if kept:
+            chosen = _select(decoded, kept)
+            spatial = grounder.encode_memory(features, chosen)
+            for row, n in enumerate(kept):
+                memory = self._objects[object_ids[n]].memory
+                memory.write(spatial[row], chosen.pointers[row], conditioning=False)
+        return observations
+
+    def _trusted(self, seen: Observation) -> bool:
+        if not self._config.gate_memory:
+            return True
+        scored = seen.object_score > 0 or not self._grounder.config.object_score_gate
+        return scored and seen.quality >= self._config.min_quality and bool((seen.logits > 0).any())
+
+
+def _select(decoded: Decoded, rows: list[int]) -> Decoded:
+    return Decoded(
+        logits=decoded.logits[rows],
+        candidates=decoded.candidates[rows],
+        ious=decoded.ious[rows],
+        best=decoded.best[rows],
+        pointers=decoded.pointers[rows],
+        object_scores=decoded.object_scores[rows],
+    )
+
+
+def _observe(decoded: Decoded, row: int, *, prompted: bool) -> Observation:
+    one = _select(decoded, [row])
+    return Observation(
+        logits=one.logits,
+        quality=float(one.quality),
+        object_score=float(one.object_scores),
+        prompted=prompted,
+        decoded=one,
+    )
