@@ -153,8 +153,9 @@ def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
 
 def _nouns(present: Sequence[ObjectFact]) -> list[_Noun]:
     """All descriptions that at least one object fits, the empty one last."""
-    said = {(f.colour, f.shape) for f in present} | {(f.colour, None) for f in present}
-    said |= {(None, f.shape) for f in present}
+    said: set[tuple[str | None, str | None]] = set()
+    for f in present:
+        said |= {(f.colour, f.shape), (f.colour, None), (None, f.shape)}
     ordered = sorted(said, key=lambda pair: (pair[0] or "", pair[1] or ""))
     return [_Noun(*pair) for pair in ordered] + [_Noun(None, None)]
 
@@ -185,18 +186,19 @@ def _winner(
 def _sizes(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
     for noun, members in _groups(present):
         for word, sign in (("large", -1.0), ("small", 1.0)):
-            by_size = _winner(
-                members, lambda f, s=sign: s * float(np.log(f.size)), float(np.log(SIZE_RATIO))
-            )
-            by_view = _winner(
-                members, lambda f, s=sign: s * float(np.log(f.extent)), float(np.log(EXTENT_RATIO))
-            )
+            by_size = _winner(members, _scaled(sign, "size"), float(np.log(SIZE_RATIO)))
+            by_view = _winner(members, _scaled(sign, "extent"), float(np.log(EXTENT_RATIO)))
             if by_size is None or by_size is not by_view or min(f.visible for f in members) < 0.6:
                 continue  # a half-hidden object's size cannot be seen
             options = list(_SIZES[word])
             if len(members) == 2:
                 options += _SIZES[word + ("r" if word == "large" else "er")]
             yield _meaning(_pick(options, rng).format(noun=noun.say(rng)), "size", by_size, rng)
+
+
+def _scaled(sign: float, attribute: str) -> Callable[[ObjectFact], float]:
+    """The signed logarithm of a size, so that a ratio becomes a margin."""
+    return lambda fact: sign * float(np.log(getattr(fact, attribute)))
 
 
 def _axes(members: Sequence[ObjectFact]) -> dict[str, tuple[Callable[[ObjectFact], float], float]]:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 CIRCLE = 28  # points per ellipse
+Rgb = tuple[float, float, float]
 _TURN = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
 
 
@@ -33,7 +34,7 @@ class Face:
     points: np.ndarray
     shade: float = 1.0
     round: int = 0
-    tint: tuple[float, float, float] | None = None
+    tint: Rgb | None = None
     bare: bool = False
 
 
@@ -210,7 +211,7 @@ def _hollow(
     radius: float,
     z: float,
     rng: np.random.Generator,
-    tint: tuple[float, float, float] | None,
+    tint: Rgb | None,
     drinks: float = 0.3,
 ) -> list[Face]:
     """The opening of a vessel: the far wall, and what is in it where the viewer sees that deep."""
@@ -241,7 +242,8 @@ def _bottle(view: View, rng: np.random.Generator) -> list[Face]:
         )
         faces += _revolved(view, [(body * 1.02, low + 0.4), (body * 1.02, low + 0.44)], bare=True)
     own_cap = rng.random() < 0.5
-    cap = None if own_cap else tuple(float(v) for v in np.full(3, rng.uniform(30, 230)))
+    grey = float(rng.uniform(30, 230))
+    cap = None if own_cap else (grey, grey, grey)
     faces += _revolved(
         view, [(neck * 1.25, top - 0.2), (neck * 1.25, top)], 0.75, tint=cap, bare=True
     )
@@ -331,7 +333,8 @@ def _box(view: View, rng: np.random.Generator) -> list[Face]:
     top = view.turn(
         np.array([[-hx, -hy, 2 * hz], [hx, -hy, 2 * hz], [hx, hy, 2 * hz], [-hx, hy, 2 * hz]])
     )
-    back, front = [], []
+    back: list[Face] = []
+    front: list[Face] = []
     for i in range(4):
         a, b = top[i], top[(i + 1) % 4]
         out = np.array([b[1] - a[1], a[0] - b[0], 0.0])

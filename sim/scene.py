@@ -1,182 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene: what stands where on the table, in which colour and light, who moves, and where the camera is."""
+"""Random scenes (the words for them are in `layout`): what stands where, the light, the camera's way and who moves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
+from .layout import (
+    ASPECT,
+    SEEDS_PER_WORLD,
+    STILL,
+    CameraTrack,
+    Item,
+    Light,
+    Motion,
+    Scene,
+    SceneConfig,
+    Triple,
+    turn_z,
+)
 from .textures import backdrop_colour
 from .vocabulary import COLOURS, sample_colour
-from .world import LIGHTS, World, sample_world
+from .world import LIGHTS, World, shared_world
 
-SEEDS_PER_WORLD = 24  # neighbouring seeds share a room and a stock of objects, so that a room is compiled only once
-ASPECT = 4 / 3
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Where a body is at given times, between them on a smooth way.
-
-    Attributes:
-        times: seconds, rising.
-        positions: [K, 3] metres, of the middle of the base.
-        yaws: [K] radians about z, on top of the item's own rotation.
-    """
-
-    times: tuple[float, ...]
-    positions: tuple[tuple[float, float, float], ...]
-    yaws: tuple[float, ...]
-
-    def at(self, time: float) -> tuple[np.ndarray, float]:
-        """Position [3] and yaw at a time; it stays at the ends outside the times."""
-        points = np.column_stack([np.asarray(self.positions), np.asarray(self.yaws)])
-        value = smooth_way(np.asarray(self.times), points, time)
-        return value[:3], float(value[3])
-
-
-@dataclass(frozen=True)
-class Item:
-    """One object (or piece of clutter) on the table.
-
-    Attributes:
-        slot: which of the world's stock (or clutter).
-        colour: the colour's name; "" for clutter.
-        rgb: its shade, 0..1.
-        position: metres, of the body's origin (the middle of the base of an upright object).
-        rotation: [3, 3].
-        motion: the way it is carried along; None = it rests, or falls if the scene has physics.
-        moving: whether it moves in the world at some time.
-    """
-
-    slot: int
-    colour: str
-    rgb: tuple[float, float, float]
-    position: tuple[float, float, float]
-    rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
-    motion: Motion | None = None
-    moving: bool = False
-
-
-@dataclass(frozen=True)
-class Light:
-    """A spot light; position and aim in metres, colour 0..1."""
-
-    position: tuple[float, float, float]
-    aim: tuple[float, float, float]
-    rgb: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class CameraTrack:
-    """The camera's way: eye and aim in metres, roll in radians, at rising times in seconds."""
-
-    times: tuple[float, ...]
-    eyes: tuple[tuple[float, float, float], ...]
-    aims: tuple[tuple[float, float, float], ...]
-    rolls: tuple[float, ...]
-    fovy: float  # radians
-
-    def pose(self, time: float) -> np.ndarray:
-        """world_from_camera, float64 [4, 4], optical axes: x right, y down, z forward."""
-        points = np.column_stack([self.eyes, self.aims, self.rolls])
-        value = smooth_way(np.asarray(self.times), points, time)
-        return look_at(value[:3], value[3:6], float(value[6]))
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything that is to be seen; a function of its seed.
-
-    Attributes:
-        items: the objects of the facts, in the order of their index.
-        physics: whether what is not carried obeys gravity (slower); without it resting things stay as placed.
-        shadows: whether light 0 casts shadows.
-        ambient: light from everywhere, 0..1.
-    """
-
-    world: World
-    items: tuple[Item, ...]
-    clutter: tuple[Item, ...]
-    lights: tuple[Light, ...]
-    ambient: float
-    camera: CameraTrack
-    physics: bool = False
-    shadows: bool = True
-
-
-@dataclass(frozen=True)
-class SceneConfig:
-    """What to draw from.
-
-    Attributes:
-        objects: fewest and most objects.
-        clutter: most unnamed things.
-        shadows: probability of cast shadows (they cost most of the rendering time).
-        camera: any, fixed, moving or wrist (near, steep, rolled and moving).
-        moving: probability that an object moves.
-        seconds: length of the scene, for motions.
-        falling: probability that something is dropped (turns physics on).
-    """
-
-    objects: tuple[int, int] = (1, 6)
-    clutter: int = 4
-    shadows: float = 0.5
-    camera: str = "any"
-    moving: float = 0.0
-    seconds: float = 4.0
-    falling: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be drawn.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        if not 1 <= self.objects[0] <= self.objects[1] <= 10:
-            raise ValueError(
-                f"SceneConfig.objects = {self.objects}: expected 1 <= fewest <= most <= 10"
-            )
-        if self.camera not in ("any", "fixed", "moving", "wrist"):
-            raise ValueError(
-                f"SceneConfig.camera = {self.camera!r}: expected any, fixed, moving or wrist"
-            )
-
-
-STILL = SceneConfig()
-
-
-def smooth_way(times: np.ndarray, points: np.ndarray, time: float) -> np.ndarray:
-    """Interpolate rows of `points` with rest at every key, so that nothing jerks."""
-    if time <= times[0] or len(times) == 1:
-        return points[0]
-    if time >= times[-1]:
-        return points[-1]
-    k = int(np.searchsorted(times, time, side="right")) - 1
-    s = (time - times[k]) / (times[k + 1] - times[k])
-    s = s * s * (3 - 2 * s)
-    return points[k] * (1 - s) + points[k + 1] * s
-
-
-def look_at(eye: np.ndarray, aim: np.ndarray, roll: float = 0.0) -> np.ndarray:
-    """world_from_camera [4, 4] of a camera at `eye` that looks at `aim` (x right, y down, z forward)."""
-    forward = (aim - eye) / np.linalg.norm(aim - eye)
-    up = np.array([0.0, 0.0, 1.0]) if abs(forward[2]) < 0.999 else np.array([0.0, 1.0, 0.0])
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right)
-    down = np.cross(forward, right)
-    c, s = np.cos(roll), np.sin(roll)
-    pose = np.eye(4)
-    pose[:3, :3] = np.stack([c * right + s * down, c * down - s * right, forward], 1)
-    pose[:3, 3] = eye
-    return pose
-
-
-def turn_z(yaw: float) -> np.ndarray:
-    """Rotation about z, [3, 3]."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+__all__ = ["Scene", "SceneConfig", "sample_scene"]
 
 
 def sample_scene(seed: int, config: SceneConfig = STILL, world: World | None = None) -> Scene:
@@ -186,7 +34,7 @@ def sample_scene(seed: int, config: SceneConfig = STILL, world: World | None = N
         world: use this room instead of the one that belongs to the seed.
     """
     rng = np.random.default_rng([seed, 0x5CE4E])
-    world = world or sample_world(seed // SEEDS_PER_WORLD)
+    world = world or shared_world(seed // SEEDS_PER_WORLD)
     items, falls = _place_items(rng, world, config)
     camera = _camera(rng, world, items, config)
     items = [_show_handle(rng, world, item, camera) for item in items]
@@ -213,7 +61,7 @@ def _place_items(
     spread, gap = rng.uniform(0.08, 0.3), rng.uniform(0.75, 1.1)
     falls = bool(rng.random() < config.falling)
     items: list[Item] = []
-    placed: list[tuple[float, float, float]] = []
+    placed: list[Triple] = []
     for n, slot in enumerate(slots):
         model = world.stock[int(slot)]
         spot = _free_spot(rng, placed, model.radius, spread, gap)
@@ -252,7 +100,7 @@ def _lying(rng: np.random.Generator) -> np.ndarray:
 
 def _free_spot(
     rng: np.random.Generator,
-    placed: list[tuple[float, float, float]],
+    placed: list[Triple],
     radius: float,
     spread: float,
     gap: float,
@@ -342,11 +190,11 @@ def _camera(
     return CameraTrack(tuple(times), tuple(eyes), tuple(aims), tuple(rolls), fovy)
 
 
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
+def _triple(values: np.ndarray) -> Triple:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _eye(aim: np.ndarray, distance: float, steep: float, turn: float) -> tuple[float, float, float]:
+def _eye(aim: np.ndarray, distance: float, steep: float, turn: float) -> Triple:
     way = np.array([np.cos(steep) * np.cos(turn), np.cos(steep) * np.sin(turn), np.sin(steep)])
     eye = aim + distance * way
     eye[2] = max(eye[2], 0.04)
@@ -371,14 +219,14 @@ def _set_moving(
         side = 1.0 if in_camera[0] > 0 else -1.0
         away = start + side * right * (half_width - side * in_camera[0] + 1.5 * model.extent)
         leave, out, back, home = np.sort(rng.uniform(0.0, 1.0, 4)) * seconds
-        times = (0.0, leave + 0.01, out + 0.05, back + 0.10, home + 0.15)
-        points = (start, start, away, away, start)
+        times = [0.0, leave + 0.01, out + 0.05, back + 0.10, home + 0.15]
+        points = [start, start, away, away, start]
     else:
         keys = max(2, round(seconds / 1.2))
         steps = rng.normal(0, rng.uniform(0.04, 0.15), (keys, 3)) * [1, 1, 0]
         lift = np.abs(rng.normal(0, 0.08, keys)) * (rng.random() < 0.4)
-        points = (start, *(start + steps[k] + [0, 0, lift[k]] for k in range(keys)))
-        times = tuple(float(t) for t in np.linspace(0, seconds, keys + 1))
+        points = [start, *(start + steps[k] + np.array([0, 0, lift[k]]) for k in range(keys))]
+        times = np.linspace(0, seconds, keys + 1).tolist()
     yaws = tuple(float(v) for v in np.cumsum(rng.normal(0, 0.5, len(times))))
     motion = Motion(tuple(map(float, times)), tuple(_triple(p) for p in points), yaws)
     return replace(item, motion=motion, moving=True)

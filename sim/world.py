@@ -7,6 +7,7 @@ Arranging the stock on the table, colours, lights and cameras are cheap and belo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -68,6 +69,12 @@ def sample_world(
     for k in range(len(stock)):
         textures[f"pattern_{k}"] = _pattern(rng, plain)
     return World(stock, lumps, table, textures, _world_xml(rng, stock, lumps, table, samples))
+
+
+@lru_cache(maxsize=4)
+def shared_world(number: int) -> World:
+    """The random room of that number; the same object while it is in use, so that simulators can keep it compiled."""
+    return sample_world(number)
 
 
 def _pattern(rng: np.random.Generator, plain: bool) -> np.ndarray:
