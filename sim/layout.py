@@ -93,6 +93,7 @@ class Scene:
         physics: whether what is not carried obeys gravity (slower); without it resting things stay as placed.
         shadows: whether light 0 casts shadows.
         ambient: light from everywhere, 0..1.
+        period: seconds after which motions and camera begin again; None = they come to rest at their ends.
     """
 
     world: World
@@ -103,6 +104,11 @@ class Scene:
     camera: CameraTrack
     physics: bool = False
     shadows: bool = True
+    period: float | None = None
+
+    def clock(self, time: float) -> float:
+        """The time by which carried things and the camera go."""
+        return time if self.period is None else time % self.period
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Simulator:
 
     def render(self) -> SimFrame:
         """The picture and the truth at the present time."""
-        pose = self.scene.camera.pose(self.time)
+        pose = self.scene.camera.pose(self.scene.clock(self.time))
         stage = self._stage
         stage.aim(pose, self.scene.camera.fovy)
         rgb = stage.draw()
@@ -100,7 +100,7 @@ class Simulator:
     def _carry(self, kinematics: bool = True) -> None:
         for slot, item in self._stage.carried:
             if item.motion is not None:
-                position, yaw = item.motion.at(self.time)
+                position, yaw = item.motion.at(self.scene.clock(self.time))
                 self._stage.put(slot, position, turn_z(yaw) @ item.rotation)
         if kinematics:
             self._stage.settle()

@@ -19,7 +19,7 @@ from .vocabulary import SHAPES
 LIGHTS = 3
 MASS = 0.2
 PATTERN_SIDE = 64
-_SURFACES = {"table": 256, "floor": 128, "wall": 256}
+_SURFACES = {"table": 512, "floor": 256, "wall": 256}
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,12 @@ class World:
 
 
 def sample_world(
-    seed: int,
+    seed: int | list[int],
     shapes: tuple[str, ...] | None = None,
     clutter: int = 4,
     plain: bool = False,
     samples: int = 0,
+    scales: tuple[float, float] = (0.8, 1.35),
 ) -> World:
     """A random room.
 
@@ -54,17 +55,17 @@ def sample_world(
         shapes: of the stock; None = ten random ones in which some shapes come twice or more.
         plain: objects without surface patterns.
         samples: per pixel; 4 smooths edges at three times the cost.
+        scales: smallest and largest factor on the usual sizes of the stock.
     """
-    rng = np.random.default_rng([seed, 0x0DE5])
+    rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 0x0DE5])
     if shapes is None:
         few = rng.choice(SHAPES, 2, replace=False)
         shapes = tuple(str(s) for s in [*rng.choice(SHAPES, 7, replace=False), *rng.choice(few, 3)])
-    stock = tuple(build_object(shape, rng, float(rng.uniform(0.8, 1.35))) for shape in shapes)
+    stock = tuple(build_object(shape, rng, float(rng.uniform(*scales))) for shape in shapes)
     lumps = tuple(build_object("", rng, float(rng.uniform(0.8, 1.5))) for _ in range(clutter))
     table = (float(rng.uniform(0.5, 0.9)), float(rng.uniform(0.4, 0.7)))
     textures = {
-        name: np.clip(surface(rng, side, side), 0, 255).astype(np.uint8)
-        for name, side in _SURFACES.items()
+        name: _seamless(surface(rng, side // 2, side // 2)) for name, side in _SURFACES.items()
     }
     for k in range(len(stock)):
         textures[f"pattern_{k}"] = _pattern(rng, plain)
@@ -75,6 +76,12 @@ def sample_world(
 def shared_world(number: int) -> World:
     """The random room of that number; the same object while it is in use, so that simulators can keep it compiled."""
     return sample_world(number)
+
+
+def _seamless(image: np.ndarray) -> np.ndarray:
+    """Mirror a surface both ways, so that its copies join; uint8 [2 H, 2 W, 3]."""
+    wide = np.concatenate([image, image[:, ::-1]], 1)
+    return np.clip(np.concatenate([wide, wide[::-1]], 0), 0, 255).astype(np.uint8)
 
 
 def _pattern(rng: np.random.Generator, plain: bool) -> np.ndarray:
@@ -111,7 +118,7 @@ def _world_xml(
         assets.append(
             f'<texture name="{name}" type="2d" builtin="flat" width="{side}" height="{side}"/>'
         )
-        repeat = f"{rng.uniform(0.8, 2.5):.3f} {rng.uniform(0.8, 2.5):.3f}"
+        repeat = f"{rng.uniform(0.5, 1.6):.3f} {rng.uniform(0.5, 1.6):.3f}"
         shine = f'specular="{rng.uniform(0, 0.5):.3f}" shininess="{rng.uniform(0, 0.6):.3f}"'
         assets.append(f'<material name="{name}" texture="{name}" texrepeat="{repeat}" {shine}/>')
     for k, model in enumerate(stock):
@@ -152,7 +159,7 @@ def _world_xml(
 <option timestep="0.004" integrator="implicitfast"/>
 <size memory="16M"/>
 <visual><global offwidth="1280" offheight="960"/><quality shadowsize="1024" offsamples="{samples}"/>
-<map znear="0.01" zfar="8" shadowclip="1.2" shadowscale="0.9"/></visual>
+<map znear="0.01" zfar="8" shadowclip="1.2" shadowscale="0.5"/></visual>
 <statistic extent="1" center="0 0 0"/>
 <asset>{"".join(assets)}</asset>
 <worldbody>{lights}<camera name="camera" pos="0 -1 1" resolution="64 48"/>
