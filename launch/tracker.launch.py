@@ -62,7 +62,7 @@ def start(context: LaunchContext, *_: Any) -> list[Node]:
         return str(LaunchConfiguration(name).perform(context))
 
     given: dict[str, Any] = {
-        parameter: ParameterValue(value(name), value_type=kind)
+        parameter: ParameterValue(LaunchConfiguration(name), value_type=kind)
         for name, (parameter, kind, _) in PARAMETERS.items()
         if value(name)
     }
