@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may import whom. Read from the source, so that an import inside a function counts as well.
+
+Ground floor: sa2va_model and sa2va_sim, which know none of our other packages. First floor: sa2va_training and
+sa2va_ros, which use the ground floor and do not know each other. Top: sa2va_cli.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = {
+    "sa2va_model": "sa2va_model",
+    "sa2va_sim": "sim",
+    "sa2va_training": "training",
+    "sa2va_ros": "sa2va_ros",
+    "sa2va_cli": "cli",
+}
+MAY_IMPORT = {
+    "sa2va_model": set(),
+    "sa2va_sim": {"sa2va_model"},
+    "sa2va_training": {"sa2va_model", "sa2va_sim"},
+    "sa2va_ros": {"sa2va_model", "sa2va_sim"},
+    "sa2va_cli": {"sa2va_model", "sa2va_sim", "sa2va_training", "sa2va_ros"},
+}
+# `python -m sa2va_model` is the command line under another name.
+EXCEPTIONS = {("sa2va_model/__main__.py", "sa2va_cli")}
+ROS = {
+    "rclpy", "ament_index_python", "launch", "launch_ros", "tf2_ros", "cv_bridge", "message_filters",
+    "std_msgs", "sensor_msgs", "geometry_msgs", "builtin_interfaces", "diagnostic_msgs", "lifecycle_msgs",
+    "rcl_interfaces", "std_srvs", "vision_msgs",
+}  # fmt: skip
+# Names that are free for others: folders of the repository that must never become top-level imports.
+FORBIDDEN = {"training", "sim", "cli"}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@cache
+def imported(path: Path) -> list[tuple[str, int]]:
+    """Top-level names that a file imports anywhere in it, with their lines."""
+    return list(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.partition(".")[0], node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0], node.lineno
+        elif _is_dynamic_import(node):
+            yield node.args[0].value.partition(".")[0], node.lineno  # type: ignore[attr-defined]
+
+
+def _is_dynamic_import(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call) or not node.args:
+        return False
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    argument = node.args[0]
+    return name in ("import_module", "__import__") and isinstance(
+        getattr(argument, "value", None), str
+    )
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_floors(package: str) -> None:
+    files = sources(FOLDERS[package])
+    assert files, f"{FOLDERS[package]}/ holds no Python file"
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files
+        for name, line in imported(path)
+        if name in FOLDERS
+        and name != package
+        and name not in MAY_IMPORT[package]
+        and (path.relative_to(ROOT).as_posix(), name) not in EXCEPTIONS
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", [p for p in FOLDERS if p not in ("sa2va_ros", "sa2va_cli")])
+def test_only_the_ros_package_knows_ros(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(FOLDERS[package])
+        for name, line in imported(path)
+        if name in ROS
+    ]
+    assert not wrong
+
+
+def test_no_folder_is_imported_by_its_own_name() -> None:
+    everything = [path for folder in [*FOLDERS.values(), "test"] for path in sources(folder)]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in everything
+        for name, line in imported(path)
+        if name in FORBIDDEN
+    ]
+    assert not wrong
+
+
+def test_the_check_sees_every_kind_of_import(tmp_path: Path) -> None:
+    path = tmp_path / "example.py"
+    path.write_text(
+        "import a.b\nfrom c.d import e\nfrom . import f\n"
+        "def g():\n    import h\n    importlib.import_module('i.j')\n"
+    )
+    assert {name for name, _ in imported(path)} == {"a", "c", "h", "i"}
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_every_package_has_an_init(package: str) -> None:
+    for folder in {path.parent for path in sources(FOLDERS[package])}:
+        assert (folder / "__init__.py").is_file(), f"{folder.relative_to(ROOT)}/__init__.py"
+
+
+def test_no_generated_name_is_taken() -> None:
+    """colcon puts the generated modules msg, srv and action into the package sa2va_ros."""
+    for name in ("msg", "srv", "action"):
+        assert not (ROOT / "sa2va_ros" / name).exists()
+        assert not (ROOT / "sa2va_ros" / f"{name}.py").exists()
