@@ -43,14 +43,16 @@ class Prompt:
         return replace(self, box=box, points=points)
 
     def check_inside(self, height: int, width: int) -> None:
-        """InputError if a box or a point is not inside the image."""
+        """InputError if a box lies outside the image, or a point does."""
         size = f"the {width}x{height} image"
         if self.box is not None:
             x0, y0, x1, y1 = self.box
-            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            if (
+                x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
+            ):  # what overlaps is cut at the border
                 raise InputError(
-                    f"{self.words}: not inside {size}, expected 0 <= x0 < x1 <= {width} "
-                    f"and 0 <= y0 < y1 <= {height}"
+                    f"{self.words}: outside {size}, expected a box that overlaps "
+                    f"0,0,{width},{height}"
                 )
         for x, y in self.points:
             if not (0 <= x < width and 0 <= y < height):
@@ -62,8 +64,12 @@ class Prompt:
 
 def expression_prompt(text: str) -> Prompt:
     """The prompt of `-e TEXT`."""
-    if not text.strip():
-        raise InputError(f"-e '{text}': empty, expected words that name an object")
+    from sa2va_model.prompts import clean_expression
+
+    try:
+        clean_expression(text)
+    except InputError as error:
+        raise InputError(f"-e: {error}") from error
     return Prompt(f"-e '{text}'", expression=text)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -123,6 +124,9 @@ def _run(args: argparse.Namespace, module: ModuleType) -> int:
     except KeyboardInterrupt:
         print(f"sa2va {args.command}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has gone, as in `sa2va doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:  # noqa: BLE001 - the last one to see it: one line, status 1
         if args.debug:
             traceback.print_exc()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 WARM_UP = 200  # frames before memory must be flat
-SAMPLES = 64
+SAMPLES = 16
 
 
 def resident_mb() -> float:
@@ -71,13 +71,13 @@ class Memory:
                 self._every *= 2
 
     def report(self) -> dict[str, object]:
-        """Peak, slope in kB (1000 bytes) a frame after the warm-up, and (frame, MB) samples."""
+        """Peak, slope in kB (1000 bytes) a frame after the warm-up, and MB at some frames."""
         slope = self._slope.value()
         return {
             "peak_memory_mb": round(peak_mb(), 1),
             "rss_slope_kb_per_frame": None if slope is None else round(slope * 1000, 4),
             "rss_slope_frames": self._slope.count,
-            "rss_mb": self._samples,
+            "rss_mb": {str(index): value for index, value in self._samples},
         }
 
 
@@ -91,6 +91,10 @@ class Times:
     def add(self, milliseconds: float) -> None:
         """Take one step."""
         self._values.append(milliseconds)
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self._values)
 
     def percentiles(self) -> dict[str, float | None]:
         """{p50, p95}; None without steps."""

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa2va_cli.inputs import CollectPrompt, Prompt, open_input, positive
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sa2va_cli.truth import Truth
     from sa2va_model.live import LiveTracker
     from sa2va_model.sources import Frame, FrameSource
@@ -77,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """Track; returns the exit status."""
     if not args.prompts:
         raise InputError("nothing to track, expected at least one -e, --box or --point")
+    from sa2va_cli.track_outputs import check_folder, clear_folder
+
     source = open_input(args.input, topic=args.topic, fps=args.fps)
     truth = _open_truth(args.gt)
     frames = iter(source)
@@ -86,11 +87,12 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{source.name}: holds no frame, expected at least one") from None
     for prompt in args.prompts:
         prompt.check_inside(*first.rgb.shape[:2])
-    tracker = _tracker(args)
-    job = TrackJob(args, source, tracker, truth)
+    folder = check_folder(args.output)
+    job = TrackJob(args, source, _tracker(args), truth)
+    clear_folder(folder)
     summary = job.run(chain([first], frames))
     _print(summary, args.output)
-    return 0
+    return 1 if any("failed" in track for track in summary["tracks"]) else 0
 
 
 def _open_truth(folder: str | None) -> Truth | None:
@@ -106,7 +108,8 @@ def _tracker(args: argparse.Namespace) -> LiveTracker:
     from sa2va_model.live import LiveConfig, LiveTracker
 
     model = load_model(args.model, device=args.device)
-    return LiveTracker(model, LiveConfig(background=False))
+    objects = max(len(args.prompts), LiveConfig().max_objects)
+    return LiveTracker(model, LiveConfig(background=False, max_objects=objects))
 
 
 class TrackJob:
@@ -142,9 +145,9 @@ class TrackJob:
         On an error or Ctrl-C everything so far is finished and the summary says why it is not complete.
         """
         from sa2va_cli.output import write_json
-        from sa2va_cli.track_outputs import TrackOutputs, prepare_folder
+        from sa2va_cli.track_outputs import TrackOutputs
 
-        folder = prepare_folder(self._args.output)
+        folder = Path(self._args.output)
         problem: str | None = "interrupted"
         try:
             with TrackOutputs(folder, self._source) as outputs:
@@ -168,12 +171,17 @@ class TrackJob:
         total = self._source.frame_count
         if self._args.frames is not None:
             total = min(total or self._args.frames, self._args.frames)
-        start = time.perf_counter()
+        start, last = time.perf_counter(), None
         with Progress(total, f"track {self._source.name}") as progress:
             for original in islice(frames, self._args.frames):
                 frame, factor = limit_size(original, self._args.size)
-                if not self._tracks:
+                if last is not None and frame.stamp < last:
+                    self._tracker.reset(
+                        f"time jumped back from {last:.3f} s to {frame.stamp:.3f} s"
+                    )
+                if last is None or frame.stamp < last:
                     self._start(factor)
+                last = frame.stamp
                 result = self._step(frame)
                 write(frame, result)
                 if self._truth is not None:
@@ -187,8 +195,8 @@ class TrackJob:
         """Give the tracker what is to be tracked, in the order of the command line."""
         for prompt in self._args.prompts:
             track_id = begin(self._tracker, prompt.scaled(factor))
-            self._tracks[track_id] = {"prompt": prompt.words, "frames_seen": 0}
-        if self._truth is not None:
+            self._tracks.setdefault(track_id, {"prompt": prompt.words, "frames_seen": 0})
+        if self._truth is not None and not len(self._steps):
             self._truth.bind(list(self._tracks))
 
     def _step(self, frame: Frame) -> FrameResult:
@@ -202,12 +210,16 @@ class TrackJob:
         return result
 
     def _note(self, frame: Frame, result: FrameResult, say: Callable[[str], None]) -> None:
+        from sa2va_model.tracks import EventKind
+
         self._frames += 1
         self._size = (result.height, result.width)
         self._memory.frame(frame.index)
         for event in result.events:
             words = event.expression or self._tracks.get(event.track_id, {}).get("prompt", "")
             detail = f" ({event.detail})" if event.detail else ""
+            if event.kind == EventKind.FAILED and event.track_id in self._tracks:
+                self._tracks[event.track_id]["failed"] = event.detail
             say(
                 f"frame {event.frame_index:5d}  {event.kind.name:12s} {event.track_id}  {words}{detail}"
             )
@@ -288,10 +300,8 @@ def _print(summary: dict[str, Any], output: str | Path) -> None:
         f"peak memory {summary['peak_memory_mb']:.0f} MB"
     )
     for track in summary["tracks"]:
-        print(
-            f"{track['id']}  {track['prompt']}  {track.get('state', 'PENDING')}, "
-            f"seen on {track['frames_seen']} frames"
-        )
+        state = f"FAILED: {track['failed']}" if "failed" in track else track.get("state", "PENDING")
+        print(f"{track['id']}  {track['prompt']}  {state}, seen on {track['frames_seen']} frames")
     for track_id, scores in summary.get("gt", {}).items():
         if scores["gt_frames"]:
             print(

@@ -25,29 +25,34 @@ FILES = ("tracks.json", "events.json", "summary.json", "overlay.mp4")
 FOLDERS = ("masks", "bag")
 
 
-def prepare_folder(path: Path | str) -> Path:
-    """Make the output folder; what an earlier run left there is removed, and nothing else.
+def check_folder(path: Path | str) -> Path:
+    """Make the output folder, without touching what is in it.
 
     Raises:
-        InputError: the path is a file or cannot be written, or holds files of these names that no run wrote.
+        InputError: the path is a file or cannot be written, or holds folders of our names that no run wrote.
     """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        ours = (folder / "tracks.json").is_file() and (folder / "events.json").is_file()
-        for name in FOLDERS:
-            if (folder / name).exists() and not ours:
-                raise InputError(
-                    f"-o {folder}: holds '{name}' and no earlier run, expected a new or empty folder"
-                )
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"-o {folder}: {error.strerror}, expected a folder that can be written"
         ) from error
+    ours = (folder / "tracks.json").is_file() and (folder / "events.json").is_file()
+    for name in FOLDERS:
+        if (folder / name).exists() and not ours:
+            raise InputError(
+                f"-o {folder}: holds '{name}' and no earlier run, expected a new or empty folder"
+            )
     return folder
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what an earlier run left in a folder that `check_folder` let pass, and nothing else."""
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 class TrackOutputs:
@@ -57,7 +62,7 @@ class TrackOutputs:
         """Open the files.
 
         Args:
-            folder: as `prepare_folder` made it.
+            folder: empty of results.
             source: where the frames come from.
         """
         self._folder = folder

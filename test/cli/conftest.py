@@ -131,3 +131,23 @@ def folder(tmp_path: Path, frames: list[np.ndarray]) -> Path:
     for index, rgb in enumerate(frames):
         cv2.imwrite(str(place / f"frame_{index}.png"), rgb[:, :, ::-1])
     return place
+
+
+@pytest.fixture(scope="session")
+def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of a nano model that finds whatever it is asked for."""
+    return _saved(tmp_path_factory.mktemp("nano"), answers=True)
+
+
+@pytest.fixture(scope="session")
+def blind_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of a nano model that never finds anything."""
+    return _saved(tmp_path_factory.mktemp("blind"), answers=False)
+
+
+def _saved(folder: Path, *, answers: bool) -> Path:
+    from sa2va_model.checkpoints import save_model
+    from sa2va_model.nano import nano_model
+
+    save_model(nano_model(0, answers=answers), folder)
+    return folder
