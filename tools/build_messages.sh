@@ -32,8 +32,9 @@ rm -rf "$source"
 mkdir -p "$source"
 cp -a CMakeLists.txt package.xml cmake msg srv action scripts launch config "$source/"
 
-# colcon takes the number of jobs from here, and a make around it has set none.
-unset MAKEFLAGS MFLAGS
+# Instead of the flags of a make around this, and of colcon's own, which wait for an idle machine.
+unset MFLAGS
+export MAKEFLAGS="-j$(nproc)"
 exec colcon --log-base log --log-level error build \
   --base-paths "$source" --packages-select sa2va_ros --event-handlers console_cohesion- \
   --cmake-args "-DSA2VA_ROS_DEVELOP=$PWD" -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
