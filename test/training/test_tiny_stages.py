@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages on a nano model: losses fall, runs resume exactly, exports answer as the learner did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sa2va_model.checkpoints import load_model
+from sa2va_model.errors import InputError
+from sa2va_training.tiny import stages
+from sa2va_training.tiny.batches import Batches, Library
+from sa2va_training.tiny.export import export_learner
+from sa2va_training.tiny.loop import STAGES, Run
+from sa2va_training.tiny.nano import small_learner
+from sa2va_training.tiny.settings import StageSettings, stage_settings
+
+
+def settings(kind: str, **changes: object) -> StageSettings:
+    shares = {"flat-clips" if kind == "memory" else "flat": 1.0}
+    values = {"images": 2, "each": 2, "steps": 4, "held": 2, "warmup": 0.0, **changes}
+    return StageSettings(kind, kind, shares, **values)
+
+
+@pytest.mark.parametrize("kind", ["sam", "sight", "words", "joint"])
+def test_loss_falls_on_one_batch(kind: str, data: Path) -> None:
+    learner = small_learner()
+    batch = Batches(
+        Library({"flat": 1.0}, "train", data), images=2, each=2, none_share=0.3, seed=1
+    ).at(0)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss, report = STAGES[kind](learner, batch, np.random.default_rng(0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+        assert all(np.isfinite(value) for value in report.values())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("kind", ["joint", "memory"])
+def test_resumed_run_equals_straight_run(kind: str, data: Path, tmp_path: Path) -> None:
+    straight = Run(settings(kind), small_learner(), runs=tmp_path / "straight", data=data)
+    straight.train()
+    begun = Run(settings(kind), small_learner(), runs=tmp_path / "cut", data=data)
+    begun.train(until=2)
+    resumed = Run(settings(kind), small_learner(seed=9), runs=tmp_path / "cut", data=data)
+    assert resumed.step == 2
+    resumed.train()
+    other = resumed.learner.state_dict()
+    for name, value in straight.learner.state_dict().items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:
+    for kind in ("sam", "words"):
+        Run(
+            settings(kind, steps=1), small_learner(seed=len(kind)), runs=tmp_path, data=data
+        ).train()
+    joined = Run(
+        settings("joint", start=("sam:sam", "words:words")),
+        small_learner(),
+        runs=tmp_path,
+        data=data,
+    )
+    sam = torch.load(tmp_path / "sam/last.pt", weights_only=False)["learner"]
+    words = torch.load(tmp_path / "words/last.pt", weights_only=False)["learner"]
+    state = joined.learner.state_dict()
+    for name in ("model.grounder.sam2_model.no_mem_embed", "map_aids.fine.weight"):
+        assert torch.equal(state[name], sam[name])
+    for name in ("model.mllm.mlp1.1.weight", "model.text_hidden_fcs.0.weight"):
+        assert torch.equal(state[name], words[name])
+
+
+def test_a_start_that_is_not_there_is_an_input_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sam:sam"):
+        Run(settings("joint", start=("sam:sam",)), small_learner(), runs=tmp_path, data=data)
+
+
+def test_exported_model_makes_the_learners_masks(data: Path, tmp_path: Path) -> None:
+    learner = small_learner().eval()
+    export_learner(learner, tmp_path / "weights")
+    model = load_model(tmp_path / "weights", device="cpu")
+    learner.model.load_state_dict(model.state_dict())  # the float16 rounding of the files
+    library = Library({"flat": 1.0}, "held", data)
+    shard = next(iter(library.shards.values()))
+    image = np.asarray(shard.rgb[0])
+    codes = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pixels = stages_pixels(image)
+        ours = learner.decode(learner.encode(pixels).features, codes, 2)
+        features = model.encode_image(image)
+        for n, code in enumerate(codes):
+            plain = model.grounder.without_memory(features)
+            theirs = model.grounder.decode_tokens(features, plain, extra=code[None, None])
+            visible = bool(theirs.object_scores > 0)
+            assert torch.allclose(theirs.object_scores[0], ours.object_scores[n], atol=1e-4)
+            if visible:
+                assert torch.allclose(theirs.logits[0], ours.logits[n], atol=1e-4)
+    assert model.config.sam2.object_score_gate
+    assert not any(name.startswith(("word_aids", "teacher")) for name in model.state_dict())
+
+
+def stages_pixels(image: np.ndarray) -> torch.Tensor:
+    from sa2va_training.tiny.batches import normalised
+
+    return normalised([image])
+
+
+def test_near_miss_prompts_never_match_an_object(data: Path) -> None:
+    learner = small_learner()
+    batches = Batches(
+        Library({"flat": 1.0}, "train", data), images=4, each=4, none_share=0.7, seed=3
+    )
+    for step in range(5):
+        batch = batches.at(step)
+        codes = stages.prompt_codes(learner, batch, np.random.default_rng(step))
+        real = stages.exact_codes(learner, batch)
+        absent = ~batch.found
+        for i in torch.nonzero(absent)[:, 0].tolist():
+            image = i // batch.targets.shape[1]
+            same = [j for j in torch.nonzero(batch.found)[:, 0].tolist() if j // 4 == image]
+            assert not any(torch.allclose(codes[i], real[j]) for j in same)
+
+
+def test_overrides_name_the_key_that_is_wrong() -> None:
+    assert stage_settings("joint", ["rate=1e-4", "shares=flat:1"]).shares == {"flat": 1.0}
+    with pytest.raises(InputError, match="did you mean 'rate'"):
+        stage_settings("joint", ["rat=1"])
+    with pytest.raises(InputError, match="expected one of sam"):
+        stage_settings("joynt")
+    with pytest.raises(InputError, match="rate='fast'"):
+        stage_settings("joint", ["rate=fast"])

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads and losses that exist only while training: they tell inner layers what an object is and where it is.
+
+Without them a model this small does not leave the plateau where every mask is the whole foreground.
+
+Letters: B images, N prompts, C channels, h = w map side, O objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import rotate_half
+
+from sa2va_training.tiny.batches import Batch
+from sa2va_training.tiny.losses import plain
+from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
+
+COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
+DENSE = COLOURS + 1 + SHAPES + 1 + 4
+_BACKGROUND_WEIGHT = 0.3
+
+
+@dataclass(frozen=True)
+class DenseTargets:
+    """What each cell of a map shows.
+
+    Attributes:
+        colours: [B, COLOURS + 1, h, w] shares, background first; shapes likewise.
+        boxes: [B, 4, h, w] of the object that covers most of the cell.
+        covered: [B, h, w], 1 where an object covers more than a fifth of the cell.
+    """
+
+    colours: Tensor
+    shapes: Tensor
+    boxes: Tensor
+    covered: Tensor
+
+
+def object_shares(batch: Batch, stride: int) -> Tensor:
+    """[B, O + 1, h, w]: the share of each cell that the background and every object cover."""
+    count = batch.objects.shape[1] + 1
+    planes = F.one_hot(batch.instances.long(), count).permute(0, 3, 1, 2).float()
+    return F.avg_pool2d(planes, stride)
+
+
+def dense_targets(batch: Batch, shares: Tensor) -> DenseTargets:
+    """Targets at the resolution of `shares`."""
+    table = batch.objects
+    seen = table[:, :, PRESENT].long()
+
+    def named(column: int, count: int) -> Tensor:
+        names = F.pad((table[:, :, column].long() + 1) * seen, (1, 0))  # [B, O + 1], 0 = background
+        return torch.einsum("bohw,boc->bchw", shares, F.one_hot(names, count + 1).float())
+
+    most, owner = shares[:, 1:].max(dim=1)
+    side = owner.shape[-1]
+    index = owner.flatten(1)[:, :, None].expand(-1, -1, 4)
+    boxes = table[:, :, BOX].gather(1, index).transpose(1, 2).unflatten(2, (side, side))
+    return DenseTargets(named(COLOUR, COLOURS), named(SHAPE, SHAPES), boxes, (most > 0.2).float())
+
+
+def dense_loss(logits: Tensor, targets: DenseTargets, *, absolute: bool) -> tuple[Tensor, Tensor]:
+    """Cross entropy of soft colour and shape shares plus box L1; returns (classes, boxes).
+
+    Args:
+        logits: [B, DENSE, h, w].
+        absolute: boxes are predicted as such instead of as an offset from the cell. A language model has to say
+            where an object is, so its tokens must know it absolutely; a mask decoder sees the map itself.
+    """
+    side = logits.shape[-1]
+    colours, shapes, boxes = logits.split([COLOURS + 1, SHAPES + 1, 4], dim=1)
+    weight = 1 - (1 - _BACKGROUND_WEIGHT) * targets.colours[:, :1]
+    entropy = -(targets.colours * colours.log_softmax(1)).sum(1, keepdim=True)
+    entropy = entropy - (targets.shapes * shapes.log_softmax(1)).sum(1, keepdim=True)
+    classes = (entropy * weight).sum() / weight.sum()
+    middle = (torch.arange(side) + 0.5) / side
+    base = torch.full((4, side, side), 0.25)
+    base[0], base[1] = (0.5, 0.5) if absolute else (middle[None, :], middle[:, None])
+    distance = (0.2 * boxes + base - targets.boxes).abs() * targets.covered[:, None]
+    return classes, distance.sum() / (4 * targets.covered.sum() + 1)
+
+
+class MapAids(nn.Module):
+    """Dense heads on SAM-2's pyramid, at stride 4 and 16."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(channels, DENSE, 1)
+        self.coarse = nn.Conv2d(channels, DENSE, 1)
+
+    def loss(self, fine: Tensor, coarse: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Of the pyramid's finest and coarsest level, [B, C, h, w]."""
+        shares = object_shares(batch, batch.instances.shape[-1] // fine.shape[-1])
+        pooled = F.avg_pool2d(shares, fine.shape[-1] // coarse.shape[-1])
+        total, report = torch.zeros(()), {}
+        for name, head, level, cells in (
+            ("4", self.fine, fine, shares),
+            ("16", self.coarse, coarse, pooled),
+        ):
+            classes, boxes = dense_loss(head(level), dense_targets(batch, cells), absolute=False)
+            total = total + classes + 8 * boxes
+            report[f"map{name}"], report[f"box{name}"] = plain(classes), plain(boxes)
+        return total, report
+
+
+class WordAids(nn.Module):
+    """Heads on the language model: on its visual tokens, on its [SEG] states and where it decides to answer."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.visual = nn.Linear(hidden, DENSE)
+        self.seg_box = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 4))
+        self.seg_names = nn.Linear(hidden, COLOURS + SHAPES)
+        self.decide_box = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 4))
+        self.decide_names = nn.Linear(hidden, COLOURS + SHAPES)
+
+    def visual_loss(self, visual: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Of the projected visual tokens [B, V, C]."""
+        side = int(visual.shape[1] ** 0.5)
+        logits = self.visual(visual).transpose(1, 2).unflatten(2, (side, side))
+        targets = dense_targets(batch, object_shares(batch, batch.instances.shape[-1] // side))
+        classes, boxes = dense_loss(logits, targets, absolute=True)
+        return classes + 8 * boxes, {"token": plain(classes), "tokenbox": plain(boxes)}
+
+    def state_loss(
+        self, seg: Tensor, decide: Tensor, batch: Batch
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Box and names of the target from states [N, C]; nothing is asked where there is no target."""
+        found, meant = batch.found, batch.meant
+        total, report = torch.zeros(()), {}
+        pairs = (
+            ("seg", seg, self.seg_box, self.seg_names),
+            ("dec", decide, self.decide_box, self.decide_names),
+        )
+        for name, state, box_head, name_head in pairs:
+            boxes = box_head(state)[found].sigmoid()
+            colours, shapes = name_head(state)[found].split([COLOURS, SHAPES], dim=1)
+            distance = F.l1_loss(boxes, meant[found, BOX])
+            names = F.cross_entropy(colours, meant[found, COLOUR].long())
+            names = names + F.cross_entropy(shapes, meant[found, SHAPE].long())
+            share = 1.0 if name == "seg" else 0.5
+            total = total + share * (8 * distance + 0.3 * names)
+            report[f"{name}iou"] = plain(box_iou(boxes, meant[found, BOX]).mean())
+        return total, report
+
+
+def box_iou(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of boxes [N, 4] as (cx, cy, w, h)."""
+    low = torch.maximum(one[:, :2] - one[:, 2:] / 2, other[:, :2] - other[:, 2:] / 2)
+    high = torch.minimum(one[:, :2] + one[:, 2:] / 2, other[:, :2] + other[:, 2:] / 2)
+    common = (high - low).clamp(min=0).prod(1)
+    return common / (one[:, 2:].prod(1) + other[:, 2:].prod(1) - common).clamp(min=1e-6)
+
+
+class Gaze:
+    """Looks at where attention heads look: supervises a few heads to find the target's visual tokens."""
+
+    def __init__(self, model: nn.Module, layers: tuple[int, ...] = (1, 2), heads: int = 2) -> None:
+        self.model, self.heads = model, heads
+        self.seen: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
+        self.layers = [layer for layer in layers if layer < len(model.layers)]
+        for layer in self.layers:
+            model.layers[layer].self_attn.register_forward_pre_hook(
+                self._keep(layer), with_kwargs=True
+            )
+
+    def _keep(self, layer: int) -> Any:
+        def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if self.model.training:
+                self.seen[layer] = (named["hidden_states"], named["position_embeddings"])
+
+        return hook
+
+    def loss(self, places: Tensor, mask: Tensor, visual: slice, batch: Batch) -> Tensor:
+        """Cross entropy between the target's cells and the attention of its [SEG] (over all keys).
+
+        Args:
+            places: long [B, Q], positions of the queries in the sequence.
+            mask: additive [1, 1, S, S].
+            visual: where the visual tokens are in the sequence.
+        """
+        side = int((visual.stop - visual.start) ** 0.5)
+        cells = batch.masks(batch.instances.shape[-1] // side).flatten(1)  # [N, V]
+        wanted = cells / cells.sum(1, keepdim=True).clamp(min=1e-3)
+        found = batch.found
+        total = torch.zeros(())
+        for layer in self.layers:
+            chances = self._log_attention(layer, places, mask)[..., visual].flatten(
+                0, 1
+            )  # [N, heads, V]
+            total = total - (wanted[found, None] * chances[found]).sum(-1).mean()
+        self.seen.clear()
+        return total / max(len(self.layers), 1)
+
+    def _log_attention(self, layer: int, places: Tensor, mask: Tensor) -> Tensor:
+        """[B, Q, heads, S]: log attention of the layer's first heads, computed as the layer does."""
+        hidden, (cos, sin) = self.seen[layer]
+        attention = self.model.layers[layer].self_attn
+        size, count = attention.head_dim, hidden.shape[0]
+        used = self.heads * size
+        rows = torch.arange(count)[:, None]
+        weight, bias = attention.q_proj.weight[:used], attention.q_proj.bias[:used]
+        query = F.linear(hidden[rows, places], weight, bias).unflatten(-1, (self.heads, size))
+        weight, bias = attention.k_proj.weight[:used], attention.k_proj.bias[:used]
+        key = F.linear(hidden, weight, bias).unflatten(-1, (self.heads, size))
+        cos, sin = cos.expand(count, -1, -1), sin.expand(count, -1, -1)
+        query = (
+            query * cos[rows, places][:, :, None]
+            + rotate_half(query) * sin[rows, places][:, :, None]
+        )
+        key = key * cos[:, :, None] + rotate_half(key) * sin[:, :, None]
+        scores = torch.einsum("bqhd,bshd->bqhs", query, key) / size**0.5
+        return (scores + mask[0, 0][places][:, :, None]).log_softmax(-1)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model in training: Sa2VA itself plus the teacher code and the aids, which are dropped at export."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sa2va_model.config import ModelConfig
+from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.presets import tiny_config
+from sa2va_model.sa2va import Sa2VA
+from sa2va_training.tiny.aids import Gaze, MapAids, WordAids
+from sa2va_training.tiny.language import tiny_tokenizer
+from sa2va_training.tiny.packing import Packer
+from sa2va_training.tiny.teacher import TeacherCode
+
+SAM_HALF = ("model.grounder.", "map_aids.")
+SIGHT = ("model.mllm.vision_model.", "model.mllm.mlp1.", "word_aids.visual.")
+WORD_HALF = ("model.mllm.", "model.text_hidden_fcs.", "word_aids.")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image batch as SAM-2 sees it: what the decoder reads, and the raw pyramid for the aids.
+
+    Attributes:
+        features: B rows.
+        fine, coarse: [B, C, S/4, S/4] and [B, C, S/16, S/16].
+    """
+
+    features: ImageFeatures
+    fine: Tensor
+    coarse: Tensor
+
+
+class Learner(nn.Module):
+    """Sa2VA with everything that only training needs."""
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        tokenizer = tiny_tokenizer()
+        self.shipped_config = config or tiny_config(len(tokenizer))
+        # A gated mask has no gradient, so the gate is left to the run time.
+        open_gate = replace(self.shipped_config.sam2, object_score_gate=False)
+        self.model = Sa2VA(replace(self.shipped_config, sam2=open_gate), tokenizer)
+        _prepare_vision(self.model)
+        width, hidden = open_gate.hidden_dim, int(self.shipped_config.llm["hidden_size"])
+        self.teacher = TeacherCode(width)
+        self.map_aids = MapAids(width)
+        self.word_aids = WordAids(hidden)
+        self.packer = Packer(self.model.mllm)
+        self.gaze = Gaze(self.model.mllm.language_model.model)
+
+    @property
+    def grounder(self) -> Grounder:
+        """The SAM-2 half."""
+        return self.model.grounder
+
+    def encode(self, pixels: Tensor) -> Encoded:
+        """As `Grounder.encode_image`, keeping the pyramid before the decoder's projections."""
+        sam = self.grounder.sam2_model
+        out = sam.image_encoder(pixels)
+        fine, middle, top = out["backbone_fpn"]
+        decoder = sam.sam_mask_decoder
+        features = ImageFeatures(
+            top, out["vision_pos_enc"][-1], (decoder.conv_s0(fine), decoder.conv_s1(middle))
+        )
+        return Encoded(features, fine, top)
+
+    def decode(self, features: ImageFeatures, codes: Tensor, each: int) -> Decoded:
+        """Masks for `each` codes of every image: codes [B · each, C]."""
+        rows = repeat_rows(features, each)
+        return self.grounder.decode_tokens(
+            rows, self.grounder.without_memory(rows), extra=codes[:, None]
+        )
+
+
+def repeat_rows(features: ImageFeatures, each: int) -> ImageFeatures:
+    """Features with one row for each prompt."""
+    fine, middle = (level.repeat_interleave(each, 0) for level in features.high)
+    return ImageFeatures(
+        features.top.repeat_interleave(each, 0),
+        features.position.repeat_interleave(each, 0),
+        (fine, middle),
+    )
+
+
+@torch.no_grad()
+def _prepare_vision(model: Sa2VA) -> None:
+    """A start for the ViT that trains from scratch: plain linear layers, positions that can be read off.
+
+    A random learnt position embedding hides x and y from the language model for most of a short training.
+    """
+    vision = model.mllm.vision_model
+    for module in vision.encoder.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    table = vision.embeddings.position_embeddings
+    side, width = int((table.shape[1] - 1) ** 0.5), table.shape[2]
+    middle = (torch.arange(side) + 0.5) / side
+    y, x = torch.meshgrid(middle, middle, indexing="ij")
+    waves = math.pi * torch.logspace(0, math.log10(side / 2), width // 4)
+    angles = [axis.flatten()[:, None] * waves for axis in (x, y)]
+    table.zero_()
+    table[0, 1:] = 0.5 * torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
+
+
+def take(learner: Learner, state: Mapping[str, Tensor], prefixes: Iterable[str]) -> int:
+    """Loads the entries of `state` that start with one of `prefixes`; returns how many."""
+    chosen = {k: v for k, v in state.items() if k.startswith(tuple(prefixes))}
+    own = learner.state_dict()
+    for name, tensor in chosen.items():
+        own[name].copy_(tensor)
+    return len(chosen)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one stage: schedule, steps, log lines, checkpoints, and going on after an interruption.
+
+Every random choice of a step is a function of (seed, step), so that a run that is cut and resumed by steps equals an
+uninterrupted one bit for bit. A wall-clock budget counts training time only, over all sittings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sa2va_model.errors import InputError
+from sa2va_training.tiny import clips, stages
+from sa2va_training.tiny.batches import Batches, Library
+from sa2va_training.tiny.evaluation import evaluate
+from sa2va_training.tiny.learner import SAM_HALF, SIGHT, WORD_HALF, Learner, take
+from sa2va_training.tiny.losses import plain
+from sa2va_training.tiny.settings import StageSettings
+from sa2va_training.tiny.team import Team
+
+RUNS = Path("runs")
+HALVES = {"sam": SAM_HALF, "sight": SIGHT, "words": WORD_HALF, "all": ("",)}
+Step = Callable[[Learner, Any, np.random.Generator], tuple[Tensor, dict[str, float]]]
+STAGES: dict[str, Step] = {
+    "sam": stages.sam_stage,
+    "sight": stages.sight_stage,
+    "words": stages.words_stage,
+    "joint": stages.joint_stage,
+    "memory": clips.memory_stage,
+}
+TRAINED = {
+    "sam": SAM_HALF,
+    "sight": SIGHT,
+    "words": WORD_HALF,
+    "joint": ("",),
+    "memory": ("model.grounder.",),
+}
+_SAVE_SECONDS = 150.0
+
+
+def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str, Any]]:
+    """Matrices decay, vectors do not; parts that start trained go slower while new ones learn."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in learner.named_parameters():
+        wanted = name.startswith(TRAINED[settings.kind])
+        if settings.kind == "memory" and not clips.is_trained(name):
+            wanted = False
+        parameter.requires_grad_(wanted)
+        if wanted:
+            slow = _starts_trained(settings.kind, name)
+            groups.setdefault((parameter.ndim > 1, slow), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": settings.decay if matrix else 0.0,
+            "base": settings.rate * (settings.slow if slow else 1.0),
+        }
+        for (matrix, slow), parameters in groups.items()
+    ]
+
+
+def _starts_trained(kind: str, name: str) -> bool:
+    """Parts that another stage brought up and that this one must not shake."""
+    if kind == "memory":
+        return not clips.is_memory(name)
+    return kind == "words" and name.startswith(SIGHT)
+
+
+class Run:
+    """One stage in its folder `runs/NAME`: `last.pt`, `settings.json`, `log.txt`."""
+
+    def __init__(
+        self,
+        settings: StageSettings,
+        learner: Learner,
+        *,
+        runs: Path = RUNS,
+        data: Path | None = None,
+        team: Team | None = None,
+    ) -> None:
+        self.settings, self.learner = settings, learner
+        self.team = team or Team(0, 1)
+        self.folder = runs / settings.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(settings.threads)
+        places = {"root": data} if data else {}
+        train = Library(settings.shares, "train", **places)
+        options = {"images": settings.images, "each": settings.each, "seed": settings.seed}
+        if settings.kind == "memory":
+            self.batches: Any = clips.ClipBatches(train, **options)
+        else:
+            self.batches = Batches(train, none_share=settings.none_share, **options)
+        self.held = Library(settings.shares, "held", **places)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
+        )
+        self.step, self.elapsed = 0, 0.0
+        self._sums: dict[str, float] = {}
+        self._counted = 0
+        if not self._resume():
+            self._start(runs)
+
+    def _resume(self) -> bool:
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return False
+        saved = torch.load(path, weights_only=False)
+        self.learner.load_state_dict(saved["learner"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.elapsed = saved["step"], saved["elapsed"]
+        self._say(f"resumed at step {self.step}, {self.elapsed:.0f} s")
+        return True
+
+    def _start(self, runs: Path) -> None:
+        (self.folder / "settings.json").write_text(
+            json.dumps(asdict(self.settings), indent=2) + "\n"
+        )
+        for source in self.settings.start:
+            name, _, half = source.partition(":")
+            path = runs / name / "last.pt"
+            if half not in HALVES or not path.exists():
+                raise InputError(f"start {source!r}: expected RUN:{'|'.join(HALVES)} with {path}")
+            saved = torch.load(path, weights_only=False)["learner"]
+            self._say(f"took {take(self.learner, saved, HALVES[half])} tensors from {source}")
+
+    def save(self) -> None:
+        """Writes `last.pt`; a half-written file never replaces a good one."""
+        if self.team.rank:
+            return
+        fresh = self.folder / "last.pt.new"
+        state = {
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "settings": asdict(self.settings),
+        }
+        torch.save(state, fresh)
+        fresh.replace(self.folder / "last.pt")
+
+    def progress(self) -> float:
+        """How much of the budget is used, 0..1."""
+        if self.settings.steps:
+            return self.step / self.settings.steps
+        return self.elapsed / (60 * self.settings.minutes)
+
+    def _rate(self) -> float:
+        """Warm-up, then cosine down to `floor`; a share of the peak."""
+        done, low = self.progress(), self.settings.floor
+        warm = min(1.0, (done + 1e-4) / self.settings.warmup) if self.settings.warmup else 1.0
+        return warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+    def train(self, until: int | None = None) -> None:
+        """To the end of the budget, or to step `until`."""
+        self.learner.train()
+        seen = saved = self.elapsed
+        if self.step == 0 and self.settings.start:
+            self.look()
+        while self.progress() < 1 and (until is None or self.step < until):
+            begun = time.monotonic()
+            self._one_step()
+            self.elapsed = self.team.agree(self.elapsed + time.monotonic() - begun)
+            if self.step in (1, 10, 50) or self.step % 100 == 0:
+                self._report()
+            if self.settings.minutes and self.elapsed - seen > 60 * self.settings.look:
+                seen = self.elapsed
+                self.look()
+            if self.elapsed - saved > _SAVE_SECONDS:
+                saved = self.elapsed
+                self.save()
+        self.save()
+        if self.progress() >= 1 and self.settings.kind != "sight":
+            self.look()
+
+    def _one_step(self) -> None:
+        rate = self._rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * rate
+        draw = self.step * self.team.size + self.team.rank
+        torch.manual_seed(self.settings.seed * 1_000_003 + draw)
+        batch = self.batches.at(draw)
+        rng = np.random.default_rng([self.settings.seed, draw, 1])
+        loss, report = STAGES[self.settings.kind](self.learner, batch, rng)
+        self.optimizer.zero_grad()
+        loss.backward()
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.team.average(held)
+        norm = nn.utils.clip_grad_norm_(held, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        for key, value in {**report, "loss": plain(loss), "norm": plain(norm)}.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        self._counted += 1
+
+    def _report(self) -> None:
+        means = " ".join(f"{key} {value / self._counted:.3f}" for key, value in self._sums.items())
+        shown = self.step * self.team.size * self.settings.images * self.settings.each
+        pace = shown / max(self.elapsed, 1e-6)
+        self._say(f"step {self.step} {self.elapsed:.0f} s {pace:.0f} expr/s | {means}")
+        self._sums, self._counted = {}, 0
+
+    def look(self) -> dict[str, Any]:
+        """Evaluates on held-out pictures and logs it; the first worker does, the others wait at the next step."""
+        if self.team.rank:
+            return {}
+        begun = time.monotonic()
+        self.learner.eval()
+        self.held.refresh()
+        if self.settings.kind == "memory":
+            result: dict[str, Any] = clips.evaluate_clips(
+                self.learner, self.held, self.settings.held
+            )
+        else:
+            result = evaluate(self.learner, self.held, self.settings.held, self.settings.kind)
+        self.learner.train()
+        self._say(f"HELD step {self.step} ({time.monotonic() - begun:.0f} s): {json.dumps(result)}")
+        return result
+
+    def _say(self, text: str) -> None:
+        if self.team.rank:
+            return
+        line = f"{time.strftime('%H:%M:%S')} {self.settings.name}: {text}"
+        print(line, flush=True)  # noqa: T201
+        with (self.folder / "log.txt").open("a") as log:
+            log.write(line + "\n")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: every number of every stage, by name; `key=value` on the command line overrides any of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from sa2va_model.errors import InputError
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of training.
+
+    Attributes:
+        kind: what is minimised; a key of `loop.STAGES`.
+        shares: kinds of pictures and how often each is drawn.
+        start: checkpoints to start from, each as "run:half", half being "sam", "words" or "all".
+        images, each: pictures of a step, and expressions of each.
+        none_share: how many expressions mean nothing that is there.
+        rate: peak learning rate; `slow` scales it for parts that start trained (see `loop.parameter_groups`).
+        minutes: wall-clock budget; the cosine schedule ends with it. 0 = `steps` counts.
+        workers: processes that share the work, each with `images` pictures a step and `threads` threads.
+        look: evaluate every so many minutes (or, with steps, that share of them).
+    """
+
+    name: str
+    kind: str
+    shares: dict[str, float] = field(default_factory=lambda: {"flat": 1.0})
+    start: tuple[str, ...] = ()
+    images: int = 4
+    each: int = 6
+    none_share: float = 0.2
+    rate: float = 6e-4
+    slow: float = 1.0
+    decay: float = 0.05
+    warmup: float = 0.03
+    floor: float = 0.03
+    minutes: float = 0.0
+    steps: int = 0
+    look: float = 3.0
+    held: int = 100
+    seed: int = 1
+    threads: int = 1
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.minutes > 0) == (self.steps > 0):
+            raise InputError(
+                f"{self.name}: minutes is {self.minutes}, steps is {self.steps}; expected exactly one above 0"
+            )
+        if not 0 <= self.none_share < 1:
+            raise InputError(
+                f"{self.name}: none_share is {self.none_share}; expected 0 <= share < 1"
+            )
+
+
+RECIPE: dict[str, StageSettings] = {
+    stage.name: stage
+    for stage in (
+        StageSettings("sam", "sam", {"flat": 0.5, "sim": 0.5}, rate=6e-4, minutes=23),
+        StageSettings(
+            "sight",
+            "sight",
+            {"flat": 0.5, "sim": 0.5},
+            images=8,
+            rate=5e-4,
+            floor=0.2,
+            minutes=3,
+            look=99,
+            seed=5,
+            workers=2,
+        ),
+        StageSettings(
+            "words",
+            "words",
+            {"flat": 0.5, "sim": 0.5},
+            start=("sight:sight",),
+            images=6,
+            each=5,
+            none_share=0.28,
+            rate=8e-4,
+            slow=0.4,
+            minutes=15,
+            seed=2,
+            workers=2,
+        ),
+        StageSettings(
+            "joint",
+            "joint",
+            {"flat": 0.35, "sim": 0.65},
+            start=("sam:sam", "words:words"),
+            none_share=0.28,
+            rate=3e-4,
+            minutes=40,
+            seed=3,
+            workers=2,
+        ),
+        StageSettings(
+            "memory",
+            "memory",
+            {"flat-clips": 0.5, "sim-clips": 0.5},
+            start=("joint:all",),
+            images=2,
+            each=2,
+            rate=1e-3,
+            slow=0.1,
+            minutes=14,
+            seed=4,
+            workers=2,
+        ),
+    )
+}
+
+
+def stage_settings(name: str, overrides: Sequence[str] = ()) -> StageSettings:
+    """A stage of the recipe with `key=value` overrides.
+
+    Raises:
+        InputError: an unknown stage or key (with the nearest known one), or a value of the wrong type.
+    """
+    if name not in RECIPE:
+        raise InputError(f"stage is {name!r}; expected one of {', '.join(RECIPE)}")
+    changes: dict[str, Any] = {}
+    known = {f.name: getattr(RECIPE[name], f.name) for f in fields(StageSettings)}
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise InputError(f"override {item!r}: expected key=value; {hint}")
+        changes[key] = _parsed(key, text, known[key])
+    if changes.get("steps"):
+        changes.setdefault("minutes", 0.0)
+    return replace(RECIPE[name], **changes)
+
+
+def _parsed(key: str, text: str, default: Any) -> Any:
+    try:
+        if isinstance(default, dict):
+            pairs = (part.split(":") for part in text.split(",") if part)
+            return {kind: float(share) for kind, share in pairs}
+        if isinstance(default, tuple):
+            return tuple(part for part in text.split(",") if part)
+        return type(default)(text)
+    except ValueError as error:
+        raise InputError(f"override {key}={text!r}: expected a {type(default).__name__}") from error
