@@ -26,7 +26,7 @@ class Sam2Config:
         memory_frames: conditioning slot plus recent frames (`num_maskmem`).
         object_score_gate: erase the mask where the object score is negative, as stock SAM-2 does. The
             official Sa2VA code does not, and its checkpoints leave the score head untrained.
-        binarize_prompted: binarise masks that came from points or boxes before they enter memory, as
+        binarize_prompted: binarise masks that answer a prompt before they enter memory, as
             the `sam2` package's video predictor does.
         multimask: three candidate masks, the best by predicted IoU is taken.
         stability_fallback: single-mask output falls back to the candidates when it is unstable.

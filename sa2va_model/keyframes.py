@@ -44,10 +44,13 @@ class FrameRing:
         """Forgets all frames."""
         self._frames.clear()
 
-    @property
-    def newest_index(self) -> int:
-        """Index of the newest frame; -1 if there is none."""
-        return self._frames[-1].frame.index if self._frames else -1
+    def newest(self) -> Remembered | None:
+        """The newest frame."""
+        return self._frames[-1] if self._frames else None
+
+    def at(self, index: int) -> Remembered | None:
+        """The frame of that index, if it is still there."""
+        return next((item for item in self._frames if item.frame.index == index), None)
 
     def latest(self, count: int) -> list[np.ndarray]:
         """The newest `count` images (fewer if there are fewer), oldest first: the keyframes of a question."""

@@ -20,10 +20,12 @@ import torch
 from sa2va_model import images, prompts
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Prompt
+from sa2va_model.judgement import Judge
 from sa2va_model.keyframes import FrameRing
 from sa2va_model.lifecycle import Lifecycle, LifecycleConfig
 from sa2va_model.pointing import visual_prompt
 from sa2va_model.questions import Answered, Question, Questioner
+from sa2va_model.records import Record
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.sources import Frame
 from sa2va_model.tracker import Observation, OnlineTracker, TrackerConfig
@@ -60,27 +62,6 @@ class LiveConfig:
             raise InputError(f"search_period is {self.search_period} s; expected more than 0")
 
 
-@dataclass
-class _Record:
-    """What is known of one track between frames."""
-
-    id: str
-    expression: str
-    mask_value: int
-    spoken: bool  # named by words, so the language model can be asked again
-    state: TrackState = TrackState.PENDING
-    life: Lifecycle | None = None
-    label: str = ""
-    first_seen: float | None = None
-    last_keyframe: float | None = None
-    age: int = 0
-    asked: bool = False
-    next_question: float = 0.0
-    wait: float = 0.0
-    strikes: int = 0
-    confirmed: bool = False  # by the language model, for this frame
-
-
 class LiveTracker:
     """Follows what it is told to."""
 
@@ -94,12 +75,13 @@ class LiveTracker:
             min_quality=self._config.lifecycle.min_quality,
         )
         self._tracker = OnlineTracker(model.grounder, tracker)
+        self._judge = Judge(model.grounder, self._config.lifecycle)
         self._questioner = Questioner(model, background=self._config.background)
         self._ring = FrameRing(max(self._config.ring, model.config.keyframes))
         self._lock = threading.Lock()
         self._commands: list[Callable[[Frame], None]] = []
         self._ids: set[str] = set()
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
         self._events: list[Event] = []
         self._milliseconds: dict[str, float] = {}
         self._size: tuple[int, ...] | None = None
@@ -264,7 +246,7 @@ class LiveTracker:
     def _tell(
         self,
         kind: EventKind,
-        record: _Record | None,
+        record: Record | None,
         frame: Frame,
         detail: str = "",
         score: float = 0.0,
@@ -274,9 +256,9 @@ class LiveTracker:
 
     # Starting and ending tracks.
 
-    def _new_record(self, name: str, words: str, frame: Frame, *, spoken: bool) -> _Record | None:
+    def _new_record(self, name: str, words: str, frame: Frame, *, spoken: bool) -> Record | None:
         used = {record.mask_value for record in self._records.values()}
-        record = _Record(name, words, next(v for v in range(1, 256) if v not in used), spoken)
+        record = Record(name, words, next(v for v in range(1, 256) if v not in used), spoken)
         if len(self._records) >= self._config.max_objects:
             self._tell(
                 EventKind.FAILED,
@@ -332,7 +314,7 @@ class LiveTracker:
             self._tracker.remove(name)
             self._tell(EventKind.STOPPED, record, frame, why)
 
-    def _fail(self, record: _Record, frame: Frame, why: str) -> None:
+    def _fail(self, record: Record, frame: Frame, why: str) -> None:
         self._tell(EventKind.FAILED, record, frame, why)
         if record.life is None:
             record.state = TrackState.STOPPED
@@ -348,7 +330,7 @@ class LiveTracker:
 
     # The language model.
 
-    def _ask(self, record: _Record, frame: Frame, purpose: str) -> None:
+    def _ask(self, record: Record, frame: Frame, purpose: str) -> None:
         record.asked = True
         keyframes = self._ring.latest(self._model.config.keyframes)
         self._questioner.ask(
@@ -386,7 +368,7 @@ class LiveTracker:
             self._verified(record, prompt, question, frame)
         elif answered.error:
             self._fail(record, frame, answered.error)
-        elif prompt is None or not self._visible_at(prompt, question):
+        elif prompt is None or not self._visible(prompt, question):
             if question.purpose == "find":
                 record.state = TrackState.NOT_FOUND
                 self._tell(EventKind.NOT_FOUND, record, frame, reason)
@@ -398,7 +380,7 @@ class LiveTracker:
             else:
                 record.last_keyframe, record.strikes = question.stamp, 0
 
-    def _found(self, record: _Record, keyframe: float, frame: Frame, label: str) -> None:
+    def _found(self, record: Record, keyframe: float, frame: Frame, label: str) -> None:
         record.label, record.last_keyframe = label, keyframe
         if record.life is None:
             record.first_seen = keyframe
@@ -408,24 +390,12 @@ class LiveTracker:
             record.wait = self._config.search_period
             self._tell(EventKind.FOUND, record, frame, label)
 
-    def _visible_at(self, prompt: Prompt, question: Question) -> bool:
-        """Whether SAM-2, asked with the answer on the newest keyframe, sees an object."""
-        seen = self._glance(prompt, question)
-        return seen is not None and self._trustworthy(seen)
+    def _visible(self, prompt: Prompt, question: Question) -> bool:
+        """Whether SAM-2 sees an object where the language model points, on the question's newest keyframe."""
+        item = self._ring.at(question.frame_index) or self._ring.newest()
+        return item is not None and self._judge.sees(prompt, item.features)
 
-    def _glance(self, prompt: Prompt, question: Question) -> Observation | None:
-        kept = self._ring.since(question.frame_index)
-        if kept is None:
-            kept = self._ring.since(self._ring.newest_index)
-        if not kept:
-            return None
-        glance = OnlineTracker(
-            self._model.grounder, TrackerConfig(max_objects=1, max_conditioning=1)
-        )
-        glance.add("", prompt)
-        return glance.step(kept[0].features)[""]
-
-    def _catch_up(self, record: _Record, prompt: Prompt, question: Question, frame: Frame) -> None:
+    def _catch_up(self, record: Record, prompt: Prompt, question: Question, frame: Frame) -> None:
         """Prompts the keyframe and replays the frames between it and this one."""
         self._tracker.add(record.id, prompt)
         for item in self._ring.since(question.frame_index) or []:
@@ -433,12 +403,12 @@ class LiveTracker:
                 self._tracker.step(item.features, only=[record.id])
 
     def _verified(
-        self, record: _Record, prompt: Prompt | None, question: Question, frame: Frame
+        self, record: Record, prompt: Prompt | None, question: Question, frame: Frame
     ) -> None:
         """A check that fails repeatedly means that memory follows something else."""
         if record.state != TrackState.TRACKING or record.life is None:
             return
-        if prompt is not None and self._visible_at(prompt, question):
+        if prompt is not None and self._visible(prompt, question):
             record.strikes = 0
             return
         record.strikes += 1
@@ -446,22 +416,14 @@ class LiveTracker:
 
     # What a frame showed.
 
-    def _trustworthy(self, seen: Observation) -> bool:
-        """Whether a mask may be shown."""
-        limits, sam2 = self._config.lifecycle, self._model.config.sam2
-        if sam2.object_score_gate and seen.object_score <= 0:
-            return False
-        area = float((seen.logits > 0).float().mean())
-        return area >= limits.min_area and seen.quality >= limits.min_quality
-
-    def _track(self, record: _Record, seen: Observation | None, frame: Frame) -> Track:
+    def _track(self, record: Record, seen: Observation | None, frame: Frame) -> Track:
         record.age += 1
         if record.life is None:
-            return Track(record.id, record.expression, record.state, age=record.age)
-        shown = seen is not None and self._trustworthy(seen)
+            return record.report(None, 0.0)
+        shown = seen is not None and self._judge.trusts(seen)
         if record.strikes >= self._config.verify_strikes:
             shown = False
-        score = self._score(seen) if seen is not None else 0.0
+        score = self._judge.score(seen) if seen is not None else 0.0
         sure = record.confirmed or not record.spoken
         happened = record.life.update(frame.stamp, seen=shown, confirmed=sure)
         record.confirmed = False
@@ -476,36 +438,5 @@ class LiveTracker:
                 record.next_question = frame.stamp + self._config.verify_period
         mask = None
         if shown and seen is not None and record.state == TrackState.TRACKING:
-            mask = self._mask(seen, frame)
-        return self._report(record, mask, score)
-
-    def _score(self, seen: Observation) -> float:
-        if not self._model.config.sam2.object_score_gate:
-            return seen.quality
-        return seen.quality / (1.0 + float(np.exp(-seen.object_score)))
-
-    def _mask(self, seen: Observation, frame: Frame) -> np.ndarray:
-        height, width = frame.rgb.shape[:2]
-        size = self._model.config.sam2.image_size
-        logits = images.masks_to_image(seen.logits, size, height, width)[0]
-        mask: np.ndarray = (logits > 0).cpu().numpy()
-        return mask
-
-    def _report(self, record: _Record, mask: np.ndarray | None, score: float) -> Track:
-        assert record.life is not None
-        box, area = (None, 0) if mask is None else images.mask_box(mask)
-        return Track(
-            id=record.id,
-            expression=record.expression,
-            state=record.state,
-            mask_value=record.mask_value if box else 0,
-            mask=mask if box else None,
-            box=box,
-            area=area,
-            score=score if box else 0.0,
-            label=record.label,
-            first_seen=record.first_seen,
-            last_seen=record.life.last_seen,
-            last_keyframe=record.last_keyframe,
-            age=record.age,
-        )
+            mask = self._judge.mask(seen, *frame.rgb.shape[:2])
+        return record.report(mask, score)

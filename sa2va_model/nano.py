@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from sa2va_model.grounding import Grounder
 from sa2va_model.presets import byte_tokenizer, nano_config
 from sa2va_model.sa2va import Sa2VA
 
@@ -19,9 +20,7 @@ def nano_model(seed: int = 0, *, answers: bool = True) -> Sa2VA:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Sa2VA(nano_config(len(tokenizer)), tokenizer).eval()
-        # These start near zero; left so, the masks of a random model would hardly depend on its memory.
-        for parameter in model.grounder.sam2_model.memory_encoder.parameters():
-            parameter.data.add_(0.05 * torch.randn_like(parameter))
+        wake(model.grounder)
         _script_answer(model, found=answers)
     return model
 
@@ -43,3 +42,13 @@ def _script_answer(model: Sa2VA, *, found: bool) -> None:
         outputs[mllm.seg_id if found else stop] = first
         if found:
             outputs[stop] = second
+
+
+def wake(grounder: Grounder) -> None:
+    """Scales random weights so that masks have some contrast and depend on memory, as in a trained model."""
+    sam = grounder.sam2_model
+    for parameter in sam.memory_encoder.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    for network in sam.sam_mask_decoder.output_hypernetworks_mlps:
+        network.layers[-1].weight.data.mul_(20)
+    sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(1.0)

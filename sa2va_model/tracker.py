@@ -144,7 +144,7 @@ class OnlineTracker:
             decoded = grounder.adopt_mask(features, prompt.mask)
         else:
             decoded = grounder.decode(features, grounder.without_memory(features), prompt)
-        spatial = grounder.encode_memory(features, decoded, from_points=prompt.points is not None)
+        spatial = grounder.encode_memory(features, decoded, prompted=True)
         self._objects[object_id].memory.write(spatial[0], decoded.pointers[0], conditioning=True)
         return _observe(decoded, 0, prompted=True)
 

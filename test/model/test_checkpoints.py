@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint folders: round trip, official names, and what is said of broken ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sa2va_model.checkpoints import load_model, save_model, to_official, to_ours
+from sa2va_model.errors import InputError
+from sa2va_model.nano import nano_model
+
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "reference" / "sa2va_1b_tensors.txt"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_model(nano_model(), tmp_path / "model", dtype=torch.float32)
+    return tmp_path / "model"
+
+
+def test_a_saved_model_answers_the_same(folder: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    before = nano_model().segment(image, "the red mug")
+    after = load_model(folder).segment(image, "the red mug")
+    assert after.found
+    assert np.array_equal(before.masks, after.masks)
+    assert np.allclose(before.scores, after.scores)
+
+
+def test_names_in_the_file_are_the_official_ones(folder: Path) -> None:
+    names = set(load_file(folder / "model.safetensors"))
+    assert "vision_model.encoder.layers.0.attn.qkv.weight" in names
+    assert "grounding_encoder.sam2_model.memory_encoder.fuser.layers.0.g_weight" in names
+    assert "language_model.model.embed_tokens.weight" in names
+    assert not [name for name in names if name.startswith(("mllm.", "grounder."))]
+
+
+def test_official_names_and_ours_are_inverse(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    again = to_official(to_ours(tensors))
+    assert set(again) == set(tensors)
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.skipif(
+    not PUBLISHED.is_file(), reason="the list of published tensor names is not here"
+)
+def test_every_published_name_has_a_place() -> None:
+    """Names of Sa2VA-1B, with layer numbers reduced to those that the nano model has."""
+    published = {line.split()[0] for line in PUBLISHED.read_text().splitlines() if "." in line}
+    published = {name for name in published if name.split(".")[0] in OFFICIAL_ROOTS}
+    own = set(to_official(nano_model().state_dict()))
+
+    def shape_of(name: str) -> str:
+        return ".".join("N" if part.isdigit() else part for part in name.split("."))
+
+    missing = {shape_of(name) for name in published} - {shape_of(name) for name in own}
+    assert len(published) > 1000
+    assert not missing
+
+
+OFFICIAL_ROOTS = ("vision_model", "language_model", "mlp1", "text_hidden_fcs", "grounding_encoder")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: no such folder"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json"):
+        load_model(tmp_path)
+
+
+def test_broken_json_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: not valid JSON"):
+        load_model(folder)
+
+
+def test_a_missing_config_field_is_named(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    del values["llm_config"]
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="'llm_config' is missing"):
+        load_model(folder)
+
+
+def test_an_unknown_sam2_field_is_named(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    values["sam2_config"]["imagesize"] = 64
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="unknown field 'imagesize'"):
+        load_model(folder)
+
+
+def test_a_language_model_that_is_not_served_is_named(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    values["llm_config"]["architectures"] = ["MambaForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="MambaForCausalLM"):
+        load_model(folder)
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no \*\.safetensors"):
+        load_model(folder)
+
+
+def test_truncated_weights_are_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model\.safetensors: not a readable"):
+        load_model(folder)
+
+
+def test_a_missing_tensor_is_named(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["mlp1.1.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"'mllm\.mlp1\.1\.weight' is missing"):
+        load_model(folder)
+
+
+def test_a_tensor_without_a_place_is_named(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["extra.weight"] = torch.zeros(1)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"'extra\.weight' has no place"):
+        load_model(folder)
+
+
+def test_a_tensor_of_the_wrong_shape_is_named(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["mlp1.1.weight"] = torch.zeros(2, 2)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"mlp1\.1\.weight' has shape \[2, 2\]"):
+        load_model(folder)
+
+
+def test_a_missing_tokenizer_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        load_model(folder)
+
+
+def test_an_unknown_device_is_named(folder: Path) -> None:
+    with pytest.raises(InputError, match="device is 'tpu'"):
+        load_model(folder, device="tpu")

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LiveTracker: commands, late answers, honest states, and frames that cannot be used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sa2va_model.errors import InputError
+from sa2va_model.lifecycle import Lifecycle, LifecycleConfig
+from sa2va_model.live import LiveConfig, LiveTracker
+from sa2va_model.nano import nano_model
+from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sources import Frame
+from sa2va_model.tracks import EventKind, FrameResult, TrackState
+
+QUIET = LiveConfig(verify_period=0)
+
+
+def frames(count: int, seed: int = 0) -> list[Frame]:
+    """A slowly changing 40 x 30 clip at 10 Hz."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (30, 40, 3)).astype(float)
+    out = []
+    for i in range(count):
+        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255)
+        out.append(Frame(image.astype(np.uint8), i / 10, i))
+    return out
+
+
+def kinds(results: Sequence[FrameResult]) -> list[str]:
+    return [event.kind.name for result in results for event in result.events]
+
+
+def test_a_sentence_becomes_a_track() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    name = live.track("the red mug")
+    results = [live.process(frame) for frame in frames(5)]
+    assert name == "red_mug"
+    assert kinds(results) == ["STARTED", "FOUND"]
+    for frame, result in zip(frames(5), results, strict=True):
+        (track,) = result.tracks
+        assert (result.stamp, result.index) == (frame.stamp, frame.index)
+        assert track.state == TrackState.TRACKING
+        assert track.mask is not None
+        assert track.mask.shape == (30, 40)
+        assert track.area == track.mask.sum()
+        assert (result.labels() == track.mask_value).sum() == track.area
+
+
+def test_what_is_not_there_is_not_found() -> None:
+    live = LiveTracker(nano_model(answers=False), QUIET)
+    live.track("the red mug")
+    first, second = (live.process(frame) for frame in frames(2))
+    assert kinds([first]) == ["STARTED", "NOT_FOUND"]
+    assert first.tracks[0].state == TrackState.NOT_FOUND
+    assert first.tracks[0].mask is None
+    assert not second.tracks
+
+
+def test_plain_commands_replace_and_names_stay_unique() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    clip = frames(4)
+    names = [live.track("the red mug"), live.track("a red mug")]
+    live.process(clip[0])
+    assert names == ["red_mug", "red_mug_2"]
+    names.append(live.track("the ball", replace=True))
+    result = live.process(clip[1])
+    assert [t.id for t in result.tracks if t.state == TrackState.TRACKING] == ["ball"]
+    assert kinds([result]).count("STOPPED") == 2
+    assert live.stop() == 1
+    live.process(clip[2])
+    assert live.process(clip[3]).tracks == ()
+
+
+def test_prompts_outside_the_image_fail_with_the_reason() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    live.prompt(box=(50, 2, 60, 9))
+    live.prompt(points=np.array([[3, 40]]))
+    live.prompt(mask=np.ones((5, 5), bool))
+    live.prompt(box=(30, 20, 60, 60), label="half outside")
+    result = live.process(frames(1)[0])
+    failed = [event.detail for event in result.events if event.kind == EventKind.FAILED]
+    assert len(failed) == 3
+    assert "outside the image of 40x30" in failed[0]
+    assert "outside the image of 40x30" in failed[1]
+    assert "expected the image's 40x30" in failed[2]
+    assert [t.id for t in result.tracks if t.state == TrackState.TRACKING] == ["half_outside"]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"box": (0, 0, 1, 1), "points": np.zeros((1, 2))}])
+def test_a_prompt_is_one_thing(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="exactly one"):
+        LiveTracker(nano_model(), QUIET).prompt(**arguments)
+
+
+def test_too_many_tracks_fail_and_the_others_live() -> None:
+    live = LiveTracker(nano_model(), LiveConfig(max_objects=1, verify_period=0))
+    live.track("the mug")
+    live.track("the ball")
+    result = live.process(frames(1)[0])
+    assert kinds([result]) == ["STARTED", "FAILED", "FOUND"]
+    assert [track.id for track in result.tracks] == ["mug"]
+
+
+def test_a_bad_frame_is_refused_and_the_tracks_live_on() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    live.track("the mug")
+    clip = frames(3)
+    live.process(clip[0])
+    with pytest.raises(InputError, match="size is 20x10; expected 40x30"):
+        live.process(Frame(np.zeros((10, 20, 3), np.uint8), 0.1, 1))
+    with pytest.raises(InputError, match="expected a uint8 array"):
+        live.process(Frame(np.zeros((30, 40, 3)), 0.1, 1))
+    assert live.process(clip[2]).tracks[0].state == TrackState.TRACKING
+
+
+def test_a_reset_forgets_and_says_so() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    live.track("the mug")
+    clip = frames(2)
+    live.process(clip[0])
+    live.reset("time went back")
+    result = live.process(clip[1])
+    assert result.tracks == ()
+    assert [(e.kind, e.detail) for e in result.events] == [
+        (EventKind.MEMORY_RESET, "time went back")
+    ]
+
+
+class HeldModel(Sa2VA):
+    """Answers only when it is let."""
+
+    gate: threading.Event
+    asked: threading.Event
+
+    def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
+        """Waits at the gate."""
+        self.asked.set()
+        assert self.gate.wait(20)
+        return super().ground(frames, expression)
+
+
+def held_model() -> HeldModel:
+    model = nano_model()
+    model.__class__ = HeldModel
+    assert isinstance(model, HeldModel)
+    model.gate, model.asked = threading.Event(), threading.Event()
+    return model
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    done = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        done.wait(0.01)
+    raise AssertionError("timed out")
+
+
+def test_a_late_answer_is_replayed_to_the_newest_frame() -> None:
+    """Grounding that takes six frames ends with the same mask as grounding that takes none."""
+    clip = frames(9)
+    prompt_live = LiveTracker(nano_model(), QUIET)
+    prompt_live.track("the red mug")
+    expected = [prompt_live.process(frame) for frame in clip]
+
+    model = held_model()
+    late = LiveTracker(model, LiveConfig(background=True, verify_period=0))
+    try:
+        late.track("the red mug")
+        results = [late.process(clip[0])]
+        assert model.asked.wait(20)
+        results += [late.process(frame) for frame in clip[1:6]]
+        assert all(result.tracks[0].state == TrackState.PENDING for result in results)
+        model.gate.set()
+        wait_for(lambda: late._questioner._answers.qsize() > 0)
+        results += [late.process(frame) for frame in clip[6:]]
+    finally:
+        model.gate.set()
+        late.close()
+    for t in range(6, 9):
+        ours, theirs = results[t].tracks[0].mask, expected[t].tracks[0].mask
+        assert ours is not None
+        assert np.array_equal(ours, theirs)
+
+
+def test_tracking_goes_on_while_the_model_thinks() -> None:
+    model = held_model()
+    live = LiveTracker(model, LiveConfig(background=True, verify_period=0))
+    clip = frames(6)
+    try:
+        live.prompt(box=(5, 5, 25, 25), label="box")
+        live.track("the mug")
+        results = [live.process(frame) for frame in clip]
+        states = {track.id: track.state for track in results[-1].tracks}
+        assert states == {"box": TrackState.TRACKING, "mug": TrackState.PENDING}
+        live.stop("mug")
+        stopped = live.process(Frame(clip[0].rgb, 1.0, 6))
+        assert "STOPPED" in kinds([stopped])
+    finally:
+        model.gate.set()
+        live.close()
+
+
+def run_life(seen: Sequence[bool], config: LifecycleConfig, *, sure: bool = True) -> list[str]:
+    """Events of a 10 Hz life."""
+    life, out = Lifecycle(config, 0.0), []
+    for i, visible in enumerate(seen):
+        happened = life.update((i + 1) / 10, seen=visible, confirmed=sure)
+        out.append(happened[0].name if happened else "")
+    return out
+
+
+def test_a_short_absence_is_an_occlusion() -> None:
+    events = run_life([True] * 3 + [False] * 4 + [True], LifecycleConfig())
+    assert [e for e in events if e] == ["OCCLUDED", "REACQUIRED"]
+
+
+def test_flicker_is_not_news() -> None:
+    assert not any(run_life([True, False, True, False, True], LifecycleConfig()))
+
+
+def test_a_long_absence_is_a_loss() -> None:
+    events = run_life([False] * 15 + [True], LifecycleConfig(lost_after=1.0))
+    assert [e for e in events if e] == ["OCCLUDED", "LOST", "REACQUIRED"]
+    assert events.index("LOST") == 9
+
+
+def test_a_lost_object_needs_confirmation() -> None:
+    events = run_life([False] * 15 + [True] * 5, LifecycleConfig(), sure=False)
+    assert "REACQUIRED" not in events

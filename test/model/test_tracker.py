@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OnlineTracker by itself: independence of objects, no look at the future, bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sa2va_model.errors import InputError
+from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
+from sa2va_model.memory import ObjectMemory
+from sa2va_model.nano import nano_model
+from sa2va_model.tracker import OnlineTracker, TrackerConfig
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def grounder() -> Grounder:
+    return nano_model(seed=1).grounder
+
+
+@pytest.fixture(scope="module")
+def features(grounder: Grounder) -> list[ImageFeatures]:
+    """Forty frames that change slowly."""
+    generator = torch.Generator().manual_seed(5)
+    frame = torch.randn(1, 3, 64, 64, generator=generator)
+    out = []
+    with torch.inference_mode():
+        for _ in range(40):
+            frame = frame + 0.2 * torch.randn(1, 3, 64, 64, generator=generator)
+            out.append(grounder.encode_image(frame))
+    return out
+
+
+def embedding(seed: int) -> Prompt:
+    return Prompt(embedding=torch.randn(32, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_objects_do_not_know_of_each_other(
+    grounder: Grounder, features: list[ImageFeatures]
+) -> None:
+    """N objects in one tracker, added and removed at different times = N trackers."""
+    starts, ends = {"a": 0, "b": 3, "c": 7}, {"a": 40, "b": 25, "c": 40}
+    together = OnlineTracker(grounder)
+    alone = {name: OnlineTracker(grounder) for name in starts}
+    for t, frame in enumerate(features):
+        for n, name in enumerate(starts):
+            for tracker in (together, alone[name]):
+                if t == starts[name]:
+                    tracker.add(name, embedding(n), frames=2)
+                if t == ends[name]:
+                    tracker.remove(name)
+        seen = together.step(frame)
+        for name, tracker in alone.items():
+            single = tracker.step(frame)
+            assert set(single) == {name} & set(seen)
+            if single:
+                difference = (single[name].logits - seen[name].logits).abs().max()
+                # Memories are stored in bfloat16: a batch may round one bit differently.
+                assert float(difference) <= 2e-2 * float(single[name].logits.abs().max())
+                assert (
+                    float(((single[name].logits > 0) != (seen[name].logits > 0)).float().mean())
+                    < 0.01
+                )
+
+
+def test_masks_do_not_depend_on_the_future(
+    grounder: Grounder, features: list[ImageFeatures]
+) -> None:
+    def run(count: int) -> list[torch.Tensor]:
+        tracker = OnlineTracker(grounder)
+        tracker.add("a", embedding(0))
+        return [tracker.step(frame)["a"].logits for frame in features[:count]]
+
+    for short, long in zip(run(10), run(20), strict=False):
+        assert torch.equal(short, long)
+
+
+def test_memory_has_a_fixed_size(grounder: Grounder, features: list[ImageFeatures]) -> None:
+    """The tokens that attention reads stop growing, whatever is prompted and however long it runs."""
+    memory = ObjectMemory(grounder, max_conditioning=3)
+    pointer = torch.zeros(grounder.config.hidden_dim)
+    spatial = torch.zeros(grounder.config.memory_dim, 4, 4)
+    sizes = []
+    for t in range(60):
+        memory.write(spatial, pointer, conditioning=t % 7 == 0)
+        sizes.append(memory.tokens().values.shape[0])
+    limit = (3 + 6) * 16 + (3 + 15) * (grounder.config.hidden_dim // grounder.config.memory_dim)
+    assert max(sizes) <= limit
+    assert len(set(sizes[40:])) <= 3
+
+
+def test_the_first_conditioning_frame_is_kept(grounder: Grounder) -> None:
+    memory = ObjectMemory(grounder, max_conditioning=2)
+    spatial = torch.zeros(grounder.config.memory_dim, 4, 4)
+    for value in (1.0, 2.0, 3.0):
+        pointer = torch.full((grounder.config.hidden_dim,), value)
+        memory.write(spatial, pointer, conditioning=True)
+    kept = set(memory.tokens().values[-memory.tokens().pointer_tokens :].flatten().tolist())
+    assert kept == {1.0, 3.0}
+
+
+def test_untrusted_frames_are_not_remembered(
+    grounder: Grounder, features: list[ImageFeatures]
+) -> None:
+    gated = OnlineTracker(grounder, TrackerConfig(gate_memory=True, min_quality=1.1))
+    gated.add("a", embedding(0))
+    first = gated.step(features[0])
+    assert first["a"].prompted
+    for frame in features[1:10]:
+        gated.step(frame)
+    again = OnlineTracker(grounder)
+    again.add("a", embedding(0))
+    again.step(features[0])
+    expected = again.step(features[10])["a"].logits
+    assert torch.allclose(gated.step(features[10])["a"].logits, expected, atol=TOLERANCE)
+
+
+def test_a_new_prompt_corrects_a_track(grounder: Grounder, features: list[ImageFeatures]) -> None:
+    tracker = OnlineTracker(grounder)
+    tracker.add("a", embedding(0))
+    tracker.step(features[0])
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[10:30, 10:30] = True
+    tracker.add("a", Prompt(mask=mask))
+    seen = tracker.step(features[1])["a"]
+    assert seen.prompted
+    given = torch.nn.functional.interpolate(mask[None, None].float(), size=(16, 16))
+    assert float(((seen.logits > 0) == (given > 0.5)).float().mean()) > 0.9
+
+
+def test_too_many_objects_are_refused(grounder: Grounder) -> None:
+    tracker = OnlineTracker(grounder, TrackerConfig(max_objects=1))
+    tracker.add("a", embedding(0))
+    with pytest.raises(InputError, match="max_objects is 1"):
+        tracker.add("b", embedding(1))
