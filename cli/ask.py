@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,14 +82,12 @@ def spread(source: FrameSource, count: int) -> list[Frame]:
     total = source.frame_count
     if total is None:
         total = sum(1 for _ in source)  # the container does not say: decode once to count
-    last = total - 1
-    wanted = {round(i * last / (count - 1)) if count > 1 else 0 for i in range(min(count, total))}
+    count = min(count, total)
+    wanted = {round(i * (total - 1) / max(count - 1, 1)) for i in range(count)}
     picked = []
-    for frame in source:
+    for frame in islice(source, max(wanted, default=0) + 1):
         if frame.index in wanted:
             picked.append(frame)
-        if frame.index >= max(wanted):
-            break
     if not picked:
         raise InputError(f"{source.name}: holds no frame, expected at least one")
     return picked
