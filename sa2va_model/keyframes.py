@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-import numpy as np
-
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import ImageFeatures
 from sa2va_model.sources import Frame
@@ -52,9 +50,9 @@ class FrameRing:
         """The frame of that index, if it is still there."""
         return next((item for item in self._frames if item.frame.index == index), None)
 
-    def latest(self, count: int) -> list[np.ndarray]:
-        """The newest `count` images (fewer if there are fewer), oldest first: the keyframes of a question."""
-        return [item.frame.rgb for item in list(self._frames)[-count:]]
+    def latest(self, count: int) -> list[Remembered]:
+        """The newest `count` frames (fewer if there are fewer), oldest first: the keyframes of a question."""
+        return list(self._frames)[-count:]
 
     def since(self, index: int) -> list[Remembered] | None:
         """The frames from `index` on, oldest first; None if that frame has left the ring."""

@@ -333,9 +333,16 @@ class LiveTracker:
     def _ask(self, record: Record, frame: Frame, purpose: str) -> None:
         record.asked = True
         keyframes = self._ring.latest(self._model.config.keyframes)
-        self._questioner.ask(
-            Question(record.id, record.expression, keyframes, frame.index, frame.stamp, purpose)
+        question = Question(
+            record.id,
+            record.expression,
+            [item.frame.rgb for item in keyframes],
+            keyframes[0].frame.index,
+            frame.index,
+            frame.stamp,
+            purpose,
         )
+        self._questioner.ask(question)
 
     def _ask_again(self, frame: Frame) -> None:
         """Searches for lost objects and checks tracked ones when their time has come."""
@@ -396,9 +403,16 @@ class LiveTracker:
         return item is not None and self._judge.sees(prompt, item.features)
 
     def _catch_up(self, record: Record, prompt: Prompt, question: Question, frame: Frame) -> None:
-        """Prompts the keyframe and replays the frames between it and this one."""
-        self._tracker.add(record.id, prompt)
-        for item in self._ring.since(question.frame_index) or []:
+        """Prompts the keyframes and replays the frames between them and this one.
+
+        Keyframes that have left the ring are left out; without any, this frame is prompted.
+        """
+        kept = (
+            self._ring.since(question.first_index) or self._ring.since(question.frame_index) or []
+        )
+        prompted = sum(item.frame.index <= question.frame_index for item in kept)
+        self._tracker.add(record.id, prompt, frames=max(prompted, 1))
+        for item in kept:
             if item.frame.index < frame.index:
                 self._tracker.step(item.features, only=[record.id])
 

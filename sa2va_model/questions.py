@@ -24,13 +24,14 @@ class Question:
 
     Attributes:
         frames: uint8 [H, W, 3] keyframes, the newest last.
-        frame_index, stamp: of the newest keyframe.
+        first_index, frame_index: of the oldest and the newest keyframe; `stamp`: of the newest.
         purpose: "find" a new object, "search" for a lost one, or "verify" a tracked one.
     """
 
     track_id: str
     expression: str
     frames: Sequence[np.ndarray]
+    first_index: int
     frame_index: int
     stamp: float
     purpose: str
