@@ -27,7 +27,7 @@ try: ctypes.CDLL(sys.argv[1])
 except OSError: sys.exit(1)' "$1"
 }
 if ! has_library libEGL.so.1 && ! has_library libOSMesa.so.8; then
-  needed+=(libegl1 libopengl0 libgl1-mesa-dri)
+  needed+=(libegl1 libgl1 libopengl0 libgl1-mesa-dri)
 fi
 
 [[ ${#needed[@]} -eq 0 ]] && exit 0

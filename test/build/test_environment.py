@@ -105,6 +105,33 @@ def test_system_packages_names_a_python_that_is_missing() -> None:
     assert "python-that-is-not-there" in done.stderr
 
 
+def test_system_packages_installs_what_is_missing_or_prints_the_line(tmp_path: Path) -> None:
+    """With an interpreter that has no venv, an apt-get that only writes down, and a sudo that asks for a password."""
+    log = tmp_path / "apt.log"
+    stubs = {
+        "python-bare": f'case "$*" in *ensurepip*) exit 1;; esac; exec {sys.executable} "$@"',
+        "apt-get": f'echo "$@" >> {log}',
+        "sudo": "exit 1",
+    }
+    for name, body in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "tools" / "system_packages.sh", "python-bare"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+    if os.geteuid() == 0:
+        assert done.returncode == 0, done.stderr
+        assert package in log.read_text()
+    else:
+        assert done.returncode == 1
+        assert f"sudo apt-get install -y --no-install-recommends {package}" in done.stderr
+
+
 def test_ci_runs_make_test() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
