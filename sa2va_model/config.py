@@ -127,6 +127,8 @@ class ModelConfig:
     Attributes:
         llm: the language model's own configuration (`llm_config`), passed on to transformers.
         template: chat template name; see `prompts.TEMPLATES`.
+        extra_answers: sentences this model was trained to answer a referring question with, beside
+            `prompts.ANSWERS`; known ones are checked in one forward.
         keyframes: how many frames of a clip the language model sees and SAM-2 is prompted on (official: 5).
     """
 
@@ -143,6 +145,7 @@ class ModelConfig:
     max_tiles: int = 12
     keyframes: int = 5
     max_new_tokens: int = 2048
+    extra_answers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.keyframes < 1:
@@ -240,6 +243,7 @@ def from_dict(values: Mapping[str, Any], where: str = "config.json") -> ModelCon
         max_tiles=values.get("max_tiles", 12),
         keyframes=values.get("keyframes", 5),
         max_new_tokens=values.get("max_new_tokens", 2048),
+        extra_answers=tuple(values.get("extra_answers", ())),
     )
 
 
@@ -260,6 +264,7 @@ def to_dict(config: ModelConfig) -> dict[str, Any]:
         "max_tiles": config.max_tiles,
         "keyframes": config.keyframes,
         "max_new_tokens": config.max_new_tokens,
+        "extra_answers": list(config.extra_answers),
         "vision_config": {"architectures": ["InternVisionModel"], **asdict(config.vision)},
         "llm_config": dict(config.llm),
         "sam2_config": asdict(config.sam2),

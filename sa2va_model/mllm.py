@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language half of Sa2VA: InternViT, projector and a causal language model, all from transformers' classes.
 
-`Mllm.embed` puts visual tokens into a prompt, `Mllm.generate` decodes greedily and keeps the final-norm state of
-every new token; those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2).
+`Mllm.embed` puts visual tokens into a prompt, `Mllm.decoder` answers it and keeps the final-norm state of every token;
+those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2).
 
 Letters: T tiles, L tokens, C hidden size of the language model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,11 +24,10 @@ from transformers.models.internvl import InternVLVisionConfig, InternVLVisionMod
 
 from sa2va_model import prompts
 from sa2va_model.config import ModelConfig, VisionConfig
+from sa2va_model.decoding import Decoder
 from sa2va_model.errors import InputError
 
 LANGUAGE_MODELS = {"Qwen2ForCausalLM": "qwen2"}
-Choice = Callable[[int, Tensor], int]
-"""Picks the next token id from (step, logits [vocabulary])."""
 
 
 class ConvolutionalStem(nn.Sequential):
@@ -113,31 +110,6 @@ def pixel_shuffle(tokens: Tensor, ratio: float, version: str) -> Tensor:
     return tokens if version == "v1" else tokens.permute(0, 2, 1, 3).contiguous()
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A greedy answer.
-
-    Attributes:
-        ids: the new tokens, the stop token included.
-        logits: float [new, vocabulary], raw, one row for each new token.
-        states: [prompt + new - 1, C], after the final norm, of every token that was an input.
-    """
-
-    ids: tuple[int, ...]
-    logits: Tensor
-    states: Tensor
-
-    def states_at(self, token: int) -> Tensor:
-        """States at the new tokens equal to `token` that were fed back: [K, C].
-
-        A token that ends the answer was never an input and has no state.
-        """
-        fed = torch.tensor(self.ids[:-1], dtype=torch.long, device=self.states.device)
-        if not len(fed):
-            return self.states[:0]
-        return self.states[-len(fed) :][fed == token]
-
-
 class Mllm(nn.Module):
     """InternVL family: vision model, projector, language model and its tokenizer."""
 
@@ -155,10 +127,17 @@ class Mllm(nn.Module):
         self.template = prompts.template(config.template)
         self.seg_id = self._token_id(prompts.SEG)
         self.image_id = self._token_id(prompts.IMAGE_TOKEN)
+        self.image_end_id = self._token_id(prompts.IMAGE_END)
         stops = [self._token_id(word) for word in self.template.stop_words]
         if tokenizer.eos_token_id is not None:
             stops.append(int(tokenizer.eos_token_id))
         self.stop_ids = frozenset(stops)
+        self.decoder = Decoder(self.language_model, self.stop_ids)
+        end = self.template.stop_words[0]
+        sentences = (*prompts.ANSWERS, *config.extra_answers)
+        self.answers = tuple(
+            tuple(tokenizer.encode(text + end, add_special_tokens=False)) for text in sentences
+        )
 
     def _token_id(self, token: str) -> int:
         ids = self.tokenizer.encode(token, add_special_tokens=False)
@@ -187,13 +166,15 @@ class Mllm(nn.Module):
         projected: Tensor = self.mlp1(grid.reshape(grid.shape[0], -1, grid.shape[-1]))
         return projected
 
-    def prompt_ids(self, user_text: str) -> Tensor:
-        """Token ids [1, L] of one user turn in the checkpoint's chat template."""
-        text = self.template.instruction.format(input=user_text)
-        return torch.tensor([self.tokenizer.encode(text)], device=self.device)
+    def prompt_ids(self, user_text: str, history: str = "") -> list[int]:
+        """Token ids of one user turn in the checkpoint's chat template."""
+        ids: list[int] = self.tokenizer.encode(
+            history + self.template.instruction.format(input=user_text)
+        )
+        return ids
 
     def embed(self, ids: Tensor, visual: Tensor | None) -> Tensor:
-        """Prompt embeddings [1, L, C] with `visual` [K, C] at the K image tokens, in order."""
+        """Embeddings [B, L, C] of token ids [B, L], with `visual` [K, C] at the K image tokens, in order."""
         embeddings: Tensor = self.language_model.get_input_embeddings()(ids)
         places = ids == self.image_id
         given = 0 if visual is None else len(visual)
@@ -206,31 +187,3 @@ class Mllm(nn.Module):
         embeddings = embeddings.clone()
         embeddings[places] = visual.to(embeddings.dtype)
         return embeddings
-
-    def generate(
-        self, embeddings: Tensor, max_new_tokens: int, choose: Choice | None = None
-    ) -> Generated:
-        """Greedy decoding from prompt embeddings [1, L, C] with a key-value cache.
-
-        Args:
-            choose: overrides the arg-max; used to replay a given answer.
-        """
-        cache = DynamicCache()
-        ids: list[int] = []
-        logits: list[Tensor] = []
-        states: list[Tensor] = []
-        inputs = embeddings
-        while True:
-            out = self.language_model.model(
-                inputs_embeds=inputs, past_key_values=cache, use_cache=True
-            ).last_hidden_state[0]
-            states.append(out)
-            step = self.language_model.lm_head(out[-1])
-            logits.append(step)
-            token = int(step.argmax()) if choose is None else choose(len(ids), step)
-            ids.append(token)
-            if token in self.stop_ids or len(ids) >= max_new_tokens:
-                return Generated(tuple(ids), torch.stack(logits), torch.cat(states))
-            inputs = self.language_model.get_input_embeddings()(
-                torch.tensor([[token]], device=self.device)
-            )

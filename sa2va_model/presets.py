@@ -103,6 +103,7 @@ def tiny_config(vocabulary: int) -> ModelConfig:
         keyframes=1,
         max_tiles=1,
         max_new_tokens=48,
+        extra_answers=("I cannot see that.",),
     )
 
 

@@ -16,6 +16,14 @@ IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
 SPECIAL_TOKENS = (SEG, PHRASE_START, PHRASE_END, REGION_START, REGION_END)
 IMAGE_PLACEHOLDER = "<image>"
 MAX_EXPRESSION = 500
+ANSWERS = (
+    "It is [SEG].",
+    "Sure, [SEG].",
+    "Sure, it is [SEG].",
+    "Sure, the segmentation result is [SEG].",
+    "[SEG].",
+)
+"""What official checkpoints were trained to answer to a referring question."""
 
 
 @dataclass(frozen=True)

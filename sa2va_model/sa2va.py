@@ -9,6 +9,7 @@ Here: one question about an image or a clip. Following an object through a strea
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,9 +20,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sa2va_model import images, prompts
 from sa2va_model.config import ModelConfig
+from sa2va_model.decoding import Choice, Generated, Prefix
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
-from sa2va_model.mllm import Choice, Generated, Mllm
+from sa2va_model.mllm import Mllm
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 
 
@@ -77,6 +79,23 @@ class Answer:
     masks: np.ndarray
 
 
+@dataclass
+class _Seen:
+    """What was read of the frames of the last question.
+
+    Attributes:
+        key: checksums of the frames and how they were shown; frames may come again in other arrays.
+        tiles: of each frame.
+        visual: [T, tokens_per_tile, C].
+        prefix: the prompt up to the last image, once a question was asked.
+    """
+
+    key: tuple[object, ...]
+    tiles: tuple[int, ...]
+    visual: Tensor
+    prefix: Prefix | None = None
+
+
 class Sa2VA(nn.Module):
     """The whole model. Build it with `checkpoints.load_model`."""
 
@@ -92,6 +111,7 @@ class Sa2VA(nn.Module):
             nn.Dropout(0.0),
         )
         self.grounder = Grounder(config.sam2)
+        self._seen: _Seen | None = None
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +129,7 @@ class Sa2VA(nn.Module):
         history: str = "",
         max_new_tokens: int | None = None,
         choose: Choice | None = None,
+        expected: Sequence[Sequence[int]] = (),
     ) -> Reply:
         """Asks the language model.
 
@@ -118,22 +139,64 @@ class Sa2VA(nn.Module):
             clip: frames of a video: each is one tile.
             regions: bool [H, W] masks on the one image, called region1, region2 … in the text.
             history: earlier turns, as they were sent and answered.
-            choose: see `Mllm.generate`.
+            choose: see `Decoder.greedy`.
+            expected: answers as token ids that are checked in one forward; the reply is the same without them.
 
         Raises:
             InputError: frames without `<image>`, regions on a clip, or an array of the wrong kind.
         """
-        user, visual = self._user_turn(text, frames, clip=clip, regions=regions)
-        ids = self.mllm.tokenizer.encode(
-            history + self.mllm.template.instruction.format(input=user)
-        )
-        embeddings = self.mllm.embed(torch.tensor([ids], device=self.device), visual)
-        limit = max_new_tokens or self.config.max_new_tokens
-        generated = self.mllm.generate(embeddings, limit, choose)
-        raw = self.mllm.tokenizer.decode(list(generated.ids))
-        plain, phrases = prompts.parse_answer(raw, self.mllm.template.stop_words)
-        states = generated.states_at(self.mllm.seg_id) if frames else generated.states[:0]
+        mllm, limit = self.mllm, max_new_tokens or self.config.max_new_tokens
+        seen = self._look(text, frames, clip=clip, regions=regions) if frames else None
+        user, visual = self._user_turn(text, seen, regions)
+        ids, prefix = mllm.prompt_ids(user, history), None
+        if seen is not None and not regions and not history:
+            prefix = self._prefix(seen, ids)
+        rest = ids[len(prefix.ids) :] if prefix else ids
+        embeddings = mllm.embed(self._tokens(rest), None if prefix else visual)
+        if choose is None and expected:
+            generated = mllm.decoder.guess(embeddings, limit, expected, prefix=prefix)
+        else:
+            generated = mllm.decoder.greedy(embeddings, limit, prefix=prefix, choose=choose)
+        raw = mllm.tokenizer.decode(list(generated.ids))
+        plain, phrases = prompts.parse_answer(raw, mllm.template.stop_words)
+        states = generated.states_at(mllm.seg_id) if frames else generated.states[:0]
         return Reply(plain, raw, phrases, self.text_hidden_fcs(states), generated)
+
+    def _tokens(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor([list(ids)], device=self.device)
+
+    def _look(
+        self,
+        text: str,
+        frames: Sequence[np.ndarray],
+        *,
+        clip: bool,
+        regions: Sequence[np.ndarray],
+    ) -> _Seen:
+        """Visual tokens of the frames; those of the last question are kept."""
+        if prompts.IMAGE_PLACEHOLDER not in text:
+            raise InputError(
+                f"text {text!r} has no {prompts.IMAGE_PLACEHOLDER}, but frames were given"
+            )
+        if regions and (clip or len(frames) > 1):
+            raise InputError("regions: given with a clip; expected a single image")
+        shown = [np.ascontiguousarray(images.check_rgb(frame)) for frame in frames]
+        key = (clip, *((frame.shape, zlib.crc32(frame.data)) for frame in shown))
+        if self._seen is not None and self._seen.key == key:
+            return self._seen
+        tiles = [images.tiles(frame, self.config, single=clip) for frame in shown]
+        visual = self.mllm.visual_tokens(torch.cat(tiles))
+        seen = _Seen(key, tuple(len(t) for t in tiles), visual)
+        self._seen = seen
+        return seen
+
+    def _prefix(self, seen: _Seen, ids: Sequence[int]) -> Prefix:
+        """The prompt up to its last image, read once for all questions about the same frames."""
+        end = len(ids) - list(reversed(ids)).index(self.mllm.image_end_id)
+        if seen.prefix is None or seen.prefix.ids != tuple(ids[:end]):
+            embeddings = self.mllm.embed(self._tokens(ids[:end]), seen.visual.flatten(0, 1))
+            seen.prefix = self.mllm.decoder.read(ids[:end], embeddings)
+        return seen.prefix
 
     def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
         """What an expression means on the newest keyframes: a [SEG] embedding, or none with the model's words.
@@ -149,7 +212,8 @@ class Sa2VA(nn.Module):
             raise InputError("ground: no frames given; expected at least one")
         question = prompts.referring_question(prompts.clean_expression(expression))
         shown = list(frames)[-self.config.keyframes :]
-        return self.reply(f"{prompts.IMAGE_PLACEHOLDER}\n{question}", shown, clip=len(shown) > 1)
+        text = f"{prompts.IMAGE_PLACEHOLDER}\n{question}"
+        return self.reply(text, shown, clip=len(shown) > 1, expected=self.mllm.answers)
 
     @torch.inference_mode()
     def encode_image(self, image: np.ndarray) -> ImageFeatures:
@@ -238,26 +302,13 @@ class Sa2VA(nn.Module):
         return masks
 
     def _user_turn(
-        self,
-        text: str,
-        frames: Sequence[np.ndarray],
-        *,
-        clip: bool,
-        regions: Sequence[np.ndarray],
+        self, text: str, seen: _Seen | None, regions: Sequence[np.ndarray]
     ) -> tuple[str, Tensor | None]:
         """The user's turn with image blocks, and the visual tokens [K, C] that stand in them."""
-        if not frames:
+        if seen is None:
             return text.replace(prompts.IMAGE_PLACEHOLDER, ""), None
-        if prompts.IMAGE_PLACEHOLDER not in text:
-            raise InputError(
-                f"text {text!r} has no {prompts.IMAGE_PLACEHOLDER}, but frames were given"
-            )
-        if regions and (clip or len(frames) > 1):
-            raise InputError("regions: given with a clip; expected a single image")
-        tiles = [images.tiles(frame, self.config, single=clip) for frame in frames]
-        visual = self.mllm.visual_tokens(torch.cat(tiles))
-        per_tile = self.config.tokens_per_tile
-        block = "\n".join(prompts.image_block(per_tile * len(t)) for t in tiles)
+        per_tile, visual = self.config.tokens_per_tile, seen.visual
+        block = "\n".join(prompts.image_block(per_tile * count) for count in seen.tiles)
         parts = [visual.flatten(0, 1)]
         if regions:
             cells = [images.region_cells(region, self.config).flatten() for region in regions]

@@ -105,21 +105,3 @@ def test_no_mask_is_a_result() -> None:
     found = nano_model(answers=False).segment(np.zeros((30, 40, 3), np.uint8), "the red mug")
     assert not found.found
     assert found.masks.shape == (0, 30, 40)
-
-
-def test_decoding_with_a_cache_equals_one_forward() -> None:
-    """States and logits of incremental decoding are those of the whole sequence at once."""
-    model = nano_model(answers=False)
-    image = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    forced = [5, 6, model.mllm.seg_id, 7]
-    reply = model.reply(
-        "<image>\nhello", [image], max_new_tokens=4, choose=lambda step, logits: forced[step]
-    )
-    text, visual = model._user_turn("<image>\nhello", [image], clip=False, regions=[])
-    ids = model.mllm.prompt_ids(text)
-    with torch.inference_mode():
-        embeddings = model.mllm.embed(ids, visual)
-        answer = model.mllm.language_model.get_input_embeddings()(torch.tensor([forced[:-1]]))
-        whole = model.mllm.language_model.model(inputs_embeds=torch.cat([embeddings, answer], 1))
-    assert torch.allclose(reply.generated.states, whole.last_hidden_state[0], atol=1e-5)
-    assert reply.embeddings.shape == (1, model.config.sam2.hidden_dim)
