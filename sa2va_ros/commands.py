@@ -14,13 +14,14 @@ hold no control characters, and are never evaluated or formatted.
 from __future__ import annotations
 
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from sa2va_model.errors import InputError
-from sa2va_model.tracks import Track
+from sa2va_model.tracks import Track, TrackState
 
 MAX_LENGTH = 300  # characters; a referring expression of the training data has at most some 60
 
@@ -124,6 +125,7 @@ class Router:
         ask: Callable[[str], None],
     ) -> None:
         self._targets, self._tracks, self._ask = targets, tracks, ask
+        self._given: deque[Track] = deque(maxlen=32)  # newest commands: no result shows them yet
 
     def run(self, text: str) -> Command:
         """Carry out one line of the `command` topic and return what it meant."""
@@ -139,10 +141,16 @@ class Router:
     def track(self, expression: str, *, track_id: str = "", replace: bool = False) -> str:
         """Start a track and return its id; what was found is told by events."""
         words = clean_text(expression, "expression")
-        return self._targets.track(words, track_id=track_id or None, replace=replace)
+        name = self._targets.track(words, track_id=track_id or None, replace=replace)
+        self._given.append(Track(name, words, TrackState.PENDING))
+        return name
 
     def stop(self, name: str = "") -> int:
         """Stop the tracks of a name ("" = all) and return how many there were."""
         if not name:
             return self._targets.stop()
-        return sum(self._targets.stop(found) for found in tracks_named(name, self._tracks()))
+        known = {track.id: track for track in (*self._given, *self._tracks())}
+        stopped = sum(self._targets.stop(found) for found in tracks_named(name, known.values()))
+        if not stopped:
+            raise InputError(f"stop: '{name}' is not tracked any more")
+        return stopped

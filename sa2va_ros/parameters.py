@@ -115,27 +115,27 @@ TABLE: tuple[Parameter, ...] = (
         dynamic=True,
     ),
 )
-_ROWS = {row.name: row for row in TABLE}
 
 
-def declare(node: Node) -> None:
-    """Declare the table on a node and let it refuse bad values while it runs.
+def declare(node: Node, table: Iterable[Parameter] = TABLE) -> None:
+    """Declare a table on a node and let it refuse bad values while it runs.
 
     Raises:
         InputError: a value given at start is not allowed.
     """
-    for row in TABLE:
+    rows = {row.name: row for row in table}
+    for row in rows.values():
         row.check(node.declare_parameter(row.name, row.default, row.descriptor()).value)
-    node.add_on_set_parameters_callback(_accept)
+    node.add_on_set_parameters_callback(lambda changes: _judge(changes, rows))
 
 
-def _accept(parameters: Iterable[Any]) -> SetParametersResult:
+def _judge(changes: Iterable[Any], rows: dict[str, Parameter]) -> SetParametersResult:
     from rcl_interfaces.msg import SetParametersResult
 
-    for parameter in parameters:
-        if row := _ROWS.get(parameter.name):
+    for change in changes:
+        if row := rows.get(change.name):
             try:
-                row.check(parameter.value)
+                row.check(change.value)
             except InputError as error:
                 return SetParametersResult(successful=False, reason=str(error))
     return SetParametersResult(successful=True)

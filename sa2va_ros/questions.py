@@ -53,5 +53,5 @@ class QuestionWorker:
         while (question := self._questions.get()) is not None:
             try:
                 self._answer(question)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reported, not lost; the next one may do better
                 self._on_error(question, error)

@@ -49,6 +49,7 @@ class TrackerNode(LifecycleNode):
         self._live: Any = None
         self._model: Any = None
         self._enabled = True
+        self._reset_asked = ""
         self._latest: tuple[Admitted, FrameResult, TrackArray] | None = None
         self._subscriptions_made: list[Any] = []
         self._expression = ""
@@ -182,9 +183,10 @@ class TrackerNode(LifecycleNode):
     def _process(self, message: Image | CompressedImage) -> tuple[Admitted, FrameResult]:
         now = self.get_clock().now().nanoseconds
         admitted = self._stream.admit(message, now=now, max_age=self._value("max_age"))
-        if admitted.reset:
-            self.get_logger().warning(f"tracks are reset: {admitted.reset}")
-            self._live.reset(admitted.reset)
+        reason, self._reset_asked = admitted.reset or self._reset_asked, ""
+        if reason:
+            self.get_logger().warning(f"tracks are reset: {reason}")
+            self._live.reset(reason)
         return admitted, self._live.process(admitted.frame)
 
     def _publish(self, message: Any, done: tuple[Admitted, FrameResult]) -> None:
@@ -284,7 +286,7 @@ class TrackerNode(LifecycleNode):
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             self._need_model()
-            self._live.reset("asked for by the service ~/reset")
+            self._reset_asked = "asked for by the service ~/reset"  # done at the next image
             response.success = True
         except InputError as error:
             response.message = str(error)

@@ -157,8 +157,7 @@ class FrameWorker(Generic[Item, Result]):
                 continue
             try:
                 self._publish(item, self._process(item))
-            # The stream must outlive any one frame; on_error reports it.
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - reported, not lost; the next one may do better
                 self._last_reason = f"{type(error).__name__}: {error}"
                 self._reasons[self._last_reason if len(self._reasons) < 50 else "other"] += 1
                 self._on_error(error)

@@ -21,7 +21,7 @@ import pytest
 DOMAIN = random.SystemRandom().randrange(1, 100)
 os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)  # read by rclpy here and in the processes started here
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-START_SECONDS = 90.0  # torch alone takes many seconds to import on a busy machine
+START_SECONDS = 240.0  # a few on an idle machine; torch alone takes very long on a busy one
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -52,7 +52,7 @@ class NodeProcess:
         """What it printed so far."""
         return self._log.read_text(errors="replace")
 
-    def stop(self, seconds: float = 15.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """Ask it to end as Ctrl-C does; returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
@@ -131,37 +131,65 @@ class Client:
 
         self._sends["command"].publish(String(data=text))
 
-    def image(self, pixels: np.ndarray, *, step: float = 0.1, **changes: Any) -> Any:
-        """An rgb8 message whose stamp is `step` seconds after the one before; `changes` spoil
+    def image(self, pixels: np.ndarray, *, after: float = 0.1, **changes: Any) -> Any:
+        """An rgb8 message whose stamp is `after` seconds after the one before; `changes` spoil
         it."""
         from sensor_msgs.msg import Image
 
         from sa2va_ros.conversions import fill_image
 
-        message = fill_image(Image(), pixels, "rgb8", self.header(step))
+        message = fill_image(Image(), pixels, "rgb8", self.header(after))
         for name, value in changes.items():
             setattr(message, name, value)
         return message
 
-    def header(self, step: float = 0.1) -> Any:
+    def header(self, after: float = 0.1) -> Any:
         """The header of the next image."""
         from std_msgs.msg import Header
 
         from sa2va_ros.conversions import fill_time
 
-        self._stamp += round(step * 1e9)
+        self._stamp += round(after * 1e9)
         header = Header(frame_id="camera_optical_frame")
         fill_time(header.stamp, self._stamp)
         return header
 
-    def stream(self, message: Any, topic: str = "image", seconds: float = 30.0) -> Any:
+    def stream(self, message: Any, topic: str = "image", seconds: float = 60.0) -> Any:
         """Send an image and return the tracks that were computed on it."""
-        before = len(self.got["tracks"])
         self.send(topic, message)
-        wait_for(lambda: len(self.got["tracks"]) > before, seconds, "tracks of an image")
-        return self.got["tracks"][-1]
 
-    def status_after(self, condition: Callable[[Any], bool], seconds: float = 15.0) -> Any:
+        def answer() -> Any:
+            return next((t for t in self.got["tracks"] if t.header == message.header), None)
+
+        return wait_for(answer, seconds, "tracks of an image")
+
+    def stream_until(
+        self, pixels: np.ndarray | None, condition: Callable[[Client], Any], seconds: float = 60.0
+    ) -> Any:
+        """Send images (None: send none) as a camera does; returns the condition once it is true."""
+        end = time.monotonic() + seconds
+        while not (self.got["tracks"] and (value := condition(self))):
+            if time.monotonic() > end:
+                events = [(e.type, e.track_id, e.expression, e.detail) for e in self.got["events"]]
+                status = self.got["sa2va_tracker/status"][-1:]
+                pytest.fail(f"not within {seconds:.0f} s; events: {events}; status: {status}")
+            if pixels is not None:
+                self.send("image", self.image(pixels))
+            time.sleep(0.05)
+        return value
+
+    def call(self, kind: Any, name: str, request: Any, seconds: float = 60.0) -> Any:
+        """Call a service and return its answer."""
+        caller = self.node.create_client(kind, name)
+        try:
+            assert caller.wait_for_service(seconds), f"no service {name}"
+            future = caller.call_async(request)
+            wait_for(future.done, seconds, f"the answer of {name}")
+            return future.result()
+        finally:
+            self.node.destroy_client(caller)
+
+    def status_after(self, condition: Callable[[Any], bool], seconds: float = 60.0) -> Any:
         """The first status from now on that fulfils the condition."""
         status = self.got["sa2va_tracker/status"]
         start = len(status)
@@ -177,6 +205,12 @@ class Client:
         self._context.try_shutdown()
         self._thread.join(5)
         self.node.destroy_node()
+
+
+@pytest.fixture(name="wait_for", scope="session")
+def wait_for_fixture() -> Callable[..., Any]:
+    """`wait_for(condition, seconds, what)`."""
+    return wait_for
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,14 @@ import pytest
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track, TrackState
-from sa2va_ros.commands import MAX_LENGTH, Command, CommandKind, parse_command, tracks_named
+from sa2va_ros.commands import (
+    MAX_LENGTH,
+    Command,
+    CommandKind,
+    Router,
+    parse_command,
+    tracks_named,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +70,44 @@ def test_names_mean_an_id_first_then_words() -> None:
         tracks_named("cup", tracks)
     with pytest.raises(InputError, match="there is no track"):
         tracks_named("cup", [])
+
+
+class Tracker:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+
+    def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
+        if replace:
+            self.running.clear()
+        self.running.append(track_id or expression.split()[-1])
+        return self.running[-1]
+
+    def stop(self, track_id: str | None = None) -> int:
+        gone = [name for name in self.running if track_id in (None, name)]
+        self.running = [name for name in self.running if name not in gone]
+        return len(gone)
+
+
+def test_the_router_carries_commands_out() -> None:
+    tracker, asked = Tracker(), []
+    router = Router(tracker, lambda: (), asked.append)
+    for text, running in (
+        ("the red mug", ["mug"]),
+        ("+ the blue bowl", ["mug", "bowl"]),
+        ("stop the red mug", ["bowl"]),  # by words, before any image showed it
+        ("what is there?", ["bowl"]),
+        ("+ a can", ["bowl", "can"]),
+        ("stop bowl", ["can"]),  # by id
+        ("a plate", ["plate"]),
+        ("stop", []),
+    ):
+        router.run(text)
+        assert tracker.running == running
+    assert asked == ["what is there?"]
+    with pytest.raises(InputError, match="'a plate' is not tracked any more"):
+        router.run("stop a plate")
+    with pytest.raises(InputError, match="nothing is called 'dragon'"):
+        router.run("stop dragon")
+    assert router.track("a box", track_id="mine") == "mine"
