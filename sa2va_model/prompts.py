@@ -117,32 +117,32 @@ def parse_answer(text: str, stop_words: Sequence[str] = ()) -> tuple[str, tuple[
     """
     for word in stop_words:
         text = text.split(word)[0]
-    plain, phrases, masks = "", [], 0
+    plain, masks = "", 0
+    phrases: list[Phrase] = []
     pending: tuple[int, int] | None = None
     start: int | None = None
     for piece in re.split(r"(<p>|</p>|\[SEG\])", text):
         if piece == PHRASE_START:
             start = len(plain)
         elif piece == PHRASE_END and start is not None:
-            pending, start = (start, len(plain)), None
+            pending, start = _tight(plain, start), None
         elif piece == SEG:
             if pending is not None:
-                begin, end = pending
-                phrases.append(Phrase(plain[begin:end], begin, end, masks))
+                phrases.append(Phrase(plain[slice(*pending)], *pending, masks))
             pending, masks = None, masks + 1
         else:
-            piece = re.sub(r"\s+", " ", piece)
-            plain += piece.lstrip() if not plain or plain.endswith(" ") else piece
-    trimmed = plain.rstrip()
-    spans = tuple(_tighten(phrase, trimmed) for phrase in phrases)
-    return trimmed, spans
+            plain = _join(plain, re.sub(r"\s+", " ", piece))
+    return plain.rstrip(), tuple(phrases)
 
 
-def _tighten(phrase: Phrase, plain: str) -> Phrase:
-    """The span without the blanks around the phrase."""
-    begin, end = phrase.begin, min(phrase.end, len(plain))
-    while begin < end and plain[begin] == " ":
-        begin += 1
-    while end > begin and plain[end - 1] == " ":
-        end -= 1
-    return Phrase(plain[begin:end], begin, end, phrase.mask)
+def _join(plain: str, piece: str) -> str:
+    """Closes the gap that a removed token leaves: `Sure, [SEG].` reads `Sure.`."""
+    if piece.lstrip()[:1] in (".", ",", ";", "!", "?") and piece.strip():
+        return plain.rstrip(" ,") + piece.lstrip()
+    return plain + (piece.lstrip() if not plain or plain.endswith(" ") else piece)
+
+
+def _tight(plain: str, begin: int) -> tuple[int, int]:
+    """The span from `begin` to the end without the blanks around it."""
+    words = plain[begin:]
+    return begin + len(words) - len(words.lstrip()), len(plain.rstrip())

@@ -40,9 +40,24 @@ def test_questions_follow_the_official_prompts() -> None:
 def test_a_grounded_caption_is_taken_apart() -> None:
     raw = "<p> A red mug </p> [SEG] stands on <p> the table </p> [SEG].<|im_end|>"
     text, phrases = prompts.parse_answer(raw, ("<|im_end|>",))
-    assert text == "A red mug stands on the table ."
+    assert text == "A red mug stands on the table."
     assert [(p.text, p.mask) for p in phrases] == [("A red mug", 0), ("the table", 1)]
     assert all(text[p.begin : p.end] == p.text for p in phrases)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("Sure, [SEG].<|im_end|>", "Sure."),
+        ("It is [SEG].<|im_end|>", "It is."),
+        ("[SEG].", "."),
+        ("[SEG]", ""),
+        ("I cannot see that.<|im_end|>", "I cannot see that."),
+        ("Two, three.", "Two, three."),
+    ],
+)
+def test_answers_read_well_without_their_tokens(raw: str, text: str) -> None:
+    assert prompts.parse_answer(raw, ("<|im_end|>",))[0] == text
 
 
 def test_a_mask_without_a_phrase_still_counts() -> None:
