@@ -132,6 +132,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """An argparse type: seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}', expected seconds, 0 or more")
+    return value
+
+
 def open_input(path: str, *, topic: str | None = None, fps: float = 30.0) -> FrameSource:
     """Open a video file, an image folder, an image or a rosbag2.
 

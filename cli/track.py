@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa2va_cli.inputs import CollectPrompt, Prompt, open_input, positive
+from sa2va_cli.inputs import CollectPrompt, Prompt, open_input, positive, seconds
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30,
         metavar="N",
         help="rate of an image folder (default: 30)",
+    )
+    parser.add_argument(
+        "--retry",
+        type=seconds,
+        default=2.0,
+        metavar="S",
+        help="look again every S seconds for what was not found; 0 = never (default: 2)",
     )
     parser.set_defaults(prompts=[])
 
@@ -136,6 +143,9 @@ class TrackJob:
         self._memory, self._steps, self._grounding = Memory(), Times(), Times()
         self._tracks: dict[str, dict[str, Any]] = {}
         self._size: tuple[int, int] | None = None
+        self._retries: dict[
+            str, tuple[str, float]
+        ] = {}  # track id -> expression, time to look again
         self._frames = 0
         self._seconds = 0.0
 
@@ -193,13 +203,22 @@ class TrackJob:
 
     def _start(self, factor: float) -> None:
         """Give the tracker what is to be tracked, in the order of the command line."""
+        self._retries.clear()
         for prompt in self._args.prompts:
             track_id = begin(self._tracker, prompt.scaled(factor))
             self._tracks.setdefault(track_id, {"prompt": prompt.words, "frames_seen": 0})
         if self._truth is not None and not len(self._steps):
             self._truth.bind(list(self._tracks))
 
+    def _look_again(self, stamp: float) -> None:
+        """Ask once more for what was not found: in a file it may well come into view later."""
+        for track_id, (expression, due) in list(self._retries.items()):
+            if stamp >= due:
+                del self._retries[track_id]
+                self._tracker.track(expression, track_id=track_id)
+
     def _step(self, frame: Frame) -> FrameResult:
+        self._look_again(frame.stamp)
         start = time.perf_counter()
         result = self._tracker.process(frame)
         milliseconds = (time.perf_counter() - start) * 1000
@@ -217,6 +236,9 @@ class TrackJob:
         self._memory.frame(frame.index)
         for event in result.events:
             words = event.expression or self._tracks.get(event.track_id, {}).get("prompt", "")
+            if event.kind == EventKind.NOT_FOUND and self._args.retry:
+                due = frame.stamp + self._args.retry
+                self._retries[event.track_id] = (event.expression, due)
             detail = f" ({event.detail})" if event.detail else ""
             if event.kind == EventKind.FAILED and event.track_id in self._tracks:
                 self._tracks[event.track_id]["failed"] = event.detail

@@ -183,6 +183,22 @@ def test_truth_of_several_tracks(track, video, tmp_path) -> None:
     assert "folder 'object' is no track, expected some of: red_ball" in stderr
 
 
+def test_what_is_not_found_is_looked_for_again(video, tmp_path, blind_folder) -> None:
+    def not_found(retry: str) -> list[int]:
+        words = ["track", str(video), "-e", "the red ball", "-o", str(tmp_path / "out")]
+        assert main([*words, "--model", str(blind_folder), "--retry", retry]) == 0
+        check_agreement(tmp_path / "out", 12)
+        events = load(tmp_path / "out" / "events.json")
+        return [event["frame"] for event in events if event["kind"] == "NOT_FOUND"]
+
+    assert not_found("0") == [0]
+    assert not_found("0.15") == [0, 5, 10]  # 30 frames a second
+    summary = load(tmp_path / "out" / "summary.json")
+    assert [(t["id"], t["state"], t["frames_seen"]) for t in summary["tracks"]] == [
+        ("red_ball", "NOT_FOUND", 0)
+    ]
+
+
 def test_json_file_is_the_summary(track, video, tmp_path) -> None:
     status, _, out = track(
         video, "--box", "8,36,32,60", "--frames", 2, "--json", tmp_path / "s.json"
@@ -267,6 +283,7 @@ def test_wrong_arguments(track, video, capsys) -> None:
         track(video, "-e", "x", "--topic", "/t")
     )
     assert "'0', expected a whole number above 0" in refused(track(video, "-e", "x", "--frames", 0))
+    assert "expected seconds, 0 or more" in refused(track(video, "-e", "x", "--retry", "-1"))
     assert main(["track"]) == 2
     assert "arguments are required: INPUT" in capsys.readouterr().err
 
