@@ -140,8 +140,7 @@ def score(
     iou = float(np.mean(ious)) if ious and act.target else float("nan")
     return Row(
         command=act.say,
-        outcome=" → ".join(kind.name for kind in told if kind is not EventKind.STARTED)
-        or "nothing",
+        outcome=" → ".join(kind.name for kind in told if kind not in _EXPECTED) or "nothing",
         problem=_problem(act, told, iou, lived, first),
         iou=iou,
         first_mask=first.received - begin if first is not None else float("nan"),

@@ -379,4 +379,7 @@ def _points(
         )
     if bad := [int(mark) for mark in marks if mark not in (0, 1)]:
         raise InputError(f"point label {bad[0]}; expected 1 (on the object) or 0 (not on it)")
-    return np.stack([xs, ys], axis=1).astype(np.float32), np.asarray(marks, np.int64)
+    points = np.stack([xs, ys], axis=1).astype(np.float32)
+    if not np.isfinite(points).all():
+        raise InputError("prompt has a point that is not a number; expected pixels")
+    return points, np.asarray(marks, np.int64)

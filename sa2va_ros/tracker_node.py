@@ -85,6 +85,9 @@ class TrackerNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the worker; its counters start at zero."""
+        if not self._worker.stop(10.0):  # two threads must not drive one tracker
+            self.get_logger().error("the last image before the pause is still in work")
+            return TransitionCallbackReturn.FAILURE
         self._worker = self._new_worker()
         self._worker.start()
         compressed = self._value("image_transport") == "compressed"
@@ -222,6 +225,9 @@ class TrackerNode(LifecycleNode):
             if command.kind.value in ("track", "add"):
                 self._expression = command.text
             self.get_logger().info(f"command: {command.kind.value} {command.text!r}")
+            if not self._worker.input_rate.rate():
+                topic = self._subscriptions_made[0].topic_name
+                self.get_logger().warning(f"no images arrive on {topic}; it waits for them")
 
     def _on_prompt(self, message: VisualPrompt) -> None:
         try:

@@ -129,14 +129,15 @@ class FrameWorker(Generic[Item, Result]):
         """Stop after the frame in work; a frame that waits is dropped.
 
         Returns:
-            True if the thread ended within `timeout` seconds.
+            True if the thread has ended; False if its frame takes longer than `timeout` seconds.
         """
         self._stop.set()
-        thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if not self._thread.is_alive():
+                self._thread = None
         self.mailbox.clear()
-        return thread is None or not thread.is_alive()
+        return self._thread is None
 
     def counts(self) -> WorkerCounts:
         """The counters so far."""

@@ -233,6 +233,7 @@ def test_prompts_become_arguments() -> None:
         ({}, "at least one"),
         ({"x": [1.0], "y": []}, "1 x, 0 y"),
         ({"x": [1.0], "y": [1.0], "point_labels": [2]}, "point label 2"),
+        ({"x": [1.0], "y": [float("nan")]}, "not a number"),
         ({"type": 1, "box": SimpleNamespace(x_offset=0, y_offset=0, width=0, height=3)}, "0x3"),
         ({"type": 2, "mask": image(np.zeros((4, 4), np.uint8), "mono8")}, "no pixel"),
         ({"type": 9}, "prompt type 9"),

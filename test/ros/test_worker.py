@@ -118,3 +118,20 @@ def test_rates_count_the_recent_past_only() -> None:
     assert abs(meter.rate() - 10.0) < 1e-6
     now[0] = 60.0
     assert meter.rate() == 0.0
+
+
+def test_a_frame_that_takes_long_is_waited_for_later() -> None:
+    started, gate = threading.Event(), threading.Event()
+
+    def process(item: int) -> int:
+        started.set()
+        gate.wait(10)
+        return item
+
+    worker = FrameWorker(process, lambda item, result: None, print)
+    worker.start()
+    worker.put(1)
+    assert started.wait(5)
+    assert not worker.stop(0.05)
+    gate.set()
+    assert worker.stop(5.0)
