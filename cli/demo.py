@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     parser.add_argument("-o", "--output", default="out", metavar="DIR", help="where results go")
     parser.add_argument(
-        "--rate", type=float, default=6.0, metavar="HZ", help="images per second of the camera"
+        "--rate", type=float, default=10.0, metavar="HZ", help="images per second of the camera"
     )
 
 
