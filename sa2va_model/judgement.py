@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from torch import Tensor
 
 from sa2va_model import images
 from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
@@ -36,11 +37,12 @@ class Judge:
             return seen.quality
         return seen.quality / (1.0 + math.exp(-max(seen.object_score, -50.0)))
 
-    def sees(self, prompt: Prompt, features: ImageFeatures) -> bool:
-        """Whether a prompt, asked of one image without memory, gives a trustworthy mask."""
-        glance = OnlineTracker(self._grounder, TrackerConfig(max_objects=1, max_conditioning=1))
-        glance.add("object", prompt)
-        return self.trusts(glance.step(features)["object"])
+    def glance(self, prompt: Prompt, features: ImageFeatures) -> Observation | None:
+        """What a prompt, asked of one image without memory, shows; None if it is no trustworthy mask."""
+        once = OnlineTracker(self._grounder, TrackerConfig(max_objects=1, max_conditioning=1))
+        once.add("object", prompt)
+        seen = once.step(features)["object"]
+        return seen if self.trusts(seen) else None
 
     def mask(self, seen: Observation, height: int, width: int) -> np.ndarray:
         """bool [height, width]."""
@@ -48,3 +50,8 @@ class Judge:
         logits = images.masks_to_image(seen.logits, size, height, width)[0]
         mask: np.ndarray = (logits > 0).cpu().numpy()
         return mask
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    """Intersection over union of two bool masks of one shape; 0 if both are empty."""
+    return float((one & other).sum()) / max(float((one | other).sum()), 1.0)

@@ -20,7 +20,7 @@ import torch
 from sa2va_model import images, prompts
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Prompt
-from sa2va_model.judgement import Judge
+from sa2va_model.judgement import Judge, overlap
 from sa2va_model.keyframes import FrameRing
 from sa2va_model.lifecycle import Lifecycle, LifecycleConfig
 from sa2va_model.pointing import visual_prompt
@@ -43,7 +43,9 @@ class LiveConfig:
         ring: frames kept to replay a late answer on.
         search_period: between two questions for a lost object; grows by half each time up to `search_limit`.
         verify_period: between two checks that a tracked object is still what was asked for; 0 = never.
-        verify_strikes: so many failed checks in a row take the mask away.
+        verify_strikes: so many failed checks in a row take the mask away, or restart a memory that has drifted.
+        agreement: IoU of memory's mask and the words' mask from which on they mean the same.
+        verify_share: a check that takes long is made rarer, so that checks take at most this share of the time.
     """
 
     background: bool = False
@@ -51,8 +53,10 @@ class LiveConfig:
     ring: int = 32
     search_period: float = 0.5
     search_limit: float = 4.0
-    verify_period: float = 1.5
+    verify_period: float = 1.0
     verify_strikes: int = 2
+    verify_share: float = 0.2
+    agreement: float = 0.5
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,7 @@ class LiveTracker:
         self._events: list[Event] = []
         self._milliseconds: dict[str, float] = {}
         self._size: tuple[int, ...] | None = None
+        self._question_seconds = 0.0
 
     # Commands, from any thread.
 
@@ -201,7 +206,6 @@ class LiveTracker:
             commands, self._commands = self._commands, []
         for command in commands:
             command(frame)
-        self._ask_again(frame)
         for answered in self._questioner.answers():
             self._answered(answered, frame)
         start = time.perf_counter()
@@ -212,6 +216,7 @@ class LiveTracker:
             for record in list(self._records.values())
         ]
         self._drop_finished()
+        self._ask_again(frame)
         events, self._events = tuple(self._events), []
         height, width = frame.rgb.shape[:2]
         return FrameResult(
@@ -356,13 +361,20 @@ class LiveTracker:
                 record.next_question = frame.stamp + record.wait
                 self._ask(record, frame, "search")
             elif record.state == TrackState.TRACKING and self._config.verify_period > 0:
-                record.next_question = frame.stamp + self._config.verify_period
+                record.next_question = frame.stamp + self._pause()
                 self._ask(record, frame, "verify")
+
+    def _pause(self) -> float:
+        """Seconds between two checks of one track."""
+        spoken = sum(record.spoken for record in self._records.values())
+        needed = spoken * self._question_seconds / self._config.verify_share
+        return max(self._config.verify_period, needed)
 
     def _answered(self, answered: Answered, frame: Frame) -> None:
         question = answered.question
         record = self._records.get(question.track_id)
         self._milliseconds["ground"] = self._milliseconds.get("ground", 0.0) + answered.milliseconds
+        self._question_seconds = answered.milliseconds / 1e3
         if record is None or record.expression != question.expression:
             return
         record.asked = False
@@ -375,7 +387,7 @@ class LiveTracker:
             self._verified(record, prompt, question, frame)
         elif answered.error:
             self._fail(record, frame, answered.error)
-        elif prompt is None or not self._visible(prompt, question):
+        elif prompt is None or self._glance(prompt, question) is None:
             if question.purpose == "find":
                 record.state = TrackState.NOT_FOUND
                 self._tell(EventKind.NOT_FOUND, record, frame, reason)
@@ -393,14 +405,14 @@ class LiveTracker:
             record.first_seen = keyframe
             record.life = Lifecycle(self._config.lifecycle, frame.stamp)
             record.state = TrackState.TRACKING
-            record.next_question = frame.stamp + self._config.verify_period
+            record.next_question = frame.stamp + self._pause()
             record.wait = self._config.search_period
             self._tell(EventKind.FOUND, record, frame, label)
 
-    def _visible(self, prompt: Prompt, question: Question) -> bool:
-        """Whether SAM-2 sees an object where the language model points, on the question's newest keyframe."""
+    def _glance(self, prompt: Prompt, question: Question) -> Observation | None:
+        """What SAM-2 sees where the language model points, on the question's newest keyframe; None = nothing."""
         item = self._ring.at(question.frame_index) or self._ring.newest()
-        return item is not None and self._judge.sees(prompt, item.features)
+        return None if item is None else self._judge.glance(prompt, item.features)
 
     def _catch_up(self, record: Record, prompt: Prompt, question: Question, frame: Frame) -> None:
         """Prompts the keyframes and replays the frames between them and this one.
@@ -419,14 +431,31 @@ class LiveTracker:
     def _verified(
         self, record: Record, prompt: Prompt | None, question: Question, frame: Frame
     ) -> None:
-        """A check that fails repeatedly means that memory follows something else."""
+        """Compares what memory follows with what the words mean now.
+
+        The same: the keyframe becomes a new conditioning frame. Nothing there, repeatedly: the mask is taken away.
+        Something else, repeatedly: memory has drifted; it is forgotten and starts again from the words.
+        """
         if record.state != TrackState.TRACKING or record.life is None:
             return
-        if prompt is not None and self._visible(prompt, question):
-            record.strikes = 0
+        glance = None if prompt is None else self._glance(prompt, question)
+        if prompt is None or glance is None:
+            record.strikes += 1
+            record.next_question = frame.stamp + self._pause() / 3
             return
-        record.strikes += 1
-        record.next_question = frame.stamp + self._config.verify_period / 3
+        record.strikes = 0
+        followed = record.view(question.frame_index)
+        if followed is None:
+            return
+        if overlap(glance.logits > 0, followed) < self._config.agreement:
+            record.doubts += 1
+            record.next_question = frame.stamp + self._pause() / 3
+            if record.doubts < self._config.verify_strikes:
+                return
+            self._tracker.remove(record.id)
+            self._tell(EventKind.REGROUNDED, record, frame, "memory had drifted from the words")
+        record.doubts, record.last_keyframe = 0, question.stamp
+        self._catch_up(record, prompt, question, frame)
 
     # What a frame showed.
 
@@ -435,6 +464,8 @@ class LiveTracker:
         if record.life is None:
             return record.report(None, 0.0)
         shown = seen is not None and self._judge.trusts(seen)
+        if seen is not None and record.spoken:
+            record.views.append((frame.index, seen.logits > 0))
         if record.strikes >= self._config.verify_strikes:
             shown = False
         score = self._judge.score(seen) if seen is not None else 0.0
@@ -449,7 +480,7 @@ class LiveTracker:
                 record.next_question, record.wait = frame.stamp, self._config.search_period
             elif kind == EventKind.REACQUIRED:
                 record.strikes = 0
-                record.next_question = frame.stamp + self._config.verify_period
+                record.next_question = frame.stamp + self._pause()
         mask = None
         if shown and seen is not None and record.state == TrackState.TRACKING:
             mask = self._judge.mask(seen, *frame.rgb.shape[:2])

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from sa2va_model.images import mask_box
 from sa2va_model.lifecycle import Lifecycle
 from sa2va_model.tracks import Track, TrackState
+
+VIEWS = 64
 
 
 @dataclass
@@ -21,8 +25,9 @@ class Record:
         life: None until the object is found.
         asked: a question about it is open.
         next_question: stamp in seconds before which no further one is asked; `wait`: the pause after it.
-        strikes: checks in a row that did not find the object.
+        strikes: checks in a row that did not find the object; doubts: that found another one.
         confirmed: the language model found it for the frame at hand.
+        views: (frame index, mask) of the last frames, to compare with late answers.
     """
 
     id: str
@@ -39,7 +44,13 @@ class Record:
     next_question: float = 0.0
     wait: float = 0.0
     strikes: int = 0
+    doubts: int = 0
     confirmed: bool = False
+    views: deque[tuple[int, Tensor]] = field(default_factory=lambda: deque(maxlen=VIEWS))
+
+    def view(self, index: int) -> Tensor | None:
+        """What memory showed on the frame of that index, bool [1, 1, 4h, 4w], if it is still known."""
+        return next((mask for known, mask in self.views if known == index), None)
 
     def report(self, mask: np.ndarray | None, score: float) -> Track:
         """The public view of this frame.

@@ -234,3 +234,52 @@ def test_a_long_absence_is_a_loss() -> None:
 def test_a_lost_object_needs_confirmation() -> None:
     events = run_life([False] * 15 + [True] * 5, LifecycleConfig(), sure=False)
     assert "REACQUIRED" not in events
+
+
+def test_memory_that_drifts_starts_again_from_the_words() -> None:
+    """A track that follows something else than the words mean is corrected, and says so."""
+    live = LiveTracker(nano_model(), LiveConfig(verify_period=0.2, agreement=1.1))
+    live.track("the mug")
+    results = [live.process(frame) for frame in frames(20)]
+    assert "REGROUNDED" in kinds(results)
+    assert all(result.tracks[0].state == TrackState.TRACKING for result in results)
+
+
+def test_agreement_refreshes_the_memory_quietly() -> None:
+    live = LiveTracker(nano_model(), LiveConfig(verify_period=0.2, agreement=0.0))
+    live.track("the mug")
+    results = [live.process(frame) for frame in frames(20)]
+    assert kinds(results) == ["STARTED", "FOUND"]
+    keyframes = [result.tracks[0].last_keyframe for result in results]
+    assert keyframes[-1] is not None
+    assert keyframes[-1] > 1.0
+
+
+class ForgetfulModel(Sa2VA):
+    """Finds the object once, then denies it."""
+
+    asked: int
+
+    def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
+        """The first answer has a mask, no later one has."""
+        self.asked += 1
+        reply = super().ground(frames, expression)
+        if self.asked == 1:
+            return reply
+        return Reply("no", "no", (), reply.embeddings[:0], reply.generated)
+
+
+def test_a_denied_object_loses_its_mask() -> None:
+    """Memory alone would go on with a mask of something."""
+    model = nano_model()
+    model.__class__ = ForgetfulModel
+    assert isinstance(model, ForgetfulModel)
+    model.asked = 0
+    live = LiveTracker(model, LiveConfig(verify_period=0.5, search_period=0.5))
+    live.track("the mug")
+    results = [live.process(frame) for frame in frames(50)]
+    told = kinds(results)
+    assert told[:2] == ["STARTED", "FOUND"]
+    assert told[2:] == ["OCCLUDED", "LOST"]
+    assert results[-1].tracks[0].mask is None
+    assert 3 <= model.asked <= 10, "the pauses between searches grow"
