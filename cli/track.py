@@ -33,7 +33,8 @@ EXAMPLES = """examples:
   sa2va track recording/ --topic /camera/image_raw --point "320,200;340,260,0" -o out/bag
 
 writes to OUT: masks/<track>/<frame>.png (0/255), overlay.mp4, tracks.json, events.json, summary.json;
-for a bag also bag/ with the topics /sa2va/tracks, /sa2va/mask and /sa2va/events."""
+a frame on which a track does not exist has no mask file. For a bag also bag/ with the topics /sa2va/tracks,
+/sa2va/mask and /sa2va/events."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
