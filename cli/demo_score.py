@@ -115,8 +115,8 @@ def score(
     """
     begin, end = said
     during = [shot for shot in shots if begin <= shot.received < end]
-    span = during[-1].received - during[0].received if len(during) > 1 else 0.0
-    fps = (len(during) - 1) / span if span > 0 else 0.0
+    span = min(end, during[-1].received) - begin if during else 0.0
+    fps = len(during) / span if span > 0 else 0.0
     if act.expects == "stopped":
         outcome, problem = _stopped(during, events, begin, end)
         return Row(act.say, outcome, problem, float("nan"), float("nan"), fps, 0)

@@ -85,7 +85,7 @@ def test_a_ball_that_returns_is_scored_where_it_is_to_be_seen() -> None:
     assert row.first_mask == 2.0
     assert row.images == 6  # 2, 3, 4, 8, 9, 10: not before the first mask, not while it is away
     assert row.iou == pytest.approx(5 / 6)  # at 8 it was back but not yet seen
-    assert row.fps == pytest.approx(9 / 9)
+    assert row.fps == pytest.approx(10 / 10)
 
 
 @pytest.mark.parametrize(
