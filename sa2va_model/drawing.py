@@ -31,7 +31,6 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
     (150, 170, 255),
 )
 MASK_ALPHA = 0.42
-SEEN = (TrackState.TRACKING, TrackState.OCCLUDED)
 Box = tuple[int, int, int, int]
 
 
@@ -74,7 +73,9 @@ def caption(track: Track) -> str:
     words = [track.expression or track.label or track.id]
     if track.state != TrackState.TRACKING:
         words.append(track.state.name.lower().replace("_", " "))
-    if track.state in SEEN and math.isfinite(track.score):
+    elif not track.area:
+        words.append("not seen")
+    if track.area and math.isfinite(track.score):
         words.append(f"{track.score:.2f}")
     return "  ".join(words)
 

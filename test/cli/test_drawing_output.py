@@ -67,6 +67,7 @@ def test_what_is_not_seen_is_listed_and_what_stopped_is_not() -> None:
     assert caption(lost) == "the mug  lost"
     assert caption(blob("a", 1, (1, 1, 9, 9))) == "the mug  0.90"
     assert caption(Track("a", "", TrackState.NOT_FOUND)) == "a  not found"
+    assert caption(Track("a", "the mug", TrackState.TRACKING)) == "the mug  not seen"
 
 
 @pytest.mark.parametrize("size", [(8, 8), (33, 500), (500, 20), (121, 161)])

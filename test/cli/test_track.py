@@ -361,7 +361,7 @@ def start(video: Path, out: Path, model: Path) -> subprocess.Popen[str]:
 
 def test_the_real_command(video, tmp_path, nano_folder) -> None:
     process = start(video, tmp_path / "out", nano_folder)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
     check_agreement(tmp_path / "out", 12)
     assert stdout.startswith("12 frames, ")
@@ -374,7 +374,7 @@ def test_an_interrupted_run_loses_nothing(make, tmp_path, nano_folder, number: i
     path = make.video(tmp_path / "long.mp4", [make.picture(i % 30) for i in range(1500)])
     out = tmp_path / "out"
     process = start(path, out, nano_folder)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(list(out.glob("masks/*/*.png"))) < 5:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
