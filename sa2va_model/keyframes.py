@@ -4,19 +4,27 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
 
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import ImageFeatures
 from sa2va_model.sources import Frame
 
 
-@dataclass(frozen=True)
 class Remembered:
-    """One frame and SAM-2's features of it."""
+    """One frame, and SAM-2's features of it from the moment they are needed on."""
 
-    frame: Frame
-    features: ImageFeatures
+    def __init__(self, frame: Frame, encode: Callable[[np.ndarray], ImageFeatures]) -> None:
+        self.frame = frame
+        self._encode = encode
+
+    @cached_property
+    def features(self) -> ImageFeatures:
+        """Computed at most once. A stream that nobody asked anything of costs nothing."""
+        return self._encode(self.frame.rgb)
 
 
 class FrameRing:
@@ -24,19 +32,22 @@ class FrameRing:
 
     Args:
         capacity: frames kept; a grounding that takes longer than so many frames is not replayed.
+        encode: image features of a uint8 [H, W, 3] image.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, encode: Callable[[np.ndarray], ImageFeatures]) -> None:
         if capacity < 1:
             raise InputError(f"ring capacity is {capacity}; expected 1 frame or more")
         self._frames: deque[Remembered] = deque(maxlen=capacity)
+        self._encode = encode
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def append(self, frame: Frame, features: ImageFeatures) -> None:
+    def append(self, frame: Frame) -> Remembered:
         """Takes the newest frame; the oldest goes when the ring is full."""
-        self._frames.append(Remembered(frame, features))
+        self._frames.append(Remembered(frame, self._encode))
+        return self._frames[-1]
 
     def clear(self) -> None:
         """Forgets all frames."""

@@ -81,7 +81,7 @@ class LiveTracker:
         self._tracker = OnlineTracker(model.grounder, tracker)
         self._judge = Judge(model.grounder, self._config.lifecycle)
         self._questioner = Questioner(model, background=self._config.background)
-        self._ring = FrameRing(max(self._config.ring, model.config.keyframes))
+        self._ring = FrameRing(max(self._config.ring, model.config.keyframes), model.encode_image)
         self._lock = threading.Lock()
         self._commands: list[Callable[[Frame], None]] = []
         self._ids: set[str] = set()
@@ -199,11 +199,13 @@ class LiveTracker:
         self._size = frame.rgb.shape
         self._milliseconds = {}
         start = time.perf_counter()
-        features = self._model.encode_image(frame.rgb)
-        self._lap("encode", start)
-        self._ring.append(frame, features)
+        newest = self._ring.append(frame)
         with self._lock:
             commands, self._commands = self._commands, []
+        if not self._records and not commands:
+            return FrameResult(frame.stamp, frame.index, *frame.rgb.shape[:2], ())
+        features = newest.features
+        self._lap("encode", start)
         for command in commands:
             command(frame)
         for answered in self._questioner.answers():
@@ -376,6 +378,8 @@ class LiveTracker:
         self._milliseconds["ground"] = self._milliseconds.get("ground", 0.0) + answered.milliseconds
         self._question_seconds = answered.milliseconds / 1e3
         if record is None or record.expression != question.expression:
+            return
+        if record.state == TrackState.STOPPED:
             return
         record.asked = False
         prompt, reason = None, answered.error

@@ -283,3 +283,29 @@ def test_a_denied_object_loses_its_mask() -> None:
     assert told[2:] == ["OCCLUDED", "LOST"]
     assert results[-1].tracks[0].mask is None
     assert 3 <= model.asked <= 10, "the pauses between searches grow"
+
+
+def test_a_stopped_track_does_not_come_back_with_a_late_answer() -> None:
+    model = held_model()
+    live = LiveTracker(model, LiveConfig(background=True, verify_period=0))
+    clip = frames(3)
+    try:
+        live.track("the mug")
+        live.process(clip[0])
+        assert model.asked.wait(20)
+        model.gate.set()
+        wait_for(lambda: live._questioner._answers.qsize() > 0)
+        live.stop()
+        assert kinds([live.process(clip[1])]) == ["STOPPED"]
+        assert live.process(clip[2]).tracks == ()
+    finally:
+        model.gate.set()
+        live.close()
+
+
+def test_a_stream_that_nobody_asks_about_costs_nothing() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    idle, busy = frames(2)
+    assert "encode" not in live.process(idle).milliseconds
+    live.track("the mug")
+    assert "encode" in live.process(busy).milliseconds
