@@ -77,6 +77,7 @@ class LiveTracker:
             max_conditioning=max(4, model.config.keyframes),
             gate_memory=True,
             min_quality=self._config.lifecycle.min_quality,
+            reuse_embedding=model.config.sam2.object_score_gate,
         )
         self._tracker = OnlineTracker(model.grounder, tracker)
         self._judge = Judge(model.grounder, self._config.lifecycle)

@@ -28,12 +28,18 @@ class TrackerConfig:
         max_conditioning: prompted frames kept for each object; at least the number of keyframes.
         gate_memory: remember a tracked frame only if the object is seen and the mask's predicted IoU is at least
             `min_quality`. Off = SAM-2's own behaviour.
+        reuse_embedding: decode an object's last [SEG] embedding on every frame, too, and take its mask where its
+            predicted IoU is higher than memory's by `reuse_margin` and both overlap by `reuse_overlap` (IoU) at
+            least. What is taken is what is remembered. Needs a model whose scores are trained.
     """
 
     max_objects: int = 16
     max_conditioning: int = 8
     gate_memory: bool = False
     min_quality: float = 0.3
+    reuse_embedding: bool = False
+    reuse_margin: float = 0.1
+    reuse_overlap: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("max_objects", "max_conditioning"):
@@ -66,6 +72,7 @@ class _Object:
         self.memory = memory
         self.prompt: Prompt | None = None
         self.prompted_frames = 0
+        self.embedding: Tensor | None = None
 
     def take_prompt(self) -> Prompt | None:
         """The prompt for this frame, used up one frame at a time."""
@@ -108,6 +115,7 @@ class OnlineTracker:
             self._objects[object_id] = _Object(memory)
         item = self._objects[object_id]
         item.prompt, item.prompted_frames = prompt, frames
+        item.embedding = prompt.embedding
 
     def remove(self, object_id: str) -> None:
         """Forgets an object; the others are not touched. Unknown ids are ignored."""
@@ -170,6 +178,8 @@ class OnlineTracker:
             tokens[0].pointer_tokens,
         )
         decoded = grounder.decode(features, conditioned)
+        if self._config.reuse_embedding:
+            decoded = self._better(object_ids, decoded, features)
         observations = {i: _observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
         kept = [n for n, i in enumerate(object_ids) if self._trusted(observations[i])]
         if kept:
@@ -180,11 +190,44 @@ class OnlineTracker:
                 memory.write(spatial[row], chosen.pointers[row], conditioning=False)
         return observations
 
+    def _better(self, object_ids: list[str], decoded: Decoded, features: ImageFeatures) -> Decoded:
+        """Memory's masks, or those of the objects' [SEG] embeddings where they are better and mean the same."""
+        grounder, last = self._grounder, [self._objects[i].embedding for i in object_ids]
+        rows = [n for n, embedding in enumerate(last) if embedding is not None]
+        if not rows:
+            return decoded
+        extra = torch.stack([e for e in last if e is not None])[:, None]
+        plain = grounder.without_memory(features).expand(len(rows), -1, -1, -1)
+        spoken = grounder.decode_tokens(
+            features,
+            plain,
+            extra=extra.to(plain.device, plain.dtype),
+            multimask=grounder.config.multimask,
+        )
+        memory = _select(decoded, rows)
+        one, other = spoken.logits > 0, memory.logits > 0
+        common = (one & other).flatten(1).sum(1) / (one | other).flatten(1).sum(1).clamp(min=1)
+        better = spoken.quality > memory.quality + self._config.reuse_margin
+        better &= (common >= self._config.reuse_overlap) & (spoken.object_scores[:, 0] > 0)
+        taken = [rows[n] for n in better.nonzero()[:, 0].tolist()]
+        return _replace(decoded, taken, _select(spoken, better.nonzero()[:, 0].tolist()))
+
     def _trusted(self, seen: Observation) -> bool:
         if not self._config.gate_memory:
             return True
         scored = seen.object_score > 0 or not self._grounder.config.object_score_gate
         return scored and seen.quality >= self._config.min_quality and bool((seen.logits > 0).any())
+
+
+def _replace(decoded: Decoded, rows: list[int], by: Decoded) -> Decoded:
+    """`decoded` with some of its rows taken from `by`."""
+    if not rows:
+        return decoded
+    parts = {}
+    for name in ("logits", "candidates", "ious", "best", "pointers", "object_scores"):
+        parts[name] = getattr(decoded, name).clone()
+        parts[name][rows] = getattr(by, name)
+    return Decoded(**parts)
 
 
 def _select(decoded: Decoded, rows: list[int]) -> Decoded:

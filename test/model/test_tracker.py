@@ -135,3 +135,27 @@ def test_too_many_objects_are_refused(grounder: Grounder) -> None:
     tracker.add("a", embedding(0))
     with pytest.raises(InputError, match="max_objects is 1"):
         tracker.add("b", embedding(1))
+
+
+def test_an_embedding_is_used_again_where_it_is_better(
+    grounder: Grounder, features: list[ImageFeatures]
+) -> None:
+    """With a margin that is always met the mask is the embedding's own, else memory's; remembered is what is shown."""
+
+    def run(config: TrackerConfig) -> list[torch.Tensor]:
+        tracker = OnlineTracker(grounder, config)
+        tracker.add("a", embedding(0))
+        tracker.add("b", Prompt.box(0.1, 0.1, 0.6, 0.6))
+        return [
+            torch.cat([seen.logits for seen in tracker.step(frame).values()])
+            for frame in features[:6]
+        ]
+
+    always = TrackerConfig(reuse_embedding=True, reuse_margin=-9.0, reuse_overlap=0.0)
+    never = TrackerConfig(reuse_embedding=True, reuse_margin=9.0)
+    with torch.inference_mode():
+        plain = grounder.decode(features[5], grounder.without_memory(features[5]), embedding(0))
+    assert torch.allclose(run(always)[5][:1], plain.logits, atol=TOLERANCE)
+    for reused, memory in zip(run(never), run(TrackerConfig()), strict=True):
+        assert torch.equal(reused, memory)
+    assert torch.equal(run(always)[5][1], run(never)[5][1]), "a box has no embedding"
