@@ -204,7 +204,8 @@ class LiveTracker:
         with self._lock:
             commands, self._commands = self._commands, []
         if not self._records and not commands:
-            return FrameResult(frame.stamp, frame.index, *frame.rgb.shape[:2], ())
+            height, width = frame.rgb.shape[:2]
+            return FrameResult(frame.stamp, frame.index, height, width, ())
         features = newest.features
         self._lap("encode", start)
         for command in commands:

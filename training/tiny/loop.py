@@ -95,11 +95,12 @@ class Run:
         torch.set_num_threads(settings.threads)
         places = {"root": data} if data else {}
         train = Library(settings.shares, "train", **places)
-        options = {"images": settings.images, "each": settings.each, "seed": settings.seed}
+        images, each, seed = settings.images, settings.each, settings.seed
         if settings.kind == "memory":
-            self.batches: Any = clips.ClipBatches(train, **options)
+            self.batches: Any = clips.ClipBatches(train, images=images, each=each, seed=seed)
         else:
-            self.batches = Batches(train, none_share=settings.none_share, **options)
+            share = settings.none_share
+            self.batches = Batches(train, images=images, each=each, none_share=share, seed=seed)
         self.held = Library(settings.shares, "held", **places)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
