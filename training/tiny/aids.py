@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.qwen2.modeling_qwen2 import rotate_half
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model, rotate_half
 
 from sa2va_training.tiny.batches import Batch
 from sa2va_training.tiny.losses import plain
@@ -160,7 +160,7 @@ def box_iou(one: Tensor, other: Tensor) -> Tensor:
 class Gaze:
     """Looks at where attention heads look: supervises a few heads to find the target's visual tokens."""
 
-    def __init__(self, model: nn.Module, layers: tuple[int, ...] = (1, 2), heads: int = 2) -> None:
+    def __init__(self, model: Qwen2Model, layers: tuple[int, ...] = (1, 2), heads: int = 2) -> None:
         self.model, self.heads = model, heads
         self.seen: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
         self.layers = [layer for layer in layers if layer < len(model.layers)]

@@ -19,7 +19,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
 from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
-from sa2va_training.tiny.augmentation import disturb_clip
+from sa2va_training.tiny.augmentation import disturb_clip, without
 from sa2va_training.tiny.batches import Batch, Expression, Library, Shard, normalised, seen_objects
 from sa2va_training.tiny.learner import Learner, repeat_rows
 from sa2va_training.tiny.losses import decoded_loss
@@ -37,6 +37,7 @@ _MEMORY = (
 )
 _FROZEN = ("image_encoder", "no_mem")
 _MIN_PIXELS = 16
+_GOES_AWAY = 0.6  # of the clips
 
 
 def is_memory(name: str) -> bool:
@@ -106,10 +107,14 @@ def assemble(
 ) -> ClipBatch:
     """Frame batches of the chosen clips; with `rng` they are disturbed, all frames of a clip alike."""
     order = slice(None, None, -1) if backwards else slice(None)
-    clips = [np.asarray(shard.rgb[i])[order] for shard, i, _ in chosen]
+    clips = [np.array(shard.rgb[i])[order] for shard, i, _ in chosen]
+    shown = [np.array(shard.instances[i])[order] for shard, i, _ in chosen]
     if rng is not None:
+        for clip, labels, (_, _, asked) in zip(clips, shown, chosen, strict=True):
+            if rng.random() < _GOES_AWAY:
+                take_away(clip, labels, asked[int(rng.integers(len(asked)))].target, rng)
         clips = [disturb_clip(clip, rng) for clip in clips]
-    instances = np.stack([np.asarray(shard.instances[i])[order] for shard, i, _ in chosen])
+    instances = np.stack(shown)
     objects = np.stack([shard.objects[i][order] for shard, i, _ in chosen])
     targets = torch.tensor([[e.target for e in asked] for _, _, asked in chosen])
     expressions = tuple(tuple(asked) for _, _, asked in chosen)
@@ -124,6 +129,23 @@ def assemble(
         for t in range(instances.shape[1])
     )
     return ClipBatch(frames, not backwards)
+
+
+def take_away(
+    clip: np.ndarray, instances: np.ndarray, target: int, rng: np.random.Generator
+) -> None:
+    """Removes an object from a few frames in a row after the first; in place.
+
+    Objects that leave are rare in the clips, and a tracker that never saw one leave clings to what stands nearby.
+
+    Args:
+        clip: uint8 [T, H, W, 3]; instances: uint8 [T, H, W].
+    """
+    start = int(rng.integers(1, len(clip)))
+    for t in range(start, min(len(clip), start + int(rng.integers(1, 4)))):
+        mask = instances[t] == target + 1
+        clip[t] = without(clip[t], mask)
+        instances[t][mask] = 0
 
 
 class ClipMemory:
@@ -255,7 +277,7 @@ def memory_stage(
             continue
         cover = batch.masks(MASK_STRIDE)
         visible = batch.masks(1).flatten(1).sum(1) >= _MIN_PIXELS
-        loss, more = decoded_loss(decoded, cover, visible)
+        loss, more = decoded_loss(decoded, cover, visible, score_weight=0.6)
         total = total + loss
         report["score"] += more["score"] / len(answers)
         if t:

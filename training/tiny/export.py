@@ -32,4 +32,6 @@ def export_learner(learner: Learner, folder: Path) -> Path:
     shipped = Sa2VA(learner.shipped_config, learner.model.mllm.tokenizer)
     shipped.load_state_dict(learner.model.state_dict())
     save_model(shipped, folder, dtype=torch.float16)
-    return folder / "model.safetensors"
+    file = folder / "model.safetensors"
+    file.chmod(0o644)  # safetensors writes for the owner alone; this file is shared
+    return file

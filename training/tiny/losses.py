@@ -12,6 +12,8 @@ from torch import Tensor
 
 from sa2va_model.grounding import Decoded
 
+ABSENT_WEIGHT = 1.0  # above 1 the model says no more often, also to what is there
+
 
 def plain(value: Tensor) -> float:
     """A number for the log."""
@@ -40,7 +42,9 @@ def mask_iou(logits: Tensor, cover: Tensor) -> Tensor:
     return (guess & truth).sum(1) / (guess | truth).sum(1).clamp(min=1)
 
 
-def decoded_loss(decoded: Decoded, cover: Tensor, found: Tensor) -> tuple[Tensor, dict[str, float]]:
+def decoded_loss(
+    decoded: Decoded, cover: Tensor, found: Tensor, score_weight: float = 0.3
+) -> tuple[Tensor, dict[str, float]]:
     """Mask, object score and predicted quality of N prompts.
 
     Args:
@@ -53,17 +57,21 @@ def decoded_loss(decoded: Decoded, cover: Tensor, found: Tensor) -> tuple[Tensor
     score = F.binary_cross_entropy_with_logits(decoded.object_scores[:, 0], found.float())
     quality = (decoded.ious[found, 0] - ious).abs().mean() if len(ious) else masks.new_zeros(())
     report = {"dice": plain(dice), "iou": plain(ious.mean()), "score": plain(score)}
-    return masks + 0.3 * score + 0.2 * quality, report
+    return masks + score_weight * score + 0.2 * quality, report
 
 
-def answer_loss(logits: Tensor, labels: Tensor, first: Tensor) -> tuple[Tensor, dict[str, float]]:
+def answer_loss(
+    logits: Tensor, labels: Tensor, first: Tensor, absent: Tensor
+) -> tuple[Tensor, dict[str, float]]:
     """Cross entropy of answer tokens; the first one, which decides found or not, counts as much as all others.
 
     Args:
-        logits: [M, vocabulary]; labels: [M]; first: bool [M].
+        logits: [M, vocabulary]; labels: [M]; first: bool [M], N of them set.
+        absent: bool [N]: the right answer is that there is nothing.
     """
     each = F.cross_entropy(logits, labels, reduction="none")
-    decision, rest = each[first].mean(), each[~first].mean()
+    weight = 1 + (ABSENT_WEIGHT - 1) * absent
+    decision, rest = (each[first] * weight).sum() / weight.sum(), each[~first].mean()
     right = (logits[first].argmax(-1) == labels[first]).float().mean()
     report = {"decide": plain(decision), "right": plain(right), "rest": plain(rest)}
     return decision + 0.2 * rest, report

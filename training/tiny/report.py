@@ -91,7 +91,7 @@ def clip_figures(model: Sa2VA, held: Library, count: int) -> dict[str, Any]:
         frames, instances = np.asarray(shard.rgb[i]), np.asarray(shard.instances[i])
         features = [model.encode_image(frame) for frame in frames]
         for expression in _one_per_target(shard.expressions[i]):
-            reply = model.ground(frames[:1], expression.text)
+            reply = model.ground([frames[0]], expression.text)
             tracks += 1
             truths = instances == expression.target + 1
             masks = np.zeros_like(truths)

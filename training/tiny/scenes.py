@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -218,7 +218,7 @@ def write_shard(spec: ShardSpec, root: Path = ROOT) -> Path:
     return folder
 
 
-def _store(arrays: dict[str, np.ndarray], place: tuple[int, ...], image: LabelledImage) -> None:
+def _store(arrays: Mapping[str, np.ndarray], place: tuple[int, ...], image: LabelledImage) -> None:
     arrays["rgb"][place] = image.rgb
     arrays["instances"][place] = image.instances
     arrays["objects"][place] = object_table(image.facts)

@@ -63,9 +63,10 @@ def prompt_codes(learner: Learner, batch: Batch, rng: np.random.Generator) -> Te
         same = (rows[:, COLOUR] == colours[i]) & (rows[:, SHAPE] == shapes[i])
         chance = rng.random()
         if found[i]:
-            if chance < 0.3 and int(same.sum()) == 1:
+            # Names alone would do for most objects; without pressure the decoder never learns to read the box.
+            if chance < 0.2 and int(same.sum()) == 1:
                 keep_box[i] = False
-            elif chance < 0.5:
+            elif chance < 0.6:
                 colours[i], shapes[i] = -1, -1
             continue
         near = rows[int(rng.integers(len(rows)))]
@@ -118,7 +119,8 @@ def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
     cover = batch.masks(MASK_STRIDE)
     spoken = learner.decode(encoded.features, learner.model.text_hidden_fcs(seen.seg), each)
     parts["masks"], masks = decoded_loss(spoken, cover, batch.found)
-    parts["taught"] = _taught(learner, encoded, batch, rng)
+    if rng.random() < 0.6:
+        parts["taught"] = _taught(learner, encoded, batch, rng)
     parts["maps"], _ = learner.map_aids.loss(encoded.fine, encoded.coarse, batch)
     weights = {
         "masks": 1.0, "taught": 0.5, "maps": 0.2, "visual": 0.3, "states": 0.5,
@@ -159,7 +161,7 @@ def word_losses(
     place = torch.arange(packed.labels.shape[2]).expand_as(packed.labels)
     first = (place == packed.decide[:, :, None])[graded]
     logits = learner.model.mllm.language_model.lm_head(seen.states[graded])
-    parts["answers"], answers = answer_loss(logits, packed.labels[graded], first)
+    parts["answers"], answers = answer_loss(logits, packed.labels[graded], first, ~batch.found)
     asked = packed.has_seg.flatten()
     codes = learner.model.text_hidden_fcs(seen.seg)
     parts["code"] = F.mse_loss(codes[asked], exact_codes(learner, batch)[asked])
@@ -175,7 +177,7 @@ def word_losses(
 
 
 def _gaze(learner: Learner, batch: Batch, packed: Packed) -> Tensor:
-    prefix, each, length = len(packed.prefix), *packed.branches.shape[1:]
+    prefix, (each, length) = len(packed.prefix), packed.branches.shape[1:]
     visual = (packed.prefix == learner.model.mllm.image_id).nonzero()[:, 0]
     places = prefix + torch.arange(each) * length + packed.seg
     mask, _ = block_mask(prefix, each, length)
