@@ -65,9 +65,11 @@ def run(args: argparse.Namespace) -> int:
     regions = [_read_region(path, pictures) for path in args.region]
     question = f"{args.question.strip()} {GROUNDED}" if args.grounded else args.question
     from sa2va_cli.output import write_json
-    from sa2va_model.checkpoints import load_model
+    from sa2va_model.checkpoints import load_model, suit_threads
 
-    answer = load_model(args.model, device=args.device).ask(pictures, question, regions)
+    model = load_model(args.model, device=args.device)
+    suit_threads(model)
+    answer = model.ask(pictures, question, regions)
     record = _record(args, frames, answer)
     if args.output is not None:
         _write(Path(args.output), frames, answer)

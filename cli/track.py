@@ -112,10 +112,11 @@ def _open_truth(folder: str | None) -> Truth | None:
 
 
 def _tracker(args: argparse.Namespace) -> LiveTracker:
-    from sa2va_model.checkpoints import load_model
+    from sa2va_model.checkpoints import load_model, suit_threads
     from sa2va_model.live import LiveConfig, LiveTracker
 
     model = load_model(args.model, device=args.device)
+    suit_threads(model)
     objects = max(len(args.prompts), LiveConfig().max_objects)
     return LiveTracker(model, LiveConfig(background=False, max_objects=objects))
 

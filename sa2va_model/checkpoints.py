@@ -8,6 +8,7 @@ names in the files are the official ones; `_OURS` maps them onto the modules of 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from sa2va_model import config as configuration
 from sa2va_model.errors import InputError
 from sa2va_model.sa2va import Sa2VA
 
+SMALL = 30_000_000
+"""Parameters below which one CPU thread is faster than several."""
 SHIPPED = Path(__file__).parent / "weights" / "tiny"
 
 _OURS = (
@@ -158,6 +161,17 @@ def pick_device(name: str) -> torch.device:
             "device is 'cuda', but PyTorch sees no CUDA device; use --device cpu or auto"
         )
     return torch.device(name)
+
+
+def suit_threads(model: Sa2VA) -> None:
+    """One thread for a small model on the CPU; anything else is left to PyTorch.
+
+    Operations of a small model are too short to share: on two cores that other processes use as well, two threads
+    wait for each other and are three to five times slower than one (docs/log.md). A set OMP_NUM_THREADS is kept.
+    """
+    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+    if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def load_model(

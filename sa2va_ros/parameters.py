@@ -75,7 +75,10 @@ TABLE: tuple[Parameter, ...] = (
     ),
     Parameter("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
     Parameter(
-        "threads", 0, "CPU threads of the model; 0 = as many as torch chooses.", span=(0, 256)
+        "threads",
+        0,
+        "CPU threads of the model; 0 = one for a small model, else as many as torch chooses.",
+        span=(0, 256),
     ),
     Parameter(
         "image_transport",

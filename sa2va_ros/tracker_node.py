@@ -152,14 +152,16 @@ class TrackerNode(LifecycleNode):
         # is missing.
         import torch
 
-        from sa2va_model.checkpoints import load_model
+        from sa2va_model.checkpoints import load_model, suit_threads
         from sa2va_model.live import LiveConfig, LiveTracker
 
-        if threads := self._value("threads"):
-            torch.set_num_threads(threads)
         folder, device = self._value("model"), self._value("device")
         self.get_logger().info(f"loading {folder or 'the model that ships'}")
         self._model = load_model(folder or None, device=device)
+        if threads := self._value("threads"):
+            torch.set_num_threads(threads)
+        else:
+            suit_threads(self._model)
         config = LiveConfig(background=True, max_objects=self._value("max_objects"))
         self._live = LiveTracker(self._model, config)
         self._stream = ImageStream()
