@@ -33,6 +33,7 @@ RELATION_DOUBT = 0.03  # whoever lies between -0.03 and the margin makes the sen
 SIZE_RATIO = 1.25  # of the objects themselves …
 EXTENT_RATIO = 1.15  # … and, the same way round, of their images
 DEPTH_RATIO = 1.08
+MIN_DEPTH = 1e-3  # metres; nothing a camera sees is nearer
 
 _ANY_NOUN = ("object", "thing", "one")
 _POSITIONS: dict[str, tuple[str, ...]] = {
@@ -196,6 +197,11 @@ def _sizes(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[
             yield _meaning(_pick(options, rng).format(noun=noun.say(rng)), "size", by_size, rng)
 
 
+def _log_depth(fact: ObjectFact) -> float:
+    """Distances compare as ratios. 2D scenes only have an order, which may pass zero."""
+    return float(np.log(max(1.0 if fact.depth is None else fact.depth, MIN_DEPTH)))
+
+
 def _scaled(sign: float, attribute: str) -> Callable[[ObjectFact], float]:
     """The signed logarithm of a size, so that a ratio becomes a margin."""
     return lambda fact: sign * float(np.log(getattr(fact, attribute)))
@@ -211,8 +217,8 @@ def _axes(members: Sequence[ObjectFact]) -> dict[str, tuple[Callable[[ObjectFact
     }
     if all(f.depth is not None for f in members):
         margin = float(np.log(DEPTH_RATIO))
-        axes["near"] = (lambda f: float(np.log(f.depth or 1.0)), margin)
-        axes["far"] = (lambda f: -float(np.log(f.depth or 1.0)), margin)
+        axes["near"] = (_log_depth, margin)
+        axes["far"] = (lambda f: -_log_depth(f), margin)
     return axes
 
 
