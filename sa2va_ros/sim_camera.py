@@ -22,7 +22,6 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import TransformStamped
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
@@ -31,6 +30,7 @@ from sa2va_model.errors import InputError
 from sa2va_ros.conversions import fill_image, fill_time
 from sa2va_ros.outputs import reliable
 from sa2va_ros.parameters import Parameter, declare
+from sa2va_ros.spinning import spin
 
 WORLD = "world"
 TABLE = (
@@ -185,11 +185,7 @@ def main(args: list[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 2
     try:
-        executor = SingleThreadedExecutor()
-        executor.add_node(camera)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # how a node is told to stop
+        spin(camera)
     finally:
         camera.close()
         camera.destroy_node()

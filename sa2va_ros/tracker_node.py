@@ -15,7 +15,6 @@ from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -30,6 +29,7 @@ from sa2va_ros.commands import Router, clean_text
 from sa2va_ros.msg import TrackArray, TrackerStatus, VisualPrompt
 from sa2va_ros.outputs import Outputs, reliable
 from sa2va_ros.questions import QuestionWorker
+from sa2va_ros.spinning import spin
 from sa2va_ros.srv import ListTracks, RemoveTrack, SetTarget
 from sa2va_ros.stream import Admitted, ImageStream
 from sa2va_ros.worker import FrameWorker
@@ -345,11 +345,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         if not node.autostart():
             return 2
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # how a node is told to stop
+        spin(node)
+    except KeyboardInterrupt:
+        pass  # told to stop while the model was loading
     finally:
         node.close()
         node.destroy_node()
