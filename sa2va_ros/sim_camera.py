@@ -30,7 +30,7 @@ from sa2va_model.errors import InputError
 from sa2va_ros.conversions import fill_image, fill_time
 from sa2va_ros.outputs import reliable
 from sa2va_ros.parameters import Parameter, declare
-from sa2va_ros.spinning import spin
+from sa2va_ros.spinning import context, spin
 
 WORLD = "world"
 TABLE = (
@@ -177,19 +177,22 @@ def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
 
 def main(args: list[str] | None = None) -> int:
     """Run the camera until it is told to stop; the exit status is 2 if it could not start."""
-    rclpy.init(args=args)
-    try:
-        camera = SimCamera()
-    except (InputError, RuntimeError, ImportError, rclpy.exceptions.ParameterException) as error:
-        print(f"sim_camera: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        rclpy.try_shutdown()
-        return 2
-    try:
-        spin(camera)
-    finally:
-        camera.close()
-        camera.destroy_node()
-        rclpy.try_shutdown()
+    with context(args) as told:
+        try:
+            camera = SimCamera()
+        except (
+            InputError,
+            RuntimeError,
+            ImportError,
+            rclpy.exceptions.ParameterException,
+        ) as error:
+            print(f"sim_camera: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+            return 2
+        try:
+            spin(camera, told)
+        finally:
+            camera.close()
+            camera.destroy_node()
     return 0
 
 

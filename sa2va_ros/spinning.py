@@ -1,24 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a node until it is told to stop."""
+"""Runs a node until it is told to stop, so that it can end in order.
+
+rclpy's own signal handler takes the context away at any moment, also while a callback or a thread of the node
+publishes something, which now and then ends in an error or a crash. Here a signal only asks the loop to end; the
+node then stops its threads, and the context goes last.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+WAKE_SECONDS = 0.1  # how long a signal may wait for a node without work
 
 
-def spin(node: Node) -> None:
-    """Serves a node on one thread until Ctrl-C, a signal or a shutdown of its context.
+@contextmanager
+def context(args: list[str] | None) -> Iterator[threading.Event]:
+    """An initialised rclpy; the event is set by Ctrl-C and by SIGTERM."""
+    told = threading.Event()
 
-    The signal handler ends the context at any moment, also in the middle of what the executor or a callback does with
-    it; what they raise then is no fault. Anything raised while the context lives is.
-    """
+    def tell(number: int, frame: FrameType | None) -> None:
+        told.set()
+
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        rclpy.try_shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def spin(node: Node, told: threading.Event) -> None:
+    """Serves a node on one thread until `told` is set or its context is shut down."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # how a node is told to stop
-    except RuntimeError:  # rclpy's RCLError and InvalidHandle are some
-        if node.context.ok():
-            raise
+        while not told.is_set() and node.context.ok():
+            executor.spin_once(timeout_sec=WAKE_SECONDS)
+    except ExternalShutdownException:
+        pass  # somebody shut the context down
+    finally:
+        executor.remove_node(node)

@@ -29,7 +29,7 @@ from sa2va_ros.commands import Router, clean_text
 from sa2va_ros.msg import TrackArray, TrackerStatus, VisualPrompt
 from sa2va_ros.outputs import Outputs, reliable
 from sa2va_ros.questions import QuestionWorker
-from sa2va_ros.spinning import spin
+from sa2va_ros.spinning import context, spin
 from sa2va_ros.srv import ListTracks, RemoveTrack, SetTarget
 from sa2va_ros.stream import Admitted, ImageStream
 from sa2va_ros.worker import FrameWorker
@@ -335,23 +335,19 @@ class TrackerNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; the exit status is 2 if it could not start."""
-    rclpy.init(args=args)
-    try:
-        node = TrackerNode()
-    except (InputError, rclpy.exceptions.ParameterException) as error:
-        print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
-        rclpy.try_shutdown()
-        return 2
-    try:
-        if not node.autostart():
+    with context(args) as told:
+        try:
+            node = TrackerNode()
+        except (InputError, rclpy.exceptions.ParameterException) as error:
+            print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
             return 2
-        spin(node)
-    except KeyboardInterrupt:
-        pass  # told to stop while the model was loading
-    finally:
-        node.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+        try:
+            if not node.autostart():
+                return 2
+            spin(node, told)
+        finally:
+            node.close()
+            node.destroy_node()
     return 0
 
 
