@@ -11,7 +11,7 @@ from torch import Tensor
 from sa2va_model import images
 from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
 from sa2va_model.lifecycle import LifecycleConfig
-from sa2va_model.tracker import Observation, OnlineTracker, TrackerConfig
+from sa2va_model.tracker import Observation, observe
 
 
 class Judge:
@@ -39,9 +39,8 @@ class Judge:
 
     def glance(self, prompt: Prompt, features: ImageFeatures) -> Observation | None:
         """What a prompt, asked of one image without memory, shows; None if it is no trustworthy mask."""
-        once = OnlineTracker(self._grounder, TrackerConfig(max_objects=1, max_conditioning=1))
-        once.add("object", prompt)
-        seen = once.step(features)["object"]
+        plain = self._grounder.without_memory(features)
+        seen = observe(self._grounder.decode(features, plain, prompt), 0, prompted=True)
         return seen if self.trusts(seen) else None
 
     def mask(self, seen: Observation, height: int, width: int) -> np.ndarray:

@@ -154,7 +154,7 @@ class OnlineTracker:
             decoded = grounder.decode(features, grounder.without_memory(features), prompt)
         spatial = grounder.encode_memory(features, decoded, prompted=True)
         self._objects[object_id].memory.write(spatial[0], decoded.pointers[0], conditioning=True)
-        return _observe(decoded, 0, prompted=True)
+        return observe(decoded, 0, prompted=True)
 
     def _groups(self, object_ids: Sequence[str]) -> list[tuple[list[str], list[MemoryTokens]]]:
         """Objects whose memories have the same shape, so that they fit in one batch."""
@@ -180,7 +180,7 @@ class OnlineTracker:
         decoded = grounder.decode(features, conditioned)
         if self._config.reuse_embedding:
             decoded = self._better(object_ids, decoded, features)
-        observations = {i: _observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
+        observations = {i: observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
         kept = [n for n, i in enumerate(object_ids) if self._trusted(observations[i])]
         if kept:
             chosen = _select(decoded, kept)
@@ -241,7 +241,8 @@ def _select(decoded: Decoded, rows: list[int]) -> Decoded:
     )
 
 
-def _observe(decoded: Decoded, row: int, *, prompted: bool) -> Observation:
+def observe(decoded: Decoded, row: int, *, prompted: bool) -> Observation:
+    """One row of a decoder's answer."""
     one = _select(decoded, [row])
     return Observation(
         logits=one.logits,
