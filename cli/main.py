@@ -35,6 +35,7 @@ COMMANDS = {
     "track": Command("track", "follow objects through a video, an image folder or a rosbag2"),
     "ask": Command("ask", "ask about an image or a video; captions, with masks if wanted"),
     "verify-golden": Command("verify_golden", "check a checkpoint against its golden files"),
+    "bench": Command("bench", "measure speed on this machine"),
     "doctor": Command("doctor", "say what is installed, what is missing and how to get it"),
     "demo": Command("demo", "run the camera simulator and the ROS 2 node and measure them"),
 }
@@ -98,19 +99,38 @@ def build_parser(words: Sequence[str]) -> tuple[Parser, dict[str, ModuleType]]:
     return parser, modules
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """The options that every command has."""
+def add_common(parser: argparse.ArgumentParser, *, nested: bool = False) -> None:
+    """The options that every command has.
+
+    Args:
+        nested: for the parser of a command's own subcommand; what stands before its name then stays as given.
+    """
+
+    def default(value: str | bool | None) -> str | bool | None:
+        return argparse.SUPPRESS if nested else value
+
     group = parser.add_argument_group("common options")
     group.add_argument(
         "--model",
         metavar="DIR",
+        default=default(None),
         help="checkpoint folder, ours or an official Sa2VA one (default: the tiny model that ships)",
     )
     group.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda", help="where to compute (default: auto)"
+        "--device",
+        default=default("auto"),
+        metavar="auto|cpu|cuda",
+        help="where to compute (default: auto)",
     )
-    group.add_argument("--json", metavar="FILE", help="also write the results as JSON")
-    group.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    group.add_argument(
+        "--json", metavar="FILE", default=default(None), help="also write the results as JSON"
+    )
+    group.add_argument(
+        "--debug",
+        action="store_true",
+        default=default(False),
+        help="show the traceback of a failure",
+    )
 
 
 def _run(args: argparse.Namespace, module: ModuleType) -> int:
