@@ -42,6 +42,8 @@ CORE = [
     "rosbags-image>=0.10.4,<0.11",
     "tqdm>=4.67,<5",
     "rich>=14,<16",
+    # Adapters: LoRA on the language model.
+    "peft>=0.21,<0.23",
 ]
 
 # A real ROS 2 Jazzy as wheels, for machines without a ROS 2 distribution, and what colcon needs to build our messages

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuned adapters: a small folder that changes a loaded model, and can be taken out again without a trace.
+
+    adapter.json               format, fingerprint of the base model, names of the other trained parts, notes
+    adapter_config.json        ┐ of `peft`, for the language model (absent if it was not trained with LoRA)
+    adapter_model.safetensors  ┘
+    parts.safetensors          the other trained parts under our module names (mask decoder, projections …)
+
+LoRA is put beside the frozen weights and not merged into them, so that unloading restores the model bit for bit and
+a large model needs no second copy. Nothing may run the model while an adapter is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sa2va_model.errors import InputError
+from sa2va_model.sa2va import Sa2VA
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+FORMAT = 1
+INFO, PARTS = "adapter.json", "parts.safetensors"
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_FINGERPRINTED = ("text_hidden_fcs.", "mllm.mlp1.", "grounder.sam2_model.sam_mask_decoder.")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is known of an adapter folder.
+
+    Attributes:
+        base: fingerprint of the model it was trained on.
+        parts: names of the tensors in `parts.safetensors`.
+        lora: whether the language model has LoRA weights.
+        notes: what the trainer wrote (data, steps, metrics); for people.
+    """
+
+    folder: Path
+    base: str
+    parts: tuple[str, ...]
+    lora: bool
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What to call it: the folder's name, or that of the run it lies in."""
+        return (
+            self.folder.parent.name if self.folder.name == "adapter" else self.folder.name
+        ) or str(self.folder)
+
+
+@dataclass
+class _Active:
+    """An adapter in a model, and what it replaced."""
+
+    adapter: Adapter
+    peft: PeftModel | None
+    replaced: dict[str, Tensor]
+
+
+_ACTIVE: WeakKeyDictionary[Sa2VA, _Active] = WeakKeyDictionary()
+
+
+def active_adapter(model: Sa2VA) -> Adapter | None:
+    """The adapter that is in `model`, None if it is the bare model."""
+    held = _ACTIVE.get(model)
+    return held.adapter if held else None
+
+
+@torch.no_grad()
+def fingerprint(model: Sa2VA) -> str:
+    """Tells one base model from another: sizes, and the values of the parts that every Sa2VA training changes.
+
+    The same for float32, float16 and bfloat16 copies of one checkpoint, because values are compared in bfloat16; large
+    matrices, which may be quantised, are left out. The model must be without an adapter.
+    """
+    digest = hashlib.sha256()
+    sizes = {k: model.config.llm.get(k) for k in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    digest.update(json.dumps([sizes, model.config.sam2.image_size], sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        norm = name.startswith("mllm.language_model.") and "norm" in name
+        if norm or name.startswith(_FINGERPRINTED):
+            values = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+            digest.update(f"{name}{list(values.shape)}".encode())
+            digest.update(values.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def save_adapter(
+    model: Sa2VA,
+    folder: str | Path,
+    *,
+    base: str,
+    parts: Iterable[str],
+    peft: PeftModel | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Adapter:
+    """Writes what was trained.
+
+    Args:
+        model: with its trained parts in place.
+        base: `fingerprint` of the model before training.
+        parts: names in `model.state_dict()` of the trained tensors outside of LoRA.
+        peft: the LoRA of `model.mllm.language_model`.
+        notes: anything that JSON can hold.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    chosen = {name: state[name].detach().cpu().contiguous().clone() for name in parts}
+    if peft is not None:
+        peft.save_pretrained(str(path))
+        (path / "README.md").unlink(missing_ok=True)  # a model card full of blanks
+    save_file(chosen, path / PARTS, metadata={"format": "pt"})
+    adapter = Adapter(path, base, tuple(sorted(chosen)), peft is not None, dict(notes or {}))
+    text = {
+        "format": FORMAT,
+        "base": base,
+        "lora": adapter.lora,
+        "parts": list(adapter.parts),
+        "notes": adapter.notes,
+    }
+    (path / INFO).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+    return adapter
+
+
+def read_adapter(folder: str | Path) -> Adapter:
+    """Reads and checks `adapter.json`.
+
+    Raises:
+        InputError: no such folder, no adapter in it, or one of another format.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected an adapter folder with {INFO}")
+    file = path / INFO
+    if not file.is_file():
+        inside = path / "adapter"
+        hint = f"; did you mean {inside}?" if (inside / INFO).is_file() else ""
+        raise InputError(f"{path}: no {INFO} in it; expected an adapter folder{hint}")
+    try:
+        values: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        raise InputError(f"{file}: format is {found!r}; expected {FORMAT}")
+    for name, kind in (("base", str), ("parts", list), ("lora", bool)):
+        if not isinstance(values.get(name), kind):
+            raise InputError(
+                f"{file}: field {name!r} is {values.get(name)!r}; expected a {kind.__name__}"
+            )
+    notes = values.get("notes") or {}
+    return Adapter(path, values["base"], tuple(values["parts"]), values["lora"], notes)
+
+
+def load_adapter(model: Sa2VA, folder: str | Path) -> Adapter:
+    """Puts an adapter into a model; one that is in it is taken out first. On an error the model is without any.
+
+    Raises:
+        InputError: the adapter belongs to another base model, or a tensor is missing, unknown or of the wrong shape.
+    """
+    adapter = read_adapter(folder)
+    parts = _read(adapter.folder / PARTS)
+    unload_adapter(model)
+    own = fingerprint(model)
+    if own != adapter.base:
+        raise InputError(
+            f"{adapter.folder}: was trained on base model {adapter.base}; expected {own}, the model that is loaded"
+        )
+    places = dict(model.named_parameters()) | dict(model.named_buffers())
+    _check_parts(adapter, parts, places)
+    peft = _load_lora(model, adapter.folder) if adapter.lora else None
+    replaced: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, tensor in parts.items():
+            replaced[name] = places[name].detach().to("cpu", copy=True)
+            places[name].copy_(tensor)
+    _forget_cache(model)
+    _ACTIVE[model] = _Active(adapter, peft, replaced)
+    return adapter
+
+
+def unload_adapter(model: Sa2VA) -> bool:
+    """Takes the adapter out; the model is bit for bit what it was. False if there was none."""
+    held = _ACTIVE.pop(model, None)
+    if held is None:
+        return False
+    if held.peft is not None:
+        held.peft.unload()
+    places = dict(model.named_parameters()) | dict(model.named_buffers())
+    with torch.no_grad():
+        for name, tensor in held.replaced.items():
+            places[name].copy_(tensor)
+    _forget_cache(model)
+    return True
+
+
+def wrap_language_model(language_model: nn.Module, config: PeftConfig) -> PeftModel:
+    """Puts LoRA into a language model in place; the model keeps its class and its place in Sa2VA."""
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # peft reads an attribute that transformers renames
+        return get_peft_model(language_model, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
+
+
+def _forget_cache(model: Sa2VA) -> None:
+    """What was read of the last frames was read with other weights."""
+    if hasattr(model, "_seen"):
+        model._seen = None
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file; expected the tensors of an adapter") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def _check_parts(
+    adapter: Adapter, parts: Mapping[str, Tensor], places: Mapping[str, Tensor]
+) -> None:
+    file = adapter.folder / PARTS
+    missing, extra = set(adapter.parts) - set(parts), set(parts) - set(adapter.parts)
+    if missing or extra:
+        name = min(missing or extra)
+        raise InputError(f"{file}: tensor {name!r} is {'missing' if missing else 'not in ' + INFO}")
+    _check_shapes(file, parts, places)
+
+
+def _check_shapes(file: Path, given: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    for name, tensor in given.items():
+        if name not in places:
+            raise InputError(f"{file}: tensor {name!r} has no place in the model")
+        if places[name].shape != tensor.shape:
+            raise InputError(
+                f"{file}: tensor {name!r} has shape {list(tensor.shape)}; "
+                f"expected {list(places[name].shape)}"
+            )
+
+
+def _load_lora(model: Sa2VA, folder: Path) -> PeftModel:
+    """LoRA as the folder describes it, with its weights; nothing stays behind when they do not fit."""
+    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+    file = folder / PEFT_WEIGHTS
+    given = _read(file)
+    try:
+        config = PeftConfig.from_pretrained(str(folder), local_files_only=True)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise InputError(f"{folder / PEFT_CONFIG}: not a peft configuration ({error})") from error
+    try:
+        peft = wrap_language_model(model.mllm.language_model, config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder / PEFT_CONFIG}: does not fit the model ({error})") from error
+    try:
+        expected = get_peft_model_state_dict(peft)
+        missing = sorted(set(expected) - set(given))
+        if missing:
+            raise InputError(f"{file}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
+        _check_shapes(file, given, expected)
+    except InputError:
+        peft.unload()
+        raise
+    set_peft_model_state_dict(peft, given)
+    peft.requires_grad_(requires_grad=False).eval()
+    return peft
