@@ -326,7 +326,7 @@ class TrackerNode(LifecycleNode):
         message.input_fps = self._worker.input_rate.rate()
         message.tracker_fps = self._worker.output_rate.rate()
         message.received, message.processed = counts.received, counts.processed
-        message.dropped = counts.dropped + counts.rejected
+        message.dropped, message.rejected = counts.dropped, counts.rejected
         message.message = self._problem
         if not self._problem and counts.rejected:
             message.message = f"{counts.rejected} images not used; the last: {counts.last_reason}"

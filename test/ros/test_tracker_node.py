@@ -196,7 +196,7 @@ def test_a_bad_image_is_counted_with_its_reason_and_tracks_live_on(
     before = client.status_after(lambda s: True)
     client.send("image", client.image(PICTURE, **spoil))
     after = client.status_after(lambda s: says in s.message)
-    assert (after.received, after.dropped) == (before.received + 1, before.dropped + 1)
+    assert (after.received, after.rejected) == (before.received + 1, before.rejected + 1)
     assert (after.state, after.processed) == (after.ACTIVE, before.processed)
     good = client.image(PICTURE)
     tracks = client.stream(good)
