@@ -10,7 +10,7 @@ Letters: N objects, C hidden channels, h = w = image_size / 16, S image_size, P 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,7 @@ class Decoded:
         best: [N], index of the chosen candidate.
         pointers: [N, C], object pointers.
         object_scores: [N, 1] logits; positive = the object is visible.
+        tokens: [N, M, C], what each candidate's pointer is made of; None where the mask was given.
     """
 
     logits: Tensor
@@ -82,6 +83,7 @@ class Decoded:
     best: Tensor
     pointers: Tensor
     object_scores: Tensor
+    tokens: Tensor | None = None
 
     @property
     def quality(self) -> Tensor:
@@ -196,7 +198,24 @@ class Grounder(nn.Module):
         rows = torch.arange(count, device=ious.device)
         token = tokens[rows, best] if tokens.shape[1] > 1 else tokens[:, 0]
         pointers = self._pointers(token, visible)
-        return Decoded(candidates[rows, best][:, None], candidates, ious, best, pointers, scores)
+        logits = candidates[rows, best][:, None]
+        return Decoded(logits, candidates, ious, best, pointers, scores, tokens)
+
+    def choose(self, decoded: Decoded, best: Tensor) -> Decoded:
+        """The same answer with other candidates taken: their masks, qualities and pointers.
+
+        Args:
+            best: int64 [N], 0 to M - 1.
+        """
+        if decoded.tokens is None or decoded.tokens.shape[1] == 1:
+            return decoded
+        rows = torch.arange(len(best), device=best.device)
+        return replace(
+            decoded,
+            logits=decoded.candidates[rows, best][:, None],
+            best=best,
+            pointers=self._pointers(decoded.tokens[rows, best], decoded.object_scores > 0),
+        )
 
     def adopt_mask(self, features: ImageFeatures, mask: Tensor) -> Decoded:
         """Takes a given mask as the answer and makes a pointer for it (SAM-2's mask prompt).

@@ -43,9 +43,12 @@ class ObjectMemory:
     Args:
         grounder: whose weights and sizes are used.
         max_conditioning: conditioning frames kept; beyond it the oldest but the first is dropped.
+        distractor_slots: distractor-resolving frames kept; beyond it the oldest is dropped.
     """
 
-    def __init__(self, grounder: Grounder, max_conditioning: int) -> None:
+    def __init__(
+        self, grounder: Grounder, max_conditioning: int, distractor_slots: int = 0
+    ) -> None:
         config = grounder.config
         self._grounder = grounder
         self._recent = config.memory_frames - 1
@@ -54,7 +57,7 @@ class ObjectMemory:
         device, cells = grounder.device, config.feature_size**2
         # SAM-2 keeps spatial memories in bfloat16 whatever the model's dtype is.
         self._spatial = torch.zeros(
-            max_conditioning + self._recent,
+            max_conditioning + self._recent + distractor_slots,
             cells,
             config.memory_dim,
             dtype=torch.bfloat16,
@@ -67,6 +70,7 @@ class ObjectMemory:
             device=device,
         )
         self._conditioning: list[tuple[int, int]] = []  # (slot, time), oldest first
+        self._distractor_slots, self._distractors = distractor_slots, 0
         self._time = 0
         self._times = [-1] * self._pointer_count  # time of each recent pointer slot
         self._cells = grounder.memory_position(device).flatten(1).T  # [cells, memory_dim]
@@ -98,6 +102,19 @@ class ObjectMemory:
         self._pointers[pointer_slot] = pointer
         self._time += 1
 
+    @torch.inference_mode()
+    def write_distractor(self, spatial: Tensor) -> None:
+        """Remembers a frame on which a distractor was told apart; read without age, and without a pointer.
+
+        Args:
+            spatial: [memory_dim, h, w].
+        """
+        if self._distractor_slots:
+            slot = self._distractors % self._distractor_slots
+            base = self._max_conditioning + self._recent
+            self._spatial[base + slot] = spatial.flatten(1).T.to(torch.bfloat16)
+            self._distractors += 1
+
     def _conditioning_slot(self) -> int:
         """A free slot, or that of the oldest conditioning frame after the first."""
         used = {slot for slot, _ in self._conditioning}
@@ -116,6 +133,9 @@ class ObjectMemory:
             if self._is_recent(self._time - distance):
                 slots.append(self._max_conditioning + (self._time - distance) % self._recent)
                 codes.append(distance - 1)
+        for slot in range(min(self._distractors, self._distractor_slots)):
+            slots.append(self._max_conditioning + self._recent + slot)
+            codes.append(self._recent)
         values = self._spatial[slots].to(grounder.dtype)  # [S, cells, memory_dim]
         positions = self._cells + temporal[codes][:, None]
         pointers, pointer_positions = self._pointer_tokens()

@@ -17,6 +17,7 @@ from torch import Tensor
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Decoded, Grounder, ImageFeatures, Prompt
 from sa2va_model.memory import MemoryTokens, ObjectMemory
+from sa2va_model.policy import Admission, MemoryPolicy, PlainPolicy
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class TrackerConfig:
     Attributes:
         max_objects: more are refused.
         max_conditioning: prompted frames kept for each object; at least the number of keyframes.
+        distractor_slots: distractor-resolving frames kept for each object; written where the policy asks for it.
         gate_memory: remember a tracked frame only if the object is seen and the mask's predicted IoU is at least
             `min_quality`. Off = SAM-2's own behaviour.
         reuse_embedding: decode an object's last [SEG] embedding on every frame, too, and take its mask where its
@@ -35,6 +37,7 @@ class TrackerConfig:
 
     max_objects: int = 16
     max_conditioning: int = 8
+    distractor_slots: int = 0
     gate_memory: bool = False
     min_quality: float = 0.3
     reuse_embedding: bool = False
@@ -45,6 +48,8 @@ class TrackerConfig:
         for name in ("max_objects", "max_conditioning"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.distractor_slots < 0:
+            raise InputError(f"distractor_slots is {self.distractor_slots}; expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class Observation:
 class _Object:
     """One tracked object: its memory and the prompt for its next frames."""
 
-    def __init__(self, memory: ObjectMemory) -> None:
-        self.memory = memory
+    def __init__(self, memory: ObjectMemory, row: int) -> None:
+        self.memory, self.row = memory, row
         self.prompt: Prompt | None = None
         self.prompted_frames = 0
         self.embedding: Tensor | None = None
@@ -83,11 +88,24 @@ class _Object:
 
 
 class OnlineTracker:
-    """Follows objects through a stream of image features."""
+    """Follows objects through a stream of image features.
 
-    def __init__(self, grounder: Grounder, config: TrackerConfig | None = None) -> None:
+    Args:
+        policy: chooses among candidate masks and admits frames to memory; None = `gate_memory` decides.
+    """
+
+    def __init__(
+        self,
+        grounder: Grounder,
+        config: TrackerConfig | None = None,
+        policy: MemoryPolicy | None = None,
+    ) -> None:
         self._grounder = grounder
         self._config = config or TrackerConfig()
+        self._policy: MemoryPolicy = policy or PlainPolicy(
+            self._config.min_quality if self._config.gate_memory else None,
+            scored=grounder.config.object_score_gate,
+        )
         self._objects: dict[str, _Object] = {}
 
     @property
@@ -111,8 +129,13 @@ class OnlineTracker:
                     f"track {object_id!r}: {len(self._objects)} objects are tracked; "
                     f"max_objects is {self._config.max_objects}"
                 )
-            memory = ObjectMemory(self._grounder, self._config.max_conditioning)
-            self._objects[object_id] = _Object(memory)
+            used = {item.row for item in self._objects.values()}
+            row = next(r for r in range(self._config.max_objects) if r not in used)
+            memory = ObjectMemory(
+                self._grounder, self._config.max_conditioning, self._config.distractor_slots
+            )
+            self._objects[object_id] = _Object(memory, row)
+            self._policy.begin(row)
         item = self._objects[object_id]
         item.prompt, item.prompted_frames = prompt, frames
         item.embedding = prompt.embedding
@@ -154,6 +177,7 @@ class OnlineTracker:
             decoded = grounder.decode(features, grounder.without_memory(features), prompt)
         spatial = grounder.encode_memory(features, decoded, prompted=True)
         self._objects[object_id].memory.write(spatial[0], decoded.pointers[0], conditioning=True)
+        self._policy.prompted(self._objects[object_id].row, decoded)
         return observe(decoded, 0, prompted=True)
 
     def _groups(self, object_ids: Sequence[str]) -> list[tuple[list[str], list[MemoryTokens]]]:
@@ -180,15 +204,36 @@ class OnlineTracker:
         decoded = grounder.decode(features, conditioned)
         if self._config.reuse_embedding:
             decoded = self._better(object_ids, decoded, features)
-        observations = {i: observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
-        kept = [n for n, i in enumerate(object_ids) if self._trusted(observations[i])]
-        if kept:
-            chosen = _select(decoded, kept)
-            spatial = grounder.encode_memory(features, chosen)
-            for row, n in enumerate(kept):
-                memory = self._objects[object_ids[n]].memory
+        rows = torch.tensor([self._objects[i].row for i in object_ids], device=grounder.device)
+        choice = self._policy.choose(rows, decoded)
+        if choice is not None:
+            decoded = grounder.choose(decoded, choice)
+        self._remember(object_ids, self._policy.admit(rows, decoded), decoded, features)
+        return {i: observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
+
+    def _remember(
+        self,
+        object_ids: list[str],
+        admission: Admission,
+        decoded: Decoded,
+        features: ImageFeatures,
+    ) -> None:
+        """Encodes and writes what the policy admitted."""
+        recent = admission.recent.tolist()
+        special = [False] * len(recent)
+        if admission.distractor is not None and self._config.distractor_slots:
+            special = admission.distractor.tolist()
+        kept = [n for n in range(len(object_ids)) if recent[n] or special[n]]
+        if not kept:
+            return
+        chosen = _select(decoded, kept)
+        spatial = self._grounder.encode_memory(features, chosen)
+        for row, n in enumerate(kept):
+            memory = self._objects[object_ids[n]].memory
+            if recent[n]:
                 memory.write(spatial[row], chosen.pointers[row], conditioning=False)
-        return observations
+            if special[n]:
+                memory.write_distractor(spatial[row])
 
     def _better(self, object_ids: list[str], decoded: Decoded, features: ImageFeatures) -> Decoded:
         """Memory's masks, or those of the objects' [SEG] embeddings where they are better and mean the same."""
@@ -212,33 +257,24 @@ class OnlineTracker:
         taken = [rows[n] for n in better.nonzero()[:, 0].tolist()]
         return _replace(decoded, taken, _select(spoken, better.nonzero()[:, 0].tolist()))
 
-    def _trusted(self, seen: Observation) -> bool:
-        if not self._config.gate_memory:
-            return True
-        scored = seen.object_score > 0 or not self._grounder.config.object_score_gate
-        return scored and seen.quality >= self._config.min_quality and bool((seen.logits > 0).any())
-
 
 def _replace(decoded: Decoded, rows: list[int], by: Decoded) -> Decoded:
     """`decoded` with some of its rows taken from `by`."""
     if not rows:
         return decoded
     parts = {}
-    for name in ("logits", "candidates", "ious", "best", "pointers", "object_scores"):
-        parts[name] = getattr(decoded, name).clone()
+    for name, whole in _tensors(decoded).items():
+        parts[name] = whole.clone()
         parts[name][rows] = getattr(by, name)
     return Decoded(**parts)
 
 
 def _select(decoded: Decoded, rows: list[int]) -> Decoded:
-    return Decoded(
-        logits=decoded.logits[rows],
-        candidates=decoded.candidates[rows],
-        ious=decoded.ious[rows],
-        best=decoded.best[rows],
-        pointers=decoded.pointers[rows],
-        object_scores=decoded.object_scores[rows],
-    )
+    return Decoded(**{name: whole[rows] for name, whole in _tensors(decoded).items()})
+
+
+def _tensors(decoded: Decoded) -> dict[str, Tensor]:
+    return {name: whole for name, whole in vars(decoded).items() if whole is not None}
 
 
 def observe(decoded: Decoded, row: int, *, prompted: bool) -> Observation:
