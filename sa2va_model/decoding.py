@@ -16,11 +16,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 Choice = Callable[[int, Tensor], int]
 """Picks the next token id from (step, logits [V])."""
+Stops = Callable[[Sequence[int]], bool]
+"""Whether an answer that has these token ids so far is complete."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the language model reads at once.
+
+    Attributes:
+        embeddings: [1, L, C].
+        positions: [3, 1, L] where images have rows and columns (M-RoPE); None = one after the other.
+        visual: bool [1, L], the visual tokens; only with `deep`.
+        deep: [K, C] for each of the first layers, added to the K visual tokens behind it (DeepStack of Qwen3-VL).
+    """
+
+    embeddings: Tensor
+    positions: Tensor | None = None
+    visual: Tensor | None = None
+    deep: tuple[Tensor, ...] = ()
+
+    @property
+    def shift(self) -> int:
+        """By how much the position after these inputs differs from their number."""
+        if self.positions is None:
+            return 0
+        return int(self.positions.max()) + 1 - self.embeddings.shape[1]
 
 
 @dataclass(frozen=True)
@@ -58,11 +85,13 @@ class Prefix:
         ids: its tokens.
         cache: keys and values; never changed, `extended` copies it.
         states: [P, C].
+        shift: the next token's position is P + shift; 0 without M-RoPE.
     """
 
     ids: tuple[int, ...]
     cache: DynamicCache
     states: Tensor
+    shift: int = 0
 
     def extended(self) -> DynamicCache:
         """A cache that begins with this prefix."""
@@ -76,24 +105,39 @@ class Decoder:
     """Runs one language model.
 
     Args:
-        model: a causal language model of transformers.
+        model: a causal language model of transformers, or a vision-language model around one.
         stop_ids: tokens that end an answer.
+        stops: ends an answer that is not ended by one token.
+        mrope: positions have three axes (Qwen-VL).
+        span: sequences longer than this are read token by token and in one piece, because there the model's positions
+            or attention depend on what is read at once; None = no such length.
     """
 
-    def __init__(self, model: PreTrainedModel, stop_ids: frozenset[int]) -> None:
-        self._body: Any = model.model
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_ids: frozenset[int],
+        *,
+        stops: Stops | None = None,
+        mrope: bool = False,
+        span: int | None = None,
+    ) -> None:
+        self._body: Any = getattr(model.model, "language_model", model.model)
         self._head: Any = model.lm_head
         self._embed: Any = model.get_input_embeddings()
         self._stop_ids = stop_ids
+        self._stops = stops
+        self._mrope = mrope
+        self.span = span
 
-    def read(self, ids: Sequence[int], embeddings: Tensor) -> Prefix:
+    def read(self, ids: Sequence[int], prompt: Tensor | Inputs) -> Prefix:
         """Reads the beginning of a prompt, [1, P, C]."""
-        cache = DynamicCache()
-        return Prefix(tuple(ids), cache, self._forward(embeddings, cache))
+        cache, inputs = DynamicCache(), _as_inputs(prompt)
+        return Prefix(tuple(ids), cache, self._forward(inputs, cache), inputs.shift)
 
     def greedy(
         self,
-        embeddings: Tensor,
+        prompt: Tensor | Inputs,
         limit: int,
         *,
         prefix: Prefix | None = None,
@@ -102,18 +146,20 @@ class Decoder:
         """Token by token.
 
         Args:
-            embeddings: [1, L, C], the prompt behind `prefix`.
+            prompt: [1, L, C], what stands behind `prefix`.
             limit: most new tokens.
             choose: overrides the arg-max; used to replay a given answer.
         """
-        cache = prefix.extended() if prefix else DynamicCache()
+        cache, inputs = prefix.extended() if prefix else DynamicCache(), _as_inputs(prompt)
+        shift = prefix.shift if prefix else inputs.shift
         states = [] if prefix is None else [prefix.states]
-        states.append(self._forward(embeddings, cache))
-        return self._go_on(cache, [], [], states, self._head(states[-1][-1]), limit, choose, 1)
+        states.append(self._forward(inputs, cache, shift))
+        step = self._head(states[-1][-1])
+        return self._go_on(cache, [], [], states, step, limit, choose, 1, shift)
 
     def guess(
         self,
-        embeddings: Tensor,
+        prompt: Tensor | Inputs,
         limit: int,
         answers: Sequence[Sequence[int]],
         *,
@@ -125,17 +171,29 @@ class Decoder:
             answers: token ids, each with its stop token. Those longer than `limit` are left out.
         """
         answers = [answer for answer in answers if 1 < len(answer) <= limit]
-        if not answers:
-            return self.greedy(embeddings, limit, prefix=prefix)
-        cache = prefix.extended() if prefix else DynamicCache()
-        past, length = cache.get_seq_length(), embeddings.shape[1]
         branches = [list(answer[:-1]) for answer in answers]  # a last token is never an input
-        tokens = torch.tensor(
-            [[t for branch in branches for t in branch]], device=embeddings.device
+        tokens = [t for branch in branches for t in branch]
+        inputs = _as_inputs(prompt)
+        cache = prefix.extended() if prefix else DynamicCache()
+        past, length = cache.get_seq_length(), inputs.embeddings.shape[1]
+        if not answers or (self.span is not None and past + length + len(tokens) > self.span):
+            return self.greedy(prompt, limit, prefix=prefix)
+        shift = prefix.shift if prefix else inputs.shift
+        sizes = [len(branch) for branch in branches]
+        device = inputs.embeddings.device
+        states = self._forward(
+            Inputs(
+                torch.cat(
+                    [inputs.embeddings, self._embed(torch.tensor([tokens], device=device))], dim=1
+                ),
+                self._branch_positions(inputs, past, shift, sizes),
+                None if inputs.visual is None else F.pad(inputs.visual, (0, len(tokens))),
+                inputs.deep,
+            ),
+            cache,
+            shift,
+            _branch_mask(past, length, sizes, inputs.embeddings),
         )
-        inputs = torch.cat([embeddings, self._embed(tokens)], dim=1)
-        mask, positions = _branch_mask(past, length, [len(b) for b in branches], inputs)
-        states = self._forward(inputs, cache, mask, positions)
         logits = self._head(
             states[length - 1 :]
         )  # [1 + M, V]: the prompt's last row, then all branches
@@ -149,8 +207,24 @@ class Decoder:
             return Generated(tuple(path), logits[rows], torch.cat(kept), 1)
         _keep_branch(cache, past + length, start.offset, fed)
         return self._go_on(
-            cache, path, list(logits[rows[:-1]]), kept, logits[rows[-1]], limit, None, 1
+            cache, path, list(logits[rows[:-1]]), kept, logits[rows[-1]], limit, None, 1, shift
         )
+
+    def _branch_positions(
+        self, inputs: Inputs, past: int, shift: int, sizes: Sequence[int]
+    ) -> Tensor:
+        """Positions of the prompt and of branches that all begin right behind it: [1, L + M] or [3, 1, L + M]."""
+        device, length = inputs.embeddings.device, inputs.embeddings.shape[1]
+        head = inputs.positions
+        if head is None:
+            head = self._positions(past + shift, length, device)
+        tails = [self._positions(past + length + shift, size, device) for size in sizes]
+        return torch.cat([head, *tails], dim=-1)
+
+    def _positions(self, start: int, count: int, device: torch.device) -> Tensor:
+        """Text positions: [1, count], or [3, 1, count] with M-RoPE."""
+        line = torch.arange(start, start + count, device=device)
+        return line.expand(3, 1, count) if self._mrope else line[None]
 
     def _follow(
         self, answers: Sequence[Sequence[int]], logits: Tensor
@@ -181,33 +255,48 @@ class Decoder:
         limit: int,
         choose: Choice | None,
         forwards: int,
+        shift: int,
     ) -> Generated:
         """Decodes from the logits of the last input on."""
         while True:
             logits.append(step)
             ids.append(int(step.argmax()) if choose is None else choose(len(ids), step))
-            if ids[-1] in self._stop_ids or len(ids) >= limit:
+            if len(ids) >= limit or self._complete(ids):
                 return Generated(tuple(ids), torch.stack(logits), torch.cat(states), forwards)
             token = torch.tensor([[ids[-1]]], device=step.device)
-            states.append(self._forward(self._embed(token), cache))
+            states.append(self._forward(Inputs(self._embed(token)), cache, shift))
             step, forwards = self._head(states[-1][-1]), forwards + 1
 
+    def _complete(self, ids: Sequence[int]) -> bool:
+        return ids[-1] in self._stop_ids or (self._stops is not None and self._stops(ids))
+
     def _forward(
-        self,
-        embeddings: Tensor,
-        cache: DynamicCache,
-        mask: Tensor | None = None,
-        positions: Tensor | None = None,
+        self, inputs: Inputs, cache: DynamicCache, shift: int = 0, mask: Tensor | None = None
     ) -> Tensor:
-        """Final-norm states [L, C] of new inputs [1, L, C]."""
+        """Final-norm states [L, C] of new inputs."""
+        positions, embeddings = inputs.positions, inputs.embeddings
+        if positions is None and self._mrope:
+            start = cache.get_seq_length() + shift
+            positions = self._positions(start, embeddings.shape[1], embeddings.device)
+        extra: dict[str, Any] = {}
+        if inputs.deep:
+            extra = {
+                "visual_pos_masks": inputs.visual,
+                "deepstack_visual_embeds": list(inputs.deep),
+            }
         out: Tensor = self._body(
             inputs_embeds=embeddings,
             past_key_values=cache,
             attention_mask=mask,
             position_ids=positions,
             use_cache=True,
+            **extra,
         ).last_hidden_state[0]
         return out
+
+
+def _as_inputs(prompt: Tensor | Inputs) -> Inputs:
+    return prompt if isinstance(prompt, Inputs) else Inputs(prompt)
 
 
 @dataclass(frozen=True)
@@ -218,10 +307,8 @@ class _Branch:
     offset: int
 
 
-def _branch_mask(
-    past: int, length: int, sizes: Sequence[int], inputs: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Additive mask [1, 1, L + M, P + L + M] and positions [1, L + M] of branches behind one prompt."""
+def _branch_mask(past: int, length: int, sizes: Sequence[int], inputs: Tensor) -> Tensor:
+    """Additive mask [1, 1, L + M, P + L + M] of branches behind one prompt."""
     owner = torch.cat(
         [torch.zeros(length)] + [torch.full((size,), i + 1.0) for i, size in enumerate(sizes)]
     )
@@ -230,9 +317,7 @@ def _branch_mask(
     seen = torch.cat([torch.ones(len(owner), past, dtype=torch.bool), seen], dim=1)
     mask = torch.zeros(seen.shape, dtype=inputs.dtype)
     mask.masked_fill_(~seen, torch.finfo(inputs.dtype).min)
-    steps = [torch.arange(length)] + [length + torch.arange(size) for size in sizes]
-    positions = past + torch.cat(steps)
-    return mask[None, None].to(inputs.device), positions[None].to(inputs.device)
+    return mask[None, None].to(inputs.device)
 
 
 def _keep_branch(cache: DynamicCache, prompt: int, offset: int, count: int) -> None:
