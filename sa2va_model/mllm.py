@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language half of Sa2VA: InternViT, projector and a causal language model, all from transformers' classes.
 
-`Mllm.embed` puts visual tokens into a prompt, `Mllm.decoder` answers it and keeps the final-norm state of every token;
-those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2).
+`Mllm.look` sees frames, `Mllm.inputs` puts what it saw into a prompt, `Mllm.decoder` answers it and keeps the
+final-norm state of every token; those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2).
 
 Letters: T tiles, L tokens, C hidden size of the language model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -22,10 +23,11 @@ from transformers import (
 )
 from transformers.models.internvl import InternVLVisionConfig, InternVLVisionModel
 
-from sa2va_model import prompts
+from sa2va_model import images, prompts
 from sa2va_model.config import ModelConfig, VisionConfig
-from sa2va_model.decoding import Decoder
+from sa2va_model.decoding import Decoder, Generated, Inputs
 from sa2va_model.errors import InputError
+from sa2va_model.visual import Visual
 
 LANGUAGE_MODELS = {"Qwen2ForCausalLM": "qwen2"}
 
@@ -119,7 +121,7 @@ class Mllm(nn.Module):
         self.tokenizer = tokenizer
         self.vision_model = vision_model(config.vision)
         self.language_model = language_model(config.llm)
-        hidden = int(config.llm["hidden_size"])
+        hidden = self.hidden_size = int(config.llm["hidden_size"])
         visual = int(config.vision.hidden_size / config.downsample_ratio**2)
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(visual), nn.Linear(visual, hidden), nn.GELU(), nn.Linear(hidden, hidden)
@@ -166,6 +168,32 @@ class Mllm(nn.Module):
         projected: Tensor = self.mlp1(grid.reshape(grid.shape[0], -1, grid.shape[-1]))
         return projected
 
+    def look(self, frames: Sequence[np.ndarray], *, clip: bool) -> Visual:
+        """What the vision model sees of uint8 [H, W, 3] frames; each of a clip is one tile."""
+        tiles = [images.tiles(frame, self.config, single=clip) for frame in frames]
+        visual = self.visual_tokens(torch.cat(tiles))
+        counts = tuple(len(t) * visual.shape[1] for t in tiles)
+        return Visual(visual.flatten(0, 1), counts, overview=visual[-1])
+
+    def user_turn(
+        self, text: str, visual: Visual | None, regions: Sequence[np.ndarray] = ()
+    ) -> tuple[str, Visual | None]:
+        """The user's words with image blocks in place of `<image>`, and the visual tokens that stand in them.
+
+        Args:
+            regions: bool [H, W] masks on the one image; named region1, region2 … behind it.
+        """
+        if visual is None:
+            return text.replace(prompts.IMAGE_PLACEHOLDER, ""), None
+        block = "\n".join(prompts.image_block(count) for count in visual.counts)
+        if regions:
+            assert visual.overview is not None
+            cells = [images.region_cells(region, self.config).flatten() for region in regions]
+            block += prompts.region_text([int(c.sum()) for c in cells])
+            parts = [visual.overview[c.to(visual.overview.device)] for c in cells]
+            visual = visual.with_regions(parts)
+        return text.replace(prompts.IMAGE_PLACEHOLDER, block, 1), visual
+
     def prompt_ids(self, user_text: str, history: str = "") -> list[int]:
         """Token ids of one user turn in the checkpoint's chat template."""
         ids: list[int] = self.tokenizer.encode(
@@ -187,3 +215,12 @@ class Mllm(nn.Module):
         embeddings = embeddings.clone()
         embeddings[places] = visual.to(embeddings.dtype)
         return embeddings
+
+    def inputs(self, ids: Sequence[int], visual: Visual | None) -> Inputs:
+        """What the decoder reads for token ids, with `visual` in the places of its tokens."""
+        tokens = torch.tensor([list(ids)], device=self.device)
+        return Inputs(self.embed(tokens, None if visual is None else visual.tokens))
+
+    def seg_states(self, prompt: Sequence[int], generated: Generated) -> Tensor:
+        """The states at every `[SEG]` that counts, [K, C]; here those of the answer."""
+        return generated.states_at(self.seg_id)

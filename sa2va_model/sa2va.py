@@ -25,6 +25,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
 from sa2va_model.mllm import Mllm
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.visual import Visual
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,12 @@ class _Seen:
 
     Attributes:
         key: checksums of the frames and how they were shown; frames may come again in other arrays.
-        tiles: of each frame.
-        visual: [T, tokens_per_tile, C].
+        visual: what the language model sees of them.
         prefix: the prompt up to the last image, once a question was asked.
     """
 
     key: tuple[object, ...]
-    tiles: tuple[int, ...]
-    visual: Tensor
+    visual: Visual
     prefix: Prefix | None = None
 
 
@@ -103,7 +102,7 @@ class Sa2VA(nn.Module):
         super().__init__()
         self.config = config
         self.mllm = Mllm(config, tokenizer)
-        hidden = int(config.llm["hidden_size"])
+        hidden = self.mllm.hidden_size
         self.text_hidden_fcs = nn.Sequential(
             nn.Linear(hidden, hidden),
             nn.ReLU(),
@@ -147,23 +146,21 @@ class Sa2VA(nn.Module):
         """
         mllm, limit = self.mllm, max_new_tokens or self.config.max_new_tokens
         seen = self._look(text, frames, clip=clip, regions=regions) if frames else None
-        user, visual = self._user_turn(text, seen, regions)
+        user, visual = mllm.user_turn(text, seen.visual if seen else None, regions)
         ids, prefix = mllm.prompt_ids(user, history), None
-        if seen is not None and not regions and not history:
+        whole = mllm.decoder.span is not None and len(ids) > mllm.decoder.span
+        if seen is not None and not regions and not history and not whole:
             prefix = self._prefix(seen, ids)
         rest = ids[len(prefix.ids) :] if prefix else ids
-        embeddings = mllm.embed(self._tokens(rest), None if prefix else visual)
+        inputs = mllm.inputs(rest, None if prefix else visual)
         if choose is None and expected:
-            generated = mllm.decoder.guess(embeddings, limit, expected, prefix=prefix)
+            generated = mllm.decoder.guess(inputs, limit, expected, prefix=prefix)
         else:
-            generated = mllm.decoder.greedy(embeddings, limit, prefix=prefix, choose=choose)
+            generated = mllm.decoder.greedy(inputs, limit, prefix=prefix, choose=choose)
         raw = mllm.tokenizer.decode(list(generated.ids))
         plain, phrases = prompts.parse_answer(raw, mllm.template.stop_words)
-        states = generated.states_at(mllm.seg_id) if frames else generated.states[:0]
+        states = mllm.seg_states(ids, generated) if frames else generated.states[:0]
         return Reply(plain, raw, phrases, self.text_hidden_fcs(states), generated)
-
-    def _tokens(self, ids: Sequence[int]) -> Tensor:
-        return torch.tensor([list(ids)], device=self.device)
 
     def _look(
         self,
@@ -184,9 +181,7 @@ class Sa2VA(nn.Module):
         key = (clip, *((frame.shape, zlib.crc32(frame.data)) for frame in shown))
         if self._seen is not None and self._seen.key == key:
             return self._seen
-        tiles = [images.tiles(frame, self.config, single=clip) for frame in shown]
-        visual = self.mllm.visual_tokens(torch.cat(tiles))
-        seen = _Seen(key, tuple(len(t) for t in tiles), visual)
+        seen = _Seen(key, self.mllm.look(shown, clip=clip))
         self._seen = seen
         return seen
 
@@ -194,8 +189,9 @@ class Sa2VA(nn.Module):
         """The prompt up to its last image, read once for all questions about the same frames."""
         end = len(ids) - list(reversed(ids)).index(self.mllm.image_end_id)
         if seen.prefix is None or seen.prefix.ids != tuple(ids[:end]):
-            embeddings = self.mllm.embed(self._tokens(ids[:end]), seen.visual.flatten(0, 1))
-            seen.prefix = self.mllm.decoder.read(ids[:end], embeddings)
+            seen.prefix = self.mllm.decoder.read(
+                ids[:end], self.mllm.inputs(ids[:end], seen.visual)
+            )
         return seen.prefix
 
     def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
@@ -300,18 +296,3 @@ class Sa2VA(nn.Module):
                 )
                 masks[int(name), t] = (logits[0] > 0).cpu().numpy()
         return masks
-
-    def _user_turn(
-        self, text: str, seen: _Seen | None, regions: Sequence[np.ndarray]
-    ) -> tuple[str, Tensor | None]:
-        """The user's turn with image blocks, and the visual tokens [K, C] that stand in them."""
-        if seen is None:
-            return text.replace(prompts.IMAGE_PLACEHOLDER, ""), None
-        per_tile, visual = self.config.tokens_per_tile, seen.visual
-        block = "\n".join(prompts.image_block(per_tile * count) for count in seen.tiles)
-        parts = [visual.flatten(0, 1)]
-        if regions:
-            cells = [images.region_cells(region, self.config).flatten() for region in regions]
-            block += prompts.region_text([int(c.sum()) for c in cells])
-            parts += [visual[-1][c.to(visual.device)] for c in cells]
-        return text.replace(prompts.IMAGE_PLACEHOLDER, block, 1), torch.cat(parts)
