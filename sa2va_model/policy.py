@@ -6,8 +6,8 @@
 them with `rows`. Calls get and give tensors on the model's device and must not read them back (`.item()`, `.tolist()`,
 `bool()`): on a GPU that would stop the queue.
 
-Order in a step: `choose`, then `admit`, then memory is written. Prompted frames are told by `prompted`; they are always
-remembered, as conditioning frames.
+Order in a step: `choose`, `prefer`, `admit`, then memory is written. Prompted frames are told by `prompted`; they are
+always remembered, as conditioning frames.
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ class MemoryPolicy(Protocol):
             int64 [N], 0 to M - 1, or None for SAM-2's choice.
         """
 
+    def prefer(self, rows: Tensor, memory: Decoded, spoken: Decoded) -> Tensor:
+        """Where the [SEG] embedding's mask is taken in place of memory's.
+
+        Args:
+            rows: int64 [K], objects that have an embedding.
+            memory, spoken: of those K objects.
+
+        Returns:
+            bool [K].
+        """
+
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
         """What is remembered; `decoded` holds the masks that were taken."""
 
@@ -66,10 +77,19 @@ class PlainPolicy:
         min_quality: remember a frame only where the object is seen, the mask is not empty and its predicted IoU is at
             least this; None = remember every frame.
         scored: the model's object scores are trained and count.
+        margin, overlap: see `TrackerConfig.reuse_embedding`.
     """
 
-    def __init__(self, min_quality: float | None = None, *, scored: bool = True) -> None:
+    def __init__(
+        self,
+        min_quality: float | None = None,
+        *,
+        scored: bool = True,
+        margin: float = 0.1,
+        overlap: float = 0.1,
+    ) -> None:
         self._min_quality, self._scored = min_quality, scored
+        self._margin, self._overlap = margin, overlap
 
     def begin(self, row: int) -> None:
         """Nothing is kept."""
@@ -81,6 +101,13 @@ class PlainPolicy:
         """SAM-2's choice."""
         return None
 
+    def prefer(self, rows: Tensor, memory: Decoded, spoken: Decoded) -> Tensor:
+        """Where its predicted IoU is higher by the margin, and both overlap."""
+        better = spoken.quality > memory.quality + self._margin
+        return (
+            better & (overlaps(memory, spoken) >= self._overlap) & (spoken.object_scores[:, 0] > 0)
+        )
+
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
         """Everything, or what passes the gate."""
         if self._min_quality is None:
@@ -89,3 +116,9 @@ class PlainPolicy:
         if self._scored:
             kept &= decoded.object_scores[:, 0] > 0
         return Admission(kept)
+
+
+def overlaps(one: Decoded, other: Decoded) -> Tensor:
+    """IoU of N pairs of masks, float [N]; 0 where both are empty."""
+    first, second = (one.logits > 0).flatten(1), (other.logits > 0).flatten(1)
+    return (first & second).sum(1) / (first | second).sum(1).clamp(min=1)

@@ -9,7 +9,7 @@ official Sa2VA code, and with points, boxes and masks those of the `sam2` packag
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,8 @@ class Observation:
         quality: predicted IoU of the mask, 0..1.
         object_score: logit; positive = the object is visible.
         prompted: the mask answers a prompt rather than memory.
+        spoken: what the object's [SEG] embedding shows on this frame without memory (N = 1); None where
+            `reuse_embedding` is off or it has none.
     """
 
     logits: Tensor
@@ -68,6 +70,7 @@ class Observation:
     object_score: float
     prompted: bool
     decoded: Decoded
+    spoken: Decoded | None = None
 
 
 class _Object:
@@ -105,6 +108,8 @@ class OnlineTracker:
         self._policy: MemoryPolicy = policy or PlainPolicy(
             self._config.min_quality if self._config.gate_memory else None,
             scored=grounder.config.object_score_gate,
+            margin=self._config.reuse_margin,
+            overlap=self._config.reuse_overlap,
         )
         self._objects: dict[str, _Object] = {}
 
@@ -201,15 +206,24 @@ class OnlineTracker:
             torch.stack([t.positions for t in tokens], dim=1),
             tokens[0].pointer_tokens,
         )
-        decoded = grounder.decode(features, conditioned)
-        if self._config.reuse_embedding:
-            decoded = self._better(object_ids, decoded, features)
+        decoded, spoken = grounder.decode(features, conditioned), None
         rows = torch.tensor([self._objects[i].row for i in object_ids], device=grounder.device)
         choice = self._policy.choose(rows, decoded)
         if choice is not None:
             decoded = grounder.choose(decoded, choice)
+        said = [n for n, i in enumerate(object_ids) if self._objects[i].embedding is not None]
+        if self._config.reuse_embedding and said:
+            spoken = self._spoken([object_ids[n] for n in said], features)
+            preferred = self._policy.prefer(rows[said], _select(decoded, said), spoken)
+            better = preferred.nonzero()[:, 0].tolist()
+            decoded = _replace(decoded, [said[n] for n in better], _select(spoken, better))
         self._remember(object_ids, self._policy.admit(rows, decoded), decoded, features)
-        return {i: observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
+        seen = {i: observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
+        if spoken is not None:
+            for k, n in enumerate(said):
+                name = object_ids[n]
+                seen[name] = replace(seen[name], spoken=_select(spoken, [k]))
+        return seen
 
     def _remember(
         self,
@@ -235,27 +249,17 @@ class OnlineTracker:
             if special[n]:
                 memory.write_distractor(spatial[row])
 
-    def _better(self, object_ids: list[str], decoded: Decoded, features: ImageFeatures) -> Decoded:
-        """Memory's masks, or those of the objects' [SEG] embeddings where they are better and mean the same."""
+    def _spoken(self, object_ids: list[str], features: ImageFeatures) -> Decoded:
+        """What the objects' last [SEG] embeddings show, without memory."""
         grounder, last = self._grounder, [self._objects[i].embedding for i in object_ids]
-        rows = [n for n, embedding in enumerate(last) if embedding is not None]
-        if not rows:
-            return decoded
         extra = torch.stack([e for e in last if e is not None])[:, None]
-        plain = grounder.without_memory(features).expand(len(rows), -1, -1, -1)
-        spoken = grounder.decode_tokens(
+        plain = grounder.without_memory(features).expand(len(object_ids), -1, -1, -1)
+        return grounder.decode_tokens(
             features,
             plain,
             extra=extra.to(plain.device, plain.dtype),
             multimask=grounder.config.multimask,
         )
-        memory = _select(decoded, rows)
-        one, other = spoken.logits > 0, memory.logits > 0
-        common = (one & other).flatten(1).sum(1) / (one | other).flatten(1).sum(1).clamp(min=1)
-        better = spoken.quality > memory.quality + self._config.reuse_margin
-        better &= (common >= self._config.reuse_overlap) & (spoken.object_scores[:, 0] > 0)
-        taken = [rows[n] for n in better.nonzero()[:, 0].tolist()]
-        return _replace(decoded, taken, _select(spoken, better.nonzero()[:, 0].tolist()))
 
 
 def _replace(decoded: Decoded, rows: list[int], by: Decoded) -> Decoded:
