@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the simple folder of docs/datasets.md: pictures, label images and one line of JSON per picture or clip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sa2va_model.errors import InputError
+
+ANNOTATIONS = "annotations.jsonl"
+
+
+class FolderWriter:
+    """Adds pictures and clips to a simple folder; what is already in it stays.
+
+    A record is written after its pictures, in one piece, so a folder whose writer was stopped can be read and
+    continued.
+    """
+
+    def __init__(self, root: Path | str, *, quality: int = 95) -> None:
+        """Create the folder if it is not there.
+
+        Args:
+            root: the folder.
+            quality: of JPEG pictures; 0 = PNG.
+        """
+        self.root = Path(root)
+        self._quality = quality
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._file = (self.root / ANNOTATIONS).open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{root}: {error.strerror}, expected a folder to write to") from error
+
+    def add_image(
+        self,
+        name: str,
+        rgb: np.ndarray,
+        labels: np.ndarray | None,
+        objects: Mapping[int, str],
+        **said: Any,
+    ) -> None:
+        """One picture.
+
+        Args:
+            name: file name without ending; may hold folders.
+            rgb: uint8 [H, W, 3].
+            labels: integers [H, W], 0 = nothing; None = not annotated.
+            objects: what each label is called.
+            said: `expressions`, `questions`, `captions`, `split`, `notes` as in docs/datasets.md.
+        """
+        record: dict[str, Any] = {"image": self._picture(f"images/{name}", rgb)}
+        if labels is not None:
+            record["labels"] = self._labels(f"masks/{name}", labels)
+        self._record(record, objects, said)
+
+    def add_clip(
+        self,
+        name: str,
+        frames: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray | None],
+        objects: Mapping[int, str],
+        **said: Any,
+    ) -> None:
+        """One clip; arguments as in `add_image`, one entry per frame (labels None = frame not annotated)."""
+        for t, (rgb, label) in enumerate(zip(frames, labels, strict=True)):
+            self._picture(f"images/{name}/{t:05d}", rgb)
+            if label is not None:
+                self._labels(f"masks/{name}/{t:05d}", label)
+        record: dict[str, Any] = {"clip": f"images/{name}"}
+        if any(label is not None for label in labels):
+            record["labels"] = f"masks/{name}"
+        self._record(record, objects, said)
+
+    def _record(
+        self, record: dict[str, Any], objects: Mapping[int, str], said: Mapping[str, Any]
+    ) -> None:
+        record["objects"] = {str(number): {"name": name} for number, name in objects.items()}
+        record |= {key: value for key, value in said.items() if value}
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def _picture(self, stem: str, rgb: np.ndarray) -> str:
+        ending, options = (
+            (".jpg", [cv2.IMWRITE_JPEG_QUALITY, self._quality]) if self._quality else (".png", [])
+        )
+        self._write(stem + ending, rgb[:, :, ::-1], options)
+        return stem + ending
+
+    def _labels(self, stem: str, labels: np.ndarray) -> str:
+        kind = np.uint8 if int(labels.max(initial=0)) < 256 else np.uint16
+        self._write(stem + ".png", labels.astype(kind), [])
+        return stem + ".png"
+
+    def _write(self, name: str, pixels: np.ndarray, options: list[int]) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ok, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), options)
+        if not ok:
+            raise RuntimeError(f"{path}: OpenCV cannot encode {pixels.shape} {pixels.dtype}")
+        path.write_bytes(data.tobytes())
+
+    def close(self) -> None:
+        """Close the annotation file."""
+        self._file.close()
+
+    def __enter__(self) -> FolderWriter:
+        """Use as `with FolderWriter(…) as folder`."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
