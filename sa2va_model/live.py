@@ -244,9 +244,9 @@ class LiveTracker:
 
         self._command(tell)
 
-    def close(self) -> None:
-        """Ends the thread of the language model."""
-        self._questioner.close()
+    def close(self, timeout: float = 30.0) -> bool:
+        """Ends the thread of the language model; False if it works for longer than `timeout` seconds."""
+        return self._questioner.close(timeout)
 
     def _lap(self, stage: str, start: float) -> None:
         spent = (time.perf_counter() - start) * 1e3

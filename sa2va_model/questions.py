@@ -87,14 +87,15 @@ class Questioner:
             except queue.Empty:
                 return out
 
-    def close(self) -> None:
-        """Ends the thread after the question it works on."""
+    def close(self, timeout: float = 30.0) -> bool:
+        """Ends the thread after the question it works on; False if that takes longer than `timeout` seconds."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify()
         if self._thread is not None:
-            self._thread.join(timeout=30)
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:
