@@ -5,8 +5,8 @@ A sample is one picture, one clip or none (plain chat), with what is said about 
 asked for: pictures and masks are references (`pictures.py`, `masks.py`), so a sample costs a few hundred bytes.
 
 Two kinds of words. `turns` are a conversation as it stands; `targets` has one entry for each `[SEG]` in it, in order.
-`referrings` are expressions that are not yet part of a conversation: `compose.py` draws some of them, and some frames
-of a clip, and returns a sample with turns and targets. Evaluation uses the referrings as they are, on all frames.
+`referrings` are expressions that are not yet part of a conversation: training draws some of them, and some frames of a
+clip, for every step anew; evaluation uses all of them, on all frames.
 
 Letters: T frames, K targets, R regions, H W the size of the pictures.
 """
@@ -139,7 +139,7 @@ class Sample:
 
     @property
     def task(self) -> str:
-        """ "segment": has (or will be composed to have) masks to learn; "text": words only."""
+        """What is learned from it: "segment" = there are masks to learn; "text" = words only."""
         return "segment" if self.targets or self.referrings else "text"
 
     @property
