@@ -1,104 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy decoding that keeps states, and its short cut: known answers checked in one forward.
+"""Greedy decoding that keeps states, for one question or many, and its short cut: known answers checked in one forward.
 
-A trained Sa2VA answers a referring question with one of a few sentences. All of them are fed at once behind the prompt,
-as branches that do not see each other; the same logits tell whether greedy decoding would have written one of them.
-If so, the answer is there after one forward; if not, decoding goes on where the best branch leaves the greedy path.
-Either way tokens, logits and states are those of token-by-token decoding.
+A trained Sa2VA answers a referring question with one of a few sentences. All of them are fed at once behind the
+question, as branches that do not see each other (`branches.py`); the same logits tell whether greedy decoding would
+have written one of them. If so, the answer is there after one forward; if not, decoding goes on from the mismatch.
+Several questions about the same images are branches, too: the images are read once, and every forward serves all.
+Either way tokens, logits and states are those of token-by-token decoding of each question alone.
 
-Letters: P cached tokens, L new prompt tokens, M branch tokens, C hidden size, V vocabulary.
+Letters: P tokens of the shared beginning, L new prompt tokens, T tokens of the tree, C hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-Choice = Callable[[int, Tensor], int]
-"""Picks the next token id from (step, logits [V])."""
-Stops = Callable[[Sequence[int]], bool]
-"""Whether an answer that has these token ids so far is complete."""
+from sa2va_model.answering import Answering
+from sa2va_model.branches import ATTENTION
+from sa2va_model.readings import Choice, Generated, Inputs, Opening, Prefix, Stops
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the language model reads at once.
-
-    Attributes:
-        embeddings: [1, L, C].
-        positions: [3, 1, L] where images have rows and columns (M-RoPE); None = one after the other.
-        visual: bool [1, L], the visual tokens; only with `deep`.
-        deep: [K, C] for each of the first layers, added to the K visual tokens behind it (DeepStack of Qwen3-VL).
-    """
-
-    embeddings: Tensor
-    positions: Tensor | None = None
-    visual: Tensor | None = None
-    deep: tuple[Tensor, ...] = ()
-
-    @property
-    def shift(self) -> int:
-        """By how much the position after these inputs differs from their number."""
-        if self.positions is None:
-            return 0
-        return int(self.positions.max()) + 1 - self.embeddings.shape[1]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """A greedy answer.
-
-    Attributes:
-        ids: the new tokens, the stop token included.
-        logits: float [new, V], raw, one row for each new token.
-        states: [prompt + new - 1, C], after the final norm, of every token that was an input.
-        forwards: how often the language model ran for it.
-    """
-
-    ids: tuple[int, ...]
-    logits: Tensor
-    states: Tensor
-    forwards: int
-
-    def states_at(self, token: int) -> Tensor:
-        """States at the new tokens equal to `token` that were fed back: [K, C].
-
-        A token that ends the answer was never an input and has no state.
-        """
-        fed = torch.tensor(self.ids[:-1], dtype=torch.long, device=self.states.device)
-        if not len(fed):
-            return self.states[:0]
-        return self.states[-len(fed) :][fed == token]
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """A part of a prompt that was read already; many questions can share it.
-
-    Attributes:
-        ids: its tokens.
-        cache: keys and values; never changed, `extended` copies it.
-        states: [P, C].
-        shift: the next token's position is P + shift; 0 without M-RoPE.
-    """
-
-    ids: tuple[int, ...]
-    cache: DynamicCache
-    states: Tensor
-    shift: int = 0
-
-    def extended(self) -> DynamicCache:
-        """A cache that begins with this prefix."""
-        cache = DynamicCache()
-        for i, layer in enumerate(self.cache.layers):
-            cache.update(layer.keys, layer.values, i)
-        return cache
+__all__ = ["Choice", "Decoder", "Generated", "Inputs", "Opening", "Prefix", "Stops"]
 
 
 class Decoder:
@@ -123,6 +48,7 @@ class Decoder:
         span: int | None = None,
     ) -> None:
         self._body: Any = getattr(model.model, "language_model", model.model)
+        self._body.set_attn_implementation(ATTENTION)
         self._head: Any = model.lm_head
         self._embed: Any = model.get_input_embeddings()
         self._stop_ids = stop_ids
@@ -131,9 +57,10 @@ class Decoder:
         self.span = span
 
     def read(self, ids: Sequence[int], prompt: Tensor | Inputs) -> Prefix:
-        """Reads the beginning of a prompt, [1, P, C]."""
-        cache, inputs = DynamicCache(), _as_inputs(prompt)
-        return Prefix(tuple(ids), cache, self._forward(inputs, cache), inputs.shift)
+        """Reads the beginning of a prompt, [1, P, C], ahead of any question."""
+        inputs, cache = _as_inputs(prompt), DynamicCache()
+        states = self.forward(inputs, self.positions(inputs, 0, 0, ()), cache, None)
+        return Prefix(tuple(ids), cache, states, inputs.shift)
 
     def greedy(
         self,
@@ -150,12 +77,7 @@ class Decoder:
             limit: most new tokens.
             choose: overrides the arg-max; used to replay a given answer.
         """
-        cache, inputs = prefix.extended() if prefix else DynamicCache(), _as_inputs(prompt)
-        shift = prefix.shift if prefix else inputs.shift
-        states = [] if prefix is None else [prefix.states]
-        states.append(self._forward(inputs, cache, shift))
-        step = self._head(states[-1][-1])
-        return self._go_on(cache, [], [], states, step, limit, choose, 1, shift)
+        return self.guess(prompt, limit, (), prefix=prefix, choose=choose)
 
     def guess(
         self,
@@ -164,120 +86,120 @@ class Decoder:
         answers: Sequence[Sequence[int]],
         *,
         prefix: Prefix | None = None,
+        choose: Choice | None = None,
     ) -> Generated:
         """The same as `greedy`, in one forward if the model answers with one of `answers`.
 
         Args:
-            answers: token ids, each with its stop token. Those longer than `limit` are left out.
+            answers: token ids, each with its stop token.
         """
-        answers = [answer for answer in answers if 1 < len(answer) <= limit]
-        branches = [list(answer[:-1]) for answer in answers]  # a last token is never an input
-        tokens = [t for branch in branches for t in branch]
-        inputs = _as_inputs(prompt)
-        cache = prefix.extended() if prefix else DynamicCache()
-        past, length = cache.get_seq_length(), inputs.embeddings.shape[1]
-        if not answers or (self.span is not None and past + length + len(tokens) > self.span):
-            return self.greedy(prompt, limit, prefix=prefix)
-        shift = prefix.shift if prefix else inputs.shift
-        sizes = [len(branch) for branch in branches]
-        device = inputs.embeddings.device
-        states = self._forward(
-            Inputs(
-                torch.cat(
-                    [inputs.embeddings, self._embed(torch.tensor([tokens], device=device))], dim=1
-                ),
-                self._branch_positions(inputs, past, shift, sizes),
-                None if inputs.visual is None else F.pad(inputs.visual, (0, len(tokens))),
-                inputs.deep,
-            ),
-            cache,
-            shift,
-            _branch_mask(past, length, sizes, inputs.embeddings),
-        )
-        logits = self._head(
-            states[length - 1 :]
-        )  # [1 + M, V]: the prompt's last row, then all branches
-        path, start = self._follow(answers, logits)
-        fed = min(len(path), len(answers[start.index]) - 1)
-        rows = [0, *range(1 + start.offset, 1 + start.offset + fed)]
-        kept = [states[:length], states[length + start.offset : length + start.offset + fed]]
-        if prefix is not None:
-            kept.insert(0, prefix.states)
-        if path == list(answers[start.index]):
-            return Generated(tuple(path), logits[rows], torch.cat(kept), 1)
-        _keep_branch(cache, past + length, start.offset, fed)
-        return self._go_on(
-            cache, path, list(logits[rows[:-1]]), kept, logits[rows[-1]], limit, None, 1, shift
-        )
+        inputs, opening = _as_inputs(prompt), None
+        if (
+            prefix is None and inputs.positions is not None
+        ):  # images: their places are not counted up
+            head, inputs = inputs.split(len(inputs) - 1)
+            opening = Opening((), head)
+        start = prefix or opening
+        return self.answer(start, [inputs], limit, answers, choose=choose)[0][0]
 
-    def _branch_positions(
-        self, inputs: Inputs, past: int, shift: int, sizes: Sequence[int]
-    ) -> Tensor:
-        """Positions of the prompt and of branches that all begin right behind it: [1, L + M] or [3, 1, L + M]."""
-        device, length = inputs.embeddings.device, inputs.embeddings.shape[1]
-        head = inputs.positions
-        if head is None:
-            head = self._positions(past + shift, length, device)
-        tails = [self._positions(past + length + shift, size, device) for size in sizes]
-        return torch.cat([head, *tails], dim=-1)
-
-    def _positions(self, start: int, count: int, device: torch.device) -> Tensor:
-        """Text positions: [1, count], or [3, 1, count] with M-RoPE."""
-        line = torch.arange(start, start + count, device=device)
-        return line.expand(3, 1, count) if self._mrope else line[None]
-
-    def _follow(
-        self, answers: Sequence[Sequence[int]], logits: Tensor
-    ) -> tuple[list[int], _Branch]:
-        """The longest beginning of an answer that greedy decoding would write, and its branch."""
-        chosen = logits.argmax(-1).tolist()
-        best: tuple[list[int], _Branch] = ([], _Branch(0, 0))
-        offset = 0
-        for index, answer in enumerate(answers):
-            matched = 0
-            while matched < len(answer):
-                row = 0 if matched == 0 else offset + matched
-                if chosen[row] != answer[matched]:
-                    break
-                matched += 1
-            if matched > len(best[0]):
-                best = (list(answer[:matched]), _Branch(index, offset))
-            offset += len(answer) - 1
-        return best
-
-    def _go_on(
+    def answer(
         self,
-        cache: DynamicCache,
-        ids: list[int],
-        logits: list[Tensor],
-        states: list[Tensor],
-        step: Tensor,
+        start: Opening | Prefix | None,
+        questions: Sequence[Inputs],
         limit: int,
-        choose: Choice | None,
-        forwards: int,
-        shift: int,
-    ) -> Generated:
-        """Decodes from the logits of the last input on."""
-        while True:
-            logits.append(step)
-            ids.append(int(step.argmax()) if choose is None else choose(len(ids), step))
-            if len(ids) >= limit or self._complete(ids):
-                return Generated(tuple(ids), torch.stack(logits), torch.cat(states), forwards)
-            token = torch.tensor([[ids[-1]]], device=step.device)
-            states.append(self._forward(Inputs(self._embed(token)), cache, shift))
-            step, forwards = self._head(states[-1][-1]), forwards + 1
+        answers: Sequence[Sequence[int]] = (),
+        *,
+        exact: bool = True,
+        choose: Choice | None = None,
+        keep_logits: bool = True,
+    ) -> tuple[list[Generated], Prefix | None]:
+        """Answers questions that share the beginning of their prompts; what is common is computed once.
 
-    def _complete(self, ids: Sequence[int]) -> bool:
+        Args:
+            start: what the questions share; an `Opening` is read on the way.
+            questions: the text behind it, one for each.
+            limit: most new tokens of each answer.
+            answers: token ids, each with its stop token, that are checked in the first forward.
+            exact: what greedy decoding would write; otherwise that of `answers` with the highest probability, which
+                is never more than one forward.
+            choose: overrides the arg-max; for a single question without `answers`.
+            keep_logits: as long answers with a large vocabulary would fill gigabytes.
+
+        Returns:
+            An answer for each question, and the beginning as it was read (`start` itself if it was a prefix).
+        """
+        fitting = [tuple(a) for a in answers if 1 < len(a) <= limit] if choose is None else []
+        shared = (
+            0 if start is None else len(start.ids if isinstance(start, Prefix) else start.inputs)
+        )
+        if self.span is not None:
+            longest = max(map(len, questions)) + max((len(a) for a in fitting), default=0)
+            if shared + longest > self.span:
+                fitting = []
+            if len(questions) > 1 and shared + sum(map(len, questions)) > self.span:
+                return self._one_by_one(start, questions, limit, fitting, exact, keep_logits)
+        run = Answering(self, start, questions, fitting, keep_logits=keep_logits)
+        for line, logits in run.first():
+            if fitting and not exact:
+                run.take_likeliest(line, logits, fitting)
+            else:
+                run.follow(line, logits, limit, choose)
+        while any(line.pending for line in run.lines):
+            for line, logits in run.step():
+                run.follow(line, logits, limit, choose)
+        return [run.generated(line) for line in run.lines], run.prefix
+
+    def _one_by_one(
+        self,
+        start: Opening | Prefix | None,
+        questions: Sequence[Inputs],
+        limit: int,
+        answers: Sequence[Sequence[int]],
+        exact: bool,
+        keep_logits: bool,
+    ) -> tuple[list[Generated], Prefix | None]:
+        """Questions that do not fit into one sequence."""
+        out: list[Generated] = []
+        for question in questions:
+            given, start = self.answer(
+                start, [question], limit, answers, exact=exact, keep_logits=keep_logits
+            )
+            out += given
+        return out, start if isinstance(start, Prefix) else None
+
+    def complete(self, ids: Sequence[int]) -> bool:
+        """Whether an answer ends here."""
         return ids[-1] in self._stop_ids or (self._stops is not None and self._stops(ids))
 
-    def _forward(
-        self, inputs: Inputs, cache: DynamicCache, shift: int = 0, mask: Tensor | None = None
+    def embed(self, ids: Sequence[int], device: torch.device) -> Tensor:
+        """[1, L, C]."""
+        embedded: Tensor = self._embed(torch.tensor([list(ids)], device=device, dtype=torch.long))
+        return embedded
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[L, C] to [L, V]."""
+        scores: Tensor = self._head(states)
+        return scores
+
+    def positions(
+        self, head: Inputs | None, past: int, shift: int, depths: Sequence[int]
     ) -> Tensor:
-        """Final-norm states [L, C] of new inputs."""
-        positions, embeddings = inputs.positions, inputs.embeddings
-        if positions is None and self._mrope:
-            start = cache.get_seq_length() + shift
-            positions = self._positions(start, embeddings.shape[1], embeddings.device)
+        """Positions of a beginning that is read now and of the tree behind it: [1, L], or [3, 1, L] with M-RoPE."""
+        tail = torch.tensor([depths], dtype=torch.long) + (past + shift)
+        if self._mrope:
+            tail = tail.expand(3, 1, -1)
+        if head is None:
+            return tail.to(self._body.device)
+        first = head.positions
+        if first is None:
+            first = torch.arange(len(head))[None]
+            first = first.expand(3, 1, -1) if self._mrope else first
+        return torch.cat([first.to(self._body.device), tail.to(self._body.device)], dim=-1)
+
+    def forward(
+        self, inputs: Inputs, positions: Tensor, cache: DynamicCache, mask: Tensor | None
+    ) -> Tensor:
+        """Final-norm states [L, C] of new inputs; `cache` grows by them."""
         extra: dict[str, Any] = {}
         if inputs.deep:
             extra = {
@@ -285,7 +207,7 @@ class Decoder:
                 "deepstack_visual_embeds": list(inputs.deep),
             }
         out: Tensor = self._body(
-            inputs_embeds=embeddings,
+            inputs_embeds=inputs.embeddings,
             past_key_values=cache,
             attention_mask=mask,
             position_ids=positions,
@@ -297,34 +219,3 @@ class Decoder:
 
 def _as_inputs(prompt: Tensor | Inputs) -> Inputs:
     return prompt if isinstance(prompt, Inputs) else Inputs(prompt)
-
-
-@dataclass(frozen=True)
-class _Branch:
-    """Which answer, and where its tokens begin among all branch tokens."""
-
-    index: int
-    offset: int
-
-
-def _branch_mask(past: int, length: int, sizes: Sequence[int], inputs: Tensor) -> Tensor:
-    """Additive mask [1, 1, L + M, P + L + M] of branches behind one prompt."""
-    owner = torch.cat(
-        [torch.zeros(length)] + [torch.full((size,), i + 1.0) for i, size in enumerate(sizes)]
-    )
-    order = torch.arange(len(owner))
-    seen = (order[None] <= order[:, None]) & ((owner[None] == 0) | (owner[None] == owner[:, None]))
-    seen = torch.cat([torch.ones(len(owner), past, dtype=torch.bool), seen], dim=1)
-    mask = torch.zeros(seen.shape, dtype=inputs.dtype)
-    mask.masked_fill_(~seen, torch.finfo(inputs.dtype).min)
-    return mask[None, None].to(inputs.device)
-
-
-def _keep_branch(cache: DynamicCache, prompt: int, offset: int, count: int) -> None:
-    """Drops all branch tokens from the cache but `count` of the branch at `offset`."""
-    for layer in cache.layers:
-        begin = prompt + offset
-        for name in ("keys", "values"):
-            held = getattr(layer, name)
-            kept = torch.cat([held[..., :prompt, :], held[..., begin : begin + count, :]], dim=-2)
-            setattr(layer, name, kept)

@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sa2va_model import images, prompts
 from sa2va_model.config import ModelConfig
-from sa2va_model.decoding import Choice, Generated, Prefix
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
 from sa2va_model.mllm import Mllm
+from sa2va_model.readings import Choice, Generated, Prefix
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.visual import Visual
 

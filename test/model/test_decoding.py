@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.decoding import Generated
 from sa2va_model.nano import nano_model
+from sa2va_model.readings import Generated
 from sa2va_model.sa2va import Sa2VA
 
 LIMIT = 8

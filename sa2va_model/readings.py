@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes into the language model and what comes out: plain values between prompts, decoder and tasks.
+
+Letters: P tokens of a shared beginning, L tokens, C hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+Choice = Callable[[int, Tensor], int]
+"""Picks the next token id from (step, logits [V])."""
+Stops = Callable[[Sequence[int]], bool]
+"""Whether an answer that has these token ids so far is complete."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the language model reads at once.
+
+    Attributes:
+        embeddings: [1, L, C].
+        positions: [3, 1, L] where images have rows and columns (M-RoPE); None = one after the other.
+        visual: bool [1, L], the visual tokens; only with `deep`.
+        deep: [K, C] for each of the first layers, added to the K visual tokens behind it (DeepStack of Qwen3-VL).
+    """
+
+    embeddings: Tensor
+    positions: Tensor | None = None
+    visual: Tensor | None = None
+    deep: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.embeddings.shape[1])
+
+    @property
+    def shift(self) -> int:
+        """By how much the position after these inputs differs from their number."""
+        if self.positions is None:
+            return 0
+        return int(self.positions.max()) + 1 - len(self)
+
+    def split(self, count: int) -> tuple[Inputs, Inputs]:
+        """The first `count` tokens, and the rest, which must be text."""
+        positions = None if self.positions is None else self.positions[..., :count]
+        visual = None if self.visual is None else self.visual[:, :count]
+        first = Inputs(self.embeddings[:, :count], positions, visual, self.deep)
+        return first, Inputs(self.embeddings[:, count:])
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A greedy answer.
+
+    Attributes:
+        ids: the new tokens, the stop token included.
+        logits: float [new, V], raw, one row for each new token; [0, V] if they were not wanted.
+        shared: [P, C], after the final norm, the states of the shared beginning.
+        own: [L + new - 1, C], those of every other token that was an input.
+        forwards: how often the language model ran for it.
+    """
+
+    ids: tuple[int, ...]
+    logits: Tensor
+    shared: Tensor
+    own: Tensor
+    forwards: int
+
+    @property
+    def states(self) -> Tensor:
+        """[prompt + new - 1, C]."""
+        return torch.cat([self.shared, self.own])
+
+    def states_at(self, token: int) -> Tensor:
+        """States at the new tokens equal to `token` that were fed back: [K, C].
+
+        A token that ends the answer was never an input and has no state.
+        """
+        fed = torch.tensor(self.ids[:-1], dtype=torch.long, device=self.own.device)
+        if not len(fed):
+            return self.own[:0]
+        return self.own[-len(fed) :][fed == token]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The beginning of a prompt, not read yet; it is read together with the first questions.
+
+    Attributes:
+        ids: its tokens.
+        inputs: the same as the model reads them.
+    """
+
+    ids: tuple[int, ...]
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A part of a prompt that was read already; many questions can share it.
+
+    Attributes:
+        ids: its tokens.
+        cache: keys and values; never changed, `extended` copies it.
+        states: [P, C].
+        shift: the next token's position is P + shift; 0 without M-RoPE.
+    """
+
+    ids: tuple[int, ...]
+    cache: DynamicCache
+    states: Tensor
+    shift: int = 0
+
+    def extended(self) -> DynamicCache:
+        """A cache that begins with this prefix."""
+        cache = DynamicCache()
+        for i, layer in enumerate(self.cache.layers):
+            cache.update(layer.keys, layer.values, i)
+        return cache
