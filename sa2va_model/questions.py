@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks the language model while tracking goes on: questions go in, answers come out, nothing queues up.
 
-One thread works on one question at a time. With `background=False` the question is answered on the spot, which makes
-a run a function of its input.
+One thread works on one question at a time, on a CUDA stream of its own where there is one. For each track at most one
+question waits; a newer one takes its place. A question that is forgotten while the model works on it is cancelled
+between two layers. If the thread dies or the model hangs, that question fails and a new thread takes over.
+
+With `background=False` the question is answered on the spot, which makes a run a function of its input.
 """
 
 from __future__ import annotations
@@ -11,11 +14,21 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from sa2va_model.sa2va import Reply, Sa2VA
+
+ORDER = {
+    "find": 0,
+    "search": 1,
+    "verify": 2,
+}  # a new object goes before a search, that before a check
 
 
 @dataclass(frozen=True)
@@ -47,75 +60,190 @@ class Answered:
     milliseconds: float
 
 
-class Questioner:
-    """Answers questions with a model, on its own thread or at once."""
+@dataclass
+class QuestionCounts:
+    """What became of the questions so far.
 
-    def __init__(self, model: Sa2VA, *, background: bool) -> None:
-        self._model = model
+    Attributes:
+        superseded: a newer question about the same track took the place of one that waited.
+        cancelled: forgotten, or put back for a more urgent one, while the model worked on it.
+        restarts: threads that had to be replaced.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    superseded: int = 0
+    cancelled: int = 0
+    restarts: int = 0
+
+
+class CancelledError(RuntimeError):
+    """The question at hand is no longer wanted."""
+
+
+@dataclass
+class _Job:
+    """A question that is being worked on."""
+
+    question: Question
+    started: float
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    put_back: bool = False
+
+
+class Questioner:
+    """Answers questions with a model, on its own thread or at once.
+
+    Args:
+        limit: seconds after which a question that runs counts as failed and its thread as lost.
+    """
+
+    def __init__(self, model: Sa2VA, *, background: bool, limit: float = 120.0) -> None:
+        self._model, self._limit = model, limit
         self._answers: queue.SimpleQueue[Answered] = queue.SimpleQueue()
         self._waiting: dict[str, Question] = {}
+        self._job: _Job | None = None
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._hooks = _between_layers(model.mllm, self._stop_if_cancelled) if background else []
+        self.counts = QuestionCounts()
         if background:
-            self._thread = threading.Thread(target=self._work, name="sa2va-questions", daemon=True)
-            self._thread.start()
+            self._start_thread()
 
     def ask(self, question: Question) -> None:
         """Hands a question over. A newer one about the same track takes the place of one that waits."""
+        self.counts.asked += 1
         if self._thread is None:
-            self._answers.put(self._answer(question))
+            self._answers.put(self._answer(_Job(question, time.monotonic())))
             return
         with self._changed:
+            self.counts.superseded += question.track_id in self._waiting
             self._waiting[question.track_id] = question
+            running = self._job
+            if (
+                running is not None
+                and question.purpose == "find"
+                and running.question.purpose != "find"
+                and not running.cancelled.is_set()
+            ):
+                running.put_back = True
+                running.cancelled.set()
             self._changed.notify()
 
     def forget(self, track_id: str | None = None) -> None:
-        """Drops waiting questions of one track, or all."""
+        """Drops the waiting questions of one track, or all, and cancels the running one if it is among them."""
         with self._changed:
-            if track_id is None:
-                self._waiting.clear()
-            else:
-                self._waiting.pop(track_id, None)
+            for name in [n for n in self._waiting if track_id in (None, n)]:
+                del self._waiting[name]
+            running = self._job
+            if running is not None and track_id in (None, running.question.track_id):
+                running.put_back = False
+                running.cancelled.set()
 
     def answers(self) -> list[Answered]:
-        """All answers since the last call."""
+        """All answers since the last call; replaces a thread that died or hangs."""
+        self._look_after_thread()
         out = []
         while True:
             try:
                 out.append(self._answers.get_nowait())
             except queue.Empty:
+                self.counts.answered += len(out)
                 return out
 
     def close(self, timeout: float = 30.0) -> bool:
-        """Ends the thread after the question it works on; False if that takes longer than `timeout` seconds."""
+        """Ends the thread and cancels its question; False if that takes longer than `timeout` seconds."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
-            self._changed.notify()
+            if self._job is not None:
+                self._job.cancelled.set()
+            self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout)
+        for hook in self._hooks:
+            hook.remove()
         return self._thread is None or not self._thread.is_alive()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or bool(self._waiting))
-                if self._closed:
-                    return
-                # A new object goes before a search, a search before a check.
-                order = {"find": 0, "search": 1, "verify": 2}
-                first = min(self._waiting.values(), key=lambda q: order[q.purpose])
-                del self._waiting[first.track_id]
-            self._answers.put(self._answer(first))
+    # The thread.
 
-    def _answer(self, question: Question) -> Answered:
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="sa2va-questions", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        this = threading.current_thread()
+        with _own_stream(self._model):
+            while True:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._closed or self._thread is not this or bool(self._waiting)
+                    )
+                    if self._closed or self._thread is not this:
+                        return
+                    first = min(self._waiting.values(), key=lambda q: ORDER[q.purpose])
+                    del self._waiting[first.track_id]
+                    job = self._job = _Job(first, time.monotonic())
+                answered = self._answer(job)
+                with self._changed:
+                    if self._job is not job:  # given up meanwhile; another thread has taken over
+                        return
+                    self._job = None
+                    if not job.cancelled.is_set():
+                        self._answers.put(answered)
+                        continue
+                    self.counts.cancelled += 1
+                    if job.put_back and not self._closed:
+                        self._waiting.setdefault(first.track_id, first)
+
+    def _answer(self, job: _Job) -> Answered:
         start, reply, error = time.perf_counter(), None, ""
         try:
-            reply = self._model.ground(question.frames, question.expression)
-        except (
-            ValueError,
-            RuntimeError,
-        ) as problem:  # the track fails, the thread and the others live on
+            reply = self._model.ground(job.question.frames, job.question.expression)
+            if self._model.device.type == "cuda":
+                torch.cuda.current_stream(self._model.device).synchronize()
+        except Exception as problem:  # whatever a model throws: the track fails, the others live on
             error = f"{type(problem).__name__}: {problem}"
-        return Answered(question, reply, error, (time.perf_counter() - start) * 1e3)
+        return Answered(job.question, reply, error, (time.perf_counter() - start) * 1e3)
+
+    def _look_after_thread(self) -> None:
+        """Fails the question of a thread that died or took too long, and starts another one."""
+        with self._changed:
+            if self._thread is None or self._closed:
+                return
+            job, dead = self._job, not self._thread.is_alive()
+            late = job is not None and time.monotonic() - job.started > self._limit
+            if not dead and not late:
+                return
+            self._job = None
+            self.counts.restarts += 1
+            if job is not None:
+                job.cancelled.set()
+                why = (
+                    "the thread of the language model died; a new one was started"
+                    if dead
+                    else f"no answer within {self._limit:g} s; the question was given up"
+                )
+                spent = (time.monotonic() - job.started) * 1e3
+                self._answers.put(Answered(job.question, None, why, spent))
+            self._start_thread()
+
+    def _stop_if_cancelled(self, module: nn.Module, inputs: Any) -> None:
+        job = self._job
+        mine = threading.current_thread() is self._thread
+        if mine and job is not None and job.cancelled.is_set():
+            raise CancelledError("the question was cancelled")
+
+
+def _between_layers(module: nn.Module, check: Any) -> list[Any]:
+    """Runs `check` before every layer of every stack of layers."""
+    stacks = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    return [layer.register_forward_pre_hook(check) for stack in stacks for layer in stack]
+
+
+def _own_stream(model: Sa2VA) -> AbstractContextManager[Any]:
+    """The language model's work on a GPU waits for nothing that tracking does, and the other way round."""
+    if model.device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(model.device))
