@@ -12,6 +12,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sa2va_model.errors import InputError
+from sa2va_model.qwen_config import QwenConfig, qwen_from_dict, qwen_to_dict
+
+INTERNVL_CLASS, QWEN_CLASS = "Sa2VAChatModel", "Sa2VAChatModelQwen"
+"""`architectures` of published checkpoints; `model_type` is the same for both."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +126,13 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One Sa2VA of the InternVL family.
+    """One Sa2VA.
 
     Attributes:
-        llm: the language model's own configuration (`llm_config`), passed on to transformers.
-        template: chat template name; see `prompts.TEMPLATES`.
+        vision: InternViT; unused by the Qwen-VL family, which has a vision model of its own.
+        llm: the language model's own configuration (`llm_config`, `text_config`), passed on to transformers.
+        qwen: the Qwen-VL family; None = the InternVL family, to which what follows about tiles belongs.
+        template: chat template name; see `prompts.TEMPLATES`. The Qwen-VL family has the tokenizer's.
         extra_answers: sentences this model was trained to answer a referring question with, beside
             `prompts.ANSWERS`; known ones are checked in one forward.
         keyframes: how many frames of a clip the language model sees and SAM-2 is prompted on (official: 5).
@@ -146,6 +152,7 @@ class ModelConfig:
     keyframes: int = 5
     max_new_tokens: int = 2048
     extra_answers: tuple[str, ...] = ()
+    qwen: QwenConfig | None = None
 
     def __post_init__(self) -> None:
         if self.keyframes < 1:
@@ -206,31 +213,82 @@ def _sam2_small(values: Mapping[str, Any]) -> Sam2Config:
     )
 
 
-def from_dict(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+def _family_class(values: Mapping[str, Any], where: str) -> str:
+    """The official class that a `config.json` is for; checkpoints of Qwen-VL may leave `architectures` empty."""
+    names = values.get("architectures")
+    if not names:
+        return QWEN_CLASS if "text_config" in values else INTERNVL_CLASS
+    known = (INTERNVL_CLASS, QWEN_CLASS)
+    if not isinstance(names, list) or names[0] not in known:
+        raise InputError(f"{where}: architectures is {names}; expected {' or '.join(known)}")
+    return str(names[0])
+
+
+def _object(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """The JSON object at `name`."""
+    found = values.get(name)
+    if not isinstance(found, Mapping):
+        said = "is missing" if found is None else f"is a {type(found).__name__}"
+        raise InputError(f"{where}: field {name!r} {said}; expected a JSON object")
+    return found
+
+
+def _sam2(values: Mapping[str, Any], where: str) -> Sam2Config:
+    """Ours, the golden files', or the large size that the official code has built in."""
+    if "sam2_config" in values:
+        return sam2_from_dict(_object(values, "sam2_config", where))
+    if "_sam2_small" in values:
+        return _sam2_small(_object(values, "_sam2_small", where))
+    return Sam2Config()
+
+
+def from_dict(
+    values: Mapping[str, Any],
+    where: str = "config.json",
+    processor: Mapping[str, Any] | None = None,
+) -> ModelConfig:
     """Reads an official or our own `config.json`.
 
     Args:
         values: the parsed JSON object.
         where: what to call it in errors.
+        processor: `preprocessor_config.json`, which checkpoints of the Qwen-VL family have.
 
     Raises:
         InputError: a needed field is missing or has a value that no code path serves.
     """
-    for name in ("vision_config", "llm_config"):
-        if not isinstance(values.get(name), Mapping):
-            raise InputError(
-                f"{where}: field {name!r} is missing; expected a Sa2VA checkpoint of the InternVL family"
-            )
-    if "sam2_config" in values:
-        sam2 = sam2_from_dict(values["sam2_config"])
-    elif "_sam2_small" in values:
-        sam2 = _sam2_small(values["_sam2_small"])
-    else:
-        sam2 = Sam2Config()
+    try:
+        if _family_class(values, where) == QWEN_CLASS:
+            return _qwen_from_dict(values, where, processor or {})
+        return _internvl_from_dict(values, where)
+    except (TypeError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where}: a field is missing or has the wrong type ({error})") from error
+
+
+def _qwen_from_dict(
+    values: Mapping[str, Any], where: str, processor: Mapping[str, Any]
+) -> ModelConfig:
+    qwen = qwen_from_dict(values, where, processor)
+    return ModelConfig(
+        vision=VisionConfig(),
+        llm=dict(qwen.text),
+        sam2=_sam2(values, where),
+        qwen=qwen,
+        keyframes=values.get("keyframes", 5),
+        max_new_tokens=values.get("max_new_tokens", 2048),
+        extra_answers=tuple(values.get("extra_answers", ())),
+    )
+
+
+def _internvl_from_dict(values: Mapping[str, Any], where: str) -> ModelConfig:
+    llm, sam2 = _object(values, "llm_config", where), _sam2(values, where)
+    values = {**values, "vision_config": _object(values, "vision_config", where)}
     vision = VisionConfig(**_known(VisionConfig, values["vision_config"]))
     return ModelConfig(
         vision=vision,
-        llm=dict(values["llm_config"]),
+        llm=dict(llm),
         sam2=sam2,
         template=str(values.get("template") or "qwen_chat").replace("-", "_"),
         downsample_ratio=values.get("downsample_ratio", 0.5),
@@ -249,9 +307,19 @@ def from_dict(values: Mapping[str, Any], where: str = "config.json") -> ModelCon
 
 def to_dict(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of our folders: official field names, plus ours."""
-    return {
-        "architectures": ["Sa2VAChatModel"],
+    common = {
         "model_type": "sa2va_chat",
+        "keyframes": config.keyframes,
+        "max_new_tokens": config.max_new_tokens,
+        "extra_answers": list(config.extra_answers),
+        "sam2_config": asdict(config.sam2),
+    }
+    if config.qwen is not None:
+        template = {"template": config.template, "architectures": [QWEN_CLASS]}
+        return {**common, **template, **qwen_to_dict(config.qwen)}
+    return {
+        **common,
+        "architectures": [INTERNVL_CLASS],
         "template": config.template,
         "force_image_size": config.vision.image_size,
         "downsample_ratio": config.downsample_ratio,
@@ -262,10 +330,6 @@ def to_dict(config: ModelConfig) -> dict[str, Any]:
         "min_dynamic_patch": config.min_tiles,
         "max_dynamic_patch": config.max_tiles,
         "max_tiles": config.max_tiles,
-        "keyframes": config.keyframes,
-        "max_new_tokens": config.max_new_tokens,
-        "extra_answers": list(config.extra_answers),
         "vision_config": {"architectures": ["InternVisionModel"], **asdict(config.vision)},
         "llm_config": dict(config.llm),
-        "sam2_config": asdict(config.sam2),
     }

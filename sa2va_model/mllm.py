@@ -1,144 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language half of Sa2VA: InternViT, projector and a causal language model, all from transformers' classes.
+"""The language half of Sa2VA, whatever its family: words and images in, answers with the states at `[SEG]` out.
 
 `Mllm.look` sees frames, `Mllm.inputs` puts what it saw into a prompt, `Mllm.decoder` answers it and keeps the
-final-norm state of every token; those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2).
+final-norm state of every token; those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2). The families
+are `internvl.py` and `qwen_vl.py`; `families.py` chooses.
 
-Letters: T tiles, L tokens, C hidden size of the language model.
+Letters: B batch, L tokens, K visual tokens, C hidden size of the language model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.internvl import InternVLVisionConfig, InternVLVisionModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sa2va_model import images, prompts
-from sa2va_model.config import ModelConfig, VisionConfig
-from sa2va_model.decoding import Decoder, Generated, Inputs
+from sa2va_model import prompts
+from sa2va_model.config import ModelConfig
+from sa2va_model.decoding import Decoder
 from sa2va_model.errors import InputError
+from sa2va_model.language import exact_span
+from sa2va_model.readings import Generated, Inputs
 from sa2va_model.visual import Visual
 
-LANGUAGE_MODELS = {"Qwen2ForCausalLM": "qwen2"}
-
-
-class ConvolutionalStem(nn.Sequential):
-    """Stride-2 convolutions in place of the single patch convolution; for small models trained from scratch."""
-
-    def __init__(self, channels: tuple[int, ...], hidden: int) -> None:
-        layers: list[nn.Module] = []
-        inputs = 3
-        for outputs in (*channels, hidden):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(1, outputs), nn.GELU()]
-            inputs = outputs
-        super().__init__(*layers, nn.Conv2d(hidden, hidden, 1))
-
-    @property
-    def weight(self) -> Tensor:
-        """The patch embedding asks its convolution for its dtype."""
-        weight = self[0].weight
-        assert isinstance(weight, Tensor)
-        return weight
-
-
-def vision_model(config: VisionConfig) -> InternVLVisionModel:
-    """InternViT with random weights."""
-    model = InternVLVisionModel(
-        InternVLVisionConfig(
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            attention_bias=config.qkv_bias,
-            use_qk_norm=config.qk_normalization,
-            norm_type=config.norm_type,
-            layer_norm_eps=config.layer_norm_eps,
-            hidden_act=config.hidden_act,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            layer_scale_init_value=config.initializer_factor,
-            use_mean_pooling=True,
-            attn_implementation="sdpa",
-        )
-    )
-    if config.stem:
-        model.embeddings.patch_embeddings.projection = ConvolutionalStem(
-            config.stem, config.hidden_size
-        )
-    return model
-
-
-def language_model(values: Mapping[str, Any]) -> PreTrainedModel:
-    """The causal language model that `llm_config` describes, with random weights."""
-    names = values.get("architectures") or ["Qwen2ForCausalLM"]
-    if names[0] not in LANGUAGE_MODELS:
-        raise InputError(
-            f"llm_config.architectures is {names}; expected one of {', '.join(LANGUAGE_MODELS)}"
-        )
-    skipped = (
-        "architectures",
-        "model_type",
-        "torch_dtype",
-        "dtype",
-        "auto_map",
-        "attn_implementation",
-    )
-    known = {k: v for k, v in values.items() if k not in skipped and not k.startswith("_")}
-    config = AutoConfig.for_model(LANGUAGE_MODELS[names[0]], **known)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    assert isinstance(model, PreTrainedModel)
-    return model
-
-
-def pixel_shuffle(tokens: Tensor, ratio: float, version: str) -> Tensor:
-    """Trades resolution for channels: [T, h, w, c] to [T, h·ratio, w·ratio, c/ratio²] (InternVL)."""
-    count, height, width, channels = tokens.shape
-    tokens = tokens.reshape(count, height, int(width * ratio), int(channels / ratio))
-    tokens = tokens.permute(0, 2, 1, 3).contiguous()
-    tokens = tokens.reshape(
-        count, int(width * ratio), int(height * ratio), int(channels / ratio**2)
-    )
-    # Version 1 of the published code leaves rows and columns exchanged.
-    return tokens if version == "v1" else tokens.permute(0, 2, 1, 3).contiguous()
+STOP_WINDOW = 32
+"""Tokens at the end of an answer in which a stop word is looked for that is no token of its own."""
 
 
 class Mllm(nn.Module):
-    """InternVL family: vision model, projector, language model and its tokenizer."""
+    """A multimodal language model and its tokenizer.
 
-    def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        language_model: a causal language model of transformers, or a vision-language model around one.
+        template: how a turn is written, and what ends an answer.
+        image_tokens: the token that stands for one visual token, and the one that ends an image.
+        mrope: visual tokens have rows and columns as positions.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        language_model: PreTrainedModel,
+        *,
+        template: prompts.Template,
+        image_tokens: tuple[str, str],
+        mrope: bool = False,
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.vision_model = vision_model(config.vision)
-        self.language_model = language_model(config.llm)
-        hidden = self.hidden_size = int(config.llm["hidden_size"])
-        visual = int(config.vision.hidden_size / config.downsample_ratio**2)
-        self.mlp1 = nn.Sequential(
-            nn.LayerNorm(visual), nn.Linear(visual, hidden), nn.GELU(), nn.Linear(hidden, hidden)
-        )
-        self.template = prompts.template(config.template)
+        self.language_model = language_model
+        text = language_model.config.get_text_config()
+        self.hidden_size = int(text.hidden_size)
+        self.template = template
         self.seg_id = self._token_id(prompts.SEG)
-        self.image_id = self._token_id(prompts.IMAGE_TOKEN)
-        self.image_end_id = self._token_id(prompts.IMAGE_END)
-        stops = [self._token_id(word) for word in self.template.stop_words]
-        if tokenizer.eos_token_id is not None:
-            stops.append(int(tokenizer.eos_token_id))
-        self.stop_ids = frozenset(stops)
-        self.decoder = Decoder(self.language_model, self.stop_ids)
-        end = self.template.stop_words[0]
+        self.image_id, self.image_end_id = (self._token_id(token) for token in image_tokens)
+        self.stop_ids, self._stop_texts = self._stops(template.stop_words)
+        self.decoder = Decoder(
+            language_model,
+            self.stop_ids,
+            stops=self._stopped if self._stop_texts else None,
+            mrope=mrope,
+            span=exact_span(text),
+        )
         sentences = (*prompts.ANSWERS, *config.extra_answers)
         self.answers = tuple(
-            tuple(tokenizer.encode(text + end, add_special_tokens=False)) for text in sentences
+            tuple(tokenizer.encode(text + template.stop_words[0], add_special_tokens=False))
+            for text in sentences
         )
 
     def _token_id(self, token: str) -> int:
@@ -149,6 +81,24 @@ class Mllm(nn.Module):
             )
         return int(ids[0])
 
+    def _stops(self, words: Sequence[str]) -> tuple[frozenset[int], tuple[str, ...]]:
+        """Stop words that are tokens, and those that are written with several (phi3_chat with a Qwen vocabulary)."""
+        ids, texts = [], []
+        for word in words:
+            pieces = self.tokenizer.encode(word, add_special_tokens=False)
+            if len(pieces) == 1:
+                ids.append(int(pieces[0]))
+            else:
+                texts.append(word)
+        if self.tokenizer.eos_token_id is not None:
+            ids.append(int(self.tokenizer.eos_token_id))
+        return frozenset(ids), tuple(texts)
+
+    def _stopped(self, ids: Sequence[int]) -> bool:
+        """As the official stop criterion: the text so far, without line breaks, ends with a stop word."""
+        text = self.tokenizer.decode(list(ids[-STOP_WINDOW:]))
+        return text.replace("\r", "").replace("\n", "").endswith(self._stop_texts)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -157,52 +107,40 @@ class Mllm(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self.language_model.dtype
+        return self.language_model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return, union-attr]
 
-    def visual_tokens(self, tiles: Tensor) -> Tensor:
-        """Projected visual tokens: [T, 3, s, s] to [T, tokens_per_tile, C]."""
-        out = self.vision_model(tiles.to(self.device, self.dtype)).last_hidden_state[:, 1:]
-        side = int(out.shape[1] ** 0.5)
-        grid = out.reshape(out.shape[0], side, side, -1)
-        grid = pixel_shuffle(grid, self.config.downsample_ratio, self.config.pixel_shuffle_version)
-        projected: Tensor = self.mlp1(grid.reshape(grid.shape[0], -1, grid.shape[-1]))
-        return projected
-
+    @abstractmethod
     def look(self, frames: Sequence[np.ndarray], *, clip: bool) -> Visual:
-        """What the vision model sees of uint8 [H, W, 3] frames; each of a clip is one tile."""
-        tiles = [images.tiles(frame, self.config, single=clip) for frame in frames]
-        visual = self.visual_tokens(torch.cat(tiles))
-        counts = tuple(len(t) * visual.shape[1] for t in tiles)
-        return Visual(visual.flatten(0, 1), counts, overview=visual[-1])
+        """What the vision model sees of uint8 [H, W, 3] frames; `clip` = they are frames of a video."""
 
+    @abstractmethod
     def user_turn(
         self, text: str, visual: Visual | None, regions: Sequence[np.ndarray] = ()
     ) -> tuple[str, Visual | None]:
-        """The user's words with image blocks in place of `<image>`, and the visual tokens that stand in them.
+        """The user's words with the images where the family puts them, and the visual tokens that stand there.
 
         Args:
+            text: `<image>` marks where the images stand, where the family lets the user choose.
             regions: bool [H, W] masks on the one image; named region1, region2 … behind it.
+
+        Raises:
+            InputError: regions for a family that has none.
         """
-        if visual is None:
-            return text.replace(prompts.IMAGE_PLACEHOLDER, ""), None
-        block = "\n".join(prompts.image_block(count) for count in visual.counts)
-        if regions:
-            assert visual.overview is not None
-            cells = [images.region_cells(region, self.config).flatten() for region in regions]
-            block += prompts.region_text([int(c.sum()) for c in cells])
-            parts = [visual.overview[c.to(visual.overview.device)] for c in cells]
-            visual = visual.with_regions(parts)
-        return text.replace(prompts.IMAGE_PLACEHOLDER, block, 1), visual
 
     def prompt_ids(self, user_text: str, history: str = "") -> list[int]:
-        """Token ids of one user turn in the checkpoint's chat template."""
-        ids: list[int] = self.tokenizer.encode(
-            history + self.template.instruction.format(input=user_text)
-        )
+        """Token ids of one user turn in the checkpoint's chat template, behind what was said before."""
+        text = history + self.template.instruction.format(input=user_text)
+        if not text.startswith(self.template.system):
+            text = self.template.system + text
+        ids: list[int] = self.tokenizer.encode(text)
         return ids
 
     def embed(self, ids: Tensor, visual: Tensor | None) -> Tensor:
-        """Embeddings [B, L, C] of token ids [B, L], with `visual` [K, C] at the K image tokens, in order."""
+        """Embeddings [B, L, C] of token ids [B, L], with `visual` [K, C] at the K image tokens, in order.
+
+        Raises:
+            InputError: there are more or fewer places than visual tokens.
+        """
         embeddings: Tensor = self.language_model.get_input_embeddings()(ids)
         places = ids == self.image_id
         given = 0 if visual is None else len(visual)

@@ -28,10 +28,17 @@ ANSWERS = (
 
 @dataclass(frozen=True)
 class Template:
-    """One chat format: the user's turn with `{input}`, and the tokens at which an answer ends."""
+    """One chat format.
+
+    Attributes:
+        instruction: the user's turn with `{input}`, and the beginning of the answer.
+        stop_words: what ends an answer.
+        system: what stands before the first turn.
+    """
 
     instruction: str
     stop_words: tuple[str, ...]
+    system: str = ""
 
 
 _CHATML = "<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n"

@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from sa2va_model import images, prompts
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
+from sa2va_model.families import build_mllm
 from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
-from sa2va_model.mllm import Mllm
 from sa2va_model.readings import Choice, Generated, Prefix
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.visual import Visual
@@ -101,7 +101,7 @@ class Sa2VA(nn.Module):
     def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.config = config
-        self.mllm = Mllm(config, tokenizer)
+        self.mllm = build_mllm(config, tokenizer)
         hidden = self.mllm.hidden_size
         self.text_hidden_fcs = nn.Sequential(
             nn.Linear(hidden, hidden),
