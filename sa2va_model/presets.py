@@ -74,6 +74,7 @@ def tiny_config(vocabulary: int) -> ModelConfig:
             patch_size=16,
             initializer_factor=1.0,
             stem=(32, 64, 96),
+            stem_blocks=(0, 1, 1, 3),
         ),
         llm=_qwen2(hidden=192, mlp=512, layers=4, heads=3, vocabulary=vocabulary),
         sam2=Sam2Config(
@@ -97,6 +98,7 @@ def tiny_config(vocabulary: int) -> ModelConfig:
             stability_fallback=False,
             pointer_positions=True,
             rounded_normalisation=False,
+            stem_blocks=2,
         ),
         downsample_ratio=1.0,
         dynamic_image_size=False,

@@ -15,6 +15,7 @@ from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 
 from sa2va_model.config import Sam2Config
+from sa2va_model.stem import ResidualStem
 
 
 class Sam2(SAM2Base):  # type: ignore[misc]
@@ -84,6 +85,9 @@ def _image_encoder(config: Sam2Config) -> ImageEncoder:
         window_pos_embed_bkg_spatial_size=config.background_size,
         window_spec=config.window_spec,
     )
+    if config.stem_blocks:
+        width = config.embed_dim
+        trunk.patch_embed.proj = ResidualStem((width, width), (0, config.stem_blocks), width)
     neck = FpnNeck(
         position_encoding=_sine(config.hidden_dim),
         d_model=config.hidden_dim,

@@ -253,9 +253,13 @@ def _first_frame(
     one = [_row(features, n) for n in range(len(features.top))]
     masks = batch.masks(1) > 0.5
     given = [grounder.adopt_mask(one[n], masks[n]) for n in range(len(one))]
-    return Decoded(
-        *(torch.cat([getattr(g, name) for g in given]) for name in Decoded.__dataclass_fields__)
-    )
+    return _stacked(given)
+
+
+def _stacked(given: Sequence[Decoded]) -> Decoded:
+    """Answers to given masks, which have no tokens, as one batch."""
+    names = [name for name in Decoded.__dataclass_fields__ if name != "tokens"]
+    return Decoded(*(torch.cat([getattr(g, name) for g in given]) for name in names))
 
 
 def _row(features: ImageFeatures, row: int) -> ImageFeatures:
@@ -319,9 +323,7 @@ def _measure(learner: Learner, clip: ClipBatch) -> dict[str, Tensor]:
     given = [
         learner.grounder.adopt_mask(row, mask) for row, mask in zip(rows, truth[0], strict=True)
     ]
-    drawn = Decoded(
-        *(torch.cat([getattr(g, name) for g in given]) for name in Decoded.__dataclass_fields__)
-    )
+    drawn = _stacked(given)
     out = {"first": _iou(_masks(learner, spoken), truth[0])}
     for name, first in (("J", spoken), ("Jmask", drawn)):
         seen = unroll(learner, clip, first, features)

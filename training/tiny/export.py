@@ -11,6 +11,7 @@ from sa2va_model.checkpoints import SHIPPED, save_model
 from sa2va_model.errors import InputError
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.tiny.learner import Learner, take
+from sa2va_training.tiny.norms import fold_norms
 
 
 def export(run: Path, folder: Path = SHIPPED, learner: Learner | None = None) -> Path:
@@ -28,8 +29,12 @@ def export(run: Path, folder: Path = SHIPPED, learner: Learner | None = None) ->
 
 
 def export_learner(learner: Learner, folder: Path) -> Path:
-    """Writes a learner's model with the run time's configuration (the object score gates masks again)."""
+    """Writes a learner's model with the run time's configuration (the object score gates masks again).
+
+    The learner's normalisation is folded away; it is no longer fit to train.
+    """
     shipped = Sa2VA(learner.shipped_config, learner.model.mllm.tokenizer)
+    fold_norms(learner.model)
     shipped.load_state_dict(learner.model.state_dict())
     save_model(shipped, folder, dtype=torch.float16)
     file = folder / "model.safetensors"

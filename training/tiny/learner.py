@@ -16,6 +16,7 @@ from sa2va_model.presets import tiny_config
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.tiny.aids import Gaze, MapAids, WordAids
 from sa2va_training.tiny.language import tiny_tokenizer
+from sa2va_training.tiny.norms import add_norms
 from sa2va_training.tiny.packing import Packer
 from sa2va_training.tiny.teacher import TeacherCode
 
@@ -49,6 +50,7 @@ class Learner(nn.Module):
         open_gate = replace(self.shipped_config.sam2, object_score_gate=False)
         self.model = Sa2VA(replace(self.shipped_config, sam2=open_gate), tokenizer)
         _prepare_vision(self.model)
+        add_norms(self.model)
         width, hidden = open_gate.hidden_dim, int(self.shipped_config.llm["hidden_size"])
         self.teacher = TeacherCode(width)
         self.map_aids = MapAids(width)
@@ -111,9 +113,9 @@ def _prepare_vision(model: Sa2VA) -> None:
 
 
 def take(learner: Learner, state: Mapping[str, Tensor], prefixes: Iterable[str]) -> int:
-    """Loads the entries of `state` that start with one of `prefixes`; returns how many."""
-    chosen = {k: v for k, v in state.items() if k.startswith(tuple(prefixes))}
+    """Loads the entries of `state` that start with one of `prefixes` and still exist; returns how many."""
     own = learner.state_dict()
+    chosen = {k: v for k, v in state.items() if k.startswith(tuple(prefixes)) and k in own}
     for name, tensor in chosen.items():
         own[name].copy_(tensor)
     return len(chosen)

@@ -56,6 +56,7 @@ def prompt_codes(learner: Learner, batch: Batch, rng: np.random.Generator) -> Te
     meant, found = batch.meant, batch.found
     boxes, colours, shapes = meant[:, BOX].clone(), meant[:, COLOUR].long(), meant[:, SHAPE].long()
     keep_box = torch.ones(len(meant), dtype=torch.bool)
+    boxes = _inexact(boxes, rng)
     absent = torch.zeros(len(meant), dtype=torch.bool)
     table = batch.objects.repeat_interleave(batch.targets.shape[1], 0)
     for i in range(len(meant)):
@@ -83,6 +84,13 @@ def prompt_codes(learner: Learner, batch: Batch, rng: np.random.Generator) -> Te
     codes = learner.teacher(boxes, colours, shapes, keep_box)
     chosen: Tensor = torch.where(absent[:, None], learner.teacher.absent, codes)
     return chosen
+
+
+def _inexact(boxes: Tensor, rng: np.random.Generator) -> Tensor:
+    """Boxes [N, 4] about as wrong as a language model says them: the picture has to tell the rest."""
+    error = torch.from_numpy(rng.standard_normal(boxes.shape, np.float32) * rng.uniform(0, 0.2))
+    sides = boxes[:, 2:].repeat(1, 2)
+    return (boxes + error * sides).clamp(min=0.01, max=0.99)
 
 
 def sam_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
