@@ -73,7 +73,8 @@ EXTRAS = {
     "ros": ROS,
     "sim": ["mujoco>=3.17,<5"],
     "train": ["accelerate>=1.15,<2", "pycocotools>=2.0.11,<3"],
-    "eval": ["scipy>=1.15,<2"],
+    # METEOR's published number needs Java and `pycocoevalcap` (100 MB), which is used where it is installed.
+    "eval": ["scipy>=1.15,<2", "nltk>=3.10,<4"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2"],
     # Nothing beyond a CUDA build of torch is needed so far; the name is here so that install lines stay valid.
     "gpu": [],

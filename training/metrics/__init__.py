@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mask is worth: the published metrics, in numpy and OpenCV, one frame at a time."""
+"""The published metrics, each beside its definition.
+
+`jf.py` J and F; `clips.py` what video benchmarks make of them; `overlap.py` cIoU and gIoU; `grounded.py` AP50, mIoU and
+recall of grounded captions; `captions.py` CIDEr and METEOR; `answers.py` short answers.
+"""
 
 from __future__ import annotations
 
