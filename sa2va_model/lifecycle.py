@@ -46,6 +46,10 @@ class Lifecycle:
         self.state = TrackState.TRACKING
         self.last_seen = stamp
 
+    def reconfigure(self, config: LifecycleConfig) -> None:
+        """Other thresholds from now on."""
+        self._config = config
+
     def update(
         self, stamp: float, *, seen: bool, confirmed: bool = True
     ) -> tuple[EventKind, str] | None:

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -243,6 +243,22 @@ class LiveTracker:
             self._tell(EventKind.MEMORY_RESET, None, frame, reason)
 
         self._command(tell)
+
+    def reconfigure(self, config: LiveConfig) -> None:
+        """Takes over thresholds and periods at the next frame; `background`, `max_objects` and `ring` stay."""
+        now = self._config
+        changed = replace(
+            config, background=now.background, max_objects=now.max_objects, ring=now.ring
+        )
+
+        def take_over(frame: Frame) -> None:
+            self._config = changed
+            self._judge = Judge(self._model.grounder, changed.lifecycle)
+            for record in self._records.values():
+                if record.life is not None:
+                    record.life.reconfigure(changed.lifecycle)
+
+        self._command(take_over)
 
     def close(self, timeout: float = 30.0) -> bool:
         """Ends the thread of the language model; False if it works for longer than `timeout` seconds."""
