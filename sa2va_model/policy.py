@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sa2va_model.grounding import Decoded
+from sa2va_model.grounding import Decoded, ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Admission:
 
 class MemoryPolicy(Protocol):
     """Chooses among the decoder's candidates and admits frames to memory."""
+
+    def frame(self, features: ImageFeatures) -> None:
+        """A step begins: the next calls are about this image."""
 
     def begin(self, row: int) -> None:
         """A new object has this row now; forget what was known of the row."""
@@ -90,6 +93,9 @@ class PlainPolicy:
     ) -> None:
         self._min_quality, self._scored = min_quality, scored
         self._margin, self._overlap = margin, overlap
+
+    def frame(self, features: ImageFeatures) -> None:
+        """Nothing is kept."""
 
     def begin(self, row: int) -> None:
         """Nothing is kept."""

@@ -162,6 +162,7 @@ class OnlineTracker:
         Returns:
             An observation for each object, in the order they were added.
         """
+        self._policy.frame(features)
         wanted = self.ids if only is None else tuple(i for i in only if i in self._objects)
         prompts = {i: self._objects[i].take_prompt() for i in wanted}
         seen: dict[str, Observation] = {}
