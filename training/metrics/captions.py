@@ -34,7 +34,7 @@ _TOKENS = re.compile(
 
 
 def tokens(caption: str) -> list[str]:
-    """Words of a caption: lower case, no punctuation, clitics apart, brackets as -lrb- and -rrb- (the toolkit's way)."""
+    """Words of a caption: lower case, no punctuation, clitics apart, brackets as -lrb- and -rrb- as there."""
     text = caption.lower().replace("(", " -lrb- ").replace(")", " -rrb- ")
     return _TOKENS.findall(text)
 

@@ -161,16 +161,22 @@ def ap50(truths: Sequence[Grounded], found: Sequence[Grounded]) -> float:
     with contextlib.redirect_stdout(io.StringIO()):  # COCO's code reports its progress there
         reference = COCO()
         reference.dataset = {
-            "images": [{"id": i} for i in range(len(truths))],
+            "info": {},
+            "images": [_image(i, truth, found[i]) for i, truth in enumerate(truths)],
             "annotations": annotations,
             "categories": [{"id": 1, "name": "object"}],
         }
         reference.createIndex()
-        # COCO's loader reads `info` of the file it was made from
-        reference.dataset["info"] = {}
         evaluation = COCOeval(reference, reference.loadRes(results), "segm")
         evaluation.params.catIds = [1]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return float(evaluation.stats[1])
+
+
+def _image(number: int, truth: Grounded, found: Grounded) -> dict[str, object]:
+    """What COCO's code wants to know of an image."""
+    size = next((mask["size"] for mask in (*truth.masks, *found.masks)), [1, 1])
+    height, width = size if isinstance(size, list) else (1, 1)
+    return {"id": number, "height": height, "width": width}

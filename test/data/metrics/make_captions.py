@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes captions.json: captions with the numbers of pycocoevalcap 1.2 (Java: PTB tokenizer, meteor-1.5.jar) and NLTK.
 
-    pip install --target /tmp/reference --no-deps pycocoevalcap==1.2 nltk==3.10.4 regex joblib click
-    PYTHONPATH=/tmp/reference python test/data/metrics/make_captions.py
+pip install --target /tmp/reference --no-deps pycocoevalcap==1.2 nltk==3.10.4 regex joblib click
+PYTHONPATH=/tmp/reference python test/data/metrics/make_captions.py
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ CAPTIONS = {
     "3": ("It's the man's well-known hat; don't touch!", ["It is the well-known hat of the man."]),
     "4": ("the the the the", ["The cat is on the mat."]),
     "5": ("", ["An empty answer should score nothing."]),
-    "6": ("Three white plates and a black bottle on a wooden table", ["Three white plates and a black bottle on a wooden table."]),
+    "6": ("Three white plates and a black bottle on a wooden table",
+          ["Three white plates and a black bottle on a wooden table."]),
     "7": ("A boy throws the ball.", ["A girl catches a frisbee in the park.", "Somebody plays frisbee outside."]),
-    "8": ("The woman (in a coat) holds 3.5 kg of apples, e.g. green ones.", ["A woman in a coat is holding 3.5 kg of green apples."]),
-    "9": ("kids playing with toys near the window", ["Children play with a toy by a window.", "Kids playing near windows."]),
-    "10": ("A picture of a street at night with many cars and \"neon\" lights", ["Cars on a street with neon lights at night."]),
+    "8": ("The woman (in a coat) holds 3.5 kg of apples, e.g. green ones.",
+          ["A woman in a coat is holding 3.5 kg of green apples."]),
+    "9": ("kids playing with toys near the window",
+          ["Children play with a toy by a window.", "Kids playing near windows."]),
+    "10": ("A picture of a street at night with many cars and \"neon\" lights",
+           ["Cars on a street with neon lights at night."]),
     "11": ("box blue a", ["a blue box"]),
 }  # fmt: skip
 
 
 def main() -> None:
     """Write the file beside this script."""
-    references = {key: [{"caption": text} for text in texts] for key, (_, texts) in CAPTIONS.items()}
+    references = {
+        key: [{"caption": text} for text in texts] for key, (_, texts) in CAPTIONS.items()
+    }
     predictions = {key: [{"caption": text}] for key, (text, _) in CAPTIONS.items()}
     tokenizer = PTBTokenizer()
     references, predictions = tokenizer.tokenize(references), tokenizer.tokenize(predictions)
     cider, ciders = Cider().compute_score(references, predictions)
     meteor, meteors = Meteor().compute_score(references, predictions)
     data = {
-        "made_with": "pycocoevalcap 1.2 (CIDEr in Python; meteor-1.5.jar and PTB tokenizer in Java 17); see make_captions.py",
+        "made_with": "pycocoevalcap 1.2 (meteor-1.5.jar and PTB tokenizer in Java 17); see make_captions.py",
         "captions": [
             {
                 "prediction": text,
