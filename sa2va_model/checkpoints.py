@@ -2,148 +2,42 @@
 """Checkpoint folders in and out: published Sa2VA folders as they are, and ours in the same layout.
 
 A folder holds `config.json`, `*.safetensors` (one file or shards with an index) and the tokenizer's files. Tensor
-names in the files are the official ones; `_OURS` maps them onto the modules of transformers and `sam2`.
+names in the files are the official ones (`names.py`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from sa2va_model import config as configuration
 from sa2va_model.errors import InputError
+from sa2va_model.filling import check, fill, unallocated
+from sa2va_model.hub import find_folder
+from sa2va_model.names import Names
+from sa2va_model.quantisation import is_quantised, quantise
+from sa2va_model.qwen_config import processor_to_dict
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.tensors import INDEX, stored_tensors
+from sa2va_model.tokenizer_files import read_tokenizer
 
 SMALL = 30_000_000
 """Parameters below which one CPU thread is faster than several."""
 SHIPPED = Path(__file__).parent / "weights" / "tiny"
-
-_OURS = (
-    (r"^vision_model\.embeddings\.class_embedding$", "mllm.vision_model.embeddings.cls_token"),
-    (
-        r"^vision_model\.embeddings\.position_embedding$",
-        "mllm.vision_model.embeddings.position_embeddings",
-    ),
-    (
-        r"^vision_model\.embeddings\.patch_embedding\.(.+)$",
-        r"mllm.vision_model.embeddings.patch_embeddings.projection.\1",
-    ),
-    (
-        r"^vision_model\.encoder\.layers\.(\d+)\.ls([12])$",
-        r"mllm.vision_model.encoder.layer.\1.lambda_\2",
-    ),
-    (
-        r"^vision_model\.encoder\.layers\.(\d+)\.norm1\.(.+)$",
-        r"mllm.vision_model.encoder.layer.\1.layernorm_before.\2",
-    ),
-    (
-        r"^vision_model\.encoder\.layers\.(\d+)\.norm2\.(.+)$",
-        r"mllm.vision_model.encoder.layer.\1.layernorm_after.\2",
-    ),
-    (
-        r"^vision_model\.encoder\.layers\.(\d+)\.attn\.proj\.(.+)$",
-        r"mllm.vision_model.encoder.layer.\1.attention.projection_layer.\2",
-    ),
-    (
-        r"^vision_model\.encoder\.layers\.(\d+)\.attn\.(.+)$",
-        r"mllm.vision_model.encoder.layer.\1.attention.\2",
-    ),
-    (
-        r"^vision_model\.encoder\.layers\.(\d+)\.mlp\.(.+)$",
-        r"mllm.vision_model.encoder.layer.\1.mlp.\2",
-    ),
-    (r"^(language_model|mlp1)\.(.+)$", r"mllm.\1.\2"),
-    (r"^grounding_encoder\.(.+)$", r"grounder.\1"),
-)
-_QKV = re.compile(r"^(vision_model\.encoder\.layers\.\d+\.attn)\.qkv\.(weight|bias)$")
-
-
-def our_name(official: str) -> str:
-    """The module path of an official tensor name; `qkv` is split before."""
-    for pattern, replacement in _OURS:
-        if re.match(pattern, official):
-            return re.sub(pattern, replacement, official).replace(".g_weight", ".gamma")
-    return official
-
-
-def to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official names and layout to ours."""
-    out: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        fused = _QKV.match(name)
-        if fused:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                out[our_name(f"{fused[1]}.{letter}_proj.{fused[2]}")] = part
-        else:
-            out[our_name(name)] = tensor
-    return out
-
-
-def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names and layout to the official ones; the inverse of `to_ours`."""
-    inverse = (
-        (r"^mllm\.vision_model\.embeddings\.cls_token$", "vision_model.embeddings.class_embedding"),
-        (
-            r"^mllm\.vision_model\.embeddings\.position_embeddings$",
-            "vision_model.embeddings.position_embedding",
-        ),
-        (
-            r"^mllm\.vision_model\.embeddings\.patch_embeddings\.projection\.(.+)$",
-            r"vision_model.embeddings.patch_embedding.\1",
-        ),
-        (
-            r"^mllm\.vision_model\.encoder\.layer\.(\d+)\.lambda_",
-            r"vision_model.encoder.layers.\1.ls",
-        ),
-        (
-            r"^mllm\.vision_model\.encoder\.layer\.(\d+)\.layernorm_before",
-            r"vision_model.encoder.layers.\1.norm1",
-        ),
-        (
-            r"^mllm\.vision_model\.encoder\.layer\.(\d+)\.layernorm_after",
-            r"vision_model.encoder.layers.\1.norm2",
-        ),
-        (
-            r"^mllm\.vision_model\.encoder\.layer\.(\d+)\.attention\.projection_layer",
-            r"vision_model.encoder.layers.\1.attn.proj",
-        ),
-        (
-            r"^mllm\.vision_model\.encoder\.layer\.(\d+)\.attention",
-            r"vision_model.encoder.layers.\1.attn",
-        ),
-        (r"^mllm\.vision_model\.encoder\.layer\.(\d+)\.", r"vision_model.encoder.layers.\1."),
-        (r"^mllm\.", ""),
-        (r"^grounder\.", "grounding_encoder."),
-    )
-    out: dict[str, Tensor] = {}
-    fused: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
-        for pattern, replacement in inverse:
-            if re.match(pattern, name):
-                name = re.sub(pattern, replacement, name)
-                break
-        name = re.sub(r"(memory_encoder\.fuser\.layers\.\d+)\.gamma$", r"\1.g_weight", name)
-        part = re.match(
-            r"^(vision_model\.encoder\.layers\.\d+\.attn)\.([qkv])_proj\.(weight|bias)$", name
-        )
-        if part:
-            fused.setdefault(f"{part[1]}.qkv.{part[3]}", {})[part[2]] = tensor
-        else:
-            out[name] = tensor
-    for name, parts in fused.items():
-        out[name] = torch.cat([parts["q"], parts["k"], parts["v"]])
-    return out
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HEAD = "mllm.language_model.lm_head.weight"
+HEADS = ("lm_head.weight", "language_model.output.weight")
+"""The language model's head among ours and in files."""
+SHARD = 5 * 10**9
+"""Bytes in one file of a saved checkpoint."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -174,127 +68,141 @@ def suit_threads(model: Sa2VA) -> None:
         torch.set_num_threads(1)
 
 
-def load_model(
-    folder: str | Path | None = None, device: str = "auto", dtype: torch.dtype | None = None
-) -> Sa2VA:
-    """Loads a checkpoint folder.
-
-    Args:
-        folder: ours or an official one; None = the tiny model that ships.
-        device: auto, cpu, cuda or cuda:N.
-        dtype: None = float32 on the CPU, bfloat16 on CUDA.
+def pick_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """None and `auto` are float32 on the CPU and bfloat16 on CUDA.
 
     Raises:
-        InputError: no such folder, no checkpoint in it, a corrupt file, a missing or unknown tensor.
+        InputError: an unknown name.
     """
-    path = SHIPPED if folder is None else Path(folder)
-    config = read_config(path)
+    if name is None or name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if isinstance(name, str) and name not in DTYPES:
+        raise InputError(f"dtype is {name!r}; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name] if isinstance(name, str) else name
+
+
+def load_model(
+    folder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    *,
+    bits: int | None = None,
+) -> Sa2VA:
+    """Loads a checkpoint.
+
+    Weights go from the files to the device and type where they are used, one after the other: host memory holds them
+    once on the CPU, and hardly anything of them on CUDA.
+
+    Args:
+        folder: ours or an official one, or a name on the Hugging Face hub; None = the tiny model that ships.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: auto, float32, bfloat16 or float16; auto and None = float32 on the CPU, bfloat16 on CUDA.
+        bits: 8 or 4 = the language model's blocks are quantised (bitsandbytes); None = they are not.
+
+    Raises:
+        InputError: no such checkpoint, a corrupt file, a missing, unknown or misshapen tensor, a tokenizer that does
+            not fit, a configuration that no code path serves.
+    """
+    path = SHIPPED if folder is None else find_folder(folder)
     target = pick_device(device)
-    tensors = to_ours(read_tensors(path))
-    model = Sa2VA(config, read_tokenizer(path)).eval()
-    _fill(model, tensors, path)
-    if dtype is None:
-        dtype = torch.float32 if target.type == "cpu" else torch.bfloat16
-    return model.to(target, dtype)
+    kind = pick_dtype(dtype, target)
+    config, stored = read_config(path), stored_tensors(path)
+    if any(name.endswith(HEADS) for name in stored):
+        # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
+        # configurations still say what the base model did.
+        config = config.untied()
+    tokenizer = read_tokenizer(path)
+    with unallocated():
+        model = Sa2VA(config, tokenizer).eval()
+    names, language_model = Names(config), model.mllm.language_model
+    check(model, stored, names, path, shared=_shared(config))
+    if bits is not None:
+        quantise(language_model, bits, kind, target)
+    fill(model, stored, names, target, kind)
+    if config.tied:
+        language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
+    return model
 
 
-def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes `model` as a folder that `load_model` and the official names' readers take."""
+def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
+    """Writes `model` as a folder that `load_model` and the official names' readers take.
+
+    Args:
+        dtype: of the stored weights; None = as they are, so that loading them in their type gives the same bits.
+
+    Raises:
+        InputError: the model is quantised.
+    """
+    if is_quantised(model):
+        raise InputError(f"{folder}: a quantised model cannot be saved; load it without bits")
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    state = {k: v for k, v in model.state_dict().items() if k not in _tied(model)}
-    tensors = {
-        k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous()
-        for k, v in to_official(state).items()
-    }
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(configuration.to_dict(model.config), indent=2) + "\n"
-    (path / "config.json").write_text(text, encoding="utf-8")
+    _save_tensors(model, path, dtype)
+    _write_json(path / "config.json", configuration.to_dict(model.config))
+    if model.config.qwen is not None:
+        _write_json(path / "preprocessor_config.json", processor_to_dict(model.config.qwen))
     model.mllm.tokenizer.save_pretrained(path)
 
 
+def _save_tensors(model: Sa2VA, path: Path, dtype: torch.dtype | None) -> None:
+    """One file, or shards with an index where one would be too large."""
+    for old in (*path.glob("model*.safetensors"), path / INDEX):
+        old.unlink(missing_ok=True)
+    state = {k: v.detach() for k, v in model.state_dict().items() if k not in _shared(model.config)}
+    official = Names(model.config).official(state)
+    plan = split_torch_state_dict_into_shards(
+        {k: _kind(v, dtype) for k, v in official.items()},
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        tensors = {
+            name: official[name].to("cpu", _kind(official[name], dtype).dtype).contiguous()
+            for name in names
+        }
+        save_file(tensors, path / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        _write_json(path / INDEX, index)
+
+
+def _kind(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor without memory, of the shape and type in which `tensor` is stored."""
+    keep = dtype is None or not tensor.is_floating_point()
+    return torch.empty_like(tensor, dtype=tensor.dtype if keep else dtype, device="meta")
+
+
+def _shared(config: configuration.ModelConfig) -> frozenset[str]:
+    """Parameters that are another one and are not stored."""
+    return frozenset({HEAD}) if config.tied else frozenset()
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def read_config(path: Path) -> configuration.ModelConfig:
-    """`config.json` of a folder."""
+    """`config.json` of a folder, and for the Qwen-VL family `preprocessor_config.json`.
+
+    Raises:
+        InputError: no such folder or file, no JSON, or a field with a value that no code path serves.
+    """
+    file = path / "config.json"
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
-    file = path / "config.json"
     if not file.is_file():
         raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
+    processor = path / "preprocessor_config.json"
+    return configuration.from_dict(
+        _read_json(file), str(file), _read_json(processor) if processor.is_file() else None
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         values: Any = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: holds a {type(values).__name__}; expected a JSON object")
-    return configuration.from_dict(values, str(file))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, by their names in the files."""
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{path}: no *.safetensors in it; expected the weights of a checkpoint")
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(named - {file.name for file in files})
-        if missing:
-            raise InputError(f"{index}: names {missing[0]!r}, which is not there")
-        files = [path / name for name in sorted(named)]
-    elif (path / "model.safetensors").is_file():
-        files = [path / "model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                tensors.update({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: not a readable safetensors file ({error})") from error
-    return tensors
-
-
-def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder."""
-    if not any(
-        (path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
-    ):
-        raise InputError(
-            f"{path}: no tokenizer.json in it; expected the checkpoint's tokenizer files"
-        )
-    # transformers warns that it does not know the model type, which it need not for a tokenizer.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: tokenizer cannot be read ({error})") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    return tokenizer
-
-
-def _tied(model: Sa2VA) -> set[str]:
-    """Parameters that share storage with another one and are not written."""
-    if model.config.llm.get("tie_word_embeddings", False):
-        return {"mllm.language_model.lm_head.weight"}
-    return set()
-
-
-def _fill(model: Sa2VA, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copies tensors into the model; each must have its place and each place its tensor."""
-    own = model.state_dict()
-    unknown = sorted(set(tensors) - set(own))
-    missing = sorted(set(own) - set(tensors) - _tied(model))
-    if missing:
-        raise InputError(f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
-    if unknown:
-        raise InputError(
-            f"{path}: tensor {unknown[0]!r} has no place in the model ({len(unknown)} in all)"
-        )
-    for name, tensor in tensors.items():
-        if own[name].shape != tensor.shape:
-            raise InputError(
-                f"{path}: tensor {name!r} has shape {list(tensor.shape)}; expected {list(own[name].shape)}"
-            )
-    model.load_state_dict(tensors, strict=False)
+    return values

@@ -8,7 +8,7 @@ plus `sam2_config`, which official checkpoints lack because their code fixes SAM
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sa2va_model.errors import InputError
@@ -36,8 +36,6 @@ class Sam2Config:
         stability_fallback: single-mask output falls back to the candidates when it is unstable.
         pointer_positions: temporal codes on object pointers and the no-object memory (SAM 2.1).
         rounded_normalisation: ImageNet mean and std rounded to bfloat16, as the official code does.
-        stem_blocks: residual blocks of a convolutional stem in front of the trunk; 0 = one patch
-            convolution, as published.
     """
 
     image_size: int = 1024
@@ -61,7 +59,6 @@ class Sam2Config:
     stability_fallback: bool = True
     pointer_positions: bool = False
     rounded_normalisation: bool = True
-    stem_blocks: int = 0
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 32:
@@ -94,7 +91,6 @@ class VisionConfig:
     Attributes:
         stem: channels of stride-2 convolutions before the tokens; empty = one patch convolution, as
             published. A convolutional stem is what lets a small ViT train from scratch.
-        stem_blocks: residual blocks after each of them and after the last one (see `stem.ResidualStem`).
     """
 
     hidden_size: int = 1024
@@ -110,7 +106,6 @@ class VisionConfig:
     hidden_act: str = "gelu"
     initializer_factor: float = 0.1
     stem: tuple[int, ...] = ()
-    stem_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -126,11 +121,6 @@ class VisionConfig:
             raise InputError(
                 f"vision_config.stem has {len(self.stem)} entries; "
                 f"patch_size {self.patch_size} needs log2(patch_size) - 1"
-            )
-        if self.stem_blocks and len(self.stem_blocks) != len(self.stem) + 1:
-            raise InputError(
-                f"vision_config.stem_blocks is {self.stem_blocks}; "
-                f"expected one count for each of the {len(self.stem) + 1} strided convolutions"
             )
 
 
@@ -171,6 +161,19 @@ class ModelConfig:
             raise InputError(
                 f"downsample_ratio is {self.downsample_ratio}; expected 0 < ratio <= 1"
             )
+
+    @property
+    def tied(self) -> bool:
+        """Whether the language model's head is its embedding."""
+        if self.qwen is not None:
+            return self.qwen.tied
+        return bool(self.llm.get("tie_word_embeddings", False))
+
+    def untied(self) -> ModelConfig:
+        """The same with a head of its own."""
+        if self.qwen is not None:
+            return replace(self, qwen=self.qwen.untied())
+        return replace(self, llm={**self.llm, "tie_word_embeddings": False})
 
     @property
     def tokens_per_tile(self) -> int:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sa2va_model.errors import InputError
@@ -58,6 +58,18 @@ class QwenConfig:
                 raise InputError(
                     f"image_{name} is {getattr(self, name)}; expected three numbers, one for each colour"
                 )
+
+    @property
+    def tied(self) -> bool:
+        """Whether the language model's head is its embedding; transformers has written that in two places."""
+        return any(part.get("tie_word_embeddings", False) for part in (self.values, self.text))
+
+    def untied(self) -> QwenConfig:
+        """The same with a head of its own."""
+        text = {**self.text, "tie_word_embeddings": False}
+        return replace(
+            self, values={**self.values, "text_config": text, "tie_word_embeddings": False}
+        )
 
     @property
     def text(self) -> Mapping[str, Any]:

@@ -58,6 +58,7 @@ def vision_language_model(config: QwenConfig) -> PreTrainedModel:
         else value
         for name, value in config.values.items()
     }
+    values["tie_word_embeddings"] = config.tied
     try:
         model = model_class._from_config(config_class(**values), attn_implementation="sdpa")
     except (*CONFIG_ERRORS, RuntimeError, AssertionError) as error:

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language model's weights in 8 or 4 bits (bitsandbytes); SAM-2, the vision model and all heads stay as they are.
+
+Vision and masks suffer from rounding and are small; the language model is most of a large checkpoint. Weights are
+quantised one by one as they are read, so that they never exist in full on the device.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sa2va_model.errors import InputError
+
+BITS = (8, 4)
+
+
+def quantise(language_model: nn.Module, bits: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Replaces the linear layers inside the language model's blocks; to be filled by `filling.fill`.
+
+    Args:
+        language_model: a causal language model, or a vision-language model around one; its head stays as it is.
+        bits: 8 (LLM.int8) or 4 (NF4 with double quantisation).
+        dtype: what the layers compute in.
+
+    Returns:
+        How many layers were replaced.
+
+    Raises:
+        InputError: another number of bits, or bitsandbytes is not installed.
+    """
+    if bits not in BITS:
+        raise InputError(f"bits is {bits}; expected 8 or 4")
+    library = _library()
+    body: Any = language_model.model
+    body = getattr(body, "language_model", body)
+    count = 0
+    for name, module in list(body.named_modules()):
+        if type(module) is nn.Linear:
+            body.set_submodule(name, _Quantised(library, module, bits, dtype, device))
+            count += 1
+    return count
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether any layer of `model` has fewer bits than its checkpoint."""
+    return any(isinstance(module, _Quantised) for module in model.modules())
+
+
+def _library() -> ModuleType:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise InputError(
+            "8 or 4 bits need the package bitsandbytes, which is not installed: pip install 'sa2va_ros[quantised]'"
+        ) from error
+    found: ModuleType = bitsandbytes
+    return found
+
+
+class _Quantised(nn.Module):
+    """A linear layer that quantises its weight when it gets it."""
+
+    def __init__(
+        self,
+        library: ModuleType,
+        linear: nn.Linear,
+        bits: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self._library, self._bits, self._device = library, bits, device
+        sizes = (linear.in_features, linear.out_features)
+        if bits == 4:
+            self.inner = library.nn.Linear4bit(
+                *sizes, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta"
+            )
+        else:
+            self.inner = library.nn.Linear8bitLt(
+                *sizes, bias=False, has_fp16_weights=False, threshold=6.0, device="meta"
+            )
+        self.bias = linear.bias
+
+    def take_weight(self, weight: Tensor) -> None:
+        """Quantises `weight` [out, in]."""
+        if self._bits == 4:
+            packed = self._library.nn.Params4bit(
+                weight, requires_grad=False, quant_type="nf4", module=self.inner
+            )
+        else:
+            packed = self._library.nn.Int8Params(
+                weight, requires_grad=False, has_fp16_weights=False
+            )
+        self.inner.weight = packed
+        self.inner.to(self._device)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        out: Tensor = self.inner(inputs).to(inputs.dtype)
+        return out if self.bias is None else out + self.bias
