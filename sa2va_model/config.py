@@ -36,6 +36,8 @@ class Sam2Config:
         stability_fallback: single-mask output falls back to the candidates when it is unstable.
         pointer_positions: temporal codes on object pointers and the no-object memory (SAM 2.1).
         rounded_normalisation: ImageNet mean and std rounded to bfloat16, as the official code does.
+        stem_blocks: residual blocks of a convolutional stem in front of the trunk; 0 = one patch
+            convolution, as published.
     """
 
     image_size: int = 1024
@@ -59,6 +61,7 @@ class Sam2Config:
     stability_fallback: bool = True
     pointer_positions: bool = False
     rounded_normalisation: bool = True
+    stem_blocks: int = 0
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 32:
@@ -91,6 +94,7 @@ class VisionConfig:
     Attributes:
         stem: channels of stride-2 convolutions before the tokens; empty = one patch convolution, as
             published. A convolutional stem is what lets a small ViT train from scratch.
+        stem_blocks: residual blocks after each of them and after the last one (see `stem.ResidualStem`).
     """
 
     hidden_size: int = 1024
@@ -106,6 +110,7 @@ class VisionConfig:
     hidden_act: str = "gelu"
     initializer_factor: float = 0.1
     stem: tuple[int, ...] = ()
+    stem_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -121,6 +126,11 @@ class VisionConfig:
             raise InputError(
                 f"vision_config.stem has {len(self.stem)} entries; "
                 f"patch_size {self.patch_size} needs log2(patch_size) - 1"
+            )
+        if self.stem_blocks and len(self.stem_blocks) != len(self.stem) + 1:
+            raise InputError(
+                f"vision_config.stem_blocks is {self.stem_blocks}; "
+                f"expected one count for each of the {len(self.stem) + 1} strided convolutions"
             )
 
 

@@ -19,6 +19,7 @@ from sa2va_model.config import ModelConfig, VisionConfig
 from sa2va_model.errors import InputError
 from sa2va_model.language import CONFIG_ERRORS, language_model, one_line
 from sa2va_model.mllm import Mllm
+from sa2va_model.stem import ResidualStem
 from sa2va_model.visual import Visual
 
 
@@ -73,7 +74,11 @@ def vision_model(config: VisionConfig) -> InternVLVisionModel:
         for layer in model.encoder.layer:
             for norm in (layer.attention.q_norm, layer.attention.k_norm):
                 norm.variance_epsilon = config.layer_norm_eps
-    if config.stem:
+    if config.stem_blocks:
+        model.embeddings.patch_embeddings.projection = ResidualStem(
+            (*config.stem, config.hidden_size), config.stem_blocks, config.hidden_size
+        )
+    elif config.stem:
         model.embeddings.patch_embeddings.projection = ConvolutionalStem(
             config.stem, config.hidden_size
         )
