@@ -114,6 +114,11 @@ class OnlineTracker:
         self._objects: dict[str, _Object] = {}
 
     @property
+    def policy(self) -> MemoryPolicy:
+        """What decides about masks and memory."""
+        return self._policy
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """The objects, oldest first."""
         return tuple(self._objects)
@@ -144,6 +149,10 @@ class OnlineTracker:
         item = self._objects[object_id]
         item.prompt, item.prompted_frames = prompt, frames
         item.embedding = prompt.embedding
+
+    def row(self, object_id: str) -> int:
+        """The object's row in the policy's tables."""
+        return self._objects[object_id].row
 
     def remove(self, object_id: str) -> None:
         """Forgets an object; the others are not touched. Unknown ids are ignored."""
