@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from sa2va_model import images
 from sa2va_model.checkpoints import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Decoded, Prompt
+from sa2va_model.internvl import InternVL
+from sa2va_model.qwen_config import CLIP_MEAN, CLIP_STD, HALF
+from sa2va_model.qwen_vl import QwenVL
 from sa2va_model.sa2va import Reply, Sa2VA
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 
@@ -76,6 +79,7 @@ def verify(folder: str | Path, case: str | None = None, device: str = "cpu") -> 
             raise InputError(f"{path}: no case {case!r}; there are {', '.join(names)}")
         names = [case]
     model = load_model(path, device=device, dtype=torch.float32)
+    _as_recorded(model, manifest.get("_env", {}))
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
@@ -95,12 +99,19 @@ def _manifest(path: Path) -> dict[str, Any]:
     return values
 
 
+def _as_recorded(model: Sa2VA, environment: Mapping[str, Any]) -> None:
+    """The system prompt of the recorded run, which stood in for a chat template that the folder does not have."""
+    system = environment.get("system_prompt")
+    if isinstance(system, str) and model.config.qwen is not None:
+        model.mllm.template = replace(model.mllm.template, system=system)
+
+
 def _run(
     model: Sa2VA, name: str, case: Mapping[str, Any], gold: Mapping[str, Tensor]
 ) -> CaseReport:
     frames = [gold[f"in.frame.{i}"].numpy() for i in range(case["n_frames"])]
     stages = list(_language_stages(model, case, gold, frames))
-    if frames and len(gold["language_embd"]):
+    if frames and len(gold.get("language_embd", ())):
         stages += _mask_stages(model, gold, frames)
     return CaseReport(name, tuple(stages))
 
@@ -113,11 +124,7 @@ def _language_stages(
     shown = frames[: model.config.keyframes]
     regions = [mask.numpy() > 0 for mask in gold.get("in.mask_prompts", torch.zeros(0))]
     if shown:
-        tiles = torch.cat([images.tiles(frame, model.config, single=clip) for frame in shown])
-        yield _stage("pixel_values", tiles[..., ::16, ::16], gold["pixel_values.stride16"])
-        if "vit_embeds" in gold:
-            with torch.inference_mode():
-                yield _stage("vit", model.mllm.visual_tokens(tiles), gold["vit_embeds"])
+        yield from _vision_stages(model, gold, shown, clip=clip)
     reply = _reply(model, case, shown, clip=clip, regions=regions)
     states = gold["last_hidden_states"]
     ids = torch.tensor(reply.generated.ids)
@@ -127,10 +134,59 @@ def _language_stages(
     )
     yield _stage("step logits", reply.generated.logits, gold["step_logits"])
     yield _stage("states", reply.generated.states[-len(states) :], states)
-    if frames:
-        found = reply.generated.states_at(model.mllm.seg_id)
+    if frames and "language_embd" in gold:
+        prompt = gold["input_ids"].flatten().tolist()
+        found = model.mllm.seg_states(prompt, reply.generated)
         yield _stage("seg states", found, gold["seg_hidden_states"])
         yield _stage("embeddings", reply.embeddings, gold["language_embd"])
+
+
+def _vision_stages(
+    model: Sa2VA, gold: Mapping[str, Tensor], shown: list[np.ndarray], *, clip: bool
+) -> Iterator[Stage]:
+    """What the vision model gets and, where it was recorded, what it sees."""
+    if isinstance(model.mllm, QwenVL):
+        yield from _patch_stages(model.mllm, gold, shown)
+        return
+    assert isinstance(model.mllm, InternVL)
+    tiles = torch.cat([images.tiles(frame, model.config, single=clip) for frame in shown])
+    yield _sampled("pixel_values", tiles, gold)
+    if "vit_embeds" in gold:
+        with torch.inference_mode():
+            yield _stage("vit", model.mllm.visual_tokens(tiles), gold["vit_embeds"])
+
+
+def _patch_stages(
+    mllm: QwenVL, gold: Mapping[str, Tensor], shown: list[np.ndarray]
+) -> Iterator[Stage]:
+    """Patches and their grid. A folder without an image processor's file leaves the normalisation to the record."""
+    pixels, grids = mllm.pixels(shown)
+    stage = _sampled("pixel_values", pixels, gold)
+    for name, mean, std in (("CLIP", CLIP_MEAN, CLIP_STD), ("0.5", HALF, HALF)):
+        if stage.passed or mllm.normalisation_given:
+            break
+        mllm.normalise(mean, std)
+        other = _sampled(f"pixel_values ({name} as recorded)", mllm.pixels(shown)[0], gold)
+        stage = other if other.passed else stage
+    yield stage
+    if "image_grid_thw" in gold:
+        yield _equal("image grid", grids, gold["image_grid_thw"])
+    if "vit_embeds" in gold:
+        with torch.inference_mode():
+            seen = mllm.look(shown, clip=len(shown) > 1)
+        yield _stage("vit", seen.tokens, gold["vit_embeds"].reshape(seen.tokens.shape))
+
+
+def _sampled(name: str, ours: Tensor, gold: Mapping[str, Tensor]) -> Stage:
+    """Pixels were recorded with a stride: of rows and columns, or of patches."""
+    for key, recorded in gold.items():
+        stem, _, stride = key.rpartition(".stride")
+        if stem == name.split(" ")[0] and stride.isdigit():
+            step = int(stride)
+            picked = ours[::step] if ours.ndim == 2 else ours[..., ::step, ::step]
+            return _stage(name, picked, recorded)
+    whole = gold.get(name.split(" ")[0])
+    return Stage(f"{name} (not recorded)", 0.0, 0.0) if whole is None else _stage(name, ours, whole)
 
 
 def _reply(
@@ -183,8 +239,9 @@ def _mask_stages(model: Sa2VA, gold: Mapping[str, Tensor], frames: list[np.ndarr
     worst: dict[str, Stage] = {}
     for t, frame in enumerate(frames):
         pixels = images.sam_pixels(frame, model.config.sam2)
-        recorded = gold["g_pixel_values.stride8"][t : t + 1]
-        _keep(worst, _stage("sam pixels", pixels[..., ::8, ::8], recorded))
+        if "g_pixel_values.stride8" in gold:
+            recorded = gold["g_pixel_values.stride8"][t : t + 1]
+            _keep(worst, _stage("sam pixels", pixels[..., ::8, ::8], recorded))
     for k, embedding in enumerate(gold["language_embd"]):
         tracker = OnlineTracker(model.grounder, TrackerConfig(max_conditioning=keyframes))
         tracker.add("object", Prompt(embedding=embedding), frames=keyframes)

@@ -10,11 +10,12 @@ from typing import Any
 from sa2va_model.errors import InputError
 
 QWEN2_5, QWEN3 = "qwen2_5_vl", "qwen3_vl"
-CLIP_MEAN, CLIP_STD = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)
-HALF = (0.5, 0.5, 0.5)
+Colour = tuple[float, float, float]
+CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
+HALF: Colour = (0.5, 0.5, 0.5)
+NORMALISATION = {QWEN2_5: (CLIP_MEAN, CLIP_STD), QWEN3: (HALF, HALF)}
+"""Mean and std of the published image processors."""
 _OWN_FIELDS = (
     "text_config",
     "vision_config",
@@ -35,7 +36,7 @@ class QwenConfig:
         values: the fields that transformers' configuration class gets.
         min_pixels, max_pixels: of a frame after resizing; the official code uses 512 and 2048 squares of
             28 pixels for every member of the family, whatever the checkpoint's image processor says.
-        mean, std: of the image processor.
+        mean, std: of the image processor; None = the checkpoint does not say, as published.
         system: the system prompt where the tokenizer has no chat template; None = the family's own.
     """
 
@@ -43,8 +44,8 @@ class QwenConfig:
     values: Mapping[str, Any]
     min_pixels: int = 512 * 28 * 28
     max_pixels: int = 2048 * 28 * 28
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+    mean: Colour | None = None
+    std: Colour | None = None
     system: str | None = None
 
     def __post_init__(self) -> None:
@@ -53,10 +54,10 @@ class QwenConfig:
                 f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; "
                 "expected 0 < min_pixels <= max_pixels"
             )
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
+        for name, found in (("mean", self.mean), ("std", self.std)):
+            if found is not None and len(found) != 3:
                 raise InputError(
-                    f"image_{name} is {getattr(self, name)}; expected three numbers, one for each colour"
+                    f"image_{name} is {found}; expected three numbers, one for each colour"
                 )
 
     @property
@@ -118,16 +119,19 @@ def qwen_from_dict(
                 f"{where}: field {name!r} is missing; expected a Sa2VA checkpoint of the Qwen-VL family"
             )
     family = family_of(values, where)
-    mean, std = (CLIP_MEAN, CLIP_STD) if family == QWEN2_5 else (HALF, HALF)
     return QwenConfig(
         family=family,
         values={name: values[name] for name in _OWN_FIELDS if values.get(name) is not None},
         min_pixels=values.get("min_pixels") or QwenConfig.min_pixels,
         max_pixels=values.get("max_pixels") or QwenConfig.max_pixels,
-        mean=tuple(processor.get("image_mean") or mean),
-        std=tuple(processor.get("image_std") or std),
+        mean=_colour(processor.get("image_mean")),
+        std=_colour(processor.get("image_std")),
         system=values.get("system_prompt"),
     )
+
+
+def _colour(values: Any) -> Colour | None:
+    return None if values is None else tuple(float(value) for value in values)  # type: ignore[return-value]
 
 
 def qwen_to_dict(config: QwenConfig) -> dict[str, Any]:
@@ -140,11 +144,11 @@ def qwen_to_dict(config: QwenConfig) -> dict[str, Any]:
 
 def processor_to_dict(config: QwenConfig) -> dict[str, Any]:
     """`preprocessor_config.json`, as transformers writes it for this family."""
-    vision = config.vision
+    vision, (mean, std) = config.vision, NORMALISATION[config.family]
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "image_mean": list(config.mean),
-        "image_std": list(config.std),
+        "image_mean": list(config.mean or mean),
+        "image_std": list(config.std or std),
         "size": {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels},
         "patch_size": vision.get("patch_size", 14 if config.family == QWEN2_5 else 16),
         "temporal_patch_size": vision.get("temporal_patch_size", 2),

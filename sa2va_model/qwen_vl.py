@@ -29,7 +29,7 @@ from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.language import CONFIG_ERRORS, one_line, passed_on
 from sa2va_model.mllm import Mllm
-from sa2va_model.qwen_config import QWEN2_5, QWEN3, QwenConfig
+from sa2va_model.qwen_config import NORMALISATION, QWEN2_5, QWEN3, Colour, QwenConfig
 from sa2va_model.readings import Generated, Inputs
 from sa2va_model.visual import Visual
 
@@ -112,14 +112,23 @@ class QwenVL(Mllm):
         )
         vision = self._model.visual.config
         self.merge = int(vision.spatial_merge_size)
+        self._sizes = {
+            "patch_size": vision.patch_size,
+            "temporal_patch_size": vision.temporal_patch_size,
+            "merge_size": self.merge,
+        }
+        self.normalisation_given = self.qwen.mean is not None
+        mean, std = NORMALISATION[self.qwen.family]
+        self.normalise(self.qwen.mean or mean, self.qwen.std or std)
+
+    def normalise(self, mean: Colour, std: Colour) -> None:
+        """Sets what the image processor subtracts and divides by."""
         self._processor = Qwen2VLImageProcessorPil(
             min_pixels=self.qwen.min_pixels,
             max_pixels=self.qwen.max_pixels,
-            patch_size=vision.patch_size,
-            temporal_patch_size=vision.temporal_patch_size,
-            merge_size=self.merge,
-            image_mean=list(self.qwen.mean),
-            image_std=list(self.qwen.std),
+            image_mean=list(mean),
+            image_std=list(std),
+            **self._sizes,
         )
 
     @property
