@@ -101,10 +101,10 @@ def test_a_shared_prefix_changes_nothing() -> None:
         ("the mug", "a red ball", "the mug"), [*fresh, fresh[0]], strict=True
     ):
         same(model.ground([first], words).generated, expected)
-    assert model._seen is not None
-    prefix = model._seen.prefix
+    assert model._reader.seen is not None
+    prefix = model._reader.seen.prefix
     model.ground([first.copy()], "the box")
-    assert model._seen.prefix is prefix, "equal frames are not read again"
+    assert model._reader.seen.prefix is prefix, "equal frames are not read again"
     same(
         model.ground([second], "the mug").generated,
         nano_model().ground([second], "the mug").generated,
