@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track, TrackState
 
+MAX_NAME = 80  # characters of a track's id
 MAX_LENGTH = 300  # characters; a referring expression of the training data has at most some 60
 
 
@@ -79,7 +80,7 @@ def parse_command(text: str) -> Command:
     return Command(CommandKind.TRACK, words)
 
 
-def tracks_named(name: str, tracks: Iterable[Track]) -> list[str]:
+def tracks_named(name: str, tracks: Iterable[Track], what: str = "stop") -> list[str]:
     """Ids of the tracks that `name` means: an id if one is equal, else equal expressions (case is
     ignored).
 
@@ -93,15 +94,19 @@ def tracks_named(name: str, tracks: Iterable[Track]) -> list[str]:
     found = [t.id for t in tracks if wanted in (t.expression.casefold(), t.label.casefold())]
     if not found:
         known = ", ".join(f"{track.id} ('{track.expression}')" for track in tracks) or "no track"
-        raise InputError(f"stop: nothing is called '{name}'; there is {known}")
+        raise InputError(f"{what}: nothing is called '{name}'; there is {known}")
     return found
 
 
 class Targets(Protocol):
-    """The part of `sa2va_model.live.LiveTracker` that commands need."""
+    """The part of the live tracker that commands need."""
 
     def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
         """Start a track and return its id."""
+        ...
+
+    def prompt(self, **arguments: Any) -> str:
+        """Start or correct a track that is shown and return its id."""
         ...
 
     def stop(self, track_id: str | None = None) -> int:
@@ -110,12 +115,15 @@ class Targets(Protocol):
 
 
 class Router:
-    """Carries out commands, whatever door they came through: the topic or a service.
+    """Carries out commands, whatever door they came through: a topic, a service or an action.
 
     Args:
         targets: the live tracker.
         tracks: tells the tracks as they are now, for commands that name one.
         ask: takes a question for the scene; the answer comes later, elsewhere.
+
+    Attributes:
+        expression: the one given last that was accepted.
     """
 
     def __init__(
@@ -126,6 +134,7 @@ class Router:
     ) -> None:
         self._targets, self._tracks, self._ask = targets, tracks, ask
         self._given: deque[Track] = deque(maxlen=32)  # newest commands: no result shows them yet
+        self.expression = ""
 
     def run(self, text: str) -> Command:
         """Carry out one line of the `command` topic and return what it meant."""
@@ -141,8 +150,21 @@ class Router:
     def track(self, expression: str, *, track_id: str = "", replace: bool = False) -> str:
         """Start a track and return its id; what was found is told by events."""
         words = clean_text(expression, "expression")
+        if track_id:
+            track_id = clean_text(track_id, "track_id", MAX_NAME)
         name = self._targets.track(words, track_id=track_id or None, replace=replace)
         self._given.append(Track(name, words, TrackState.PENDING))
+        self.expression = words
+        return name
+
+    def prompt(self, **arguments: Any) -> str:
+        """Start or correct a track by points, a box or a mask and return its id."""
+        if arguments.get("label"):
+            arguments["label"] = clean_text(arguments["label"], "prompt label")
+        if arguments.get("track_id"):
+            arguments["track_id"] = clean_text(arguments["track_id"], "prompt track_id", MAX_NAME)
+        name = self._targets.prompt(**arguments)
+        self._given.append(Track(name, arguments.get("label", ""), TrackState.PENDING))
         return name
 
     def stop(self, name: str = "") -> int:
@@ -154,3 +176,8 @@ class Router:
         if not stopped:
             raise InputError(f"stop: '{name}' is not tracked any more")
         return stopped
+
+    def forget(self) -> None:
+        """Nothing is tracked any more, as after a reset."""
+        self._given.clear()
+        self.expression = ""

@@ -367,6 +367,27 @@ def prompt_arguments(message: Any) -> dict[str, Any]:
     return arguments | {"mask": mask != 0}
 
 
+def check_prompt(arguments: dict[str, Any], size: tuple[int, int]) -> None:
+    """Whether a prompt lies on an image of that size (height, width), as far as it can be told early.
+
+    Raises:
+        InputError: it does not; the message says what was expected.
+    """
+    height, width = size
+    if (mask := arguments.get("mask")) is not None and mask.shape != size:
+        raise InputError(
+            f"prompt mask is {mask.shape[1]}x{mask.shape[0]}; expected the image's {width}x{height}"
+        )
+    if (box := arguments.get("box")) is not None and (box[0] >= width or box[1] >= height):
+        raise InputError(f"prompt box {list(box)} is outside the image of {width}x{height}")
+    if (points := arguments.get("points")) is not None:
+        outside = (points < 0).any(axis=1) | (points >= (width, height)).any(axis=1)
+        if outside.any():
+            raise InputError(
+                f"prompt point {points[outside][0].tolist()} is outside the image of {width}x{height}"
+            )
+
+
 def _points(
     xs: Sequence[float], ys: Sequence[float], labels: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 
 from sa2va_model.errors import InputError
+from sa2va_ros.conversation import Request
 
 WAITING = 4  # questions; more are refused, so that an answer never belongs to a scene long gone
 
 
 class QuestionWorker:
-    """Calls `answer(question)` for each question, in order.
+    """Calls `answer(request)` for each question, in order.
 
     Args:
         answer: does the work and hands the answer on.
@@ -21,13 +22,14 @@ class QuestionWorker:
     """
 
     def __init__(
-        self, answer: Callable[[str], None], on_error: Callable[[str, Exception], None]
+        self, answer: Callable[[Request], None], on_error: Callable[[Request, Exception], None]
     ) -> None:
         self._answer, self._on_error = answer, on_error
-        self._questions: queue.Queue[str | None] = queue.Queue(WAITING + 1)
+        self._questions: queue.Queue[Request | None] = queue.Queue(WAITING + 1)
         self._thread: threading.Thread | None = None
+        self._current: Request | None = None
 
-    def ask(self, question: str) -> None:
+    def ask(self, request: Request) -> None:
         """Hand over a question; never blocks.
 
         Raises:
@@ -38,20 +40,31 @@ class QuestionWorker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="questions", daemon=True)
             self._thread.start()
-        self._questions.put(question)
+        self._questions.put(request)
 
-    def stop(self, timeout: float = 1.0) -> None:
-        """Drop waiting questions and end the thread after the one in work."""
+    def stop(self, timeout: float = 1.0) -> bool:
+        """Drop waiting questions, cancel the one in work and end the thread.
+
+        Returns:
+            Whether the thread has ended; False if the model takes longer than `timeout` seconds.
+        """
         while not self._questions.empty():
             self._questions.get_nowait()
+        if (current := self._current) is not None:
+            current.cancelled.set()
         thread, self._thread = self._thread, None
-        if thread is not None:
-            self._questions.put(None)
-            thread.join(timeout)
+        if thread is None:
+            return True
+        self._questions.put(None)
+        thread.join(timeout)
+        return not thread.is_alive()
 
     def _run(self) -> None:
-        while (question := self._questions.get()) is not None:
+        while (request := self._questions.get()) is not None:
+            self._current = request
             try:
-                self._answer(question)
+                self._answer(request)
             except Exception as error:  # noqa: BLE001 - reported, not lost; the next one may do better
-                self._on_error(question, error)
+                self._on_error(request, error)
+            finally:
+                self._current = None

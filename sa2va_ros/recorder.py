@@ -29,7 +29,7 @@ from std_msgs.msg import String
 from sa2va_ros.bag import typestore
 from sa2va_ros.conversions import array_from_image, nanoseconds, rgb_from_image
 from sa2va_ros.msg import TrackArray, TrackerStatus, TrackEvent
-from sa2va_ros.outputs import reliable
+from sa2va_ros.qos import reliable
 
 WAITING_IMAGES = 100  # images whose result may still come; at 10 Hz ten seconds
 

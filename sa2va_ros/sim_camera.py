@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ from std_msgs.msg import Header, String
 
 from sa2va_model.errors import InputError
 from sa2va_ros.conversions import fill_image, fill_time
-from sa2va_ros.outputs import reliable
-from sa2va_ros.parameters import Parameter, declare
+from sa2va_ros.geometry import quaternion
+from sa2va_ros.parameter import Parameter, declare
+from sa2va_ros.qos import reliable
 from sa2va_ros.spinning import context, spin
 
 WORLD = "world"
@@ -57,9 +59,9 @@ TABLE = (
 class SimCamera(Node):
     """Renders on a timer, on the thread that spins: OpenGL contexts do not travel."""
 
-    def __init__(self) -> None:
-        super().__init__("sim_camera")
-        declare(self, TABLE)
+    def __init__(self, name: str = "sim_camera", table: tuple[Parameter, ...] = TABLE) -> None:
+        super().__init__(name)
+        declare(self, table)
         self._image = self.create_publisher(Image, "image", reliable(5))
         self._depth = self.create_publisher(Image, "depth", reliable(5))
         self._truth = self.create_publisher(Image, "truth", reliable(5))
@@ -157,36 +159,18 @@ def camera_transform(world_from_camera: np.ndarray, header: Header) -> Transform
     return message
 
 
-def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
-    """x, y, z, w of a rotation matrix [3, 3]; w is not negative."""
-    # The quaternion is the eigenvector of this symmetric matrix with the largest eigenvalue
-    # (Bar-Itzhack, 2000); it needs no case for each sign of the trace.
-    (a, b, c), (d, e, f), (g, h, i) = rotation
-    matrix = np.array(
-        [
-            [a - e - i, b + d, c + g, h - f],
-            [b + d, e - a - i, f + h, c - g],
-            [c + g, f + h, i - a - e, d - b],
-            [h - f, c - g, d - b, a + e + i],
-        ]
-    )
-    x, y, z, w = np.linalg.eigh(matrix)[1][:, -1].tolist()
-    sign = -1.0 if w < 0 else 1.0
-    return sign * x, sign * y, sign * z, sign * w
-
-
-def main(args: list[str] | None = None) -> int:
-    """Run the camera until it is told to stop; the exit status is 2 if it could not start."""
+def run(make: Callable[[], SimCamera], name: str, args: list[str] | None) -> int:
+    """Run a simulator until it is told to stop; the exit status is 2 if it could not start."""
     with context(args) as told:
         try:
-            camera = SimCamera()
+            camera = make()
         except (
             InputError,
             RuntimeError,
             ImportError,
             rclpy.exceptions.ParameterException,
         ) as error:
-            print(f"sim_camera: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
             return 2
         try:
             spin(camera, told)
@@ -194,6 +178,11 @@ def main(args: list[str] | None = None) -> int:
             camera.close()
             camera.destroy_node()
     return 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the camera until it is told to stop; the exit status is 2 if it could not start."""
+    return run(SimCamera, "sim_camera", args)
 
 
 if __name__ == "__main__":

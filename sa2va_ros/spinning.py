@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+FAREWELL_SECONDS = 0.2  # in which the last results are sent
 WAKE_SECONDS = 0.1  # how long a signal may wait for a node without work
 
 
@@ -40,13 +42,22 @@ def context(args: list[str] | None) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def spin(node: Node, told: threading.Event) -> None:
-    """Serves a node on one thread until `told` is set or its context is shut down."""
+def spin(node: Node, told: threading.Event, farewell: Callable[[], None] = lambda: None) -> None:
+    """Serves a node on one thread until `told` is set or its context is shut down.
+
+    Args:
+        farewell: called before the end; what it leaves to the executor, such as results of actions,
+            is still handed over.
+    """
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         while not told.is_set() and node.context.ok():
             executor.spin_once(timeout_sec=WAKE_SECONDS)
+        farewell()
+        end = time.monotonic() + FAREWELL_SECONDS
+        while node.context.ok() and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.01)
     except ExternalShutdownException:
         pass  # somebody shut the context down
     finally:

@@ -2,68 +2,75 @@
 """The node: say what to track on `command`, get masks of it on `tracks` and `mask`. A managed
 (lifecycle) node.
 
-This file only wires. Callbacks hand over and return; one worker thread (`worker.py`) decodes the
-newest image (`stream.py`), drives `sa2va_model.live.LiveTracker` and publishes (`outputs.py`). The
-executor is single-threaded. Configure loads the model and fails early with one line; activate
-subscribes; deactivate keeps the model loaded.
+This file only wires. Callbacks hand over and return; one worker thread takes the newest image
+through `pipeline.py`. The executor is single-threaded. Configure loads the model and fails early
+with one line; activate subscribes; deactivate keeps the model loaded; cleanup frees it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from typing import Any
 
 import rclpy
+from geometry_msgs.msg import Point, PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header, String
-from std_srvs.srv import SetBool, Trigger
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
-from sa2va_model.tracks import FrameResult, TrackState
-from sa2va_ros import conversions, parameters
-from sa2va_ros.commands import Router, clean_text
-from sa2va_ros.msg import TrackArray, TrackerStatus, VisualPrompt
-from sa2va_ros.outputs import Outputs, reliable
-from sa2va_ros.questions import QuestionWorker
+from sa2va_model.tracks import Track
+from sa2va_ros import conversions, parameters, standard
+from sa2va_ros.ask_action import SceneQuestions
+from sa2va_ros.commands import Router
+from sa2va_ros.engine import Engine, EngineSettings
+from sa2va_ros.health import Health
+from sa2va_ros.loading import Loading
+from sa2va_ros.msg import TrackerStatus, VisualPrompt
+from sa2va_ros.pipeline import Latest, Pipeline
+from sa2va_ros.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
+from sa2va_ros.services import Services
+from sa2va_ros.spatial import ENDED
 from sa2va_ros.spinning import context, spin
-from sa2va_ros.srv import ListTracks, RemoveTrack, SetTarget
-from sa2va_ros.stream import Admitted, ImageStream
-from sa2va_ros.worker import FrameWorker
+from sa2va_ros.track_action import TrackAction
+from sa2va_ros.transforms import require_tf2
 
-NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-_GONE = (TrackState.NOT_FOUND, TrackState.STOPPED)
+PAUSE_SECONDS = 1.0  # how long an image or an answer in work is waited for
 
 
 class TrackerNode(LifecycleNode):
-    """Wires topics, services and lifecycle to the live tracker."""
+    """Wires topics, services, actions and lifecycle to the live tracker.
 
-    def __init__(self) -> None:
+    Args:
+        told: set when the process is asked to end; a model that loads is not waited for then.
+    """
+
+    def __init__(self, told: threading.Event | None = None) -> None:
         super().__init__("sa2va_tracker")
+        self._told = told or threading.Event()
         parameters.declare(self)
-        self._outputs = Outputs(self)
-        self._state, self._problem = TrackerStatus.UNCONFIGURED, ""
-        self._live: Any = None
-        self._model: Any = None
-        self._enabled = True
-        self._reset_asked = ""
-        self._latest: tuple[Admitted, FrameResult, TrackArray] | None = None
+        self._check_tf()
+        self.add_on_set_parameters_callback(self._may_change)
+        self._engine = Engine()
+        self._pipeline = Pipeline(self, self._engine, observe=self._observe, busy=self._busy)
+        self._questions = SceneQuestions(self, self._engine, self._pipeline, self._need_active)
+        self._router = Router(self._engine, self._tracks, self._questions.ask)
+        self._goals = TrackAction(self, self._router, self._need_active)
+        Services(self, self._engine, self._pipeline, self._router, self._change_adapter)
+        self._health = Health(self, self._engine, self._pipeline)
+        self._active = False
+        self._loading: Loading | None = None
         self._subscriptions_made: list[Any] = []
-        self._expression = ""
-        self._stream = ImageStream()
-        self._worker = self._new_worker()
-        self._questions = QuestionWorker(self._answer, self._unanswered)
         # Wall time, so that the status goes on while a bag or a simulator holds ROS time still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(self._value("status_period"), self._publish_status, clock=steady)
-        self.create_service(SetTarget, "~/set_target", self._set_target)
-        self.create_service(RemoveTrack, "~/remove_track", self._remove_track)
-        self.create_service(ListTracks, "~/list_tracks", self._list_tracks)
-        self.create_service(Trigger, "~/reset", self._reset)
-        self.create_service(SetBool, "~/enable", self._enable)
+        if missing := standard.missing():
+            self.get_logger().info(missing)
         self._publish_status()
 
     def _value(self, name: str) -> Any:
@@ -74,32 +81,30 @@ class TrackerNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model."""
         self._set_state(TrackerStatus.LOADING)
+        folder = self._value("model")
+        self.get_logger().info(f"loading {folder or 'the model that ships'}")
         try:
-            self._load()
+            self._loading = Loading(lambda: self._engine.load(self._settings()), self._told)
+            self._loading.wait(lambda: self.get_logger().info("still loading"))
+            if expression := self._value("default_expression"):
+                self._router.track(expression)
         except (InputError, OSError, RuntimeError, ImportError) as error:
+            self._engine.unload()
             self._set_state(TrackerStatus.ERROR, " ".join(str(error).split()))
-            self.get_logger().fatal(self._problem)
+            self.get_logger().fatal(self._health.problem)
             return TransitionCallbackReturn.FAILURE
         self._set_state(TrackerStatus.READY)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the worker; its counters start at zero."""
-        if not self._worker.stop(10.0):  # two threads must not drive one tracker
-            self.get_logger().error("the last image before the pause is still in work")
+        try:
+            self._pipeline.start()
+        except InputError as error:
+            self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
-        self._worker = self._new_worker()
-        self._worker.start()
-        compressed = self._value("image_transport") == "compressed"
-        kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        options = QoSOverridingOptions.with_default_policies()
-        self._subscriptions_made = [
-            self.create_subscription(
-                kind, topic, self._on_image, NEWEST_IMAGE, qos_overriding_options=options
-            ),
-            self.create_subscription(String, "command", self._on_command, reliable(10)),
-            self.create_subscription(VisualPrompt, "prompt", self._on_prompt, reliable(10)),
-        ]
+        self._subscribe()
+        self._active = True
         self._set_state(TrackerStatus.ACTIVE)
         topic = self._subscriptions_made[0].topic_name
         self.get_logger().info(f"ready: images from {topic}, commands on `command`")
@@ -107,12 +112,7 @@ class TrackerNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and stop the worker; model and tracks stay."""
-        for subscription in self._subscriptions_made:
-            self.destroy_subscription(subscription)
-        self._subscriptions_made = []
-        self._questions.stop()
-        if not self._worker.stop():
-            self.get_logger().warning("the image in work goes on for a moment")
+        self._pause("the node was deactivated")
         self._set_state(TrackerStatus.READY)
         return TransitionCallbackReturn.SUCCESS
 
@@ -124,7 +124,7 @@ class TrackerNode(LifecycleNode):
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Safe from every state."""
-        self.on_deactivate(state)
+        self._pause("the node was shut down")
         self._unload()
         self._set_state(TrackerStatus.UNCONFIGURED)
         return TransitionCallbackReturn.SUCCESS
@@ -141,82 +141,81 @@ class TrackerNode(LifecycleNode):
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
-    def close(self) -> None:
-        """Stop all threads; the node can be destroyed then."""
-        self._questions.stop()
-        self._worker.stop()
-        self._unload()
+    def farewell(self) -> None:
+        """End goals while they can still be told; called before the executor ends."""
+        self._pause("the node ends")
 
-    def _load(self) -> None:
-        # Here and not at the top: torch takes seconds, and without it the node can still say what
-        # is missing.
-        import torch
+    def close(self) -> bool:
+        """Stop all threads and free the model; False if one of them is still at work."""
+        ended = self._pause("the node ends")
+        loaded = self._loading is None or self._loading.ended
+        return self._unload() and ended and loaded
 
-        from sa2va_model.checkpoints import load_model, suit_threads
-        from sa2va_model.live import LiveConfig, LiveTracker
+    def _pause(self, reason: str) -> bool:
+        self._active = False
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        self._subscriptions_made = []
+        answered = self._questions.stop(reason, PAUSE_SECONDS)
+        self._goals.cancel_all(reason)
+        stopped = self._pipeline.stop(PAUSE_SECONDS)
+        if not stopped:
+            self.get_logger().warning("the image in work goes on for a moment")
+        return answered and stopped
 
-        folder, device = self._value("model"), self._value("device")
-        self.get_logger().info(f"loading {folder or 'the model that ships'}")
-        self._model = load_model(folder or None, device=device)
-        if threads := self._value("threads"):
-            torch.set_num_threads(threads)
-        else:
-            suit_threads(self._model)
-        config = LiveConfig(background=True, max_objects=self._value("max_objects"))
-        self._live = LiveTracker(self._model, config)
-        self._stream = ImageStream()
-        self._router = Router(self._live, self._tracks, self._questions.ask)
-        if expression := self._value("default_expression"):
-            self._router.track(expression)
-            self._expression = expression
+    def _unload(self) -> bool:
+        self._router.forget()
+        self._pipeline.forget()
+        return self._engine.unload()
 
-    def _unload(self) -> None:
-        live, self._live = self._live, None
-        self._model, self._latest, self._expression = None, None, ""
-        if live is not None:
-            live.close()
-
-    def _new_worker(self) -> FrameWorker[Any, tuple[Admitted, FrameResult]]:
-        return FrameWorker(self._process, self._publish, self._bad_image)
-
-    # --- images, on the worker thread -------------------------------------------------------------
-
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        if self._enabled:
-            self._worker.put(message)
-
-    def _process(self, message: Image | CompressedImage) -> tuple[Admitted, FrameResult]:
-        now = self.get_clock().now().nanoseconds
-        admitted = self._stream.admit(message, now=now, max_age=self._value("max_age"))
-        reason, self._reset_asked = admitted.reset or self._reset_asked, ""
-        if reason:
-            self.get_logger().warning(f"tracks are reset: {reason}")
-            self._live.reset(reason)
-        return admitted, self._live.process(admitted.frame)
-
-    def _publish(self, message: Any, done: tuple[Admitted, FrameResult]) -> None:
-        admitted, result = done
-        mask, overlay = self._value("publish_mask"), self._value("publish_overlay")
-        published = self._outputs.result(
-            admitted, result, clock=self._stream.clock, mask=mask, overlay=overlay
+    def _settings(self) -> EngineSettings:
+        return EngineSettings(
+            model=self._value("model"),
+            adapter=self._value("adapter"),
+            device=self._value("device"),
+            dtype=self._value("dtype"),
+            threads=self._value("threads"),
+            live=lambda: parameters.live_config(self._value),
+            history_turns=self._value("history_turns"),
+            max_tokens=self._value("answer_tokens"),
         )
-        self._latest = (admitted, result, published)
-        for event in result.events:
-            words = f"'{event.expression}'" if event.expression else "all tracks"
-            detail = f": {event.detail}" if event.detail else ""
-            self.get_logger().info(f"{event.kind.name} {event.track_id} {words}{detail}")
 
-    def _bad_image(self, error: Exception) -> None:
-        text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        self.get_logger().warning(f"image not used: {text}", throttle_duration_sec=1.0)
+    def _subscribe(self) -> None:
+        compressed = self._value("image_transport") == "compressed"
+        kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
+        wired: list[tuple[Any, str, Any, QoSProfile]] = [
+            (kind, topic, self._pipeline.put, NEWEST_IMAGE),
+            (Image, "depth", self._pipeline.depth.add_depth, SENSOR_QUEUE),
+            (CameraInfo, "camera_info", self._pipeline.depth.add_info, SENSOR_QUEUE),
+            (String, "command", self._on_command, reliable(10)),
+            (VisualPrompt, "prompt", self._on_prompt, reliable(10)),
+            (PointStamped, "clicked_pixel", self._on_click, reliable(10)),
+            (Point, "image_mouse_left", self._on_mouse, reliable(10)),
+        ]
+        if not self._value("use_depth"):
+            wired = [row for row in wired if row[1] not in ("depth", "camera_info")]
+        options = QoSOverridingOptions.with_default_policies()
+        self._subscriptions_made = [
+            self.create_subscription(kind, topic, receive, qos, qos_overriding_options=options)
+            for kind, topic, receive, qos in wired
+        ]
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def _tracks(self) -> tuple[Any, ...]:
-        return self._latest[1].tracks if self._latest else ()
+    def _tracks(self) -> tuple[Track, ...]:
+        latest = self._pipeline.latest
+        return latest.result.tracks if latest else ()
 
-    def _header(self) -> Header | None:
-        return self._latest[0].header if self._latest else None
+    def _observe(self, latest: Latest) -> None:
+        self._goals.observe(latest)
+
+    def _busy(self) -> bool:
+        return self._goals.busy() or self._questions.busy()
+
+    def _need_active(self) -> None:
+        self._engine.need_model()
+        if not self._active:
+            raise InputError("the node is not active; expected an active node")
 
     def _on_command(self, message: String) -> None:
         try:
@@ -224,131 +223,117 @@ class TrackerNode(LifecycleNode):
         except InputError as error:
             self._refuse(error)
         else:
-            if command.kind.value in ("track", "add"):
-                self._expression = command.text
             self.get_logger().info(f"command: {command.kind.value} {command.text!r}")
-            if not self._worker.input_rate.rate():
+            if not self._pipeline.worker.input_rate.rate():
                 topic = self._subscriptions_made[0].topic_name
                 self.get_logger().warning(f"no images arrive on {topic}; it waits for them")
 
     def _on_prompt(self, message: VisualPrompt) -> None:
         try:
-            arguments = conversions.prompt_arguments(message)
-            if arguments["label"]:
-                arguments["label"] = clean_text(arguments["label"], "prompt label")
-            self._live.prompt(**arguments)
+            self._router.prompt(**conversions.prompt_arguments(message))
         except InputError as error:
             self._refuse(error)
 
+    def _on_click(self, message: PointStamped) -> None:
+        self._on_mouse(message.point)
+
+    def _on_mouse(self, point: Point) -> None:
+        self._on_prompt(VisualPrompt(type=VisualPrompt.POINTS, x=[point.x], y=[point.y]))
+
     def _refuse(self, error: InputError) -> None:
-        self.get_logger().warning(f"refused: {error}")
-        self._outputs.failed(self._header(), "", str(error))
+        self.get_logger().warning(f"refused: {error}", throttle_duration_sec=1.0)
+        latest = self._pipeline.latest
+        header = latest.admitted.header if latest else None
+        self._pipeline.outputs.failed(header, "", str(error))
 
-    def _answer(self, question: str) -> None:
-        latest, model = self._latest, self._model
-        if latest is None or model is None:
-            raise InputError("there is no image yet; expected one on the image topic")
-        answer = model.ask([latest[0].frame.rgb], question)
-        self._outputs.caption(latest[0].header, question, answer)
-
-    def _unanswered(self, question: str, error: Exception) -> None:
-        self.get_logger().warning(f"no answer to {question!r}: {error}")
-        self._outputs.failed(self._header(), question, f"no answer: {error}")
-
-    # --- services ---------------------------------------------------------------------------------
-
-    def _set_target(
-        self, request: SetTarget.Request, response: SetTarget.Response
-    ) -> SetTarget.Response:
+    def _change_adapter(self, path: str) -> str:
+        """Pause, change the adapter, go on; tracks named by words start again from them."""
+        active, before = self._active, self._tracks()
+        if not self._pause("the adapter is changed"):
+            self._resume(active)
+            raise InputError("the model is at work; expected an idle one, try again")
         try:
-            self._need_model()
-            response.track_id = self._router.track(
-                request.expression, track_id=request.track_id, replace=request.replace
-            )
-            response.accepted, self._expression = True, request.expression
-        except InputError as error:
-            response.message = str(error)
-        return response
+            loaded = self._engine.change_adapter(path)
+        finally:
+            self._pipeline.forget()
+            self._resume(active)
+        for track in before:
+            if track.expression and track.state not in ENDED:
+                self._router.track(track.expression, track_id=track.id)
+        self.get_logger().info(f"loaded: {loaded}")
+        return loaded
 
-    def _remove_track(
-        self, request: RemoveTrack.Request, response: RemoveTrack.Response
-    ) -> RemoveTrack.Response:
-        before = sum(track.state not in _GONE for track in self._tracks())
-        stopped = 0
+    def _resume(self, active: bool) -> None:
+        if active:
+            self._pipeline.start()
+            self._subscribe()
+            self._active = True
+
+    # --- parameters -------------------------------------------------------------------------------
+
+    def _check_tf(self) -> None:
+        if self._value("publish_tf"):
+            require_tf2("parameter publish_tf")
+
+    def _may_change(self, changes: list[Any]) -> Any:
+        """Refuse what this machine cannot do; thresholds go on to the tracker at its next image."""
+        from rcl_interfaces.msg import SetParametersResult
+
+        changed = {change.name: change.value for change in changes}
         try:
-            self._need_model()
-            stopped = self._router.stop(request.track_id)
-            response.success = stopped > 0 or not request.track_id
+            if changed.get("publish_tf"):
+                require_tf2("parameter publish_tf")
+            if (live := self._engine.live) is not None and changed.keys() & _LIVE:
+
+                def value(name: str) -> Any:
+                    return changed.get(name, self._value(name))
+
+                live.reconfigure(parameters.live_config(value))
         except InputError as error:
-            response.message = str(error)
-        response.remaining = max(before - stopped, 0)
-        return response
-
-    def _list_tracks(
-        self, request: ListTracks.Request, response: ListTracks.Response
-    ) -> ListTracks.Response:
-        if self._latest is not None:
-            response.tracks = self._latest[2]
-        return response
-
-    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        try:
-            self._need_model()
-            self._reset_asked = "asked for by the service ~/reset"  # done at the next image
-            response.success = True
-        except InputError as error:
-            response.message = str(error)
-        return response
-
-    def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._enabled, response.success = request.data, True
-        response.message = "images are processed" if request.data else "images are ignored"
-        return response
-
-    def _need_model(self) -> None:
-        if self._live is None:
-            raise InputError("the node is not configured; expected a configured node")
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
     # --- status -----------------------------------------------------------------------------------
 
     def _set_state(self, state: int, problem: str = "") -> None:
-        self._state, self._problem = state, problem
+        self._health.state, self._health.problem = state, problem
         self._publish_status()
 
     def _publish_status(self) -> None:
-        counts = self._worker.counts()
-        message = TrackerStatus(state=self._state, model=self._value("model") or "tiny")
-        if self._latest is not None:
-            message.header.frame_id = self._latest[0].header.frame_id
-        message.device = str(getattr(self._model, "device", self._value("device")))
-        message.active_expression = self._expression
-        message.num_tracks = sum(track.state not in _GONE for track in self._tracks())
-        message.input_fps = self._worker.input_rate.rate()
-        message.tracker_fps = self._worker.output_rate.rate()
-        message.received, message.processed = counts.received, counts.processed
-        message.dropped, message.rejected = counts.dropped, counts.rejected
-        message.message = self._problem
-        if not self._problem and counts.rejected:
-            message.message = f"{counts.rejected} images not used; the last: {counts.last_reason}"
-        self._outputs.status(message)
+        self._health.publish(self._router.expression)
+
+
+_LIVE = {row.name for row in parameters.TRACKING}
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; the exit status is 2 if it could not start."""
+    ended = True
     with context(args) as told:
         try:
-            node = TrackerNode()
+            node = TrackerNode(told)
         except (InputError, rclpy.exceptions.ParameterException) as error:
             print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
             return 2
         try:
             if not node.autostart():
-                return 2
-            spin(node, told)
+                return 0 if told.is_set() else 2
+            spin(node, told, node.farewell)
         finally:
-            node.close()
+            ended = node.close()
             node.destroy_node()
+            if not ended:
+                leave(0)
     return 0
+
+
+def leave(status: int) -> None:
+    """End the process although a thread is deep in the model: it would be waited for, or crash."""
+    print("tracker_node: the model is still at work; it is not waited for", file=sys.stderr)  # noqa: T201
+    sys.stdout.flush()
+    sys.stderr.flush()
+    rclpy.try_shutdown()
+    os._exit(status)
 
 
 if __name__ == "__main__":

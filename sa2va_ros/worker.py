@@ -62,6 +62,10 @@ class RateMeter:
         """It happened now."""
         self._times.append(self._clock())
 
+    def silence(self) -> float:
+        """Seconds since it happened last; NaN if it never did."""
+        return self._clock() - self._times[-1] if self._times else float("nan")
+
     def rate(self) -> float:
         """Events per second; 0 with fewer than two in the window."""
         times = [t for t in tuple(self._times) if t > self._clock() - self._window]
@@ -75,6 +79,7 @@ class WorkerCounts:
     Attributes:
         received, dropped, processed, rejected: frames; dropped = replaced by a newer one, rejected
             = failed.
+        skipped: frames that nobody wanted.
         reasons: how often frames failed, by reason.
         last_reason: why the latest failed frame failed ("" if none did).
     """
@@ -83,6 +88,7 @@ class WorkerCounts:
     dropped: int
     processed: int
     rejected: int
+    skipped: int
     reasons: dict[str, int]
     last_reason: str
 
@@ -94,6 +100,7 @@ class FrameWorker(Generic[Item, Result]):
         process: turns one item into a result; what it raises is counted and reported, never fatal.
         publish: takes the item and its result; runs on the worker thread as well.
         on_error: told about each failed item: the exception that `process` or `publish` raised.
+        wanted: asked before each item; one that is not wanted is left alone and counted as skipped.
     """
 
     def __init__(
@@ -101,14 +108,17 @@ class FrameWorker(Generic[Item, Result]):
         process: Callable[[Item], Result],
         publish: Callable[[Item, Result], None],
         on_error: Callable[[Exception], None],
+        *,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.mailbox: Mailbox[Item] = Mailbox()
         self.input_rate = RateMeter()
         self.output_rate = RateMeter()
         self._process, self._publish, self._on_error = process, publish, on_error
+        self._wanted = wanted
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._processed = 0
+        self._processed = self._skipped = self._rejected = 0
         self._reasons: Counter[str] = Counter()
         self._last_reason = ""
 
@@ -145,7 +155,8 @@ class FrameWorker(Generic[Item, Result]):
             received=self.mailbox.received,
             dropped=self.mailbox.dropped,
             processed=self._processed,
-            rejected=sum(self._reasons.values()),
+            rejected=self._rejected,
+            skipped=self._skipped,
             reasons=dict(self._reasons),
             last_reason=self._last_reason,
         )
@@ -157,9 +168,13 @@ class FrameWorker(Generic[Item, Result]):
             if item is None or stop.is_set():
                 continue
             try:
+                if not self._wanted():
+                    self._skipped += 1
+                    continue
                 self._publish(item, self._process(item))
             except Exception as error:  # noqa: BLE001 - reported, not lost; the next one may do better
                 self._last_reason = f"{type(error).__name__}: {error}"
+                self._rejected += 1
                 self._reasons[self._last_reason if len(self._reasons) < 50 else "other"] += 1
                 self._on_error(error)
             else:

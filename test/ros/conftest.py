@@ -80,7 +80,7 @@ class Client:
             TrackEvent,
             VisualPrompt,
         )
-        from sa2va_ros.outputs import reliable
+        from sa2va_ros.qos import reliable
 
         self._context = rclpy.Context()
         rclpy.init(context=self._context)

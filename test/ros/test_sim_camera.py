@@ -26,7 +26,7 @@ def published(
     from sensor_msgs.msg import CameraInfo, Image
     from std_msgs.msg import String
 
-    from sa2va_ros.outputs import reliable
+    from sa2va_ros.qos import reliable
 
     client = start_client("/camera")
     for kind, topic in (

@@ -234,7 +234,7 @@ def test_a_camera_that_changes_its_size_for_good_is_followed(client: Any) -> Non
 def test_overlay_is_drawn_for_those_who_look(client: Any, wait_for: Any) -> None:
     from sensor_msgs.msg import Image
 
-    from sa2va_ros.outputs import reliable
+    from sa2va_ros.qos import reliable
 
     looking = client.listen(Image, "overlay", reliable(5))
     wait_for(looking.get_publisher_count, 10, "the overlay's publisher")

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model and what it follows, from loading to freeing. No ROS.
+
+Whatever is asked for while nothing is loaded is refused with that reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sa2va_model.errors import InputError
+from sa2va_model.sources import Frame
+from sa2va_model.tracks import FrameResult
+from sa2va_ros.conversation import Conversation
+
+if TYPE_CHECKING:
+    from sa2va_model.live import LiveConfig, LiveTracker
+    from sa2va_model.sa2va import Sa2VA
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+END_SECONDS = 1.0  # how long a language model at work is waited for
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What is loaded and how.
+
+    Attributes:
+        model, adapter: folders; "" = the model that ships, no adapter.
+        dtype: one of DTYPES; auto = float32 on a CPU, bfloat16 on CUDA.
+        threads: of the CPU; 0 = suited to the model.
+        live: makes the tracker's configuration; called when torch is imported.
+        history_turns, max_tokens: of questions about the scene.
+    """
+
+    model: str
+    adapter: str
+    device: str
+    dtype: str
+    threads: int
+    live: Callable[[], LiveConfig]
+    history_turns: int
+    max_tokens: int
+
+
+class Engine:
+    """One model, the live tracker on it and the conversation with it."""
+
+    def __init__(self) -> None:
+        self.model: Sa2VA | None = None
+        self.live: LiveTracker | None = None
+        self.conversation: Conversation | None = None
+        self.adapter = ""
+        self._settings: EngineSettings | None = None
+
+    # --- loading and freeing ----------------------------------------------------------------------
+
+    def load(self, settings: EngineSettings) -> None:
+        """Load the model; takes from a second to minutes.
+
+        Raises:
+            InputError: the folder holds no model that can be used here; others as torch raises them.
+        """
+        # Here and not at the top: torch takes seconds, and without it the node can still say what
+        # is missing.
+        import torch
+
+        from sa2va_model.checkpoints import load_model, suit_threads
+
+        dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        model = load_model(settings.model or None, device=settings.device, dtype=dtype)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        else:
+            suit_threads(model)
+        if settings.adapter:
+            _load_adapter(model, settings.adapter)
+        self.adapter, self._settings, self.model = settings.adapter, settings, model
+        self._begin()
+
+    def _begin(self) -> None:
+        from sa2va_model.live import LiveTracker
+
+        assert self.model is not None
+        assert self._settings is not None
+        self.live = LiveTracker(self.model, self._settings.live())
+        self.conversation = Conversation(
+            self.model, turns=self._settings.history_turns, max_tokens=self._settings.max_tokens
+        )
+
+    def unload(self) -> bool:
+        """Free everything; False if the language model still works on something."""
+        live, self.live = self.live, None
+        self.model, self.conversation, self.adapter = None, None, ""
+        ended = live is None or _close(live)
+        del live
+        free_memory()
+        return ended
+
+    def change_adapter(self, path: str) -> str:
+        """Put another adapter in, or none (""); the tracker begins anew. Nothing may run the model.
+
+        Returns:
+            What is loaded now, in words.
+
+        Raises:
+            InputError: the adapter does not fit; the model is without any then.
+        """
+        model, live = self.need_model(), self.need_live()
+        if not _close(live):
+            raise InputError("the language model is at work; expected an idle one, try again")
+        try:
+            if path:
+                _load_adapter(model, path)
+            else:
+                from sa2va_model.adapters import unload_adapter
+
+                unload_adapter(model)
+        finally:
+            self.adapter = _adapter_name(model)
+            self._begin()
+        return f"adapter {path}" if path else "no adapter"
+
+    # --- work -------------------------------------------------------------------------------------
+
+    def need_model(self) -> Sa2VA:
+        """The model.
+
+        Raises:
+            InputError: none is loaded.
+        """
+        if self.model is None:
+            raise InputError("the node is not configured; expected a configured node")
+        return self.model
+
+    def need_live(self) -> LiveTracker:
+        """The live tracker; raises as `need_model`."""
+        if self.live is None:
+            raise InputError("the node is not configured; expected a configured node")
+        return self.live
+
+    def process(self, frame: Frame) -> FrameResult:
+        """One frame."""
+        return self.need_live().process(frame)
+
+    def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
+        """Start a track; see `LiveTracker.track`."""
+        return self.need_live().track(expression, track_id=track_id, replace=replace)
+
+    def prompt(self, **arguments: Any) -> str:
+        """Start or correct a track that is shown; see `LiveTracker.prompt`."""
+        return self.need_live().prompt(**arguments)
+
+    def stop(self, track_id: str | None = None) -> int:
+        """Stop one track, or all; see `LiveTracker.stop`."""
+        return self.need_live().stop(track_id)
+
+
+def _close(live: LiveTracker) -> bool:
+    """End the tracker's language thread; False if it works on something that takes longer."""
+    return live.close(END_SECONDS)
+
+
+def _load_adapter(model: Sa2VA, path: str) -> None:
+    from sa2va_model.adapters import load_adapter
+
+    load_adapter(model, path)
+
+
+def _adapter_name(model: Sa2VA) -> str:
+    from sa2va_model.adapters import active_adapter
+
+    active = active_adapter(model)
+    return str(active.folder) if active else ""
+
+
+def free_memory() -> None:
+    """Give what is free back to the system; glibc and CUDA would keep it for later."""
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # another C library gives memory back by itself

@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a mask and an aligned depth image to points, a pose and a box. NumPy and OpenCV only; no ROS.
+
+What is called the centroid is that of the *visible surface*: the mean of its points, one for each
+voxel, so that a near and a far piece of it count by their area and not by their pixels. The far side
+of the object is not seen and not guessed. The box is the one around those points.
+
+Everything is in metres, in the optical frame of the camera (x right, y down, z forward), unless a
+transform is given. Arrays of points are float64 [N, 3].
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sa2va_model.errors import InputError
+
+MIN_POINTS = 12  # fewer say nothing about a box
+LAYER_GAP = (
+    0.03  # metres without a point along the line of sight part an object from what is behind
+)
+EDGE = 0.03  # metres of depth change over three pixels at one metre; steeper is no surface
+PATCH = 25  # neighbouring pixels whose depth errors go together, as a number of pixels
+EDGE_PIXELS = 1.0  # standard deviation of a mask's outline, pixels
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera with OpenCV's distortion.
+
+    Attributes:
+        matrix: float64 [3, 3].
+        distortion: none, or 4, 5, 8, 12 or 14 numbers; none for rectified images.
+    """
+
+    matrix: np.ndarray
+    width: int
+    height: int
+    distortion: tuple[float, ...] = ()
+
+    def rays(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Directions [N, 3] with z = 1 through the middle of pixels."""
+        if any(self.distortion):
+            pixels = np.column_stack([columns, rows]).astype(np.float64)[:, None]
+            flat = cv2.undistortPoints(pixels, self.matrix, np.asarray(self.distortion))[:, 0]
+            return np.column_stack([flat, np.ones(len(flat))])
+        (fx, _, cx), (_, fy, cy) = self.matrix[0], self.matrix[1]
+        return np.column_stack([(columns - cx) / fx, (rows - cy) / fy, np.ones(len(columns))])
+
+
+@dataclass(frozen=True)
+class CloudConfig:
+    """How points are chosen.
+
+    Attributes:
+        depth_min, depth_max: metres; outside is not used.
+        erode: pixels taken off the mask's edge, where colour and depth do not agree.
+        voxel: metres; one point for each cube of this size, 0 = all points.
+        outlier: points farther from the middle than so many robust standard deviations go; 0 = none.
+        max_points: most points of one object.
+        max_pixels: most depth pixels that are looked at for one object; 0 = all.
+    """
+
+    depth_min: float = 0.1
+    depth_max: float = 10.0
+    erode: int = 2
+    voxel: float = 0.004
+    outlier: float = 3.5
+    max_points: int = 20000
+    max_pixels: int = 0
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box: `rotation` [3, 3] has its axes as columns, `size` [3] its edges along them."""
+
+    centre: np.ndarray
+    rotation: np.ndarray
+    size: np.ndarray
+
+
+@dataclass(frozen=True)
+class Solid:
+    """One object in space.
+
+    Attributes:
+        points: float64 [N, 3].
+        colours: uint8 [N, 3] RGB.
+        centroid: [3], of the visible surface.
+        box: around the points.
+        covariance: [6, 6] of centroid and box axes: x, y, z, and rotations about x, y, z (REP 103).
+        pixels: depth pixels behind it.
+    """
+
+    points: np.ndarray
+    colours: np.ndarray
+    centroid: np.ndarray
+    box: Box
+    covariance: np.ndarray
+    pixels: int
+
+
+def solid(
+    mask: np.ndarray,
+    depth: np.ndarray,
+    rgb: np.ndarray,
+    camera: Camera,
+    config: CloudConfig | None = None,
+    *,
+    transform: np.ndarray | None = None,
+    up: np.ndarray | None = None,
+) -> Solid:
+    """The object under a mask.
+
+    Args:
+        mask: bool [H, W].
+        depth: float32 [H, W], metres along z; NaN = not measured.
+        rgb: uint8 [H, W, 3].
+        transform: [4, 4], from the camera's frame to that of the result.
+        up: [3] unit vector in the frame of the result; the box then stands on it.
+
+    Raises:
+        InputError: sizes differ, or too few points are left; the message says of how many.
+    """
+    config = config or CloudConfig()
+    if not mask.shape == depth.shape == rgb.shape[:2] == (camera.height, camera.width):
+        raise InputError(
+            f"3D: mask {_size(mask)}, depth {_size(depth)}, image {_size(rgb)} and camera "
+            f"{camera.width}x{camera.height} differ; expected one size (depth aligned to colour)"
+        )
+    rows, columns = _surface(mask, depth, config)
+    z = depth[rows, columns].astype(np.float64)
+    rays = camera.rays(columns, rows)
+    points, colours = rays * z[:, None], rgb[rows, columns]
+    points, colours = voxels(points, colours, config.voxel)
+    keep = _inliers(points, config.outlier)
+    points, colours = points[keep], colours[keep]
+    if len(points) < MIN_POINTS:
+        raise InputError(f"3D: {len(points)} points are left; expected at least {MIN_POINTS}")
+    if len(points) > config.max_points:
+        chosen = np.linspace(0, len(points) - 1, config.max_points).astype(int)
+        points, colours = points[chosen], colours[chosen]
+    spread = _position_covariance(points, len(z), camera)
+    if transform is not None:
+        turn = transform[:3, :3]
+        points = points @ turn.T + transform[:3, 3]
+        spread = turn @ spread @ turn.T
+    box = oriented_box(points, up)
+    covariance = np.zeros((6, 6))
+    covariance[:3, :3] = spread
+    covariance[3:, 3:] = _rotation_covariance(points, box.rotation, len(z))
+    return Solid(points, colours, points.mean(axis=0), box, covariance, len(z))
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+# --- which pixels ---------------------------------------------------------------------------------
+
+
+def _surface(
+    mask: np.ndarray, depth: np.ndarray, config: CloudConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the mask's pixels whose depth is that of the object.
+
+    Raises:
+        InputError: hardly any.
+    """
+    found = cv2.boundingRect(mask.view(np.uint8))
+    x, y, width, height = found
+    area = int(mask[y : y + height, x : x + width].sum()) if width else 0
+    if not area:
+        raise InputError("3D: the mask is empty; expected an object that is seen")
+    # One pixel more on each side, for the depth around the outline.
+    top, left = max(y - 1, 0), max(x - 1, 0)
+    window = (slice(top, y + height + 1), slice(left, x + width + 1))
+    inside, z = _eroded(mask[window], config.erode), depth[window]
+    with np.errstate(invalid="ignore"):
+        valid = inside & (z >= config.depth_min) & (z <= config.depth_max)
+    measured = int(valid.sum())
+    if measured < MIN_POINTS:
+        raise InputError(
+            f"3D: {measured} of {area} pixels of the mask have a depth of {config.depth_min:g} to "
+            f"{config.depth_max:g} m; expected at least {MIN_POINTS}"
+        )
+    smooth = valid & ~_edges(z, valid)
+    if smooth.sum() < MIN_POINTS:  # a thin thing is all edge
+        smooth = valid
+    rows, columns = np.nonzero(smooth)
+    if config.max_pixels and len(rows) > config.max_pixels:
+        chosen = np.linspace(0, len(rows) - 1, config.max_pixels).astype(int)
+        rows, columns = rows[chosen], columns[chosen]
+    keep = nearest_layer(z[rows, columns])
+    return rows[keep] + top, columns[keep] + left
+
+
+def _eroded(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask without its edge; a thin object loses less, so that at least a third of it stays."""
+    area = int(mask.sum())
+    for size in range(pixels, 0, -1):
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))
+        inner = cv2.erode(mask.view(np.uint8), kernel, borderType=cv2.BORDER_REPLICATE)
+        if 3 * int(inner.sum()) >= area:
+            return inner.view(bool)
+    return mask
+
+
+def _edges(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Where depth changes so fast that a pixel may lie between object and background."""
+    kernel = np.ones((3, 3), np.uint8)
+    near = cv2.erode(np.where(valid, z, np.float32(1e6)).astype(np.float32), kernel)
+    far = cv2.dilate(np.where(valid, z, np.float32(-1e6)).astype(np.float32), kernel)
+    with np.errstate(invalid="ignore"):
+        return (far - near) > EDGE * np.maximum(z, 1.0)
+
+
+def nearest_layer(z: np.ndarray) -> np.ndarray:
+    """Which depths [N] belong to the layer of the object: the largest group without a gap in it.
+
+    What shows through a hole in the mask, or past its edge, lies in a layer of its own.
+    """
+    order = np.argsort(z, kind="stable")
+    gaps = np.flatnonzero(np.diff(z[order]) > LAYER_GAP * max(1.0, float(np.median(z))))
+    edges = np.concatenate([[0], gaps + 1, [len(z)]])
+    largest = int(np.argmax(np.diff(edges)))
+    keep = np.zeros(len(z), bool)
+    keep[order[edges[largest] : edges[largest + 1]]] = True
+    return keep
+
+
+# --- which points ---------------------------------------------------------------------------------
+
+
+def voxels(points: np.ndarray, colours: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """One point for each cube of `size` metres that holds any: their mean, and the colour of one."""
+    if size <= 0:
+        return points, colours
+    cells = np.floor((points - points.min(axis=0)) / size).astype(np.int64)
+    spans = cells.max(axis=0) + 1
+    keys = (cells[:, 0] * spans[1] + cells[:, 1]) * spans[2] + cells[:, 2]
+    _, first, inverse, counts = np.unique(
+        keys, return_index=True, return_inverse=True, return_counts=True
+    )
+    inverse = inverse.reshape(-1)  # NumPy 2.0 gave it the shape of its input
+    means = [np.bincount(inverse, points[:, axis]) / counts for axis in range(3)]
+    return np.column_stack(means), colours[first]
+
+
+def _inliers(points: np.ndarray, limit: float) -> np.ndarray:
+    """Points whose distance from the middle is no outlier among the distances."""
+    if limit <= 0 or len(points) < MIN_POINTS:
+        return np.ones(len(points), bool)
+    distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    middle = np.median(distance)
+    deviation = 1.4826 * np.median(np.abs(distance - middle))  # that of a normal distribution
+    return distance <= middle + limit * max(deviation, 1e-4)
+
+
+# --- the box --------------------------------------------------------------------------------------
+
+
+def oriented_box(points: np.ndarray, up: np.ndarray | None = None) -> Box:
+    """The box around points [N, 3]; its first axis is the longest (horizontal) one.
+
+    Args:
+        up: the last axis, and the other two give the smallest rectangle. Without it the axes are
+            those of the points' spread.
+
+    Axes point the way that agrees most with x, y and z of the frame, so that they do not flip.
+    """
+    axes = _principal_axes(points) if up is None else _upright_axes(points, up)
+    along = (points - points.mean(axis=0)) @ axes
+    low, high = np.percentile(along, [0.5, 99.5], axis=0)
+    if up is not None and high[0] - low[0] < high[1] - low[1]:
+        axes = np.column_stack([axes[:, 1], -axes[:, 0], axes[:, 2]])
+        low, high = _quarter_turned(low), _quarter_turned(high)
+        low, high = np.minimum(low, high), np.maximum(low, high)
+    centre = points.mean(axis=0) + axes @ ((low + high) / 2)
+    return Box(centre, _settled(axes, up is not None), high - low)
+
+
+def _quarter_turned(ends: np.ndarray) -> np.ndarray:
+    return np.array([ends[1], -ends[0], ends[2]])
+
+
+def _principal_axes(points: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(np.cov(points.T))
+    axes: np.ndarray = vectors[:, np.argsort(values)[::-1]]
+    return axes
+
+
+def _upright_axes(points: np.ndarray, up: np.ndarray) -> np.ndarray:
+    helper = np.eye(3)[int(np.argmin(np.abs(up)))]
+    first = np.cross(helper, up)
+    first /= np.linalg.norm(first)
+    second = np.cross(up, first)
+    flat = np.column_stack([points @ first, points @ second]).astype(np.float32)
+    flat -= flat.mean(axis=0)
+    angle = np.deg2rad(cv2.minAreaRect(flat)[2])
+    turned = np.cos(angle) * first + np.sin(angle) * second
+    return np.column_stack([turned, np.cross(up, turned), up])
+
+
+def _settled(axes: np.ndarray, upright: bool) -> np.ndarray:
+    """The same axes with signs that do not jump from frame to frame; right-handed."""
+    first = axes[:, 0] * (1.0 if axes[np.argmax(np.abs(axes[:, 0])), 0] >= 0 else -1.0)
+    last = axes[:, 2]
+    if not upright:
+        last = last * (1.0 if last[np.argmax(np.abs(last))] >= 0 else -1.0)
+    return np.column_stack([first, np.cross(last, first), last])
+
+
+# --- how sure -------------------------------------------------------------------------------------
+
+
+def depth_deviation(z: float) -> float:
+    """Standard deviation in metres of a stereo camera's depth at z metres; grows with its square."""
+    return 0.001 + 0.0015 * z * z
+
+
+def _position_covariance(points: np.ndarray, pixels: int, camera: Camera) -> np.ndarray:
+    """[3, 3] of the centroid: sampling, the mask's outline, and depth errors that do not average out."""
+    centre = points.mean(axis=0)
+    sampled: np.ndarray = np.cov(points.T) / max(pixels / PATCH, 1.0)
+    focal = float(camera.matrix[0, 0] + camera.matrix[1, 1]) / 2
+    outline = np.diag([1.0, 1.0, 0.0]) * (EDGE_PIXELS * centre[2] / focal) ** 2
+    ray = centre / np.linalg.norm(centre)
+    depth: np.ndarray = np.outer(ray, ray) * depth_deviation(float(centre[2])) ** 2
+    return sampled + outline + depth
+
+
+def _rotation_covariance(points: np.ndarray, axes: np.ndarray, pixels: int) -> np.ndarray:
+    """[3, 3] of the box's axes: var(j, k) = v_j v_k / (n (v_j - v_k)^2), Anderson 1963.
+
+    Axes with the same spread say nothing about their angle; at most (pi / 2)^2.
+    """
+    spread = np.var((points - points.mean(axis=0)) @ axes, axis=0)
+    count, most = max(pixels / PATCH, 1.0), (np.pi / 2) ** 2
+    turned = np.empty(3)
+    for axis in range(3):
+        j, k = (axis + 1) % 3, (axis + 2) % 3
+        gap = (spread[j] - spread[k]) ** 2
+        turned[axis] = min(spread[j] * spread[k] / (count * gap), most) if gap > 0 else most
+    covariance: np.ndarray = axes @ np.diag(turned) @ axes.T
+    return covariance
+
+
+# --- motion ---------------------------------------------------------------------------------------
+
+
+class Motion:
+    """Velocity of one object: the slope of its last positions over time.
+
+    Args:
+        window: seconds of positions that are used.
+    """
+
+    def __init__(self, window: float = 0.5) -> None:
+        self._window = window
+        self._seen: deque[tuple[float, np.ndarray]] = deque(maxlen=64)
+
+    def update(self, stamp: float, position: np.ndarray) -> np.ndarray:
+        """Velocity [3] in m/s after one more position; zero until three within the window are known."""
+        if self._seen and not 0 < stamp - self._seen[-1][0] <= self._window:
+            self._seen.clear()  # another stream, or away for so long that the slope means nothing
+        self._seen.append((stamp, position))
+        while stamp - self._seen[0][0] > self._window:
+            self._seen.popleft()
+        if len(self._seen) < 3:
+            return np.zeros(3)
+        times = np.array([time for time, _ in self._seen])
+        times -= times.mean()
+        positions = np.stack([place for _, place in self._seen])
+        slope: np.ndarray = times @ (positions - positions.mean(axis=0)) / (times @ times)
+        return slope
+
+
+# --- rotations ------------------------------------------------------------------------------------
+
+
+def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
+    """x, y, z, w of a rotation matrix [3, 3]; w is not negative."""
+    # The quaternion is the eigenvector of this symmetric matrix with the largest eigenvalue
+    # (Bar-Itzhack, 2000); it needs no case for each sign of the trace.
+    (a, b, c), (d, e, f), (g, h, i) = rotation
+    matrix = np.array(
+        [
+            [a - e - i, b + d, c + g, h - f],
+            [b + d, e - a - i, f + h, c - g],
+            [c + g, f + h, i - a - e, d - b],
+            [h - f, c - g, d - b, a + e + i],
+        ]
+    )
+    x, y, z, w = np.linalg.eigh(matrix)[1][:, -1].tolist()
+    sign = -1.0 if w < 0 else 1.0
+    return sign * x, sign * y, sign * z, sign * w
+
+
+def matrix_of(x: float, y: float, z: float, w: float) -> np.ndarray:
+    """The rotation [3, 3] of a quaternion, which need not be of length one."""
+    x, y, z, w = np.array([x, y, z, w]) / np.sqrt(x * x + y * y + z * z + w * w)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
