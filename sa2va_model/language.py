@@ -31,6 +31,7 @@ _NOT_PASSED = (
     "auto_map",
     "attn_implementation",
 )
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 CONFIG_ERRORS = (ValueError, TypeError, KeyError, ZeroDivisionError, StrictDataclassError)
 """What transformers raises for a field that it cannot use."""
 
@@ -68,8 +69,8 @@ def language_config(values: Mapping[str, Any]) -> PreTrainedConfig:
     name, known = architecture(values), passed_on(values)
     if name == INTERNLM2:
         known |= {"attention_bias": bool(known.pop("bias", False)), "mlp_bias": False}
-    # The class's own default may lie outside a small vocabulary, and padding is never read here.
-    known.setdefault("pad_token_id", None)
+    # The class's own defaults may lie outside a small vocabulary; the tokenizer's are used here.
+    known = dict.fromkeys(SPECIAL_IDS) | known
     try:
         return AutoConfig.for_model(LANGUAGE_MODELS[name], **known)
     except CONFIG_ERRORS as error:

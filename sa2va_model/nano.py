@@ -6,20 +6,25 @@ from __future__ import annotations
 import torch
 
 from sa2va_model.grounding import Grounder
+from sa2va_model.nano_families import QWEN_TOKENS, nano_family
 from sa2va_model.presets import byte_tokenizer, nano_config
+from sa2va_model.qwen_config import QWEN2_5, QWEN3
 from sa2va_model.sa2va import Sa2VA
 
 
-def nano_model(seed: int = 0, *, answers: bool = True) -> Sa2VA:
+def nano_model(seed: int = 0, *, answers: bool = True, family: str | None = None) -> Sa2VA:
     """The nano configuration with weights that are a function of `seed`.
 
     Args:
         answers: the language model writes `[SEG]` whatever it is asked; otherwise it never does.
+        family: one of `nano_families.FAMILIES`.
     """
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(extra=QWEN_TOKENS if family in (QWEN2_5, QWEN3) else ())
+    size = len(tokenizer)
+    config = nano_config(size) if family is None else nano_family(family, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Sa2VA(nano_config(len(tokenizer)), tokenizer).eval()
+        model = Sa2VA(config, tokenizer).eval()
         wake(model.grounder)
         _script_answer(model, found=answers)
     return model

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,11 +22,14 @@ ALL_TOKENS = (
 )
 
 
-def byte_tokenizer(corpus: Iterable[str] = (), vocabulary: int = 0) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    corpus: Iterable[str] = (), vocabulary: int = 0, extra: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: any text can be written, frequent words of `corpus` are one token.
 
     Args:
         vocabulary: size without special tokens; 0 or less than 257 = bytes only.
+        extra: further special tokens, with the highest ids.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -40,7 +43,7 @@ def byte_tokenizer(corpus: Iterable[str] = (), vocabulary: int = 0) -> PreTraine
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    fast.add_special_tokens({"additional_special_tokens": list(ALL_TOKENS)})
+    fast.add_special_tokens({"additional_special_tokens": [*ALL_TOKENS, *extra]})
     return fast
 
 

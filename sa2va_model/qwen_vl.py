@@ -27,7 +27,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from sa2va_model import images, prompts
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
-from sa2va_model.language import CONFIG_ERRORS, one_line, passed_on
+from sa2va_model.language import CONFIG_ERRORS, SPECIAL_IDS, one_line, passed_on
 from sa2va_model.mllm import Mllm
 from sa2va_model.qwen_config import NORMALISATION, QWEN2_5, QWEN3, Colour, QwenConfig
 from sa2va_model.readings import Generated, Inputs
@@ -59,6 +59,7 @@ def vision_language_model(config: QwenConfig) -> PreTrainedModel:
         for name, value in config.values.items()
     }
     values["tie_word_embeddings"] = config.tied
+    values["text_config"] = dict.fromkeys(SPECIAL_IDS) | values["text_config"]
     try:
         model = model_class._from_config(config_class(**values), attn_implementation="sdpa")
     except (*CONFIG_ERRORS, RuntimeError, AssertionError) as error:
