@@ -36,6 +36,7 @@ COMMANDS = {
     "ask": Command("ask", "ask about an image or a video; captions, with masks if wanted"),
     "verify-golden": Command("verify_golden", "check a checkpoint against its golden files"),
     "bench": Command("bench", "measure speed on this machine"),
+    "evaluate": Command("evaluate", "measure a model on a dataset, as the benchmarks do"),
     "doctor": Command("doctor", "say what is installed, what is missing and how to get it"),
     "demo": Command("demo", "run the camera simulator and the ROS 2 node and measure them"),
 }
