@@ -18,7 +18,15 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model, rotate_half
 
 from sa2va_training.tiny.batches import Batch
 from sa2va_training.tiny.losses import plain
-from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
+from sa2va_training.tiny.scenes import (
+    BOX,
+    COLOUR,
+    COLOUR_NAMES,
+    PRESENT,
+    SHAPE,
+    SHAPE_NAMES,
+    VISIBLE,
+)
 
 COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
 DENSE = COLOURS + 1 + SHAPES + 1 + 4
@@ -85,6 +93,29 @@ def dense_loss(logits: Tensor, targets: DenseTargets, *, absolute: bool) -> tupl
     return classes, distance.sum() / (4 * targets.covered.sum() + 1)
 
 
+def object_loss(
+    head: nn.Linear, cells: Tensor, shares: Tensor, batch: Batch
+) -> tuple[Tensor, float]:
+    """Cross entropy of every object's names read from the mean of its own cells; and the share of right shapes.
+
+    A single cell seldom shows a shape. Without this the encoder learns colours at once and shapes hardly ever.
+
+    Args:
+        cells: [B, C, V], shares: [B, O + 1, h, w] with V = h · w.
+    """
+    weights = shares[:, 1:].flatten(2)  # [B, O, V]
+    table = batch.objects
+    seen = (table[:, :, PRESENT] > 0) & (table[:, :, VISIBLE] > 0.3) & (weights.sum(2) > 0.5)
+    if not bool(seen.any()):
+        return torch.zeros(()), 0.0
+    means = torch.einsum("bcv,bov->boc", cells, weights)[seen] / weights.sum(2)[seen][:, None]
+    colours, shapes = head(means).split([COLOURS, SHAPES], dim=1)
+    meant = table[:, :, SHAPE][seen].long()
+    names = F.cross_entropy(colours, table[:, :, COLOUR][seen].long())
+    right = plain((shapes.argmax(1) == meant).float().mean())
+    return names + F.cross_entropy(shapes, meant), right
+
+
 class MapAids(nn.Module):
     """Dense heads on SAM-2's pyramid, at stride 4 and 16."""
 
@@ -114,6 +145,7 @@ class WordAids(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.visual = nn.Linear(hidden, DENSE)
+        self.visual_object = nn.Linear(hidden, COLOURS + SHAPES)
         self.seg_box = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 4))
         self.seg_names = nn.Linear(hidden, COLOURS + SHAPES)
         self.decide_box = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 4))
@@ -123,9 +155,11 @@ class WordAids(nn.Module):
         """Of the projected visual tokens [B, V, C]."""
         side = int(visual.shape[1] ** 0.5)
         logits = self.visual(visual).transpose(1, 2).unflatten(2, (side, side))
-        targets = dense_targets(batch, object_shares(batch, batch.instances.shape[-1] // side))
-        classes, boxes = dense_loss(logits, targets, absolute=True)
-        return classes + 8 * boxes, {"token": plain(classes), "tokenbox": plain(boxes)}
+        shares = object_shares(batch, batch.instances.shape[-1] // side)
+        classes, boxes = dense_loss(logits, dense_targets(batch, shares), absolute=True)
+        pooled, right = object_loss(self.visual_object, visual.transpose(1, 2), shares, batch)
+        report = {"token": plain(classes), "tokenbox": plain(boxes), "shape": right}
+        return classes + 8 * boxes + pooled, report
 
     def state_loss(
         self, seg: Tensor, decide: Tensor, batch: Batch

@@ -21,7 +21,7 @@ from sa2va_training.tiny.packing import Packer
 from sa2va_training.tiny.teacher import TeacherCode
 
 SAM_HALF = ("model.grounder.", "map_aids.")
-SIGHT = ("model.mllm.vision_model.", "model.mllm.mlp1.", "word_aids.visual.")
+SIGHT = ("model.mllm.vision_model.", "model.mllm.mlp1.", "word_aids.visual")
 WORD_HALF = ("model.mllm.", "model.text_hidden_fcs.", "word_aids.")
 
 

@@ -106,8 +106,7 @@ class Run:
             parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
         )
         self.step, self.elapsed = 0, 0.0
-        self._sums: dict[str, float] = {}
-        self._counted = 0
+        self._sums: dict[str, list[float]] = {}
         if not self._resume():
             self._start(runs)
 
@@ -200,15 +199,14 @@ class Run:
         self.optimizer.step()
         self.step += 1
         for key, value in {**report, "loss": plain(loss), "norm": plain(norm)}.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
-        self._counted += 1
+            self._sums.setdefault(key, []).append(value)
 
     def _report(self) -> None:
-        means = " ".join(f"{key} {value / self._counted:.3f}" for key, value in self._sums.items())
+        means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self._sums.items())
         shown = self.step * self.team.size * self.settings.images * self.settings.each
         pace = shown / max(self.elapsed, 1e-6)
         self._say(f"step {self.step} {self.elapsed:.0f} s {pace:.0f} expr/s | {means}")
-        self._sums, self._counted = {}, 0
+        self._sums = {}
 
     def look(self) -> dict[str, Any]:
         """Evaluates on held-out pictures and logs it; the first worker does, the others wait at the next step."""

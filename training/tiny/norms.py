@@ -8,6 +8,8 @@ shipped model is plain and fine-tuning it has no batch statistics to spoil.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -36,9 +38,7 @@ class Normed(nn.Module):
         assert norm.running_var is not None
         assert conv.bias is not None
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-        plain = nn.Conv2d(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
-        )  # type: ignore[arg-type]
+        plain: nn.Conv2d = copy.deepcopy(conv)
         assert plain.bias is not None
         plain.weight.copy_(conv.weight * gain[:, None, None, None])
         plain.bias.copy_((conv.bias - norm.running_mean) * gain + norm.bias)
@@ -66,10 +66,10 @@ class HalfStem(nn.Module):
 
 def stems(model: Sa2VA) -> list[tuple[nn.Module, str]]:
     """Where the model keeps its stems: pairs of a parent and the name of its child."""
-    return [
-        (model.mllm.vision_model.embeddings.patch_embeddings, "projection"),
-        (model.grounder.sam2_model.image_encoder.trunk.patch_embed, "proj"),
-    ]
+    paths = ("mllm.vision_model.embeddings.patch_embeddings.projection",
+             "grounder.sam2_model.image_encoder.trunk.patch_embed.proj")  # fmt: skip
+    pairs = (path.rsplit(".", 1) for path in paths)
+    return [(model.get_submodule(parent), name) for parent, name in pairs]
 
 
 def add_norms(model: Sa2VA) -> None:
@@ -81,7 +81,7 @@ def add_norms(model: Sa2VA) -> None:
         for i, layer in enumerate(stem):
             if isinstance(layer, ResidualBlock):
                 layer.first, layer.second = _normed(layer.first), _normed(layer.second)
-                nn.init.zeros_(layer.second.norm.weight)
+                nn.init.zeros_(layer.second.get_parameter("norm.weight"))
             elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
                 stem[i] = Normed(layer)
         setattr(parent, name, HalfStem(stem))

@@ -32,11 +32,22 @@ class Question:
         answer: teacher-forced, with the end token.
         decision: if set, the first answer token the model has to choose, while `answer` is fed and otherwise not
             graded; this is how the [SEG] state of something absent is seen.
+        free: `text` is asked as it stands, instead of being an expression that is to be segmented.
+        cells: visual tokens of the region that the question is about; none = no region.
     """
 
     text: str
     answer: str
     decision: str | None = None
+    free: bool = False
+    cells: tuple[int, ...] = ()
+
+    def asked(self) -> str:
+        """What stands between the image and the answer, without the end of the user's turn."""
+        if not self.free:
+            return "\n" + prompts.referring_question(self.text)
+        region = prompts.region_text([len(self.cells)]) if self.cells else ""
+        return f"{region}\n{self.text}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Packed:
         decide: [B, K], place in the branch whose output is the first answer token.
         seg: [B, K], place of [SEG]; equal to `decide` where the answer has none.
         has_seg: bool [B, K].
+        cells: the visual tokens that each image's regions repeat, in the order of its questions.
     """
 
     prefix: Tensor
@@ -58,6 +70,7 @@ class Packed:
     decide: Tensor
     seg: Tensor
     has_seg: Tensor
+    cells: tuple[tuple[int, ...], ...] = ()
 
 
 class Packer:
@@ -98,11 +111,12 @@ class Packer:
                 has_seg[i, k] = self.mllm.seg_id in ids
                 decide[i, k] = place
                 seg[i, k] = ids.index(self.mllm.seg_id) if has_seg[i, k] else place
-        return Packed(self._prefix, branches, labels, decide, seg, has_seg)
+        cells = tuple(sum((q.cells for q in row), ()) for row in questions)
+        return Packed(self._prefix, branches, labels, decide, seg, has_seg, cells)
 
     def _branch(self, question: Question) -> tuple[list[int], list[int], int]:
         """Ids of a branch, their labels and the place of the decision."""
-        asked = self._ids("\n" + prompts.referring_question(question.text) + self._tail)
+        asked = self._ids(question.asked() + self._tail)
         answer = self._ids(question.answer)
         ids = [*asked, *answer[:-1]]  # the end token is predicted, never read
         labels = [IGNORED] * (len(asked) - 1) + list(answer)
@@ -148,7 +162,8 @@ def read(mllm: Mllm, pixels: Tensor, packed: Packed) -> Read:
     prefix = packed.prefix.expand(count, -1)
     visual = mllm.visual_tokens(pixels)
     ids = torch.cat([prefix, packed.branches.flatten(1)], dim=1)
-    embeddings = mllm.embed(ids, visual.flatten(0, 1))
+    rows = [torch.cat([v, v[list(c)]]) for v, c in zip(visual, packed.cells, strict=True)]
+    embeddings = mllm.embed(ids, torch.cat(rows))
     mask, positions = block_mask(prefix.shape[1], each, length)
     hidden = mllm.language_model.model(
         inputs_embeds=embeddings,

@@ -21,6 +21,7 @@ from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, pla
 from sa2va_training.tiny.packing import IGNORED, Packed, Question, Read, block_mask, read
 from sa2va_training.tiny.pointing import native_prompts
 from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
+from sa2va_training.tiny.talk import talk_loss
 
 Report = dict[str, float]
 MASK_STRIDE = 4
@@ -108,8 +109,15 @@ def sight_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
     return learner.word_aids.visual_loss(learner.model.mllm.visual_tokens(batch.pixels), batch)
 
 
+TALK_SHARE = 0.35
+"""How many steps of the language half are about something else than referring expressions."""
+
+
 def words_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
     """Answers, and teacher codes at [SEG]."""
+    if rng.random() < TALK_SHARE:
+        parts, report = talk_loss(learner, batch, rng)
+        return weighted(parts, {"visual": 0.5, "answers": 1.0, "code": 0.5}), report
     packed = learner.packer.pack(questions(batch, rng))
     seen = read(learner.model.mllm, batch.pixels, packed)
     parts, report = word_losses(learner, batch, packed, seen)
@@ -119,6 +127,9 @@ def words_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
 
 def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
     """Masks from sentences; teacher prompts in the same encoder pass keep the decoder's footing."""
+    if rng.random() < 0.6 * TALK_SHARE:
+        parts, report = talk_loss(learner, batch, rng)
+        return weighted(parts, {"visual": 0.3, "answers": 1.0, "code": 0.3}), report
     each = batch.targets.shape[1]
     packed = learner.packer.pack(questions(batch, rng))
     seen = read(learner.model.mllm, batch.pixels, packed)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Talk is packed as the run time writes it, and can be learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sa2va_training.tiny.batches import Batches, Library
+from sa2va_training.tiny.nano import small_learner
+from sa2va_training.tiny.packing import Question, read
+from sa2va_training.tiny.talk import talk_loss
+
+QUESTION, ANSWER = "What is region1?", "a red mug<|im_end|>"
+
+
+@torch.no_grad()
+def test_region_question_reads_what_the_run_time_reads(data: Path) -> None:
+    learner = small_learner().eval()
+    mllm = learner.model.mllm
+    batch = Batches(
+        Library({"flat": 1.0}, "train", data), images=1, each=1, none_share=0.0, seed=1
+    ).at(0)
+    mask = np.zeros(batch.instances.shape[1:], bool)
+    mask[8:40, 8:40] = True
+    side = learner.model.config.region_size
+    cells = (
+        torch.nn.functional.interpolate(
+            torch.from_numpy(mask).float()[None, None], (side, side), mode="nearest"
+        )[0, 0]
+        .flatten()
+        .nonzero()[:, 0]
+    )
+    asked = Question(QUESTION, ANSWER, free=True, cells=tuple(int(i) for i in cells))
+    packed = learner.packer.pack([[asked]])
+    state = read(mllm, batch.pixels, packed).decide[0]
+
+    # The same by hand: the image once, the region's tokens again where the text names it.
+    visual = mllm.visual_tokens(batch.pixels)[0]
+    head, _, tail = mllm.template.instruction.partition("{input}")
+    image = "<img>" + "<IMG_CONTEXT>" * len(visual) + "</img>"
+    region = "<vp>" + "<IMG_CONTEXT>" * len(cells) + "</vp>"
+    text = f"{head}{image}\nThere are 1 part regions in the picture: region1{region}.\n\n{QUESTION}{tail}"
+    ids = torch.tensor([mllm.tokenizer.encode(text)])
+    embeddings = mllm.embed(ids, torch.cat([visual, visual[cells]]))
+    plain = mllm.language_model.model(inputs_embeds=embeddings).last_hidden_state[0, -1]
+    torch.testing.assert_close(state, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_loss_of_talk_falls(data: Path) -> None:
+    learner = small_learner()
+    batch = Batches(
+        Library({"flat": 1.0}, "train", data), images=2, each=3, none_share=0.0, seed=2
+    ).at(0)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
+    kinds: set[str] = set()
+    for seed in (0, 2):  # one of short answers, one of captions
+        losses = []
+        for _ in range(12):
+            parts, report = talk_loss(learner, batch, np.random.default_rng(seed))
+            kinds |= set(report)
+            loss = torch.stack(list(parts.values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[-1] < 0.8 * losses[0]
+    assert {"short", "caption", "captioncode"} <= kinds
