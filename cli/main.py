@@ -50,9 +50,25 @@ EPILOG = """examples:
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and exits with 2."""
 
+    _mixing = False
+
     def error(self, message: str) -> NoReturn:
         """Called by argparse on wrong usage."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Called by argparse; lets options stand before key=value settings, which it does not do by itself."""
+        if self._mixing or not any(
+            action.nargs == "*" for action in self._get_positional_actions()
+        ):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
