@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sa2va_model import config as configuration
+from sa2va_model.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.filling import check, fill, unallocated
 from sa2va_model.hub import find_folder
@@ -121,6 +122,7 @@ def load_model(
     fill(model, stored, names, target, kind)
     if config.tied:
         language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
+    model.calibration = Calibration.read(path)
     return model
 
 

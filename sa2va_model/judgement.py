@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model import images
-from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
+from sa2va_model.grounding import Decoded, Grounder
 from sa2va_model.lifecycle import LifecycleConfig
-from sa2va_model.tracker import Observation, observe
+from sa2va_model.tracker import Observation
 
 
 class Judge:
@@ -24,24 +24,19 @@ class Judge:
     def __init__(self, grounder: Grounder, limits: LifecycleConfig) -> None:
         self._grounder, self._limits = grounder, limits
 
-    def trusts(self, seen: Observation) -> bool:
-        """The object is seen and its mask is good and large enough."""
-        if self._grounder.config.object_score_gate and seen.object_score <= 0:
+    def shows(self, decoded: Decoded) -> bool:
+        """The one mask is good and large enough to be shown at all; whether it is the right one is another question."""
+        if self._grounder.config.object_score_gate and not float(decoded.object_scores) > 0:
             return False
-        area = float((seen.logits > 0).float().mean())
-        return area >= self._limits.min_area and seen.quality >= self._limits.min_quality
+        area = float((decoded.logits > 0).float().mean())
+        quality = float(decoded.quality)
+        return area >= self._limits.min_area and quality >= self._limits.min_quality
 
     def score(self, seen: Observation) -> float:
         """0..1: predicted quality times the probability that the object is visible."""
         if not self._grounder.config.object_score_gate:
             return seen.quality
         return seen.quality / (1.0 + math.exp(-max(seen.object_score, -50.0)))
-
-    def glance(self, prompt: Prompt, features: ImageFeatures) -> Observation | None:
-        """What a prompt, asked of one image without memory, shows; None if it is no trustworthy mask."""
-        plain = self._grounder.without_memory(features)
-        seen = observe(self._grounder.decode(features, plain, prompt), 0, prompted=True)
-        return seen if self.trusts(seen) else None
 
     def mask(self, seen: Observation, height: int, width: int) -> np.ndarray:
         """bool [height, width]."""

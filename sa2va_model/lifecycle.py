@@ -21,13 +21,13 @@ class LifecycleConfig:
     Attributes:
         occluded_after: frames without a trustworthy mask before a track is called occluded; more ignores flicker.
         lost_after: seconds without one before it is called lost.
-        min_quality: predicted IoU below which a mask is not shown.
+        min_quality: predicted IoU below which a mask is never shown, whatever else speaks for it.
         min_area: fraction of the image below which a mask is not shown.
     """
 
     occluded_after: int = 2
     lost_after: float = 1.0
-    min_quality: float = 0.3
+    min_quality: float = 0.1
     min_area: float = 1e-4
 
     def __post_init__(self) -> None:

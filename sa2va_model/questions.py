@@ -203,7 +203,7 @@ class Questioner:
             reply = self._model.ground(job.question.frames, job.question.expression)
             if self._model.device.type == "cuda":
                 torch.cuda.current_stream(self._model.device).synchronize()
-        except Exception as problem:  # whatever a model throws: the track fails, the others live on
+        except Exception as problem:  # noqa: BLE001  the track fails, whatever it is; the others live on
             error = f"{type(problem).__name__}: {problem}"
         return Answered(job.question, reply, error, (time.perf_counter() - start) * 1e3)
 

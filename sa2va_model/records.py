@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from sa2va_model.belief import Belief
 from sa2va_model.images import mask_box
 from sa2va_model.lifecycle import Lifecycle
-from sa2va_model.tracks import Track, TrackState
+from sa2va_model.tracks import Reason, Track, TrackState
 
 VIEWS = 64
 
@@ -24,10 +25,15 @@ class Record:
         spoken: named by words, so the language model can be asked again.
         life: None until the object is found.
         asked: a question about it is open.
+        stamp: of the last frame that was judged; lost_since: of the loss.
         next_question: stamp in seconds before which no further one is asked; `wait`: the pause after it.
-        strikes: checks in a row that did not find the object; doubts: that found another one.
-        confirmed: the language model found it for the frame at hand.
-        views: (frame index, mask) of the last frames, to compare with late answers.
+        doubts: checks in a row that found another object; denied: the last answer was no.
+        belief: whether it is in view; with `life` from the moment it is found.
+        embedding: the last [SEG] embedding that was right, [C].
+        drift: frames in a row on which memory and the embedding disagreed.
+        since_look: frames since a lost object was looked for with its embedding.
+        how: the way in which a lost object was found again, for the next event.
+        views: (frame index, mask, evidence) of the last frames, to compare with late answers.
     """
 
     id: str
@@ -43,14 +49,26 @@ class Record:
     asked: bool = False
     next_question: float = 0.0
     wait: float = 0.0
-    strikes: int = 0
     doubts: int = 0
-    confirmed: bool = False
-    views: deque[tuple[int, Tensor]] = field(default_factory=lambda: deque(maxlen=VIEWS))
+    denied: bool = False
+    belief: Belief | None = None
+    embedding: Tensor | None = None
+    drift: int = 0
+    since_look: int = 0
+    how: Reason = Reason.RETURNED
+    stamp: float | None = None
+    lost_since: float = 0.0
+    views: deque[tuple[int, Tensor, float]] = field(default_factory=lambda: deque(maxlen=VIEWS))
 
-    def view(self, index: int) -> Tensor | None:
-        """What memory showed on the frame of that index, bool [1, 1, 4h, 4w], if it is still known."""
-        return next((mask for known, mask in self.views if known == index), None)
+    @property
+    def lost(self) -> bool:
+        """Whether it is searched for."""
+        return self.state == TrackState.LOST
+
+    def view(self, index: int) -> tuple[Tensor, float] | None:
+        """What was followed on the frame of that index, bool [1, 1, 4h, 4w], and its evidence, if still known."""
+        found = (view[1:] for view in self.views if view[0] == index)
+        return next(found, None)
 
     def report(self, mask: np.ndarray | None, score: float) -> Track:
         """The public view of this frame.

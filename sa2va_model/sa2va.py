@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model import images, masks, prompts
+from sa2va_model.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.joint import JointModel
 from sa2va_model.keyframes import KeyframeChoice
@@ -41,6 +42,8 @@ DESCRIBE_REGION = (
 
 class Sa2VA(JointModel):
     """The whole model and its tasks. Build it with `checkpoints.load_model`."""
+
+    calibration = Calibration()  # what its scores are worth; `load_model` reads the checkpoint's own
 
     def segment(self, image: np.ndarray, expression: str, *, exact: bool = True) -> Segmentation:
         """Referring segmentation of one image.

@@ -7,7 +7,7 @@ Plain values without tensors of the model, so that the node, the command line an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 import numpy as np
 
@@ -38,6 +38,28 @@ class EventKind(IntEnum):
     OCCLUDED = 9
 
 
+class Reason(str, Enum):
+    """Why something happened, for programs; `Event.detail` says it for people."""
+
+    NONE = ""
+    ASKED = "asked"  # by the user
+    REPLACED = "replaced"  # by a new sentence
+    WORDS = "words"  # the language model found it
+    POINTED = "pointed"  # a point, box or mask was given
+    ABSENT = "absent"  # the language model says it is not there
+    NO_MASK = "no_mask"  # the language model points at it, SAM-2 sees nothing there
+    UNSEEN = "unseen"  # no trusted mask
+    DENIED = "denied"  # and the language model denied it last
+    RETURNED = "returned"  # memory shows it again
+    REDETECTED = "redetected"  # the stored [SEG] embedding shows it again
+    DRIFTED = "drifted"  # memory and words meant different things
+    GIVEN_UP = "given_up"  # lost for too long
+    LIMIT = "limit"  # max_objects
+    INPUT = "input"  # a prompt that does not fit the image
+    MODEL = "model"  # the model failed
+    RESET = "reset"  # the stream began anew
+
+
 @dataclass(frozen=True)
 class Event:
     """One thing that happened, at the frame where it was seen.
@@ -46,6 +68,7 @@ class Event:
         stamp: seconds, the stamp of that frame.
         frame_index: index of that frame in its source.
         detail: the reason, in words for people.
+        reason: the same for programs.
     """
 
     kind: EventKind
@@ -55,6 +78,7 @@ class Event:
     frame_index: int
     score: float = 0.0
     detail: str = ""
+    reason: Reason = Reason.NONE
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def test_a_late_answer_is_replayed_to_the_newest_frame() -> None:
         results += [late.process(frame) for frame in clip[1:6]]
         assert all(result.tracks[0].state == TrackState.PENDING for result in results)
         model.gate.set()
-        wait_for(lambda: late._questioner._answers.qsize() > 0)
+        wait_for(lambda: late._parts.questioner._answers.qsize() > 0)
         results += [late.process(frame) for frame in clip[6:]]
     finally:
         model.gate.set()
@@ -294,7 +294,7 @@ def test_a_stopped_track_does_not_come_back_with_a_late_answer() -> None:
         live.process(clip[0])
         assert model.asked.wait(20)
         model.gate.set()
-        wait_for(lambda: live._questioner._answers.qsize() > 0)
+        wait_for(lambda: live._parts.questioner._answers.qsize() > 0)
         live.stop()
         assert kinds([live.process(clip[1])]) == ["STOPPED"]
         assert live.process(clip[2]).tracks == ()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a model's scores can be trusted: numbers measured on clips with truth, kept beside the weights.
+
+`benchmarks/calibrate.py` fits them and writes `calibration.json` into a checkpoint's folder, from where `load_model`
+reads it. A checkpoint without that file gets cautious values that need no trained scores beyond the predicted IoU.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sa2va_model.errors import InputError
+
+FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Head:
+    """Weights of the signs that a mask is on the object; their sum is a log-likelihood ratio (positive = it is).
+
+    Attributes:
+        object_score: per unit of SAM-2's object score, clipped to ±6.
+        quality: per unit of predicted IoU.
+        look: per unit of cosine between the mask's image features and the object's own.
+        area: per unit of |log(area / the object's own area)|, clipped to 1.5.
+    """
+
+    object_score: float = 0.5
+    quality: float = 4.0
+    look: float = 0.0
+    area: float = 0.0
+    bias: float = -1.2
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of one model's scores.
+
+    Attributes:
+        memory, spoken: heads for masks from memory, and from the [SEG] embedding alone.
+        prefer_margin: the embedding's mask is taken where its predicted IoU exceeds memory's by this …
+        prefer_overlap: … and both overlap by at least this (IoU).
+        admit: evidence from which on a frame is remembered.
+        weight: of one frame's evidence in the belief; below 1 because frames resemble each other.
+        confirmed, denied: log-likelihood ratios of a yes and a no of the language model.
+        floor: belief (log odds) cannot fall lower, so that an object that returns is believed soon.
+        hide: belief below which a tracked object counts as unseen.
+        show: belief from which on an occluded one is seen again.
+        regain: belief from which on a lost one is reacquired.
+        drift: so much more evidence must the embedding's mask have than memory's, where they disagree.
+    """
+
+    memory: Head = field(default_factory=Head)
+    spoken: Head = field(default_factory=Head)
+    prefer_margin: float = 0.1
+    prefer_overlap: float = 0.1
+    admit: float = 0.0
+    weight: float = 0.15
+    confirmed: float = 2.0
+    denied: float = -2.5
+    floor: float = -3.0
+    hide: float = 0.0
+    show: float = 0.5
+    regain: float = 2.5
+    drift: float = 2.0
+
+    @staticmethod
+    def read(folder: Path) -> Calibration:
+        """The file of a checkpoint's folder, or the cautious values without one.
+
+        Raises:
+            InputError: the file holds something else.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            return Calibration()
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))["values"]
+            return Calibration.of(values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: {type(error).__name__} {error}; expected what benchmarks/calibrate.py writes"
+            ) from error
+
+    @staticmethod
+    def of(values: dict[str, Any]) -> Calibration:
+        """From plain values; unknown names are refused.
+
+        Raises:
+            TypeError: a name or a value that does not belong here.
+        """
+        known = {f.name for f in fields(Calibration)}
+        if unknown := sorted(set(values) - known):
+            raise TypeError(f"unknown value {unknown[0]!r}")
+        heads = {name: Head(**values[name]) for name in ("memory", "spoken") if name in values}
+        rest = {name: float(value) for name, value in values.items() if name not in heads}
+        return replace(
+            Calibration(**rest),  # type: ignore[arg-type]
+            memory=heads.get("memory", Head()),
+            spoken=heads.get("spoken", Head()),
+        )
+
+    def write(self, folder: Path, found: dict[str, Any]) -> Path:
+        """Writes the file.
+
+        Args:
+            found: how the values came about and what they reached, for people.
+        """
+        path = folder / FILE
+        text = json.dumps({"values": asdict(self), "found": found}, indent=1)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the live tracker is put together from; shared by those that ask, those that watch, and the tracker itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sa2va_model.calibration import Calibration
+from sa2va_model.grounding import Decoded, ImageFeatures, Prompt
+from sa2va_model.judgement import Judge
+from sa2va_model.keyframes import FrameRing
+from sa2va_model.live_config import LiveConfig
+from sa2va_model.motion import CameraMotion
+from sa2va_model.questions import Questioner
+from sa2va_model.register import Register
+from sa2va_model.replay import Replay
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.trust import EarnedTrust
+
+DISTRACTOR_SLOTS = 3
+
+
+@dataclass
+class Parts:
+    """One stream's parts; `config` and `judge` may change while it runs."""
+
+    model: Sa2VA
+    config: LiveConfig
+    calibration: Calibration
+    trust: EarnedTrust
+    tracker: OnlineTracker
+    judge: Judge
+    questioner: Questioner
+    ring: FrameRing
+    replay: Replay
+    register: Register
+    camera: CameraMotion
+
+    def evidence_for(self, track_id: str, features: ImageFeatures, decoded: Decoded) -> float:
+        """Evidence that an embedding's mask on some image is a known object; negative infinity for an empty mask."""
+        self.trust.frame(features)
+        rows = torch.tensor([self.tracker.row(track_id)], device=self.model.device)
+        return float(self.trust.weigh(self.calibration.spoken, rows, decoded))
+
+    def decode(self, embedding: torch.Tensor, features: ImageFeatures) -> Decoded:
+        """What a [SEG] embedding shows on an image, without memory."""
+        grounder = self.model.grounder
+        plain = grounder.without_memory(features)
+        return grounder.decode(features, plain, Prompt(embedding=embedding))
+
+
+def assemble(model: Sa2VA, config: LiveConfig) -> Parts:
+    """All parts for a model."""
+    calibration = config.calibration or model.calibration
+    settings = TrackerConfig(
+        max_objects=config.max_objects,
+        max_conditioning=max(4, model.config.keyframes),
+        distractor_slots=DISTRACTOR_SLOTS if config.trust.distractors else 0,
+        reuse_embedding=model.config.sam2.object_score_gate,
+    )
+    trust = EarnedTrust(model.grounder, config.max_objects, calibration, config.trust)
+    tracker = OnlineTracker(model.grounder, settings, trust)
+    ring = FrameRing(max(config.ring, model.config.keyframes), model.encode_image)
+    return Parts(
+        model=model,
+        config=config,
+        calibration=calibration,
+        trust=trust,
+        tracker=tracker,
+        judge=Judge(model.grounder, config.lifecycle),
+        questioner=Questioner(model, background=config.background, limit=config.answer_limit),
+        ring=ring,
+        replay=Replay(tracker, ring, config.replay_periods if config.background else None),
+        register=Register(config.max_objects),
+        camera=CameraMotion(),
+    )
