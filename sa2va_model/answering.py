@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from sa2va_model.branches import Tree
+from sa2va_model.branches import ROOT, Tree
 from sa2va_model.readings import Choice, Generated, Inputs, Opening, Prefix
 
 if TYPE_CHECKING:
@@ -73,12 +73,15 @@ class Answering:
         """Reads questions and answers; yields each line with the logits of its last token and its branches."""
         decoder, tree = self._decoder, self._tree
         sentences = [answer[:-1] for answer in self._answers]  # a last token is never an input
-        parts: list[Tensor] = []
+        alike = self._alike()
+        trunk = tree.chain(alike)  # the words with which all questions begin
+        parts = [self._questions[0].embeddings[:, :alike]]
         spans: list[tuple[int, int]] = []
         for question in self._questions:
-            nodes = tree.chain(len(question))
+            parent = trunk[-1] if trunk else ROOT
+            nodes = [*trunk, *tree.chain(len(question) - alike, parent)]
             grafted = tree.graft(nodes[-1], sentences)
-            parts.append(question.embeddings)
+            parts.append(question.embeddings[:, alike:])
             if grafted:
                 parts.append(decoder.embed(grafted, question.embeddings.device))
             self.lines.append(Line(nodes))
@@ -87,6 +90,14 @@ class Answering:
         wanted = torch.cat([states[begin:end] for begin, end in spans])
         logits = decoder.logits(wanted).split([end - begin for begin, end in spans])
         yield from zip(self.lines, logits, strict=True)
+
+    def _alike(self) -> int:
+        """How many tokens all questions begin with; the last one of a question is always its own."""
+        ids = [question.ids for question in self._questions]
+        if len(ids) < 2 or not all(ids):
+            return 0
+        shortest = min(map(len, ids)) - 1
+        return next((n for n in range(shortest) if len({i[n] for i in ids}) > 1), shortest)
 
     def _read(self, embeddings: Tensor, first: int) -> Tensor:
         """States of the tree's tokens from `first` on; the beginning is read with them if it was not yet."""

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_model import images, prompts
+from sa2va_model.answers import AnswerBook
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.families import build_mllm
@@ -44,6 +45,7 @@ class JointModel(nn.Module):
         )
         self.grounder = Grounder(config.sam2)
         self._reader = Reader(self.mllm, self.text_hidden_fcs)
+        self._book = AnswerBook(self.mllm.answers)
         self._features: OrderedDict[tuple[object, ...], ImageFeatures] = OrderedDict()
 
     @property
@@ -52,8 +54,9 @@ class JointModel(nn.Module):
         return self.mllm.device
 
     def forget(self) -> None:
-        """Drops what is kept of the last frames; needed after weights were changed."""
+        """Drops what is kept of the last frames and answers; needed after weights were changed."""
         self._reader.seen = None
+        self._book = AnswerBook(self.mllm.answers)
         self._features.clear()
 
     # The language model.
@@ -158,15 +161,18 @@ class JointModel(nn.Module):
     ) -> list[Reply]:
         asked = [prompts.referring_question(prompts.clean_expression(e)) for e in expressions]
         shown = [frames[i] for i in choice.indices(len(frames))]
-        return self._replies(
+        replies = self._replies(
             [f"{prompts.IMAGE_PLACEHOLDER}\n{question}" for question in asked],
             shown,
             clip=len(shown) > 1 or choice.tokens is not None,
             tokens=choice.tokens,
             limit=self.config.max_new_tokens,
-            expected=self.mllm.answers,
+            expected=self._book.candidates() if exact else self._book.known,
             exact=exact,
         )
+        if exact:
+            self._book.note([reply.generated.ids for reply in replies])
+        return replies
 
     # SAM-2.
 

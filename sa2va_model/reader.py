@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from torch import Tensor
 from sa2va_model import images, prompts
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import Mllm
-from sa2va_model.readings import Choice, Generated, Opening, Prefix
+from sa2va_model.readings import Choice, Generated, Inputs, Opening, Prefix
 from sa2va_model.results import Reply, Turn
 from sa2va_model.visual import Visual
 
@@ -87,10 +87,7 @@ class Reader:
             _check_place(texts, history)
         written = [self._prompt(text, seen, regions, history) for text in texts]
         start, cut = self._start(seen, [ids for ids, _ in written])
-        questions = [
-            mllm.inputs(ids[cut:], visual if cut == 0 else _rest(visual, seen))
-            for ids, visual in written
-        ]
+        questions = [self._question(ids[cut:], _rest(visual, seen)) for ids, visual in written]
         generated, prefix = mllm.decoder.answer(
             start,
             questions,
@@ -164,6 +161,10 @@ class Reader:
         if seen.prefix is not None and seen.prefix.ids == head and not whole:
             return seen.prefix, end
         return Opening(head, self._mllm.inputs(head, seen.visual)), end
+
+    def _question(self, ids: Sequence[int], visual: Visual | None) -> Inputs:
+        inputs = self._mllm.inputs(ids, visual)
+        return inputs if visual is not None else replace(inputs, ids=tuple(ids))
 
     def _too_long(self, prompts_ids: Sequence[Sequence[int]]) -> bool:
         """Prompts that must be read in one piece."""

@@ -28,12 +28,14 @@ class Inputs:
         positions: [3, 1, L] where images have rows and columns (M-RoPE); None = one after the other.
         visual: bool [1, L], the visual tokens; only with `deep`.
         deep: [K, C] for each of the first layers, added to the K visual tokens behind it (DeepStack of Qwen3-VL).
+        ids: the token ids, if the embeddings are theirs alone; questions that begin alike then share more.
     """
 
     embeddings: Tensor
     positions: Tensor | None = None
     visual: Tensor | None = None
     deep: tuple[Tensor, ...] = ()
+    ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return int(self.embeddings.shape[1])
@@ -50,7 +52,7 @@ class Inputs:
         positions = None if self.positions is None else self.positions[..., :count]
         visual = None if self.visual is None else self.visual[:, :count]
         first = Inputs(self.embeddings[:, :count], positions, visual, self.deep)
-        return first, Inputs(self.embeddings[:, count:])
+        return first, Inputs(self.embeddings[:, count:], ids=self.ids[count:])
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from sa2va_model.answers import AnswerBook
+from sa2va_model.branches import tree_attention
+from sa2va_model.decoding import Decoder
 from sa2va_model.nano import nano_model
-from sa2va_model.readings import Generated
+from sa2va_model.readings import Generated, Inputs, Opening
 from sa2va_model.sa2va import Sa2VA
 
 LIMIT = 8
@@ -132,3 +137,147 @@ def test_the_expected_answers_are_those_that_are_written() -> None:
     without = nano_model().reply(text, [image()])
     assert with_them.embeddings.shape == (1, model.config.sam2.hidden_dim)
     assert torch.allclose(with_them.embeddings, without.embeddings, atol=TOLERANCE)
+
+
+# Several questions in one sequence.
+
+
+def questions(model: Sa2VA, texts: Sequence[str]) -> list[Inputs]:
+    with torch.inference_mode():
+        ids = [model.mllm.prompt_ids(text) for text in texts]
+        return [replace(model.mllm.inputs(i, None), ids=tuple(i)) for i in ids]
+
+
+def opening(model: Sa2VA, text: str) -> Opening:
+    ids = tuple(model.mllm.tokenizer.encode(text))
+    with torch.inference_mode():
+        return Opening(ids, model.mllm.inputs(ids, None))
+
+
+TEXTS = ("where is the red mug?", "where is the ball?", "what?", "where is the red mug?")
+
+
+@pytest.mark.parametrize("guesses", ["none", "right", "half", "wrong"])
+def test_questions_together_are_questions_alone(model: Sa2VA, guesses: str) -> None:
+    """Whatever is guessed, and whether the beginning was read before or is read on the way."""
+    decoder, start = model.mllm.decoder, opening(model, "A long beginning that is shared. ")
+    asked = questions(model, TEXTS)
+    with torch.inference_mode():
+        whole = [torch.cat([start.inputs.embeddings, q.embeddings], 1) for q in asked]
+        alone = [decoder.greedy(embeddings, LIMIT) for embeddings in whole]
+        assert len({one.ids for one in alone}) == 3
+        answers = {
+            "none": [],
+            "right": [one.ids for one in alone],
+            "half": [(*one.ids[: i + 2], 7, 8) for i, one in enumerate(alone)],
+            "wrong": [(7, 8, 9), (7, 9)],
+        }[guesses]
+        together, prefix = decoder.answer(start, asked, LIMIT, answers)
+        assert prefix is not None
+        again, same_prefix = decoder.answer(prefix, asked, LIMIT, answers)
+    assert same_prefix is prefix
+    for one, first, second in zip(alone, together, again, strict=True):
+        same(first, one)
+        same(second, one)
+    most = max(one.forwards for one in together)
+    assert most == {"right": 1, "none": LIMIT, "wrong": LIMIT}.get(guesses, most) <= LIMIT
+    assert (most < LIMIT) == (guesses in ("right", "half"))
+
+
+def test_the_language_model_runs_once_for_all(model: Sa2VA) -> None:
+    """Counted at the model itself, the shared beginning included."""
+    calls: list[int] = []
+    hook = model.mllm.language_model.model.register_forward_hook(lambda *_: calls.append(1))
+    decoder, start = model.mllm.decoder, opening(model, "A beginning. ")
+    asked = questions(model, TEXTS)
+    try:
+        with torch.inference_mode():
+            right = [one.ids for one in decoder.answer(start, asked, LIMIT)[0]]
+            assert len(calls) == LIMIT
+            calls.clear()
+            decoder.answer(start, asked, LIMIT, right)
+            assert len(calls) == 1
+    finally:
+        hook.remove()
+
+
+def test_inexact_answers_are_the_likeliest_known_ones(
+    model: Sa2VA, prompt: torch.Tensor, slow: Generated
+) -> None:
+    """Neither of the two is what the model would write; the one that follows it longer is likelier."""
+    stop = next(iter(model.mllm.stop_ids))
+    known = [(7, 8, stop), (*slow.ids[:4], stop)]
+    with torch.inference_mode():
+        [taken], _ = model.mllm.decoder.answer(None, [Inputs(prompt)], LIMIT, known, exact=False)
+        forced = model.mllm.decoder.greedy(
+            prompt, LIMIT, choose=lambda step, logits: known[1][step]
+        )
+    assert taken.ids == known[1]
+    assert taken.forwards == 1
+    same(taken, forced)
+
+
+def test_long_sequences_are_answered_one_by_one(model: Sa2VA) -> None:
+    """Where a model must read in one piece, nothing is packed beyond its span."""
+    asked = questions(model, TEXTS)
+    start = opening(model, "A beginning. ")
+    with torch.inference_mode():
+        expected, _ = model.mllm.decoder.answer(start, asked, LIMIT)
+        decoder = Decoder(
+            model.mllm.language_model,
+            model.mllm.stop_ids,
+            span=len(start.ids) + max(map(len, asked)) + LIMIT,
+        )
+        got, _ = decoder.answer(start, asked, LIMIT, [one.ids for one in expected])
+    for one, other in zip(got, expected, strict=True):
+        same(one, other)
+
+
+def test_logits_need_not_be_kept(model: Sa2VA, prompt: torch.Tensor, slow: Generated) -> None:
+    with torch.inference_mode():
+        [taken], _ = model.mllm.decoder.answer(None, [Inputs(prompt)], LIMIT, keep_logits=False)
+    assert taken.ids == slow.ids
+    assert taken.logits.numel() == 0
+    assert torch.allclose(taken.states, slow.states, atol=TOLERANCE)
+
+
+def test_the_tree_attends_as_separate_sequences_do() -> None:
+    """The split of attention into a causal part and a part with a mask changes nothing."""
+    torch.manual_seed(0)
+    module = torch.nn.Module()
+    query, key, value = (torch.randn(1, 2, 9, 4) for _ in range(3))
+    mask = torch.zeros(1, 1, 3, 9)
+    mask[..., 0, 7:], mask[..., 1, 6], mask[..., 1, 8:], mask[..., 2, 7] = (-1e9,) * 4
+    whole = torch.full((1, 1, 9, 9), -1e9).triu(1)
+    whole[:, :, 6:] = mask
+    expected, _ = sdpa_attention_forward(module, query, key, value, whole)
+    got, _ = tree_attention(module, query, key, value, mask)
+    assert torch.allclose(got, expected, atol=1e-6)
+
+
+# Which answers are checked.
+
+
+def test_the_book_keeps_what_is_given() -> None:
+    known = ((1, 2, 9), (1, 3, 9), (4, 9))
+    book = AnswerBook(known, patience=2, retry=3, window=8)
+    assert set(book.candidates()) == set(known)
+    book.note([(1, 3, 9), (1, 3, 9)])
+    assert book.candidates() == ((1, 3, 9),)
+    book.note([(4, 9)])
+    assert book.candidates() == ((1, 3, 9), (4, 9))
+    book.note([(5, 6, 9)])
+    assert (5, 6, 9) not in book.candidates(), "once may be chance"
+    book.note([(5, 6, 9)])
+    assert (5, 6, 9) in book.candidates()
+    book.note([tuple(range(10, 40))] * 2)
+    assert all(len(ids) < 20 for ids in book.candidates()), "long answers are not learnt"
+
+
+def test_the_book_tries_all_again_after_misses() -> None:
+    known = ((1, 9), (2, 9))
+    book = AnswerBook(known, patience=1, retry=2, window=4)
+    book.note([(1, 9)])
+    assert book.candidates() == ((1, 9),)
+    book.note([(5, 9), (6, 9)])
+    assert set(book.candidates()) == set(known)
