@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what a model's scores are worth and writes `calibration.json` beside its weights.
+
+    python benchmarks/calibrate.py                       the tiny model that ships
+    python benchmarks/calibrate.py --model FOLDER --clips 20
+
+The clips are other ones than those of `hard_set.py`. Run it again whenever weights change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sa2va_model import images
+from sa2va_model.calibration import Calibration, Head
+from sa2va_model.checkpoints import SHIPPED, load_model
+from sa2va_model.grounding import Decoded, Prompt
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.signs import area, area_change, look
+from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.trust import EarnedTrust, TrustConfig
+from sa2va_sim.hard_clips import HardClip
+from torch import Tensor
+from tqdm import tqdm
+
+from calibration_fit import (
+    Moment,
+    Signs,
+    fit_head,
+    fit_preference,
+    fit_thresholds,
+    fit_words,
+)
+from hard_set_clips import CALIBRATION_OFFSET, DEFAULT_CACHE, clips
+from hard_set_events import RIGHT
+from hard_set_start import ASKED
+
+ASK_EVERY = 5  # frames
+# To begin with, where nothing was fitted yet: what masks look like and how large they are.
+_START = Head(object_score=0.5, quality=0.0, look=13.0, area=-3.0, bias=-12.0)
+
+
+class Recorder(EarnedTrust):
+    """Notes the signs of memory's and the embedding's masks."""
+
+    notes: dict[str, tuple[Decoded, float, float]]
+
+    def weigh(self, head: Head, rows: Tensor, decoded: Decoded) -> Tensor:
+        """As ever, and notes look and change of area of the first object."""
+        assert self._features is not None
+        likeness = float((look(self._features, decoded.logits) * self._look[rows]).sum(1)[0])
+        change = float(area_change(area(decoded.logits), self._area[rows], self._cells)[0])
+        name = "memory" if head is self.calibration.memory else "spoken"
+        self.notes.setdefault(name, (decoded, likeness, change))
+        return super().weigh(head, rows, decoded)
+
+
+@torch.inference_mode()
+def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | None:
+    """The signs of all frames from the first mask on; None where the words were not understood."""
+    begun = next(
+        (
+            (frame, reply.embeddings[0].clone())
+            for frame in ASKED
+            if (reply := model.ground([clip.rgb[frame]], clip.expression)).found
+        ),
+        None,
+    )
+    if begun is None:
+        return None
+    first, embedding = begun
+    trust = Recorder(model.grounder, 1, start, TrustConfig())
+    tracker = OnlineTracker(
+        model.grounder, TrackerConfig(max_objects=1, reuse_embedding=True), trust
+    )
+    tracker.add("0", Prompt(embedding=embedding))
+    moments = []
+    for number in range(first, len(clip.rgb)):
+        trust.notes = {}
+        features = model.encode_image(clip.rgb[number])
+        seen = tracker.step(features)["0"]
+        truth = clip.instances[number] == clip.target
+        if number == first:
+            if _iou(model, seen.decoded, truth) < RIGHT:
+                return None  # the words meant something else: nothing to learn about tracking
+            continue
+        signs = {
+            name: _signs(model, decoded, likeness, change, truth)
+            for name, (decoded, likeness, change) in trust.notes.items()
+        }
+        words, said = None, None
+        if (number - first) % ASK_EVERY == 0:
+            reply = model.ground([clip.rgb[number]], clip.expression)
+            words = reply.found
+            if words:
+                plain = model.grounder.without_memory(features)
+                shown = model.grounder.decode(
+                    features, plain, Prompt(embedding=reply.embeddings[0].clone())
+                )
+                trust.notes = {}
+                trust.weigh(start.spoken, torch.tensor([0]), shown)
+                said = _signs(model, *trust.notes["spoken"], truth)
+        agreement, _, _ = trust.rivals(0)
+        visible = float(clip.visible[number])
+        moments.append(Moment(visible, signs["memory"], signs["spoken"], agreement, words, said))
+    return moments
+
+
+def _iou(model: Sa2VA, decoded: Decoded, truth: np.ndarray) -> float:
+    shown = images.masks_to_image(decoded.logits, model.config.sam2.image_size, *truth.shape)
+    mask = (shown[0] > 0).numpy()
+    return float((mask & truth).sum() / max((mask | truth).sum(), 1))
+
+
+def _signs(
+    model: Sa2VA, decoded: Decoded, likeness: float, change: float, truth: np.ndarray
+) -> Signs:
+    return Signs(
+        float(decoded.object_scores[0]),
+        float(decoded.quality[0]),
+        likeness,
+        change,
+        _iou(model, decoded, truth),
+        bool((decoded.logits > 0).any()),
+    )
+
+
+def calibrate(
+    recorded: list[list[Moment]], start: Calibration, *, scored: bool
+) -> tuple[Calibration, dict[str, float]]:
+    """The values that fit the recorded clips, and what they reach there."""
+    heads, found = {}, {"clips": len(recorded)}
+    for name in ("memory", "spoken"):
+        rows = [(getattr(m, name), m.visible) for clip in recorded for m in clip]
+        heads[name], found[f"AUC {name}"] = fit_head(rows, scored=scored)
+    margin, overlap = fit_preference(recorded)
+    confirmed, denied, words = fit_words(recorded)
+    values = replace(
+        start,
+        **heads,
+        prefer_margin=margin,
+        prefer_overlap=overlap,
+        confirmed=confirmed,
+        denied=denied,
+    )
+    values, figures = fit_thresholds(recorded, values, scored=scored)
+    return values, {**found, **words, **figures}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Records, fits, writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=60, metavar="N")
+    parser.add_argument("--model", metavar="FOLDER", help="a checkpoint; default: the tiny model")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="keep what was recorded; used again if it exists"
+    )
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    folder = Path(args.model) if args.model else SHIPPED
+    model = load_model(args.model, device="cpu")
+    start = replace(Calibration(), memory=_START, spoken=_START)
+    start = replace(start, memory=replace(_START, bias=-12.001))  # told apart by identity
+    if args.keep and args.keep.exists():
+        recorded = pickle.loads(args.keep.read_bytes())
+    else:
+        numbers = range(CALIBRATION_OFFSET, CALIBRATION_OFFSET + args.clips)
+        found = (record(model, clip, start) for clip in clips(numbers, args.cache))
+        recorded = [c for c in tqdm(found, total=args.clips, desc="clips") if c is not None]
+        if args.keep:
+            args.keep.write_bytes(pickle.dumps(recorded))
+    scored = model.config.sam2.object_score_gate
+    values, reached = calibrate(recorded, Calibration(), scored=scored)
+    report = {name: round(float(value), 4) for name, value in reached.items()}
+    made_by = f"python benchmarks/calibrate.py --clips {args.clips}"
+    path = values.write(folder, {"by": made_by, **report})
+    print(f"{path}: {asdict(values)}")
+    for name, value in report.items():
+        print(f"  {name}: {value:g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tracker alone on the hard clips: J&F of plain memory, of each addition, of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from hard_set_start import first_prompt
+
+from sa2va_model import images
+from sa2va_model.calibration import Calibration
+from sa2va_model.grounding import ImageFeatures
+from sa2va_model.motion import CameraMotion
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.trust import EarnedTrust, TrustConfig
+from sa2va_sim.hard_clips import HardClip
+from sa2va_training.metrics.jf import frame_jf
+
+SLOTS = 3  # distractor-resolving memories
+SEEN = 0.05  # share of itself below which the target is gone
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A tracker to measure; `trust` None = SAM-2's own behaviour."""
+
+    trust: TrustConfig | None = None
+    embedding: bool = False
+
+
+VARIANTS: dict[str, Variant] = {
+    "plain memory": Variant(),
+    "+ gate": Variant(TrustConfig(gate=True)),
+    "+ distractor memory": Variant(TrustConfig(gate=False, distractors=True)),
+    "+ motion prior": Variant(TrustConfig(gate=False, motion=True)),
+    "+ [SEG] decoded again": Variant(TrustConfig(gate=False), True),
+    "gate and [SEG]": Variant(TrustConfig(gate=True), True),
+    "all": Variant(TrustConfig(gate=True, distractors=True, motion=True), True),
+}
+
+
+@dataclass
+class Score:
+    """Figures of one variant.
+
+    Attributes:
+        visible: J&F of each frame that shows the target, by kind of clip.
+        gone: whether each frame without it has no mask.
+    """
+
+    visible: dict[str, list[float]] = field(default_factory=dict)
+    gone: list[float] = field(default_factory=list)
+
+    def mean(self, kind: str | None = None) -> float:
+        """J&F over frames, of one kind or all."""
+        lists = self.visible.values() if kind is None else [self.visible.get(kind, [])]
+        every = [value for values in lists for value in values]
+        return float(np.mean(every)) if every else float("nan")
+
+
+def build(model: Sa2VA, variant: Variant, calibration: Calibration) -> OnlineTracker:
+    """The tracker of a variant."""
+    config = TrackerConfig(
+        max_objects=1,
+        reuse_embedding=variant.embedding,
+        distractor_slots=SLOTS if variant.trust and variant.trust.distractors else 0,
+    )
+    policy = None
+    if variant.trust is not None:
+        policy = EarnedTrust(model.grounder, 1, calibration, variant.trust)
+    return OnlineTracker(model.grounder, config, policy)
+
+
+@torch.inference_mode()
+def run_clip(
+    model: Sa2VA,
+    clip: HardClip,
+    scores: Mapping[str, Score],
+    *,
+    start: str,
+    calibration: Calibration,
+) -> None:
+    """Adds one clip to the scores of all variants; its images are encoded once."""
+    features = [model.encode_image(rgb) for rgb in clip.rgb]
+    begin = first_prompt(model, clip, features, start)
+    camera = CameraMotion()
+    moving = [camera.update(rgb) for rgb in clip.rgb]
+    for name, score in scores.items():
+        variant = VARIANTS[name]
+        if begin is None:
+            _add(score, clip, [None] * len(features), 0)
+            continue
+        first, prompt = begin
+        tracker = build(model, variant, calibration)
+        tracker.add("0", prompt)
+        masks = [
+            _step(model, tracker, feature, clip.rgb.shape[1:3], moves)
+            for feature, moves in zip(features[first:], moving[first:], strict=True)
+        ]
+        _add(score, clip, masks, first)
+
+
+def _step(
+    model: Sa2VA,
+    tracker: OnlineTracker,
+    features: ImageFeatures,
+    size: tuple[int, int],
+    moves: bool,
+) -> np.ndarray:
+    if isinstance(tracker.policy, EarnedTrust):
+        tracker.policy.camera_moves = moves
+    logits = tracker.step(features)["0"].logits
+    shown = images.masks_to_image(logits, model.config.sam2.image_size, *size)
+    mask: np.ndarray = (shown[0] > 0).numpy()
+    return mask
+
+
+def _add(score: Score, clip: HardClip, masks: list[np.ndarray | None], first: int) -> None:
+    """Scores the frames after the first one."""
+    nothing = np.zeros(clip.rgb.shape[1:3], bool)
+    for number, mask in enumerate(masks, first):
+        truth = clip.instances[number] == clip.target
+        if number == first:
+            continue
+        if clip.visible[number] < SEEN:
+            score.gone.append(float(mask is None or not mask.any()))
+        else:
+            value = frame_jf(nothing if mask is None else mask, truth).j_and_f
+            score.visible.setdefault(clip.kind, []).append(value)
