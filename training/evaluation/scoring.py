@@ -140,7 +140,7 @@ def _grounded(sample: Sample, frames: Sequence[np.ndarray], predictor: Predictor
         "masks": [encode_mask(mask[0]) for mask in said.masks],
         "said": list(said.phrases),
     }
-    look = Look(frames[0], joined(truth[:, 0]), joined(said.masks[:, 0]), question, said.text)
+    look = Look(frames[0], joined(truth[:, 0]), joined(said.masks[:, 0]), sample.kind, said.text)
     return Scored(record, look)
 
 

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed batches: a function of seed and batch number, each dataset as often as it should count."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from sa2va_model.errors import InputError
+from sa2va_training.mixture import Mixture, repeats_for_shares
+from sa2va_training.sample import Dataset, Sample, Turn
+
+
+class Numbers:
+    def __init__(self, name: str, count: int) -> None:
+        self.name, self._count = name, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        turns = (Turn("user", str(index)), Turn("assistant", "yes"))
+        return Sample(self.name, f"{self.name}: {index}", str(index), turns=turns)
+
+
+def mixture(seed: int = 0, batch: int = 4) -> Mixture:
+    return Mixture([Numbers("a", 10), Numbers("b", 8)], batch, repeats=[2, 0.5], seed=seed)
+
+
+def test_the_type_is_a_dataset() -> None:
+    assert isinstance(Numbers("a", 1), Dataset)
+
+
+def test_an_epoch_counts_every_dataset_as_often_as_asked() -> None:
+    mixed = mixture()
+    assert mixed.batches_per_epoch == 5 + 1
+    seen = Counter((draw.dataset, draw.index) for n in range(6) for draw in mixed.draws(n))
+    assert all(seen[0, i] == 2 for i in range(10))
+    assert sum(count for (d, _), count in seen.items() if d == 1) == 4
+    assert max(count for (d, _), count in seen.items() if d == 1) == 1
+
+
+def test_a_batch_is_of_one_dataset_and_is_what_it_was() -> None:
+    first, again = mixture(), mixture()
+    later = [again.draws(n) for n in reversed(range(30))][::-1]  # in any order, over epochs
+    for number in range(30):
+        draws = first.draws(number)
+        assert len({draw.dataset for draw in draws}) == 1
+        assert draws == later[number]
+        assert [draw.number for draw in draws] == list(range(4 * number, 4 * number + 4))
+    assert [first.draws(n) for n in range(6)] != [first.draws(n) for n in range(6, 12)]
+    assert [mixture(seed=1).draws(n) for n in range(6)] != [first.draws(n) for n in range(6)]
+
+
+def test_what_is_random_about_a_draw_is_its_own() -> None:
+    draws = [draw for n in range(3) for draw in mixture().draws(n)]
+    values = [draw.rng(5).random() for draw in draws]
+    assert len(set(values)) == len(values)
+    assert values == [draw.rng(5).random() for draw in draws]
+    assert mixture().sample(draws[0]).id == str(draws[0].index)
+
+
+def test_the_last_batch_is_filled_up() -> None:
+    mixed = Mixture([Numbers("a", 3)], 8)
+    assert sorted(Counter(d.index for d in mixed.draws(0)).values()) == [2, 3, 3]
+
+
+def test_repeats_for_shares() -> None:
+    lengths = [1000, 10]
+    repeats = repeats_for_shares([0.7, 0.3], lengths)
+    drawn = np.array(lengths) * repeats
+    assert drawn / drawn.sum() == pytest.approx([0.7, 0.3])
+    assert min(repeats) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("datasets", "batch", "repeats", "words"),
+    [
+        ([], 1, None, "no dataset"),
+        ([Numbers("a", 0)], 1, None, "a: no sample"),
+        ([Numbers("a", 1)], 0, None, "batch is 0"),
+        ([Numbers("a", 1)], 1, [0.0], "a: repeats is 0"),
+        ([Numbers("a", 1)], 1, [1.0, 1.0], "2 repeats for 1"),
+    ],
+)
+def test_wrong_mixtures_are_named(
+    datasets: list[Numbers], batch: int, repeats: list[float] | None, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        Mixture(datasets, batch, repeats=repeats)
