@@ -210,6 +210,17 @@ def unload_adapter(model: Sa2VA) -> bool:
     return True
 
 
+def merge_adapter(model: Sa2VA) -> bool:
+    """Makes the adapter that is in the model a part of it for good, for `checkpoints.save_model`."""
+    held = _ACTIVE.pop(model, None)
+    if held is None:
+        return False
+    if held.peft is not None:
+        held.peft.merge_and_unload()  # type: ignore[operator]
+    _forget_cache(model)
+    return True
+
+
 def wrap_language_model(language_model: nn.Module, config: PeftConfig) -> PeftModel:
     """Puts LoRA into a language model in place; the model keeps its class and its place in Sa2VA."""
     from peft import get_peft_model
@@ -223,8 +234,7 @@ def wrap_language_model(language_model: nn.Module, config: PeftConfig) -> PeftMo
 
 def _forget_cache(model: Sa2VA) -> None:
     """What was read of the last frames was read with other weights."""
-    if hasattr(model, "_seen"):
-        model._seen = None
+    model.forget()
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -99,6 +99,7 @@ def describe(
     motion: bool = True,
     min_visible: float = MIN_VISIBLE,
     min_area: float = MIN_AREA,
+    shapes: Sequence[str] = SHAPES,
 ) -> list[Expression]:
     """Sentences about a picture, in random order, at most `limit`, a mix of all kinds the picture allows.
 
@@ -106,12 +107,15 @@ def describe(
         motion: also write sentences about moving objects, if the facts say that one moves. Switch it off where the
             reader sees a single still image.
         min_visible, min_area: what an object must show of itself to be meant (see `facts.ObjectFact`).
+        shapes: names that near misses are made of; a domain with shapes of its own gives them.
     """
     present = seen(facts)
     good = {fact.index for fact in present if is_referable(fact, min_visible, min_area)}
-    writers = [_attributes, _sizes, _positions, _relations, _absent] + (
-        [_motions] if motion else []
-    )
+
+    def absent(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
+        return _absent(present, rng, shapes)
+
+    writers = [_attributes, _sizes, _positions, _relations, absent] + ([_motions] if motion else [])
     by_kind: dict[str, list[Expression]] = {kind: [] for kind in KINDS}
     texts: set[str] = set()
     for writer in writers:
@@ -281,12 +285,14 @@ def _motions(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterato
             )
 
 
-def _absent(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
+def _absent(
+    present: Sequence[ObjectFact], rng: np.random.Generator, shapes: Sequence[str]
+) -> Iterator[Expression]:
     """Near misses (one attribute right, the other wrong), colours and shapes that are not there, foreign things."""
     for _ in range(10):
         near = present[int(rng.integers(len(present)))] if present else None
         colour = str(rng.choice(list(COLOURS)))
-        shape = str(rng.choice(SHAPES))
+        shape = str(rng.choice(list(shapes)))
         options = [_Noun(colour, shape), _Noun(colour, None), _Noun(None, shape)]
         if near is not None:
             options += [_Noun(near.colour, shape), _Noun(colour, near.shape)] * 2

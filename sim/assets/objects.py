@@ -220,6 +220,16 @@ _BUILDERS: dict[str, Callable[[np.random.Generator, float], ObjectModel]] = {
 }  # fmt: skip
 
 
+def register_shape(name: str, builder: Callable[[np.random.Generator, float], ObjectModel]) -> None:
+    """Lets a domain bring a shape of its own; scenes of the vocabulary never draw it.
+
+    Raises:
+        ValueError: the name is taken by another shape.
+    """
+    if _BUILDERS.setdefault(name, builder) is not builder:
+        raise ValueError(f"shape {name!r} is there already, expected a new name")
+
+
 def build_object(shape: str, rng: np.random.Generator, scale: float = 1.0) -> ObjectModel:
     """One object of a named shape ("" = clutter); its proportions are random.
 

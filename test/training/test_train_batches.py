@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked in training is what the run time asks; what is cut into batches adds up to the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sa2va_model import prompts
+from sa2va_model.nano import nano_model
+from sa2va_model.sa2va import Sa2VA
+from sa2va_training import asking
+from sa2va_training.asking import Asker, augment
+from sa2va_training.collate import IGNORED, PADDING, Batch, Collator
+from sa2va_training.learner import Learner, Totals
+from sa2va_training.masks import ArrayMask, EmptyMask
+from sa2va_training.pictures import ArrayPicture
+from sa2va_training.sample import Referring, Sample, Target, Turn
+from sa2va_training.settings import DataSettings, LossSettings, PartSettings
+from sa2va_training.trainables import prepare
+
+PLAIN = DataSettings(augment="none", answers=("[SEG]",))
+
+
+def picture(seed: int, size: int = 48) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def mask(x: int, y: int, side: int = 16, size: int = 48) -> np.ndarray:
+    out = np.zeros((size, size), bool)
+    out[y : y + side, x : x + side] = True
+    return out
+
+
+def pointed(seed: int, words: Sequence[str] = ("the mug", "a red ball", "it")) -> Sample:
+    """A picture with an object for each expression."""
+    referrings = tuple(
+        Referring(text, Target((ArrayMask(mask(8 * n, 4 * n)),), text), "attribute", str(n))
+        for n, text in enumerate(words)
+    )
+    frame = ArrayPicture(picture(seed), f"picture {seed}")
+    return Sample("made", f"made: {seed}", str(seed), (frame,), referrings=referrings)
+
+
+def chat() -> Sample:
+    turns = (
+        Turn("user", "hello?"),
+        Turn("assistant", "hi"),
+        Turn("user", "more"),
+        Turn("assistant", "no"),
+    )
+    return Sample("chat", "chat: 1", "1", turns=turns)
+
+
+def batch_of(model: Sa2VA, samples: Sequence[Sample], settings: DataSettings = PLAIN) -> Batch:
+    asker = Asker(model.config, settings, 0, scored=False)
+    asked = [asker(sample, np.random.default_rng(n)) for n, sample in enumerate(samples)]
+    return Collator(model.mllm)(asked, list(range(len(samples))))
+
+
+def learner_of(model: Sa2VA, **parts: object) -> Learner:
+    settings = PartSettings(rank=2, alpha=4, dropout=0.0, **parts)  # type: ignore[arg-type]
+    torch.manual_seed(0)  # LoRA starts at random
+    prepare(model, settings)
+    return Learner(model, settings, LossSettings())
+
+
+@pytest.fixture
+def unworded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All questions in the run time's own words."""
+    monkeypatch.setattr(asking, "_PLAIN", 1.0)
+
+
+@pytest.mark.usefixtures("unworded")
+def test_a_branch_sees_what_the_run_time_sees() -> None:
+    """The [SEG] state of every branch is that of `Sa2VA.ground`, though all questions share one row."""
+    model = nano_model()
+    sample = pointed(1)
+    wanted = {
+        r.text: model.ground([sample.frames[0].read()], r.text).embeddings[0]
+        for r in sample.referrings
+    }
+    asker = Asker(model.config, PLAIN, 0, scored=False)
+    asked = asker(sample, np.random.default_rng(0))
+    batch = Collator(model.mllm)(
+        [asked, asker(pointed(2, ("x",)), np.random.default_rng(1))], [0, 1]
+    )
+    learner = learner_of(model)
+    with torch.no_grad():
+        states = learner.read(batch)
+        codes = model.text_hidden_fcs(states[batch.seg[:, 0], batch.seg[:, 1]])
+    for exchange, code in zip(asked.exchanges, codes, strict=False):
+        text = next(t for t in wanted if prompts.referring_question(t) == exchange.question)
+        assert torch.allclose(code, wanted[text], atol=1e-4)
+    assert len(asked.exchanges) == 3
+
+
+def test_a_conversation_is_written_as_the_run_time_writes_it() -> None:
+    model = nano_model()
+    mllm = model.mllm
+    region = ArrayMask(mask(8, 8, 24))
+    turns = (Turn("user", "<image>\nWhat is region1?"), Turn("assistant", "a mug"))
+    sample = Sample(
+        "r", "r: 1", "1", (ArrayPicture(picture(3), "p"),), turns=turns, regions=(region,)
+    )
+    batch = batch_of(model, [sample])
+    visual = mllm.look([sample.frames[0].read()], clip=False)
+    user, seen = mllm.user_turn("<image>\nWhat is region1?", visual, [region.array])
+    ids = mllm.prompt_ids(user)
+    assert batch.ids[0, : len(ids)].tolist() == ids
+    assert seen is not None
+    learner = learner_of(model)
+    with torch.no_grad():
+        assert torch.allclose(learner.visual(batch), seen.tokens, atol=1e-5)
+    graded = batch.labels[0][batch.labels[0] != IGNORED].tolist()
+    assert mllm.tokenizer.decode(graded) == "a mug<|im_end|>"
+    # every graded place predicts the token that follows it
+    places = (batch.labels[0] != IGNORED).nonzero()[:, 0]
+    assert [int(batch.ids[0, p + 1]) for p in places] == graded
+
+
+def test_turns_follow_each_other_and_only_answers_are_graded() -> None:
+    model = nano_model()
+    batch = batch_of(model, [chat()])
+    text = model.mllm.tokenizer.decode(batch.ids[0].tolist())
+    one = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>"
+    assert text == one.format("hello?", "hi") + "\n" + one.format("more", "no")
+    graded = batch.labels[0][batch.labels[0] != IGNORED].tolist()
+    assert model.mllm.tokenizer.decode(graded) == "hi<|im_end|>no<|im_end|>"
+
+
+def test_padding_changes_nothing() -> None:
+    model = nano_model()
+    alone, together = batch_of(model, [chat()]), batch_of(model, [chat(), pointed(1)])
+    assert (together.owner[0] == PADDING).any()
+    learner = learner_of(model)
+    with torch.no_grad():
+        length = alone.ids.shape[1]
+        one, two = learner.read(alone)[0], learner.read(together)[0, :length]
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_a_step_is_the_same_however_it_is_cut() -> None:
+    """Loss and gradients of one batch of three are the sums of those of its parts."""
+    samples = [pointed(1), chat(), pointed(2, ("the mug",))]
+
+    def gradients(parts: Sequence[Sequence[int]]) -> tuple[float, dict[str, torch.Tensor]]:
+        model = nano_model()
+        learner = learner_of(model)
+        asker = Asker(model.config, PLAIN, 0, scored=False)
+        asked = [asker(s, np.random.default_rng(n)) for n, s in enumerate(samples)]
+        collate, loss = Collator(model.mllm), 0.0
+        for part in parts:
+            batch = collate([asked[n] for n in part], list(part))
+            out = learner(batch, Totals(tokens=20, pairs=4, seen=4))["loss"]
+            out.backward()
+            loss += float(out.detach())
+        return loss, {n: p.grad for n, p in learner.named_parameters() if p.grad is not None}
+
+    whole, cut = gradients([[0, 1, 2]]), gradients([[0], [1], [2]])
+    assert whole[0] == pytest.approx(cut[0], rel=1e-5)
+    assert whole[1].keys() == cut[1].keys()
+    for name, value in whole[1].items():
+        assert torch.allclose(value, cut[1][name], atol=2e-5), name
+
+
+def test_text_alone_reaches_every_trained_number() -> None:
+    """A process with a text-only batch has gradients for the mask decoder, too: zeros."""
+    model = nano_model()
+    learner = learner_of(model)
+    learner(batch_of(model, [chat()]), Totals(10, 1, 1))["loss"].backward()
+    for name, parameter in learner.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+        if "sam_mask_decoder" in name or "mlp1" in name:
+            assert float(parameter.grad.abs().sum()) == 0, name
+
+
+def test_frozen_parts_have_no_gradient_and_masks_teach_the_decoder() -> None:
+    model = nano_model()
+    learner = learner_of(model)
+    learner(batch_of(model, [pointed(1)]), Totals(10, 3, 3))["loss"].backward()
+    taught = {n for n, p in learner.named_parameters() if p.grad is not None and p.grad.any()}
+    for part in ("sam_mask_decoder", "text_hidden_fcs", "mlp1", "lora_B"):
+        assert any(part in name for name in taught), part
+    for part in ("image_encoder", "memory", "vision_model"):
+        assert not any(part in name for name in taught), part
+
+
+def test_kept_features_are_those_that_are_computed() -> None:
+    model = nano_model()
+    prepare(model, PartSettings(rank=2, dropout=0.0))
+    kept = Learner(model, PartSettings(), LossSettings(), cache=1 << 30)
+    batch, totals = batch_of(model, [pointed(1), pointed(2)]), Totals(10, 6, 6)
+    first, second = kept(batch, totals)["loss"], kept(batch, totals)["loss"]
+    assert kept.sam_store.hits == 2
+    assert kept.vision_store.hits >= 2
+    plain = Learner(model, PartSettings(), LossSettings())(batch, totals)["loss"]
+    assert torch.equal(first, second)
+    assert torch.allclose(first, plain, atol=1e-5)
+    full = Learner(model, PartSettings(), LossSettings(), cache=100)
+    assert torch.equal(full(batch, totals)["loss"], first)  # what does not fit is computed again
+    assert len(full.sam_store) == 0
+
+
+def test_something_absent_is_denied_and_where_scores_are_trained_looked_at() -> None:
+    model = nano_model()
+    gone = Referring("the dog", Target((EmptyMask(),)), "none", "0")
+    sample = replace(pointed(1), referrings=(gone,))
+    fed = {}
+    for seed in range(12):
+        asker = Asker(model.config, DataSettings(augment="none"), 0, scored=True)
+        (exchange,) = asker(sample, np.random.default_rng(seed)).exchanges
+        fed[exchange.decision is not None] = exchange
+    assert fed[False].answer == "I cannot see that."
+    assert fed[False].targets == ()
+    assert fed[True].targets == (-1,)
+    batch = Collator(model.mllm)([asker(sample, np.random.default_rng(0))], [0])
+    assert not batch.seen.any()
+
+
+def test_the_same_draw_is_asked_the_same() -> None:
+    model = nano_model()
+    asker = Asker(model.config, DataSettings(augment="strong", variants=2), 5, scored=True)
+    one, two = (asker(pointed(1), np.random.default_rng(9)) for _ in range(2))
+    assert one.exchanges == two.exchanges
+    assert one.keys == two.keys
+    assert np.array_equal(one.frames[0], two.frames[0])
+    names = {asker(pointed(1), np.random.default_rng(n)).keys for n in range(12)}
+    assert len(names) == 2  # so many variants, and the key says which
+
+
+def test_cutting_a_picture_keeps_what_is_meant() -> None:
+    frame, shown = picture(1), mask(30, 30)[None, None]
+    for seed in range(20):
+        frames, masks, _ = augment(
+            [frame], shown, np.zeros((0, 48, 48), bool), np.random.default_rng(seed), "strong"
+        )
+        assert frames[0].shape[:2] == masks.shape[2:]
+        assert masks.sum() == shown.sum()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is killed and resumed is the run that was not; two processes are one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sa2va_model.errors import InputError
+from sa2va_training import state
+from sa2va_training.journal import read_journal
+from sa2va_training.synth import write_scenes
+
+from .train_helpers import STEPS, make_run, settings, trained
+
+HELPER = Path(__file__).with_name("train_helpers.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten small drawn pictures."""
+    place = tmp_path_factory.mktemp("flat")
+    write_scenes(place, "flat", range(10), size=96)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """An uninterrupted run, and its trained numbers."""
+    place = tmp_path_factory.mktemp("whole")
+    run = make_run(settings(place, folder))
+    run.train()
+    return place, trained(run)
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, str(HELPER), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=HELPER.parent,
+    )
+
+
+def curve(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_journal(run)]
+
+
+@pytest.mark.parametrize("step", [3])
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
+    tmp_path: Path, folder: Path, whole: tuple[Path, dict[str, Any]], step: int
+) -> None:
+    killed = start(str(tmp_path), str(folder), str(step))
+    assert killed.wait(timeout=120) == -signal.SIGKILL
+    assert [row["step"] for row in read_journal(tmp_path)] == list(range(1, step + 1))
+    resumed = start(str(tmp_path), str(folder))
+    assert resumed.wait(timeout=120) == 0
+    assert curve(tmp_path) == curve(whole[0])
+    found = torch.load(tmp_path / "trained.pt")
+    assert found.keys() == whole[1].keys()
+    assert all(torch.equal(found[name], value) for name, value in whole[1].items())
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(
+    tmp_path: Path, folder: Path, whole: tuple[Path, dict[str, Any]]
+) -> None:
+    run = make_run(settings(tmp_path, folder))
+    run.train(until=2)
+    half = tmp_path / "checkpoints" / "00000004.new"
+    half.mkdir()
+    (half / "state.pt").write_bytes(b"half of it")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    again = make_run(settings(tmp_path, folder))
+    assert again.done == 2
+    again.train()
+    assert all(torch.equal(v, whole[1][k]) for k, v in trained(again).items())
+    assert curve(tmp_path) == curve(whole[0])
+
+
+def test_only_the_newest_checkpoints_are_kept(whole: tuple[Path, dict[str, Any]]) -> None:
+    kept = sorted(path.name for path in (whole[0] / "checkpoints").iterdir())
+    assert kept == ["00000004", "00000006"]
+    found = state.latest(whole[0])
+    assert found is not None
+    assert found.step == STEPS
+
+
+def test_another_base_model_or_other_parts_are_refused(tmp_path: Path, folder: Path) -> None:
+    make_run(settings(tmp_path, folder)).train(until=2)
+    with pytest.raises(InputError, match="trained in one of run and checkpoint only"):
+        make_run(settings(tmp_path, folder, train={"decoder": False}))
+    meta = tmp_path / "checkpoints" / "00000002" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "base": "0" * 32}))
+    with pytest.raises(InputError, match="base model 0000"):
+        make_run(settings(tmp_path, folder))
+
+
+def test_two_processes_are_one(tmp_path: Path, folder: Path) -> None:
+    """The same global batch on two processes (gloo): the curve and the numbers agree to float32 rounding."""
+    alone = make_run(settings(tmp_path / "one", folder, train={"dropout": 0.0}))
+    alone.train()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    members = [
+        start(str(tmp_path / "two"), str(folder), RANK=rank, LOCAL_RANK=rank, **common)
+        for rank in ("0", "1")
+    ]
+    assert [member.wait(timeout=200) for member in members] == [0, 0]
+    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert len(one) == len(two) == STEPS
+    for row, other in zip(one, two, strict=True):
+        assert row == pytest.approx(other, rel=2e-4, abs=1e-5)
+    found = torch.load(tmp_path / "two" / "trained.pt")
+    for name, value in trained(alone).items():
+        assert torch.allclose(found[name], value, atol=2e-4), name

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model in training: one forward pass from a batch to losses, the only entry that parallel wrappers see.
+
+Every trained parameter takes part in every pass (at least multiplied by zero), so that text-only and mask batches may
+meet on different processes. Losses are sums over what the whole step has, over all processes and micro-batches:
+the same step cut in another way is the same step.
+
+Letters: B samples, S tokens, C hidden size of the language model, P mask pairs, M answered `[SEG]`, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sa2va_model.grounding import Decoded, ImageFeatures
+from sa2va_model.internvl import InternVL, pixel_shuffle
+from sa2va_model.sa2va import Sa2VA
+from sa2va_training.collate import IGNORED, Batch, attention
+from sa2va_training.features import Features, FeatureStore
+from sa2va_training.losses import ious, mask_losses, token_losses
+from sa2va_training.settings import LossSettings, PartSettings
+from sa2va_training.trainables import encoder_frozen, is_lora, vision_frozen
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a step has, over all processes and micro-batches; at least 1 each."""
+
+    tokens: float
+    pairs: float
+    seen: float
+
+
+REPORT = ("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right")
+
+
+class Learner(nn.Module):
+    """Sa2VA with its losses.
+
+    Args:
+        model: prepared by `trainables.prepare`. Its object score gate is opened: an erased mask has no gradient.
+        cache: bytes for features of frozen encoders.
+    """
+
+    def __init__(
+        self, model: Sa2VA, parts: PartSettings, loss: LossSettings, *, cache: int = 0
+    ) -> None:
+        super().__init__()
+        self.model, self.parts = model, parts
+        gated = model.config.sam2.object_score_gate
+        self.loss = replace(
+            loss,
+            score=(0.3 if gated else 0.0) if loss.score < 0 else loss.score,
+            quality=(0.2 if gated else 0.0) if loss.quality < 0 else loss.quality,
+        )
+        model.grounder.config = replace(model.grounder.config, object_score_gate=False)
+        self.sam_store = FeatureStore(cache * 3 // 4 if encoder_frozen(parts) else 0)
+        self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
+
+    @property
+    def mllm(self) -> InternVL:
+        """The language half; `trainables.prepare` has checked the family."""
+        mllm = self.model.mllm
+        assert isinstance(mllm, InternVL)
+        return mllm
+
+    def close_gate(self) -> None:
+        """Gives the model its run-time behaviour back."""
+        self.model.grounder.config = self.model.config.sam2
+
+    def forward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        """Losses of one micro-batch.
+
+        Returns:
+            `loss`: the number to differentiate; `report` [len(REPORT)]: sums for the log.
+        """
+        states = self.read(batch)
+        text, right = self._text(states, batch)
+        total = self.loss.text * text.sum() / totals.tokens
+        sums = {"text": text.sum(), "tokens": _count(batch.labels != IGNORED), "right": right}
+        if len(batch.pairs):
+            rows, places = batch.seg.unbind(1)
+            codes = self.model.text_hidden_fcs(states[rows, places])  # [M, d]
+            decoded = self.decode(batch, codes)
+            more, mask_sums = self.judge(decoded, batch, totals)
+            total = total + more
+            sums |= mask_sums
+        total = total + self._touch()
+        zero = total.new_zeros(())
+        report = torch.stack([sums.get(name, zero).detach().float() for name in REPORT])
+        return {"loss": total, "report": report}
+
+    def read(self, batch: Batch) -> Tensor:
+        """Final-norm states [B, S, C] of the language model."""
+        mllm = self.mllm
+        embeddings = mllm.embed(batch.ids, self.visual(batch) if len(batch.tiles) else None)
+        mask = attention(batch.owner, embeddings.dtype)
+        out = mllm.language_model.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def visual(self, batch: Batch) -> Tensor:
+        """Projected visual tokens [K, C] in the order in which they stand in the rows."""
+        mllm = self.mllm
+        if vision_frozen(self.parts):
+            (tokens,) = self.vision_store.get(batch.tile_keys, batch.tiles, self._tokens)
+        else:
+            (tokens,) = self._tokens(batch.tiles)
+        projected: Tensor = mllm.mlp1(tokens.to(next(mllm.mlp1.parameters()).dtype))
+        return projected.flatten(0, 1)[batch.visual]
+
+    def _tokens(self, tiles: Tensor) -> Features:
+        """The vision model's tokens before the projector, [N, V, c]."""
+        mllm = self.mllm
+        out = mllm._layer(tiles.to(mllm.device, mllm.dtype))[:, 1:]  # without the class token
+        side = int(out.shape[1] ** 0.5)
+        grid = out.reshape(out.shape[0], side, side, -1)
+        config = mllm.config
+        grid = pixel_shuffle(grid, config.downsample_ratio, config.pixel_shuffle_version)
+        return (grid.reshape(grid.shape[0], -1, grid.shape[-1]),)
+
+    def _text(self, states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross entropy of graded tokens [G], and how many of them would have been written."""
+        graded = batch.labels != IGNORED
+        logits = self.mllm.language_model.get_output_embeddings()(states[graded])
+        labels = batch.labels[graded]
+        right = (logits.argmax(-1) == labels).sum()
+        return token_losses(logits, labels), right
+
+    def features(self, batch: Batch) -> ImageFeatures:
+        """SAM-2's features of the F frames."""
+        grounder = self.model.grounder
+        sam = grounder.sam2_model
+        pixels = batch.pixels.to(grounder.dtype)
+        if encoder_frozen(self.parts):
+            fine, middle, top = self.sam_store.get(batch.pixel_keys, pixels, self._pyramid)
+        else:
+            fine, middle, top = self._pyramid(pixels)
+        # Where something sits in the picture is the same for all pictures.
+        position = sam.image_encoder.neck.position_encoding(top[:1]).to(top.dtype)
+        decoder = sam.sam_mask_decoder
+        dtype = decoder.conv_s0.weight.dtype
+        high = (decoder.conv_s0(fine.to(dtype)), decoder.conv_s1(middle.to(dtype)))
+        return ImageFeatures(top, position.expand_as(top), high)
+
+    def _pyramid(self, pixels: Tensor) -> Features:
+        """The image encoder's three levels, finest first."""
+        levels = self.model.grounder.sam2_model.image_encoder(pixels)["backbone_fpn"]
+        return tuple(levels[-3:])
+
+    def decode(self, batch: Batch, codes: Tensor) -> Decoded:
+        """Masks of all pairs from the codes [M, d] of their `[SEG]`."""
+        grounder = self.model.grounder
+        rows = take(self.features(batch), batch.pairs[:, 1])
+        return grounder.decode_tokens(
+            rows,
+            grounder.without_memory(rows),
+            extra=codes[batch.pairs[:, 0]][:, None],
+            multimask=grounder.config.multimask,
+        )
+
+    def judge(
+        self, decoded: Decoded, batch: Batch, totals: Totals
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mask losses of P decoded pairs, and sums for the log.
+
+        A mask of something that is not there trains the object score where there is a trained one, and an empty mask
+        where there is none (as published).
+        """
+        settings, seen = self.loss, batch.seen
+        graded = seen if settings.score else torch.ones_like(seen)
+        logits, cover = decoded.logits[:, 0].float()[graded], batch.masks[graded]
+        entropy, dice = mask_losses(logits, cover, settings, _draw(batch, batch.owners[graded]))
+        total = (settings.mask * entropy + settings.dice * dice).sum() / totals.seen
+        overlap = ious(logits, cover)
+        sums = {
+            "mask": entropy.sum(),
+            "dice": dice.sum(),
+            "iou": overlap.sum(),
+            "seen": _count(graded),
+            "pairs": torch.tensor(float(len(seen)), device=seen.device),
+        }
+        if settings.score:
+            score = F.binary_cross_entropy_with_logits(
+                decoded.object_scores[:, 0].float(), seen.float(), reduction="none"
+            )
+            total = total + settings.score * score.sum() / totals.pairs
+            sums["score"] = score.sum()
+        if settings.quality:
+            guess = decoded.quality.float()[graded]
+            total = total + settings.quality * (guess - overlap).abs().sum() / totals.seen
+        return total, sums
+
+    def _touch(self) -> Tensor:
+        """Zero, with a gradient of zeros for every trained parameter outside of the language model.
+
+        Inside it every pass uses everything that is trained.
+        """
+        used = [
+            p.flatten()[0].float()
+            for name, p in self.model.named_parameters()
+            if p.requires_grad and not is_lora(name) and not name.startswith("mllm.language_model.")
+        ]
+        if not used:
+            return torch.zeros((), device=self.model.device)
+        return torch.stack(used).sum() * 0.0
+
+
+def take(features: ImageFeatures, rows: Tensor) -> ImageFeatures:
+    """Features with one row for each prompt."""
+    fine, middle = features.high
+    return ImageFeatures(features.top[rows], features.position[rows], (fine[rows], middle[rows]))
+
+
+def _count(flags: Tensor) -> Tensor:
+    return flags.sum().float()
+
+
+def _draw(batch: Batch, owners: Tensor) -> Callable[[int], Tensor]:
+    """Random points that are a function of each sample's seed, so that the cut into batches does not matter."""
+    rows = owners.tolist()
+    generators = {b: torch.Generator().manual_seed(batch.seeds[b]) for b in sorted(set(rows))}
+
+    def draw(count: int) -> Tensor:
+        made = [torch.rand(count, 2, generator=generators[b]) for b in rows]
+        return torch.stack(made).to(owners.device) if made else torch.zeros(0, count, 2)
+
+    return draw
+
+
+def precision_context(device: torch.device, precision: str) -> object:
+    """Autocast to bfloat16 where that is wanted."""
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

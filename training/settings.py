@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every number of a training run: defaults, YAML files and `key=value` on the command line.
+
+Defaults fine-tune a model of 1B to 4B parameters on one GPU with 24 GB. The resolved settings are written beside every
+checkpoint and are enough to go on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from sa2va_model.errors import InputError
+from sa2va_training.losses import MaskLossSettings
+
+CONFIGS = Path(__file__).parent / "configs"
+MODES = ("lora", "full", "memory")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """What is trained. The published recipe (Table 5 of the paper) is the default.
+
+    Attributes:
+        mode: "lora" = LoRA on the language model; "full" = all of its weights and the vision model's; "memory" = only
+            what SAM-2 tracks with, on clips.
+        rank, alpha, dropout, targets: of LoRA; `targets` as `peft` takes them.
+        embeddings: "none", "special" (only the rows of [SEG], <p>, </p>, <vp>, </vp>) or "all" (the whole table, which
+            stays tied to the output layer where it is).
+        text_hidden, projector, decoder: train `text_hidden_fcs`, `mlp1`, SAM-2's mask decoder.
+        vision: also the vision model. Always in mode "full".
+        encoder: also SAM-2's image encoder (published: never).
+        checkpointing: recompute activations of the language model backwards, which saves memory.
+    """
+
+    mode: str = "lora"
+    rank: int = 32
+    alpha: int = 64
+    dropout: float = 0.05
+    targets: str = "all-linear"
+    embeddings: str = "none"
+    text_hidden: bool = True
+    projector: bool = True
+    decoder: bool = True
+    vision: bool = False
+    encoder: bool = False
+    checkpointing: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("train.mode", self.mode, MODES)
+        _one_of("train.embeddings", self.embeddings, ("none", "special", "all"))
+        _above("train.rank", self.rank, 0)
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """AdamW and its schedule: linear warm-up, then cosine.
+
+    Attributes:
+        rate: peak learning rate of the language model.
+        heads, decoder: factors on it for `text_hidden_fcs` and `mlp1`, and for SAM-2.
+        warmup: share of all steps; floor: where the cosine ends, as a share of the peak.
+        clip: largest norm of all gradients together.
+    """
+
+    rate: float = 1e-4
+    heads: float = 1.0
+    decoder: float = 0.3
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: float = 0.05
+    warmup: float = 0.05
+    floor: float = 0.0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _above("optimiser.rate", self.rate, 0)
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"optimiser.warmup is {self.warmup}; expected 0 <= share < 1")
+
+
+@dataclass(frozen=True)
+class LossSettings(MaskLossSettings):
+    """Weights. `mask`, `dice` and the points are the published ones.
+
+    Attributes:
+        text: of the mean cross entropy of answer tokens.
+        score, quality: of the object score and the predicted IoU; -1 = 0.3 and 0.2 where the run time relies on them
+            (`object_score_gate`), else 0 as published.
+        target: true masks at the size of the logits: "area" (share of the cell) or "nearest" (published).
+    """
+
+    text: float = 1.0
+    score: float = -1.0
+    quality: float = -1.0
+    target: str = "area"
+
+    def __post_init__(self) -> None:
+        _one_of("loss.target", self.target, ("area", "nearest"))
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How samples become batches.
+
+    Attributes:
+        batch: samples per process and forward pass; accumulate: forward passes per step.
+        frames, expressions: of a clip, and of a sample, that are used at once (published: 5 and 5).
+        layout: "branches" = questions about one picture do not see each other; "conversation" = one after the other,
+            as published.
+        answers: what is answered when it is found; "" = the first one the model was trained with.
+        absent: what is answered when it is not there; "" = the model's own sentence.
+        augment: "none", "light" or "strong" disturbance of the pictures.
+        variants: every picture is disturbed in so many fixed ways, so that features of frozen encoders can be kept;
+            0 = anew every time.
+        cache_gb: memory for such features; 0 = never keep any.
+        stride: largest distance between neighbouring frames of a clip in mode "memory".
+        held_out: share of the samples kept for measuring, where the data has no `val` split of its own.
+        workers: threads that prepare batches.
+    """
+
+    batch: int = 1
+    accumulate: int = 8
+    frames: int = 5
+    expressions: int = 5
+    layout: str = "branches"
+    answers: tuple[str, ...] = ("",)
+    absent: str = ""
+    augment: str = "light"
+    variants: int = 4
+    cache_gb: float = 4.0
+    stride: int = 3
+    held_out: float = 0.1
+    max_tokens: int = 8192
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulate", "frames", "expressions", "stride"):
+            _above(f"batches.{name}", getattr(self, name), 0)
+        _one_of("batches.layout", self.layout, ("branches", "conversation"))
+        _one_of("batches.augment", self.augment, ("none", "light", "strong"))
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"batches.held_out is {self.held_out}; expected 0 <= share < 1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run.
+
+    Attributes:
+        data: a dataset folder or YAML file, or a list of them; entries of a list may be mappings with `root` (or
+            `data`), `format`, `weight` and whatever the format takes.
+        validation: what before and after are measured on; default: the `val` split, else a share held out.
+        rehearsal: what the model must not forget; drawn with this weight against `data`: {"data": …, "weight": 0.3}.
+        model: checkpoint folder; null = the tiny model that ships.
+        output: the run's folder.
+        steps: optimiser steps; 0 = `epochs` times the data.
+        precision: "auto" = bf16 on CUDA, fp32 on the CPU.
+        save_every, keep: steps between checkpoints, and how many are kept.
+        measure: samples of every dataset that before and after are measured on; 0 = not at all.
+        merge: also write the merged checkpoint in the official layout.
+    """
+
+    data: Any = None
+    validation: Any = None
+    rehearsal: Any = None
+    model: str | None = None
+    output: str = "runs/finetune"
+    steps: int = 1000
+    epochs: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    save_every: int = 100
+    keep: int = 2
+    log_every: int = 10
+    measure: int = 100
+    merge: bool = True
+    train: PartSettings = field(default_factory=PartSettings)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    batches: DataSettings = field(default_factory=DataSettings)
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        for name in ("save_every", "keep", "log_every"):
+            _above(name, getattr(self, name), 0)
+        if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
+            raise InputError(
+                f"steps is {self.steps}, epochs is {self.epochs}; expected one of them above 0"
+            )
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def _above(name: str, value: float, low: float) -> None:
+    if not value > low:
+        raise InputError(f"{name} is {value}; expected more than {low}")
+
+
+def find_config(name: str) -> Path:
+    """A file of that name here, or the one that ships.
+
+    Raises:
+        InputError: neither exists; lists what ships.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
+    raise InputError(f"{name}: no such file; expected a YAML file, or one that ships: {shipped}")
+
+
+def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Reads a YAML file and applies `key.sub=value` overrides.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown key (with the nearest known one) or a value of the wrong kind.
+    """
+    path = find_config(str(config))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}; expected keys and values")
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise InputError(f"override {item!r}: expected key=value")
+        _put(values, key, _value(text), item)
+    return settings_from(values, str(path))
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _put(values: dict[str, Any], key: str, value: Any, item: str) -> None:
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"override {item!r}: {parent!r} has no keys below it")
+        place = inner
+    place[last] = value
+
+
+def settings_from(values: Mapping[str, Any], where: str) -> Settings:
+    """Settings from a parsed mapping; see `load_settings`."""
+    built = _build(Settings, values, where, "")
+    assert isinstance(built, Settings)
+    return built
+
+
+def _build(cls: type[Any], values: Mapping[str, Any], where: str, prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = (
+                f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            )
+            raise InputError(f"{where}: unknown key {prefix}{key}; {hint}")
+        hint_type = hints[key]
+        if is_dataclass(hint_type):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: {prefix}{key} is {value!r}; expected keys below it")
+            assert isinstance(hint_type, type)
+            found[key] = _build(hint_type, value, where, f"{prefix}{key}.")
+        else:
+            found[key] = _converted(hint_type, value, where, prefix + key)
+    return cls(**found)
+
+
+def _converted(kind: Any, value: Any, where: str, name: str) -> Any:
+    """A YAML value as its field wants it."""
+    wrong = InputError(f"{where}: {name} is {value!r}; expected {_words(kind)}")
+    if kind is Any:
+        return value
+    if kind is bool or kind is int:
+        whole = isinstance(value, float) and kind is int and value == int(value)
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (int, float)):
+            raise wrong
+        if not isinstance(value, int) and not whole:
+            raise wrong
+        return kind(value)
+    if kind is float:
+        try:  # YAML reads 1e-4 as text
+            return float(value) if not isinstance(value, bool) else _refuse(wrong)
+        except (TypeError, ValueError):
+            raise wrong from None
+    if kind is str:
+        return value if isinstance(value, str) else _refuse(wrong)
+    if kind == (str | None):
+        return value if value is None or isinstance(value, str) else _refuse(wrong)
+    inner = kind.__args__[0]  # a tuple
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(_converted(inner, item, where, name) for item in items)
+
+
+def _refuse(error: InputError) -> Any:
+    raise error
+
+
+def _words(kind: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(kind, "a list" if "tuple" in str(kind) else "text or null")
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Plain values, as YAML and JSON take them."""
+    return _plain(asdict(settings))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Writes YAML that `load_settings` reads."""
+    path.write_text(yaml.safe_dump(to_dict(settings), sort_keys=False), encoding="utf-8")
