@@ -56,7 +56,8 @@ class ClipBatch:
 
     Attributes:
         frames: T batches; expressions belong to the first frame.
-        spoken: the expressions describe that first frame (not so in a clip played backwards).
+        spoken: the first frame may be prompted with the model's own words for it (not in a clip played backwards,
+            and not before there is a language half).
     """
 
     frames: tuple[Batch, ...]
@@ -66,8 +67,11 @@ class ClipBatch:
 class ClipBatches:
     """The stream of training clips of one run."""
 
-    def __init__(self, library: Library, *, images: int, each: int, seed: int) -> None:
+    def __init__(
+        self, library: Library, *, images: int, each: int, seed: int, spoken: bool = True
+    ) -> None:
         self.library, self.images, self.each, self.seed = library, images, each, seed
+        self.spoken = spoken
 
     def at(self, step: int) -> ClipBatch:
         """The clips of that step."""
@@ -81,7 +85,8 @@ class ClipBatches:
             asked = _objects(shard, i, self.each, backwards, rng)
             if asked:
                 chosen.append((shard, i, asked))
-        return assemble(chosen, backwards, rng)
+        clip = assemble(chosen, backwards, rng)
+        return replace(clip, spoken=clip.spoken and self.spoken)
 
 
 def _objects(

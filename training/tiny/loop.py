@@ -25,6 +25,7 @@ from sa2va_training.tiny.batches import Batches, Library
 from sa2va_training.tiny.evaluation import evaluate
 from sa2va_training.tiny.learner import SAM_HALF, SIGHT, WORD_HALF, Learner, take
 from sa2va_training.tiny.losses import plain
+from sa2va_training.tiny.norms import freeze_norms
 from sa2va_training.tiny.settings import StageSettings
 from sa2va_training.tiny.team import Team
 
@@ -49,15 +50,16 @@ _SAVE_SECONDS = 150.0
 
 
 def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str, Any]]:
-    """Matrices decay, vectors do not; parts that start trained go slower while new ones learn."""
+    """Matrices decay, vectors do not; parts that start trained go slower while new ones learn, or not at all."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.named_parameters():
         wanted = name.startswith(TRAINED[settings.kind])
         if settings.kind == "memory" and not clips.is_trained(name):
             wanted = False
+        slow = _starts_trained(settings.kind, name)
+        wanted = wanted and not (slow and settings.slow == 0)
         parameter.requires_grad_(wanted)
         if wanted:
-            slow = _starts_trained(settings.kind, name)
             groups.setdefault((parameter.ndim > 1, slow), []).append(parameter)
     return [
         {
@@ -97,7 +99,9 @@ class Run:
         train = Library(settings.shares, "train", **places)
         images, each, seed = settings.images, settings.each, settings.seed
         if settings.kind == "memory":
-            self.batches: Any = clips.ClipBatches(train, images=images, each=each, seed=seed)
+            self.batches: Any = clips.ClipBatches(
+                train, images=images, each=each, seed=seed, spoken=settings.spoken
+            )
         else:
             share = settings.none_share
             self.batches = Batches(train, images=images, each=each, none_share=share, seed=seed)
@@ -162,7 +166,7 @@ class Run:
 
     def train(self, until: int | None = None) -> None:
         """To the end of the budget, or to step `until`."""
-        self.learner.train()
+        self._training_mode()
         seen = saved = self.elapsed
         if self.step == 0 and self.settings.start:
             self.look()
@@ -181,6 +185,11 @@ class Run:
         self.save()
         if self.progress() >= 1 and self.settings.kind != "sight":
             self.look()
+
+    def _training_mode(self) -> None:
+        self.learner.train()
+        if self.settings.kind not in ("sam", "sight"):
+            freeze_norms(self.learner.model)
 
     def _one_step(self) -> None:
         rate = self._rate()
@@ -221,7 +230,7 @@ class Run:
             )
         else:
             result = evaluate(self.learner, self.held, self.settings.held, self.settings.kind)
-        self.learner.train()
+        self._training_mode()
         self._say(f"HELD step {self.step} ({time.monotonic() - begun:.0f} s): {json.dumps(result)}")
         return result
 

@@ -92,6 +92,14 @@ def _normed(layer: nn.Module) -> Normed:
     return Normed(layer)
 
 
+def freeze_norms(model: Sa2VA) -> None:
+    """Stems keep the statistics they have: for stages whose few pictures a step would only blur them."""
+    for parent, name in stems(model):
+        held = getattr(parent, name)
+        if isinstance(held, HalfStem):
+            held.stem.eval()
+
+
 def fold_norms(model: Sa2VA) -> None:
     """Undoes `add_norms`; the model gives what it gave in evaluation mode."""
     for parent, name in stems(model):

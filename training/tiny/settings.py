@@ -31,6 +31,8 @@ class StageSettings:
         workers: processes that share the work, each with `images` pictures a step and `threads` threads.
         look: evaluate every so many minutes; with `steps` only at the end.
         held: pictures or clips of each held-out shard that are looked at.
+        spoken: the memory stage prompts with the model's own words; False = with teacher codes, so that it can run
+            before the language half is there.
     """
 
     name: str
@@ -52,6 +54,7 @@ class StageSettings:
     seed: int = 1
     threads: int = 1
     workers: int = 1
+    spoken: bool = True
 
     def __post_init__(self) -> None:
         if (self.minutes > 0) == (self.steps > 0):
@@ -156,6 +159,8 @@ def _parsed(key: str, text: str, default: Any) -> Any:
             return {kind: float(share) for kind, share in pairs}
         if isinstance(default, tuple):
             return tuple(part for part in text.split(",") if part)
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
         return type(default)(text)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise InputError(f"override {key}={text!r}: expected a {type(default).__name__}") from error
