@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa2va_cli.inputs import positive
+from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     bag.add_argument("--limit", type=positive, metavar="N", help="stop after N frames")
     carry = actions.add_parser("propagate", help="a few annotated frames become all frames")
+    add_adapter(carry)
     carry.add_argument("folder", metavar="FOLDER", help="dataset folder")
     carry.add_argument("--clip", action="append", default=[], metavar="NAME", help="only this clip")
     carry.add_argument(
@@ -71,7 +73,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--size", type=positive, default=320, metavar="N", help="side in pixels")
     scenes.add_argument("--split", default="train", metavar="SPLIT", help="train, val or test")
     look = actions.add_parser("check", help="read everything once and say what is wrong")
+    for action in (bag, carry, scenes, look):
+        _add_common(action)
     look.add_argument("dataset", metavar="FOLDER|YAML", help="dataset folder or its YAML file")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """The common options may stand behind the action as well as before it."""
+    from sa2va_cli.main import add_common
+
+    known = set(parser._actions)
+    add_common(parser)
+    for option in set(parser._actions) - known:
+        option.default = argparse.SUPPRESS
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,13 +155,11 @@ def _propagate(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from sa2va_model.checkpoints import load_model, suit_threads
     from sa2va_training.propagate import propagate_folder
 
     names = {_label(item, "--name"): _rest(item, "--name") for item in args.name}
     boxes = [_box(item) for item in args.box]
-    model = load_model(args.model, device=args.device)
-    suit_threads(model)
+    model = open_model(args)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("propagating", total=None)
         filled = propagate_folder(

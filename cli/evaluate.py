@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="folder of the run (default: runs/evaluate/NAME)"
     )
+    add_adapter(parser)
     parser.add_argument(
         "--restart", action="store_true", help="measure again what was measured before"
     )
@@ -52,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     from sa2va_cli.output import Progress, write_json
-    from sa2va_model.checkpoints import load_model, suit_threads
     from sa2va_training.evaluation.predictor import ModelPredictor
     from sa2va_training.evaluation.report import report
     from sa2va_training.evaluation.run import Run
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     measured = Run(
         dataset,
         folder,
-        _head(config, asking, own, args.model, len(dataset)),
+        {**_head(config, asking, own, args.model, len(dataset)), "adapter": args.adapter},
         keep_masks=official,
         export=bool(own["export"]),
     )
@@ -77,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if done:
         print(f"{folder}: {len(done)} of {len(dataset)} samples were measured before")
     if len(done) < len(dataset):
-        model = load_model(args.model, device=args.device)
-        suit_threads(model)
+        model = open_model(args)
         with Progress(len(dataset) - len(done), config.title, unit="sample") as progress:
             for _ in measured.go(ModelPredictor(model, asking), done):
                 progress.step()
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         "dataset": config.title,
         "samples": len(dataset),
         "model": args.model or "tiny",
+        "adapter": args.adapter,
         "asked": asdict(asking),
         "figures": figures,
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa2va_cli.inputs import CollectPrompt, Prompt, open_input, positive, seconds
+from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ a frame on which a track does not exist has no mask file. For a bag also bag/ wi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sa2va track`."""
+    add_adapter(parser)
     parser.add_argument("input", metavar="INPUT", help="video file, image folder or rosbag2")
     parser.add_argument(
         "-e", "--expression", action=CollectPrompt, metavar="TEXT", help="words that name an object"
@@ -112,11 +114,9 @@ def _open_truth(folder: str | None) -> Truth | None:
 
 
 def _tracker(args: argparse.Namespace) -> LiveTracker:
-    from sa2va_model.checkpoints import load_model, suit_threads
     from sa2va_model.live import LiveConfig, LiveTracker
 
-    model = load_model(args.model, device=args.device)
-    suit_threads(model)
+    model = open_model(args)
     objects = max(len(args.prompts), LiveConfig().max_objects)
     return LiveTracker(model, LiveConfig(background=False, max_objects=objects))
 
