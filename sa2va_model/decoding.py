@@ -12,11 +12,12 @@ Letters: P tokens of the shared beginning, L new prompt tokens, T tokens of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from sa2va_model.answering import Answering
@@ -36,6 +37,7 @@ class Decoder:
         mrope: positions have three axes (Qwen-VL).
         span: sequences longer than this are read token by token and in one piece, because there the model's positions
             or attention depend on what is read at once; None = no such length.
+        before_norm: the states that are kept are those before the final norm, not after it (Qwen3-VL).
     """
 
     def __init__(
@@ -46,10 +48,14 @@ class Decoder:
         stops: Stops | None = None,
         mrope: bool = False,
         span: int | None = None,
+        before_norm: bool = False,
     ) -> None:
         self._body: Any = getattr(model.model, "language_model", model.model)
         self._body.set_attn_implementation(ATTENTION)
         self._head: Any = model.lm_head
+        if before_norm:
+            self._head = _normed(self._body.norm, model.lm_head)
+            self._body = _without_norm(self._body)
         self._embed: Any = model.get_input_embeddings()
         self._stop_ids = stop_ids
         self._stops = stops
@@ -219,3 +225,20 @@ class Decoder:
 
 def _as_inputs(prompt: Tensor | Inputs) -> Inputs:
     return prompt if isinstance(prompt, Inputs) else Inputs(prompt)
+
+
+def _without_norm(body: nn.Module) -> nn.Module:
+    """The same layers, not copied, without the final norm behind them."""
+    bare = copy.copy(body)
+    bare._modules = {**body._modules, "norm": nn.Identity()}
+    return bare
+
+
+def _normed(norm: nn.Module, head: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The head for states that were not normalised."""
+
+    def scores(states: Tensor) -> Tensor:
+        out: Tensor = head(norm(states))
+        return out
+
+    return scores

@@ -38,6 +38,7 @@ class Mllm(nn.Module):
         template: how a turn is written, and what ends an answer.
         image_tokens: the token that stands for one visual token, and the one that ends an image.
         mrope: visual tokens have rows and columns as positions.
+        before_norm: `text_hidden_fcs` was trained on states before the final norm.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Mllm(nn.Module):
         template: prompts.Template,
         image_tokens: tuple[str, str],
         mrope: bool = False,
+        before_norm: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -66,6 +68,7 @@ class Mllm(nn.Module):
             stops=self._stopped if self._stop_texts else None,
             mrope=mrope,
             span=exact_span(text),
+            before_norm=before_norm,
         )
         sentences = (*prompts.ANSWERS, *config.extra_answers)
         self.answers = tuple(

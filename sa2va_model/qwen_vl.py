@@ -110,6 +110,9 @@ class QwenVL(Mllm):
             template=template_of(tokenizer, config.qwen),
             image_tokens=(IMAGE_PAD, VISION_END),
             mrope=True,
+            # What transformers 4.57 calls the last hidden state of Qwen3-VL, in training and in the official code, is
+            # not normalised; that of every other family is (docs/log.md).
+            before_norm=config.qwen.family == QWEN3,
         )
         vision = self._model.visual.config
         self.merge = int(vision.spatial_merge_size)

@@ -307,3 +307,16 @@ def test_a_stop_word_of_several_tokens_ends_an_answer() -> None:
     start = mllm.tokenizer.decode(mllm.prompt_ids("Hi"))
     assert start == prompts.TEMPLATES["phi3_chat"].instruction.format(input="Hi")
     assert all(answer[-len(end) :] == tuple(end) for answer in mllm.answers)
+
+
+@pytest.mark.parametrize("family", QWEN_VL)
+def test_which_states_point(family: str) -> None:
+    """Those of Qwen3-VL are not normalised, as its official code takes them; all others are."""
+    model = talkative(family)
+    generated = model.reply(TEXT, FRAMES, clip=True, max_new_tokens=LIMIT).generated
+    last = generated.states[-len(generated.ids) :]
+    language = model.mllm.language_model
+    norm = language.model.language_model.norm if family == "qwen3_vl" else torch.nn.Identity()
+    with torch.inference_mode():
+        assert torch.allclose(language.lm_head(norm(last)), generated.logits, atol=TOLERANCE)
+        assert not torch.allclose(norm(last), last, atol=0.1) or family == "qwen2_5_vl"
