@@ -17,18 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sa2va_model import images
-from sa2va_model.calibration import Calibration, Head
-from sa2va_model.checkpoints import SHIPPED, load_model
-from sa2va_model.grounding import Decoded, Prompt
-from sa2va_model.sa2va import Sa2VA
-from sa2va_model.signs import area, area_change, look
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
-from sa2va_model.trust import EarnedTrust, TrustConfig
-from sa2va_sim.hard_clips import HardClip
-from torch import Tensor
-from tqdm import tqdm
-
 from calibration_fit import (
     Moment,
     Signs,
@@ -40,6 +28,19 @@ from calibration_fit import (
 from hard_set_clips import CALIBRATION_OFFSET, DEFAULT_CACHE, clips
 from hard_set_events import RIGHT
 from hard_set_start import ASKED
+from rich.console import Console
+from torch import Tensor
+from tqdm import tqdm
+
+from sa2va_model import images
+from sa2va_model.calibration import Calibration, Head
+from sa2va_model.checkpoints import SHIPPED, load_model
+from sa2va_model.grounding import Decoded, Prompt
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.signs import area, area_change, look
+from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.trust import EarnedTrust, TrustConfig
+from sa2va_sim.hard_clips import HardClip
 
 ASK_EVERY = 5  # frames
 # To begin with, where nothing was fitted yet: what masks look like and how large they are.
@@ -183,9 +184,10 @@ def main(arguments: list[str] | None = None) -> int:
     report = {name: round(float(value), 4) for name, value in reached.items()}
     made_by = f"python benchmarks/calibrate.py --clips {args.clips}"
     path = values.write(folder, {"by": made_by, **report})
-    print(f"{path}: {asdict(values)}")
+    console = Console(width=120)
+    console.print(f"{path}: {asdict(values)}")
     for name, value in report.items():
-        print(f"  {name}: {value:g}")
+        console.print(f"  {name}: {value:g}")
     return 0
 
 

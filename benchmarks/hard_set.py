@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import hard_set_live
 import hard_set_masks
 import torch
 from hard_set_clips import DEFAULT_CACHE, clips
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from sa2va_model.calibration import Calibration
 from sa2va_model.checkpoints import SHIPPED, load_model
+from sa2va_model.live import LiveConfig
 from sa2va_sim.hard_clips import KINDS
 
 
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("masks", "events"))
     parser.add_argument("--model", metavar="FOLDER", help="a checkpoint; default: the tiny model")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+    parser.add_argument("--log", action="store_true", help="print what happened on each clip")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -56,6 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
             name: {"all": score.mean(), **{k: score.mean(k) for k in KINDS}}
             for name, score in scores.items()
         }
+    if args.only != "masks":
+        live = hard_set_live.LiveScore()
+        for clip in tqdm(clips(numbers, args.cache), total=len(numbers), desc="live", leave=False):
+            hard_set_live.run_clip(model, clip, live, start=args.start, config=LiveConfig())
+        if args.log:
+            console.print("\n".join(live.log), markup=False, highlight=False)
+        result["events"] = live.figures()
+        console.print(_events_table(live.figures()))
     result["seconds"] = round(time.perf_counter() - begun, 1)
     console.print(f"{result['seconds']} s")
     if args.json:
@@ -69,6 +80,13 @@ def _masks_table(scores: dict[str, hard_set_masks.Score]) -> Table:
         gone = sum(score.gone) / max(len(score.gone), 1)
         figures = [score.mean(), *(score.mean(kind) for kind in KINDS), gone]
         table.add_row(name, *(f"{value:.3f}" for value in figures))
+    return table
+
+
+def _events_table(figures: dict[str, float]) -> Table:
+    table = Table("live tracker", "figure")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.3f}".rstrip("0").rstrip("."))
     return table
 
 

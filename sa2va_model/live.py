@@ -24,7 +24,7 @@ from sa2va_model.keyframes import Remembered
 from sa2va_model.live_config import LiveConfig
 from sa2va_model.parts import assemble
 from sa2va_model.pointing import visual_prompt
-from sa2va_model.questions import QuestionCounts
+from sa2va_model.questions import Answered, QuestionCounts
 from sa2va_model.replay import usable
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.sources import Frame
@@ -229,13 +229,13 @@ class LiveTracker:
             why = f"{type(error).__name__}: {error}"
         for command in commands:
             command(frame)  # type: ignore[operator]
+        for answered in parts.questioner.answers():
+            self._lap("ground", time.perf_counter() - answered.milliseconds / 1e3)
+            if why:
+                self._later(answered.question.track_id, frame)
+            else:
+                self._take(answered, frame)
         try:
-            for answered in parts.questioner.answers():
-                self._lap("ground", time.perf_counter() - answered.milliseconds / 1e3)
-                if why:
-                    self._later(answered.question.track_id, frame)
-                else:
-                    self._words.take(answered, frame)
             if not why:
                 start = time.perf_counter()
                 if parts.config.trust.motion:
@@ -249,6 +249,16 @@ class LiveTracker:
             self._register.tell(EventKind.FAILED, None, frame, Reason.MODEL, why)
         self._broken = why
         return seen
+
+    def _take(self, answered: Answered, frame: Frame) -> None:
+        """An answer; if the model fails on what follows from it, so does the track that waits for it."""
+        try:
+            self._words.take(answered, frame)
+        except Exception as error:  # noqa: BLE001  as above
+            record = self._register.records.get(answered.question.track_id)
+            if record is not None:
+                why = f"{type(error).__name__}: {error}"
+                self._register.fail(record, frame, Reason.MODEL, why)
 
     def _later(self, track_id: str, frame: Frame) -> None:
         """An answer came on a frame that cannot be used: the question is put again."""

@@ -25,6 +25,14 @@ def usable(features: ImageFeatures) -> bool:
     return bool(torch.isfinite(features.top).all())
 
 
+def healthy(item: Remembered) -> bool:
+    """Whether a frame of the ring can be used; its features may have to be computed for that."""
+    try:
+        return usable(item.features)
+    except Exception:  # noqa: BLE001  a frame on which the model failed fails again, and is left out
+        return False
+
+
 class Replay:
     """Replays frames of a ring.
 
@@ -52,21 +60,18 @@ class Replay:
         kept = (
             self._ring.since(question.first_index) or self._ring.since(question.frame_index) or []
         )
-        kept = [item for item in kept if item.frame.index < newest]
+        kept = [item for item in kept if item.frame.index < newest and healthy(item)]
         keyframes = [item for item in kept if item.frame.index <= question.frame_index]
         prompted = len(keyframes) + (question.frame_index >= newest)
         self._tracker.add(track_id, prompt, frames=max(prompted, 1))
         chosen = keyframes + self._affordable(kept[len(keyframes) :])
         begun = time.perf_counter()
-        stepped = 0
         for item in chosen:
-            if usable(item.features):
-                self._tracker.step(item.features, only=[track_id])
-                stepped += 1
-        if stepped:
-            spent = (time.perf_counter() - begun) / stepped
+            self._tracker.step(item.features, only=[track_id])
+        if chosen:
+            spent = (time.perf_counter() - begun) / len(chosen)
             self._seconds += 0.3 * (spent - self._seconds)
-        return stepped
+        return len(chosen)
 
     def _affordable(self, frames: list[Remembered]) -> list[Remembered]:
         """As many of the frames as there is time for, evenly, the last one among them."""

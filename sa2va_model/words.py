@@ -18,6 +18,7 @@ from sa2va_model.lifecycle import Lifecycle
 from sa2va_model.parts import Parts
 from sa2va_model.questions import Answered, Question
 from sa2va_model.records import Record
+from sa2va_model.replay import healthy
 from sa2va_model.sources import Frame
 from sa2va_model.tracks import EventKind, Reason, TrackState
 
@@ -194,7 +195,8 @@ class Words:
 
     def _keyframe(self, question: Question) -> Remembered | None:
         """The newest keyframe of a question, or the newest frame if it has left the ring."""
-        return self._parts.ring.at(question.frame_index) or self._parts.ring.newest()
+        item = self._parts.ring.at(question.frame_index)
+        return item if item is not None and healthy(item) else self._parts.ring.newest()
 
     def _glance(self, prompt: Prompt, question: Question) -> Decoded | None:
         """What SAM-2 sees where the language model points, on the question's newest keyframe."""
