@@ -61,13 +61,20 @@ class GoalLimits:
 class GoalWatch:
     """Follows one track for one goal.
 
+    Args:
+        started: the track lives already. Otherwise what happens before it has STARTED belongs to an
+            older track of the same id.
+
     Attributes:
         stage: where it is now.
         model_text: the model's own words for the object.
     """
 
-    def __init__(self, track_id: str, limits: GoalLimits, now: float) -> None:
+    def __init__(
+        self, track_id: str, limits: GoalLimits, now: float, *, started: bool = False
+    ) -> None:
         self.track_id, self._limits = track_id, limits
+        self._started = started
         self.stage = Stage.WAITING_IMAGE
         self.model_text = ""
         self._began = now
@@ -90,7 +97,7 @@ class GoalWatch:
             if outcome is not None:
                 return stages or [self.stage], outcome
         track = next((t for t in tracks if t.id == self.track_id), None)
-        if track is not None:
+        if track is not None and self._started:
             self._saw(track, stages, now)
         return stages or [self.stage], self.tick(now)
 
@@ -119,12 +126,15 @@ class GoalWatch:
             return Outcome(ErrorCode.LOST, f"all tracks were reset: {event.detail}")
         if event.track_id != self.track_id:
             return None
+        if event.kind is EventKind.FAILED:
+            return Outcome(ErrorCode.MODEL_ERROR, event.detail)
+        self._started |= event.kind is EventKind.STARTED
+        if not self._started:
+            return None
         if event.kind is EventKind.NOT_FOUND:
             self.model_text = event.detail
             reason = event.detail or "the model sees no such object"
             return Outcome(ErrorCode.NOT_FOUND, reason)
-        if event.kind is EventKind.FAILED:
-            return Outcome(ErrorCode.MODEL_ERROR, event.detail)
         if event.kind is EventKind.STOPPED:
             return Outcome(ErrorCode.CANCELED, f"the track was stopped: {event.detail}")
         if event.kind is EventKind.FOUND:

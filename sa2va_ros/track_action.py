@@ -93,25 +93,27 @@ class TrackAction:
                 duration=_seconds(request.max_duration),
                 stop_when_found=request.stop_when_found,
             )
-            name = self._start(request)
+            name, refined = self._start(request)
         except InputError as error:
             self._node.get_logger().warning(f"goal refused: {error}")
             result = _result(Outcome(ErrorCode.MODEL_ERROR, str(error)), Track())
             self._server.finish(handle, result, succeeded=False)
             return
         track = Track(id=name, expression=request.expression, state=Track.STATE_PENDING)
-        watch = GoalWatch(name, limits, self._now())
+        watch = GoalWatch(name, limits, self._now(), started=refined)
         goal = _Goal(handle, watch, request.continue_after_goal, track)
         with self._lock:
             self._goals[bytes(handle.goal_id.uuid)] = goal
         self._feedback(goal, Stage.WAITING_IMAGE)
 
-    def _start(self, request: Any) -> str:
+    def _start(self, request: Any) -> tuple[str, bool]:
+        """The goal's track, and whether it was there before."""
         if request.expression.strip():
-            return self._router.track(request.expression)
+            return self._router.track(request.expression), False
         if not (request.prompt.x or request.prompt.box.width or request.prompt.mask.data):
             raise InputError("goal has neither an expression nor a prompt; expected one of them")
-        return self._router.prompt(**conversions.prompt_arguments(request.prompt))
+        name = self._router.prompt(**conversions.prompt_arguments(request.prompt))
+        return name, bool(request.prompt.track_id)
 
     def _tick(self) -> None:
         for key, goal in self._snapshot():

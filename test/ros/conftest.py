@@ -34,6 +34,9 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return pytest.fail(f"waited {seconds:.0f} s for {what}")
 
 
+RUNNING: list[NodeProcess] = []
+
+
 class NodeProcess:
     """A node started as `python -m sa2va_ros.<module>`, its output in a file."""
 
@@ -56,6 +59,8 @@ class NodeProcess:
         """Ask it to end as Ctrl-C does; returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
+        if self in RUNNING:
+            RUNNING.remove(self)
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -70,7 +75,8 @@ class Client:
     def __init__(self, namespace: str) -> None:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
-        from sensor_msgs.msg import CompressedImage, Image
+        from geometry_msgs.msg import PointStamped
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
         from std_msgs.msg import String
 
         from sa2va_ros.msg import (
@@ -91,6 +97,9 @@ class Client:
             "image/compressed": self.node.create_publisher(CompressedImage, "image/compressed", 1),
             "command": self.node.create_publisher(String, "command", 10),
             "prompt": self.node.create_publisher(VisualPrompt, "prompt", 10),
+            "depth": self.node.create_publisher(Image, "depth", 5),
+            "camera_info": self.node.create_publisher(CameraInfo, "camera_info", 5),
+            "clicked_pixel": self.node.create_publisher(PointStamped, "clicked_pixel", 10),
         }
         for kind, topic, qos in (
             (TrackArray, "tracks", reliable(10)),
@@ -112,9 +121,15 @@ class Client:
 
     def wait_connected(self, topic: str = "image", seconds: float = START_SECONDS) -> None:
         """Wait until the node subscribes to what is sent here and is heard."""
+
+        def heard(name: str) -> bool:
+            for node in RUNNING:
+                if node.process.poll() is not None:
+                    pytest.fail(f"a node ended before it was ready:\n{node.output}")
+            return bool(self._sends[name].get_subscription_count())
+
         for name in (topic, "command", "prompt"):
-            publisher = self._sends[name]
-            wait_for(publisher.get_subscription_count, seconds, f"a subscriber of {name}")
+            wait_for(lambda n=name: heard(n), seconds, f"a subscriber of {name}")
         status = self.got["sa2va_tracker/status"]
         wait_for(lambda: status and status[-1].state == status[-1].ACTIVE, seconds, "ACTIVE")
         for name in ("tracks", "mask", "events"):
@@ -189,6 +204,39 @@ class Client:
         finally:
             self.node.destroy_client(caller)
 
+    def goal(self, kind: Any, name: str, goal: Any, seconds: float = 60.0) -> Goal:
+        """Send a goal and return it once it is accepted."""
+        from rclpy.action import ActionClient
+
+        sender = ActionClient(self.node, kind, name)
+        assert sender.wait_for_server(seconds), f"no action {name}"
+        feedback: list[Any] = []
+        # On the thread that spins: rclpy ignores an answer that comes before it has noted the goal.
+        sent = self._executor.create_task(
+            lambda: sender.send_goal_async(goal, lambda message: feedback.append(message.feedback))
+        )
+        wait_for(sent.done, seconds, f"the goal of {name} to leave")
+        accepted = sent.result()
+        wait_for(accepted.done, seconds, f"the goal of {name}")
+        return Goal(accepted.result(), feedback, sender)
+
+    def change_state(self, *transitions: int) -> None:
+        """Take the tracker node through lifecycle transitions, each of which must succeed."""
+        from lifecycle_msgs.srv import ChangeState
+
+        for transition in transitions:
+            request = ChangeState.Request()
+            request.transition.id = transition
+            answer = self.call(ChangeState, "sa2va_tracker/change_state", request)
+            assert answer.success, f"transition {transition} was refused"
+
+    def state(self) -> str:
+        """The lifecycle state of the tracker node."""
+        from lifecycle_msgs.srv import GetState
+
+        answer = self.call(GetState, "sa2va_tracker/get_state", GetState.Request())
+        return str(answer.current_state.label)
+
     def status_after(self, condition: Callable[[Any], bool], seconds: float = 60.0) -> Any:
         """The first status from now on that fulfils the condition."""
         status = self.got["sa2va_tracker/status"]
@@ -205,6 +253,32 @@ class Client:
         self._context.try_shutdown()
         self._thread.join(5)
         self.node.destroy_node()
+
+
+class Goal:
+    """A goal that was accepted, as its sender sees it."""
+
+    def __init__(self, handle: Any, feedback: list[Any], sender: Any) -> None:
+        assert handle.accepted
+        self.handle, self.feedback = handle, feedback
+        self._sender = sender  # goals live as long as their client
+        self._result = handle.get_result_async()
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return bool(self._result.done())
+
+    def stages(self) -> list[int]:
+        """The stages of the feedback so far, without repetitions."""
+        told = [message.stage for message in self.feedback]
+        return [stage for i, stage in enumerate(told) if i == 0 or told[i - 1] != stage]
+
+    def result(self, seconds: float = 60.0) -> tuple[int, Any]:
+        """The goal's final status (4 succeeded, 5 cancelled, 6 aborted) and its result."""
+        wait_for(self._result.done, seconds, "the result of a goal")
+        answer = self._result.result()
+        return answer.status, answer.result
 
 
 @pytest.fixture(name="wait_for", scope="session")
@@ -227,17 +301,17 @@ def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NodeProcess]]:
     """Starts nodes; whatever still runs at the end of the module is ended."""
-    running: list[NodeProcess] = []
 
     def start(
         module: str = "tracker_node", *, remaps: tuple[str, ...] = (), **parameters: Any
     ) -> NodeProcess:
         log = tmp_path_factory.mktemp("node") / "output.txt"
-        running.append(NodeProcess(module, log, parameters, remaps))
-        return running[-1]
+        RUNNING.append(NodeProcess(module, log, parameters, remaps))
+        return RUNNING[-1]
 
     yield start
-    for node in running:
+    while RUNNING:
+        node = RUNNING.pop()
         if node.process.poll() is None:
             node.process.kill()
             node.process.wait()

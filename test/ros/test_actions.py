@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TrackExpression and AskScene over DDS: stages, results, cancellation, time limits, error codes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from sa2va_ros.goals import ErrorCode, Stage
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
+
+PICTURE = cv2.resize(np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8), (160, 120))
+TRACK, ASK = "sa2va_tracker/track_expression", "sa2va_tracker/ask_scene"
+SUCCEEDED, CANCELED, ABORTED = 4, 5, 6  # action_msgs/GoalStatus
+
+
+@pytest.fixture(scope="module")
+def node(start_node: Callable[..., Any], nano_folder: Path) -> Any:
+    settings = {"model": nano_folder, "threads": 1, "status_period": 0.1, "verify_period": 0.0}
+    reliable = {"qos_overrides./acting/image.subscription.reliability": "reliable"}
+    return start_node(remaps=("__ns:=/acting",), **settings, **reliable)
+
+
+@pytest.fixture(scope="module")
+def connected(node: Any, start_client: Callable[[str], Any]) -> Any:
+    client = start_client("/acting")
+    client.wait_connected()
+    return client
+
+
+@pytest.fixture
+def client(node: Any, connected: Any) -> Iterator[Any]:
+    connected.command("stop")
+    connected.stream_until(PICTURE, lambda c: not living(c.got["tracks"][-1]))
+    connected.got["events"].clear()
+    yield connected
+    assert node.process.poll() is None, node.output
+    assert "Traceback" not in node.output
+
+
+def living(tracks: Any) -> list[str]:
+    return [t.id for t in tracks.tracks if t.state not in (t.STATE_STOPPED, t.STATE_NOT_FOUND)]
+
+
+def track_goal(client: Any, **fields: Any) -> Any:
+    from sa2va_ros.action import TrackExpression
+
+    return client.goal(TrackExpression, TRACK, TrackExpression.Goal(**fields))
+
+
+def ask_goal(client: Any, **fields: Any) -> Any:
+    from sa2va_ros.action import AskScene
+
+    return client.goal(AskScene, ASK, AskScene.Goal(**fields))
+
+
+def seconds(value: float) -> Any:
+    from rclpy.duration import Duration
+
+    return Duration(seconds=value).to_msg()
+
+
+def test_one_shot_succeeds_with_the_first_mask_and_keeps_the_track_if_asked(
+    client: Any, wait_for: Any
+) -> None:
+    goal = track_goal(
+        client, expression="the red mug", stop_when_found=True, continue_after_goal=True
+    )
+    client.stream_until(PICTURE, lambda _: goal.done)
+    status, result = goal.result()
+    assert (status, result.error_code) == (SUCCEEDED, ErrorCode.NONE)
+    # Feedback may come after the result: it is another topic.
+    wait_for(lambda: len(goal.stages()) >= 4, 10, "the last feedback")
+    assert goal.stages() == [
+        Stage.WAITING_IMAGE,
+        Stage.GROUNDING,
+        Stage.CATCHING_UP,
+        Stage.TRACKING,
+    ]
+    assert result.track.expression == "the red mug"
+    assert result.track.area > 0
+    client.stream(client.image(PICTURE))
+    assert living(client.stream(client.image(PICTURE))) == [result.track.id]
+
+
+def test_one_shot_leaves_nothing_behind_otherwise(client: Any) -> None:
+    goal = track_goal(client, expression="the red mug", stop_when_found=True)
+    client.stream_until(PICTURE, lambda _: goal.done)
+    assert goal.result()[0] == SUCCEEDED
+    client.stream_until(PICTURE, lambda c: not living(c.got["tracks"][-1]))
+
+
+def test_feedback_follows_the_track_until_it_is_cancelled(client: Any, wait_for: Any) -> None:
+    goal = track_goal(client, expression="the can")
+    client.stream_until(PICTURE, lambda _: len(goal.feedback) > 6)
+    assert not goal.done
+    assert goal.feedback[-1].stage == Stage.TRACKING
+    assert goal.feedback[-1].track.id == living(client.got["tracks"][-1])[0]
+    goal.handle.cancel_goal_async()
+    status, result = goal.result()
+    assert (status, result.error_code) == (CANCELED, ErrorCode.CANCELED)
+    client.stream_until(PICTURE, lambda c: not living(c.got["tracks"][-1]))
+
+
+def test_a_time_limit_ends_tracking_with_success(client: Any) -> None:
+    goal = track_goal(client, expression="the plate", max_duration=seconds(0.5))
+    started = time.monotonic()
+    client.stream_until(PICTURE, lambda _: goal.done)
+    status, result = goal.result()
+    assert (status, result.error_code) == (SUCCEEDED, ErrorCode.NONE)
+    assert "tracked for 0.5 s" in result.error_msg
+    assert time.monotonic() - started > 0.5
+
+
+def test_two_goals_at_once_and_a_prompt_instead_of_words(client: Any) -> None:
+    from sa2va_ros.msg import VisualPrompt
+
+    box = VisualPrompt(type=VisualPrompt.BOX, label="that one")
+    box.box.x_offset, box.box.y_offset, box.box.width, box.box.height = 40, 30, 50, 40
+    goals = [
+        track_goal(client, expression="the bowl", stop_when_found=True, continue_after_goal=True),
+        track_goal(client, prompt=box, stop_when_found=True, continue_after_goal=True),
+    ]
+    client.stream_until(PICTURE, lambda _: all(goal.done for goal in goals))
+    assert [goal.result()[0] for goal in goals] == [SUCCEEDED, SUCCEEDED]
+    ids = {goal.result()[1].track.id for goal in goals}
+    assert set(living(client.stream(client.image(PICTURE)))) == ids
+
+
+def test_no_image_and_no_answer_in_time_are_told_apart(client: Any) -> None:
+    goal = track_goal(client, expression="the mug", acquire_timeout=seconds(0.3))
+    status, result = goal.result()  # no image is sent
+    assert (status, result.error_code) == (ABORTED, ErrorCode.NO_IMAGE)
+    assert "no camera image in 0.3 s" in result.error_msg
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"expression": "the \x1b[31mmug"}, "U+001B"),
+        ({"expression": "mug " * 200}, "at most"),
+        ({}, "neither an expression nor a prompt"),
+        ({"expression": "x", "acquire_timeout": -1.0}, "expected 0 or more"),
+    ],
+)
+def test_a_wrong_goal_is_aborted_with_the_reason(
+    client: Any, fields: dict[str, Any], says: str
+) -> None:
+    if "acquire_timeout" in fields:
+        fields = fields | {"acquire_timeout": seconds(fields["acquire_timeout"])}
+    status, result = track_goal(client, **fields).result()
+    assert (status, result.error_code) == (ABORTED, ErrorCode.MODEL_ERROR)
+    assert says in result.error_msg
+
+
+def test_a_track_that_somebody_else_stops_or_resets_ends_its_goal(client: Any) -> None:
+    from std_srvs.srv import Trigger
+
+    goal = track_goal(client, expression="the fork")
+    client.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    client.command("stop the fork")
+    client.stream_until(PICTURE, lambda _: goal.done)
+    status, result = goal.result()
+    assert (status, result.error_code) == (ABORTED, ErrorCode.CANCELED)
+    assert "stopped" in result.error_msg
+
+    goal = track_goal(client, expression="the knife")
+    client.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    assert client.call(Trigger, "sa2va_tracker/reset", Trigger.Request()).success
+    client.stream_until(PICTURE, lambda _: goal.done)
+    assert goal.result()[1].error_code == ErrorCode.LOST
+    assert "reset" in goal.result()[1].error_msg
+
+
+def test_an_object_that_is_not_found_ends_the_goal(
+    start_node: Callable[..., Any], start_client: Callable[[str], Any], tmp_path: Path
+) -> None:
+    from sa2va_model.checkpoints import save_model
+    from sa2va_model.nano import nano_model
+
+    save_model(nano_model(answers=False), tmp_path)
+    node = start_node(remaps=("__ns:=/denying",), model=tmp_path, threads=1, status_period=0.1)
+    client = start_client("/denying")
+    client.wait_connected()
+    goal = track_goal(client, expression="the dragon")
+    client.stream_until(PICTURE, lambda _: goal.done)
+    status, result = goal.result()
+    assert (status, result.error_code) == (ABORTED, ErrorCode.NOT_FOUND)
+    assert result.error_msg
+    assert node.stop() == 0, node.output
+
+
+def test_a_question_is_answered_word_by_word(client: Any) -> None:
+    client.stream(client.image(PICTURE))
+    goal = ask_goal(client, question="what is this?", grounded=True, max_tokens=8)
+    status, result = goal.result()
+    assert (status, result.error_code) == (SUCCEEDED, ErrorCode.NONE)
+    answer = result.answer
+    assert answer.header == client.got["tracks"][-1].header
+    assert answer.question == "what is this?"
+    assert len(answer.request_id) == 32
+    assert answer.is_final
+    assert "".join(message.delta for message in goal.feedback) == "".join(
+        message.text for message in goal.feedback[-1:]
+    )
+    wanted = {phrase.mask_value for phrase in answer.phrases if phrase.mask_value}
+    assert wanted <= set(answer.mask.data)
+    captions = client.stream_until(None, lambda c: c.got["caption"])
+    assert captions[-1].request_id == answer.request_id
+
+
+def test_questions_that_are_wrong_or_without_masks(client: Any) -> None:
+    client.stream(client.image(PICTURE))
+    status, result = ask_goal(client, question=" ").result()
+    assert (status, result.error_code) == (ABORTED, ErrorCode.MODEL_ERROR)
+    assert "question is empty" in result.error_msg
+    status, result = ask_goal(client, question="what?", grounded=False).result()
+    assert status == SUCCEEDED
+    assert not result.answer.phrases
+    assert not result.answer.mask.data
+
+
+def test_a_paused_node_refuses_goals_and_ends_those_in_work(client: Any) -> None:
+    from lifecycle_msgs.msg import Transition
+
+    goal = track_goal(client, expression="the lamp")
+    client.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    client.change_state(Transition.TRANSITION_DEACTIVATE)
+    status, result = goal.result()
+    assert (status, result.error_code) == (ABORTED, ErrorCode.CANCELED)
+    assert "deactivated" in result.error_msg
+    for refused in (track_goal(client, expression="x"), ask_goal(client, question="x?")):
+        status, result = refused.result()
+        assert (status, result.error_code) == (ABORTED, ErrorCode.MODEL_ERROR)
+        assert "not active" in result.error_msg
+    client.change_state(Transition.TRANSITION_ACTIVATE)
+    client.wait_connected()
+
+
+def test_goals_are_told_when_the_node_ends(node: Any, connected: Any) -> None:  # last: it is gone
+    goal = track_goal(connected, expression="the lamp")
+    connected.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    assert node.stop() == 0, node.output
+    status, result = goal.result()
+    assert (status, result.error_code) == (ABORTED, ErrorCode.CANCELED)
