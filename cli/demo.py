@@ -9,23 +9,20 @@ module does not.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa2va_cli.demo_score import Act, Row, score
 from sa2va_cli.output import write_json
+from sa2va_cli.ros_processes import keep_to_ourselves, need_ros, node, wait_for
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import EventKind
 
@@ -39,7 +36,6 @@ EXAMPLES = """examples:
   sa2va demo -o out            writes out/demo.mp4, out/demo.json, out/bag/
   make demo                    the same, with everything it needs set up first"""
 NAMESPACE = "/sa2va"
-START_SECONDS = 120.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 if every command came out as it should."""
-    _need_ros()
+    need_ros()
     if args.model and not Path(args.model).is_dir():
         raise InputError(f"--model {args.model}: no such folder; expected a checkpoint folder")
     if not 0.1 <= args.rate <= 60:
@@ -66,12 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{bag}: is in the way and no bag of an earlier demo; expected no such path"
             )
         shutil.rmtree(bag)
-    # A domain of its own on this machine only: no robot hears the demo, and none disturbs it.
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
-    if os.environ.get("ROS_DISTRO") == "humble":
-        os.environ["ROS_LOCALHOST_ONLY"] = "1"
-    else:
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    keep_to_ourselves()
     rows, summary = _perform(args, folder, bag)
     _print_table(rows, summary)
     result = {"commands": [asdict(row) for row in rows], "summary": summary}
@@ -82,71 +73,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"sa2va demo: '{row.command}': {row.problem}", file=sys.stderr)
     print(f"video {folder / 'demo.mp4'}   recording {bag}   figures {folder / 'demo.json'}")
     return 1 if bad else 0
-
-
-def _need_ros() -> None:
-    for module in ("rclpy", "sa2va_ros.msg"):
-        if importlib.util.find_spec(module) is None:
-            raise InputError(
-                f"the Python module {module} is not there; expected ROS 2 and this package's messages "
-                "(`make demo` sets both up; or source your ROS 2 and its workspace)"
-            )
-
-
-# --- the processes -------------------------------------------------------------------------------
-
-
-@contextmanager
-def node(module: str, log: Path, **parameters: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A node in a process of its own, its output in a file; ended on leaving, whatever happened."""
-    command = [
-        sys.executable,
-        "-m",
-        f"sa2va_ros.{module}",
-        "--ros-args",
-        "-r",
-        f"__ns:={NAMESPACE}",
-    ]
-    for name, value in parameters.items():
-        command += ["-p", f"{name}:={value}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        yield process
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
-        if process.poll() is not None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _wait(
-    condition: Callable[[], Any], process: subprocess.Popen[bytes], log: Path, what: str
-) -> None:
-    """Wait until the condition is true.
-
-    Raises:
-        RuntimeError: the process ended, or it took too long; with the last line it printed.
-    """
-    end = time.monotonic() + START_SECONDS
-    while not condition():
-        if process.poll() is not None or time.monotonic() > end:
-            ended = (
-                f"ended with status {process.returncode}"
-                if process.poll() is not None
-                else (f"took over {START_SECONDS:.0f} s")
-            )
-            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
-            raise RuntimeError(f"{what}: the process {ended}; {log} ends with: {lines[-1]}")
-        time.sleep(0.05)
 
 
 # --- the performance -----------------------------------------------------------------------------
@@ -173,9 +99,9 @@ def _perform(
         task = bar.add_task("starting the tracker", total=None)
         recorder = stack.enter_context(Recorder(bag, NAMESPACE))
         tracker = stack.enter_context(
-            node("tracker_node", logs["tracker_node"], model=args.model or "''", device=args.device)
+            node("tracker_node", logs["tracker_node"], model=args.model or "", device=args.device)
         )
-        _wait(
+        wait_for(
             lambda: (
                 recorder.status is not None
                 and recorder.status.state == TrackerStatus.ACTIVE
@@ -189,7 +115,7 @@ def _perform(
         camera = stack.enter_context(
             node("sim_camera", logs["sim_camera"], scene="demo", rate=float(args.rate))
         )
-        _wait(
+        wait_for(
             lambda: recorder.complete_shots() and recorder.names,
             camera,
             logs["sim_camera"],

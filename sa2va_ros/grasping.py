@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 _CELL = 0.008  # metres, grid in which an object hangs together
+_FINE = 0.003  # metres, grid in which its outline is measured
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def plan_grasp(
     if top < 0.012:
         raise NoGraspError("bad 3D", f"the points are at most {top * 1000:.0f} mm high")
     tip = max(0.008, top - min(gripper.reach, 0.6 * top))
-    section = points[points[:, 2] > tip - 0.004]
-    sight = section[:, :2].mean(0) - eye[:2]
+    section = from_above(points[points[:, 2] > tip - 0.004])
+    sight = section.mean(0) - eye[:2]
     sight /= np.linalg.norm(sight) + 1e-9
     best: tuple[float, Grasp] | None = None
     narrowest = np.inf
@@ -105,6 +106,15 @@ def plan_grasp(
     if narrowest + 2 * gripper.margin > gripper.opening:
         raise NoGraspError("no room", f"it is {narrowest * 100:.0f} cm wide where it is narrowest")
     raise NoGraspError("no room", "something stands where the fingers would come down")
+
+
+def from_above(points: np.ndarray) -> np.ndarray:
+    """The outline as seen from above: one place [N, 2] for each cell that holds points.
+
+    An upright face that looks at the camera has many points; from above it is as thin as one that does not.
+    """
+    cells = np.unique(np.floor(points[:, :2] / _FINE).astype(np.int64), axis=0)
+    return (cells + 0.5) * _FINE
 
 
 def one_piece(points: np.ndarray) -> np.ndarray:
@@ -145,7 +155,7 @@ def _candidate(
     """The grasp with one closing direction."""
     closing = np.array([np.cos(yaw), np.sin(yaw)])
     across = np.array([-closing[1], closing[0]])
-    u, v = section[:, :2] @ closing, section[:, :2] @ across
+    u, v = section @ closing, section @ across
     low, high = (float(q) for q in np.quantile(u, (0.01, 0.99)))
     middle = (low + high) / 2
     # Where the pads will touch: the middle of the two outermost strips, not of the whole outline (a mug has a handle).

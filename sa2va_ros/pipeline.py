@@ -131,6 +131,10 @@ class Pipeline:
         self._locator.reset()
         self._stream = ImageStream()
 
+    def stamp(self, seconds: float) -> int:
+        """The stamp of the message that a frame's seconds came from, nanoseconds."""
+        return self._stream.clock.nanoseconds(seconds)
+
     def put(self, message: Image | CompressedImage) -> None:
         """Hand over an image from the camera; never blocks."""
         if self.enabled:

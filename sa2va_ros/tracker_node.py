@@ -56,7 +56,7 @@ class TrackerNode(LifecycleNode):
         parameters.declare(self)
         self._check_tf()
         self.add_on_set_parameters_callback(self._may_change)
-        self._engine = Engine()
+        self._engine = self._make_engine()
         self._pipeline = Pipeline(self, self._engine, observe=self._observe, busy=self._busy)
         self._questions = SceneQuestions(self, self._engine, self._pipeline, self._need_active)
         self._router = Router(self._engine, self._tracks, self._questions.ask)
@@ -72,6 +72,9 @@ class TrackerNode(LifecycleNode):
         if missing := standard.missing():
             self.get_logger().info(missing)
         self._publish_status()
+
+    def _make_engine(self) -> Engine:
+        return Engine()
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value

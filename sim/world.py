@@ -48,6 +48,7 @@ def sample_world(
     plain: bool = False,
     samples: int = 0,
     scales: tuple[float, float] = (0.8, 1.35),
+    arena: float | None = None,
 ) -> World:
     """A random room.
 
@@ -56,6 +57,7 @@ def sample_world(
         plain: objects without surface patterns.
         samples: per pixel; 4 smooths edges at three times the cost.
         scales: smallest and largest factor on the usual sizes of the stock.
+        arena: metres; instead of a table a level floor of this half width, with the walls around it.
     """
     rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 0x0DE5])
     if shapes is None:
@@ -69,7 +71,10 @@ def sample_world(
     }
     for k in range(len(stock)):
         textures[f"pattern_{k}"] = _pattern(rng, plain)
-    return World(stock, lumps, table, textures, _world_xml(rng, stock, lumps, table, samples))
+    if arena is not None:
+        table = (arena, arena)
+    xml = _world_xml(rng, stock, lumps, table, samples, arena)
+    return World(stock, lumps, table, textures, xml)
 
 
 @lru_cache(maxsize=4)
@@ -112,13 +117,18 @@ def _world_xml(
     clutter: tuple[ObjectModel, ...],
     table: tuple[float, float],
     samples: int,
+    arena: float | None,
 ) -> str:
     assets, bodies = [], []
+    copies = (
+        1.0 if arena is None else arena / 0.7
+    )  # of the table's texture, so that its grain stays the same
     for name, side in _SURFACES.items():
         assets.append(
             f'<texture name="{name}" type="2d" builtin="flat" width="{side}" height="{side}"/>'
         )
-        repeat = f"{rng.uniform(0.5, 1.6):.3f} {rng.uniform(0.5, 1.6):.3f}"
+        many = copies if name == "table" else 1.0
+        repeat = f"{many * rng.uniform(0.5, 1.6):.3f} {many * rng.uniform(0.5, 1.6):.3f}"
         shine = f'specular="{rng.uniform(0, 0.5):.3f}" shininess="{rng.uniform(0, 0.6):.3f}"'
         assets.append(f'<material name="{name}" texture="{name}" texrepeat="{repeat}" {shine}/>')
     for k, model in enumerate(stock):
@@ -139,10 +149,11 @@ def _world_xml(
     width, depth = table
     top = (
         f'<geom name="table" type="cylinder" size="{max(table):.3f} 0.02" pos="0 0 -0.02" material="table"/>'
-        if rng.random() < 0.25
+        if rng.random() < 0.25 and arena is None
         else f'<geom name="table" type="box" size="{width:.3f} {depth:.3f} 0.02" pos="0 0 -0.02" material="table"/>'
     )
     room = rng.uniform(1.6, 3.2)
+    room = room if arena is None else arena
     walls = "".join(
         f'<geom type="box" size="{sx} {sy} 1.6" pos="{x} {y} 0.8" material="wall" contype="0" conaffinity="0"/>'
         for x, y, sx, sy in (

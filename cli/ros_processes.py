@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our nodes as processes of their own, on a ROS domain that nobody else hears."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sa2va_model.errors import InputError
+
+NAMESPACE = "/sa2va"
+START_SECONDS = 120.0
+
+
+def need_ros() -> None:
+    """Raise InputError, with what to do, unless ROS 2 and our messages are there."""
+    for module in ("rclpy", "sa2va_ros.msg"):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(
+                f"the Python module {module} is not there; expected ROS 2 and this package's messages "
+                "(`make demo` sets both up; or source your ROS 2 and its workspace)"
+            )
+
+
+def keep_to_ourselves() -> None:
+    """A domain of its own on this machine only: no robot hears what follows, and none disturbs it."""
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(1, 100))
+    if os.environ.get("ROS_DISTRO") == "humble":
+        os.environ["ROS_LOCALHOST_ONLY"] = "1"
+    else:
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+
+@contextmanager
+def node(
+    module: str, log: Path, *, namespace: str = NAMESPACE, **parameters: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A node in a process of its own, its output in a file; ended on leaving, whatever happened."""
+    command = [
+        sys.executable,
+        "-m",
+        f"sa2va_ros.{module}",
+        "--ros-args",
+        "-r",
+        f"__ns:={namespace}",
+    ]
+    for name, value in parameters.items():
+        if isinstance(value, bool):
+            value = str(value).lower()
+        command += ["-p", f"{name}:={value if value != '' else chr(39) * 2}"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, ever more firmly."""
+    for number, patience in ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+        if process.poll() is not None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def wait_for(
+    condition: Callable[[], Any], process: subprocess.Popen[bytes], log: Path, what: str
+) -> None:
+    """Wait until the condition is true.
+
+    Raises:
+        RuntimeError: the process ended, or it took too long; with the last line it printed.
+    """
+    end_time = time.monotonic() + START_SECONDS
+    while not condition():
+        if process.poll() is not None or time.monotonic() > end_time:
+            ended = (
+                f"ended with status {process.returncode}"
+                if process.poll() is not None
+                else (f"took over {START_SECONDS:.0f} s")
+            )
+            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise RuntimeError(f"{what}: the process {ended}; {log} ends with: {lines[-1]}")
+        time.sleep(0.05)
