@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from sa2va_model.checkpoints import load_model, save_model
 from sa2va_model.errors import InputError
+from sa2va_model.filling import unallocated
 from sa2va_model.names import Names
 from sa2va_model.nano import nano_model
+from sa2va_model.nano_families import QWEN_TOKENS
+from sa2va_model.presets import byte_tokenizer
+from sa2va_model.published import PUBLISHED as PUBLISHED_SIZES
+from sa2va_model.published import published_config
+from sa2va_model.sa2va import Sa2VA
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "reference" / "sa2va_1b_tensors.txt"
 
@@ -54,22 +62,28 @@ def test_official_names_and_ours_are_inverse(folder: Path) -> None:
 @pytest.mark.skipif(
     not PUBLISHED.is_file(), reason="the list of published tensor names is not here"
 )
-def test_every_published_name_has_a_place() -> None:
-    """Names of Sa2VA-1B, with layer numbers reduced to those that the nano model has."""
-    published = {line.split()[0] for line in PUBLISHED.read_text().splitlines() if "." in line}
-    published = {name for name in published if name.split(".")[0] in OFFICIAL_ROOTS}
-    model = nano_model()
-    own = set(Names(model.config).official(model.state_dict()))
-
-    def shape_of(name: str) -> str:
-        return ".".join("N" if part.isdigit() else part for part in name.split("."))
-
-    missing = {shape_of(name) for name in published} - {shape_of(name) for name in own}
-    assert len(published) > 1000
-    assert not missing
+def test_every_tensor_of_the_published_1b_checkpoint_has_its_place() -> None:
+    """All 1541 names and shapes, and nothing beside them; the model is built without memory for its weights."""
+    lines = [line.split(" ", 1) for line in PUBLISHED.read_text().splitlines() if "(" in line]
+    published = {name: tuple(ast.literal_eval(shape.strip())) for name, shape in lines}
+    config = published_config("1b")
+    with unallocated():
+        model = Sa2VA(config, byte_tokenizer())
+    empty = {k: torch.empty_like(v, device="meta") for k, v in model.state_dict().items()}
+    own = {k: tuple(v.shape) for k, v in Names(config).official(empty).items()}
+    assert len(published) == 1541
+    assert own == published
 
 
-OFFICIAL_ROOTS = ("vision_model", "language_model", "mlp1", "text_hidden_fcs", "grounding_encoder")
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
+def test_every_published_size_can_be_built(size: str) -> None:
+    config = published_config(size)
+    with unallocated():
+        model = Sa2VA(config, byte_tokenizer(extra=QWEN_TOKENS))
+    billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+    named = float(re.findall(r"([\d.]+)b$", size)[0])
+    assert 0.9 * named < billions < 1.5 * named
+    assert all(parameter.is_meta for parameter in model.parameters())
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
