@@ -49,8 +49,7 @@ class Belief:
     def _forget(self, seconds: float) -> None:
         """The object may have left or come meanwhile."""
         seen = 1.0 / (1.0 + math.exp(-max(-_LIMIT, min(_LIMIT, self.odds))))
-        leaves = 1.0 - math.exp(-LEAVES * max(seconds, 0.0))
-        comes = 1.0 - math.exp(-COMES * max(seconds, 0.0))
-        seen = seen * (1.0 - leaves) + (1.0 - seen) * comes
+        mixed = 1.0 - math.exp(-(LEAVES + COMES) * max(seconds, 0.0))
+        seen += mixed * (COMES / (LEAVES + COMES) - seen)
         seen = min(max(seen, 1e-6), 1.0 - 1e-6)
         self.odds = max(self.floor, math.log(seen / (1.0 - seen)))

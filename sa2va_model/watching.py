@@ -108,7 +108,9 @@ class Watch:
                 record.wait = config.search_period
             elif kind == EventKind.LOST:
                 record.lost_since, record.since_look = frame.stamp, 0
-                record.next_question, record.wait = frame.stamp, config.search_period
+                # The stored embedding looks first, which costs little.
+                record.wait = config.search_period
+                record.next_question = frame.stamp + record.wait
             register.tell(kind, record, frame, reason, why, score)
         if record.lost and 0 < config.give_up_after <= frame.stamp - record.lost_since:
             record.state, record.life = TrackState.STOPPED, None
