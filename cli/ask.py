@@ -1,51 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sa2va ask`: a question about an image or a video; the answer may point at things with masks."""
+"""`sa2va ask`: questions about an image or a video; the answers may point at things with masks."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
+from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa2va_cli.inputs import open_input, positive
+from sa2va_cli.inputs import box_prompt, open_input, point_prompt, positive
+from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sa2va_model.sa2va import Answer
+    from sa2va_model.keyframes import KeyframeChoice
+    from sa2va_model.regions import Region
+    from sa2va_model.results import Answer
+    from sa2va_model.sa2va import Sa2VA
     from sa2va_model.sources import Frame, FrameSource
 
 NAME = "ask"
-HELP = "Ask about an image or a video: chat, captions, grounded captions, referring segmentation."
+HELP = (
+    "Ask about an image or a video: chat, captions, grounded captions, referring segmentation, regions. "
+    "Several questions are one conversation."
+)
 EXAMPLES = """examples:
-  sa2va ask table.png "What is on the table?"
+  sa2va ask table.png "What is on the table?" "Which of them is the largest?"
   sa2va ask table.png "Please segment the blue mug." -o out/mug
   sa2va ask table.png "Describe the image." --grounded -o out/caption
   sa2va ask table.png "What is region1?" --region mug.png
+  sa2va ask table.png "How do region1 and region2 differ?" --box 10,20,80,90 --point 120,60
   sa2va ask table.mp4 "What happens here?" --frames 5
+  sa2va ask table.mp4 "Please segment the blue mug." --frames 20 --keyframes uniform:5 -o out/clip
 
-writes to OUT: masks/<object>/<frame>.png (0/255), overlay/<frame>.png and answer.json."""
+writes to OUT: masks/<object>/<frame>.png (0/255), regions/<region>.png, overlay/<frame>.png and answer.json."""
 
-# The sentence that the official grounded-caption data ends its questions with.
-GROUNDED = (
-    "Please respond with interleaved segmentation masks for the corresponding parts of the answer."
-)
+
+class CollectRegion(argparse.Action):
+    """Collects --region, --box and --point into one list, in the order typed: region1, region2, ..."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Parse one option."""
+        text, kind = str(values), self.option_strings[0]
+        prompt: Any = text
+        if kind != "--region":
+            prompt = box_prompt(text) if kind == "--box" else point_prompt(text)
+        namespace.regions = [*(getattr(namespace, "regions", None) or []), (kind, prompt)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sa2va ask`."""
+    add_adapter(parser)
     parser.add_argument("input", metavar="IMAGE_OR_VIDEO", help="image, video, folder or rosbag2")
-    parser.add_argument("question", help="the question; quote it")
     parser.add_argument(
-        "--region",
-        action="append",
-        default=[],
-        metavar="MASK",
-        help="mask image of a region, called region1, region2, ... in the question",
+        "question", nargs="+", help="the question; quote it. Several: each knows the ones before"
     )
+    region = parser.add_argument_group(
+        "regions of an image, called region1, region2, ... in the question"
+    )
+    for option, form, line in (
+        ("--region", "MASK", "mask image of a region"),
+        ("--box", "X0,Y0,X1,Y1", "box in pixels"),
+        ("--point", "X,Y", "click in pixels; 'x,y;x,y,0' for several, 0 = not there"),
+    ):
+        region.add_argument(option, action=CollectRegion, dest="regions", metavar=form, help=line)
     parser.add_argument(
         "--grounded", action="store_true", help="ask for masks of the things the answer names"
     )
@@ -54,29 +80,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=positive, default=5, metavar="N", help="frames of a video (default: 5)"
     )
+    parser.add_argument(
+        "--keyframes",
+        metavar="KIND[:COUNT[:TOKENS]]",
+        help="which of them the language model sees: first, uniform, latest; how many; visual tokens of each "
+        "(default: the first ones, as many as the model was made for)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask; returns the exit status."""
-    if not args.question.strip():
+    if not all(question.strip() for question in args.question):
         raise InputError("question is empty, expected words")
+    choice = _keyframes(args.keyframes)
     frames = spread(open_input(args.input, topic=args.topic), args.frames)
     pictures = [frame.rgb for frame in frames]
-    regions = [_read_region(path, pictures) for path in args.region]
-    question = f"{args.question.strip()} {GROUNDED}" if args.grounded else args.question
+    regions = [_region(kind, value, pictures) for kind, value in args.regions or ()]
+    from sa2va_cli.ask_output import record, show, write
     from sa2va_cli.output import write_json
-    from sa2va_model.checkpoints import load_model, suit_threads
 
-    model = load_model(args.model, device=args.device)
-    suit_threads(model)
-    answer = model.ask(pictures, question, regions)
-    record = _record(args, frames, answer)
+    model = open_model(args)
+    answers = converse(model, pictures, args.question, regions, choice, grounded=args.grounded)
+    shown = [model.segment_region(pictures[0], region) for region in regions]
+    result = record(args.input, args.question, frames, answers, shown)
     if args.output is not None:
-        _write(Path(args.output), frames, answer)
-        write_json(Path(args.output) / "answer.json", record)
-    write_json(args.json, record)
-    _print(args, answer)
+        write(args.output, frames, answers, shown, result)
+    write_json(args.json, result)
+    show(answers, shown, wrote=args.output is not None)
     return 0
+
+
+def converse(
+    model: Sa2VA,
+    pictures: list[np.ndarray],
+    questions: Sequence[str],
+    regions: Sequence[Region],
+    choice: KeyframeChoice | None,
+    *,
+    grounded: bool,
+) -> list[Answer]:
+    """Asks one question after the other; each is told with those before it."""
+    from sa2va_model.sa2va import GROUNDED
+
+    answers: list[Answer] = []
+    for question in questions:
+        words = f"{question.strip()} {GROUNDED}" if grounded else question
+        history = [answer.turn for answer in answers]
+        answers.append(model.ask(pictures, words, regions, history=history, keyframes=choice))
+    return answers
 
 
 def spread(source: FrameSource, count: int) -> list[Frame]:
@@ -95,13 +146,37 @@ def spread(source: FrameSource, count: int) -> list[Frame]:
     return picked
 
 
-def _read_region(path: str, pictures: list[np.ndarray]) -> np.ndarray:
+def _keyframes(text: str | None) -> KeyframeChoice | None:
+    if text is None:
+        return None
+    from sa2va_model.keyframes import KeyframeChoice
+
+    kind, *numbers = text.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        raise InputError(f"--keyframes {text}: expected KIND, KIND:COUNT or KIND:COUNT:TOKENS")
+    try:
+        return KeyframeChoice(kind, *(int(number) for number in numbers))
+    except InputError as error:
+        raise InputError(f"--keyframes {text}: {error}") from error
+
+
+def _region(kind: str, value: Any, pictures: list[np.ndarray]) -> Region:
+    from sa2va_model.regions import Region
+
+    name = f"{kind} {value}" if kind == "--region" else value.words
+    if len(pictures) != 1:
+        raise InputError(f"{name}: the input is a video, expected an image for {kind}")
+    height, width = pictures[0].shape[:2]
+    if kind == "--region":
+        return Region(mask=_read_mask(value, height, width))
+    value.check_inside(height, width)
+    return Region(box=value.box, points=value.points, labels=value.labels)
+
+
+def _read_mask(path: str, height: int, width: int) -> np.ndarray:
     from sa2va_cli.truth import read_mask
 
-    if len(pictures) != 1:
-        raise InputError(f"--region {path}: the input is a video, expected an image for --region")
     mask = read_mask(path)
-    height, width = pictures[0].shape[:2]
     if mask.shape != (height, width):
         raise InputError(
             f"--region {path}: is {mask.shape[1]}x{mask.shape[0]}, "
@@ -110,78 +185,3 @@ def _read_region(path: str, pictures: list[np.ndarray]) -> np.ndarray:
     if not mask.any():
         raise InputError(f"--region {path}: all black, expected the region in another colour")
     return mask
-
-
-def _record(args: argparse.Namespace, frames: list[Frame], answer: Answer) -> dict[str, Any]:
-    names = {phrase.mask: phrase.text for phrase in answer.phrases}
-    return {
-        "input": args.input,
-        "question": args.question,
-        "text": answer.text,
-        "frames": [frame.index for frame in frames],
-        "phrases": [
-            {"text": p.text, "begin": p.begin, "end": p.end, "object": p.mask}
-            for p in answer.phrases
-        ],
-        "objects": [
-            {"phrase": names.get(k, ""), "area": [int(mask.sum()) for mask in masks]}
-            for k, masks in enumerate(answer.masks)
-        ],
-    }
-
-
-def _write(folder: Path, frames: list[Frame], answer: Answer) -> None:
-    """Masks and overlays; a new answer replaces the masks of an old one in the same folder."""
-    import numpy as np
-
-    from sa2va_cli.output import write_png
-    from sa2va_model.drawing import draw
-
-    try:
-        if (folder / "answer.json").exists():
-            for name in ("masks", "overlay"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "overlay").mkdir(parents=True, exist_ok=True)
-        for k, masks in enumerate(answer.masks):
-            (folder / "masks" / str(k)).mkdir(parents=True, exist_ok=True)
-            for frame, mask in zip(frames, masks, strict=True):
-                path = folder / "masks" / str(k) / f"{frame.index:05d}.png"
-                write_png(path, mask.astype(np.uint8) * 255)
-        for t, frame in enumerate(frames):
-            drawn = draw(frame.rgb, _as_result(frame, answer, t))
-            write_png(folder / "overlay" / f"{frame.index:05d}.png", drawn)
-    except OSError as error:
-        raise InputError(
-            f"-o {folder}: {error.strerror}, expected a folder that can be written"
-        ) from error
-
-
-def _as_result(frame: Frame, answer: Answer, t: int) -> Any:
-    """The masks of one frame in the form that is drawn."""
-    from sa2va_model.tracks import FrameResult, Track, TrackState
-
-    names = {phrase.mask: phrase.text for phrase in answer.phrases}
-    tracks = tuple(
-        Track(
-            id=str(k),
-            expression=names.get(k, f"object {k}"),
-            state=TrackState.TRACKING,
-            mask_value=k % 254 + 1,
-            mask=masks[t],
-            area=int(masks[t].sum()),
-            score=float("nan"),
-        )
-        for k, masks in enumerate(answer.masks)
-    )
-    height, width = frame.rgb.shape[:2]
-    return FrameResult(frame.stamp, frame.index, height, width, tracks)
-
-
-def _print(args: argparse.Namespace, answer: Answer) -> None:
-    print(answer.text)
-    names = {phrase.mask: phrase.text for phrase in answer.phrases}
-    for k, masks in enumerate(answer.masks):
-        seen = sum(bool(mask.any()) for mask in masks)
-        print(f"object {k}: {names.get(k) or 'no phrase'}, on {seen} of {len(masks)} frames")
-    if len(answer.masks) and args.output is None:
-        print("(-o OUT writes the masks)")

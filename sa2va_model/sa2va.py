@@ -43,7 +43,9 @@ DESCRIBE_REGION = (
 class Sa2VA(JointModel):
     """The whole model and its tasks. Build it with `checkpoints.load_model`."""
 
-    calibration = Calibration()  # what its scores are worth; `load_model` reads the checkpoint's own
+    calibration = (
+        Calibration()
+    )  # what its scores are worth; `load_model` reads the checkpoint's own
 
     def segment(self, image: np.ndarray, expression: str, *, exact: bool = True) -> Segmentation:
         """Referring segmentation of one image.
@@ -93,7 +95,7 @@ class Sa2VA(JointModel):
 
     @torch.inference_mode()
     def segment_region(self, image: np.ndarray, region: Region) -> Segmentation:
-        """Interactive segmentation: the mask of a box or of clicks (a mask is taken as it is).
+        """Interactive segmentation: the mask of a box or of clicks (a mask comes back as SAM-2 stores it).
 
         Raises:
             InputError: the region does not fit the image.
