@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A slow grounding: tracks go on meanwhile, and its first mask belongs to the newest frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sa2va_model.grounding import Prompt
+from sa2va_model.keyframes import FrameRing
+from sa2va_model.live import LiveConfig, LiveTracker
+from sa2va_model.nano import nano_model
+from sa2va_model.questions import Question
+from sa2va_model.replay import Replay
+from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sources import Frame
+from sa2va_model.tracker import OnlineTracker
+from sa2va_model.tracks import TrackState
+
+PERIOD = 0.1  # seconds between two images of the camera
+SLOW = 2.0
+
+
+class Slow(Sa2VA):
+    """Takes two seconds to answer."""
+
+    def ground(self, frames: Sequence[np.ndarray], expression: str, **options: object) -> Reply:  # type: ignore[override]
+        """The answer, later."""
+        reply = super().ground(frames, expression)
+        time.sleep(SLOW)
+        return reply
+
+
+def test_a_grounding_of_two_seconds_disturbs_nobody() -> None:
+    model = nano_model()
+    model.__class__ = Slow
+    live = LiveTracker(model, LiveConfig(background=True, verify_period=0))
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (64, 30, 40, 3), dtype=np.uint8)
+    pictures[:] = pictures[0]
+    live.prompt(box=(5, 5, 25, 25), label="box")
+    live.process(Frame(pictures[0], 0.0, 0))
+    live.track("the mug")
+    begun, last, meanwhile = time.monotonic(), 0, 0
+    try:
+        while time.monotonic() - begun < 20:
+            newest = 1 + int((time.monotonic() - begun) / PERIOD)
+            if newest == last:
+                time.sleep(0.002)
+                continue
+            last = newest
+            own = time.thread_time()
+            result = live.process(Frame(pictures[newest % 64], newest * PERIOD, newest))
+            states = {track.id: track for track in result.tracks}
+            assert states["box"].state == TrackState.TRACKING
+            if states["mug"].mask is not None:
+                break
+            meanwhile += 1
+        # Its frame was the newest when work on it began: at most one period old. From there processor time counts,
+        # so that a busy machine does not spoil the test.
+        age = 1.0 + (time.thread_time() - own) / PERIOD
+    finally:
+        live.close()
+    assert states["mug"].mask is not None
+    assert result.index == newest
+    assert age <= 3.0, f"the first mask was {age:.1f} frame periods old"
+    assert meanwhile >= 5, f"{meanwhile} frames in {SLOW} s"
+
+
+def ring_of(model: Sa2VA, count: int) -> FrameRing:
+    rng = np.random.default_rng(0)
+    ring = FrameRing(count, model.encode_image)
+    for i in range(count):
+        ring.append(Frame(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), i * PERIOD, i))
+    return ring
+
+
+@pytest.mark.parametrize(
+    ("periods", "seconds", "most"),
+    [(None, 1.0, 29), (1.0, 0.01, 10), (1.0, 0.02, 5), (1.0, 0.5, 1), (3.0, 0.1, 3)],
+)
+def test_a_replay_takes_no_longer_than_it_may(
+    periods: float | None, seconds: float, most: int
+) -> None:
+    """Thirty frames to catch up: as many as fit, evenly, the last one always among them."""
+    model = nano_model()
+    ring, tracker = ring_of(model, 30), OnlineTracker(model.grounder)
+    replay = Replay(tracker, ring, periods)
+    replay._seconds = seconds
+    stepped: list[int] = []
+    places = {id(ring.at(i).features): i for i in range(30)}  # type: ignore[union-attr]
+    step = tracker.step
+
+    def spy(features: object, only: object = None) -> object:
+        stepped.append(places[id(features)])
+        return step(features, only=only)  # type: ignore[arg-type]
+
+    tracker.step = spy  # type: ignore[method-assign,assignment]
+    question = Question("a", "the mug", [], 0, 0, 0.0, "find")
+    with torch.inference_mode():
+        replay.catch_up("a", Prompt(embedding=torch.zeros(32)), question, 29)
+    assert stepped[0] == 0, "the keyframe is prompted"
+    later = stepped[1:]
+    assert later[-1] == 28
+    assert len(later) <= most
+    assert len(set(np.diff(later).tolist())) <= 1
+    assert replay.skipped == 28 - len(later)
+
+
+def test_a_question_older_than_the_ring_prompts_the_newest_frame() -> None:
+    model = nano_model()
+    live = LiveTracker(model, replace(LiveConfig(background=False, verify_period=0), ring=4))
+    rng = np.random.default_rng(0)
+    clip = [Frame(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), i / 10, i) for i in range(9)]
+    for frame in clip[:8]:
+        live.process(frame)
+    question = Question("a", "the mug", [], 0, 0, 0.0, "find")
+    with torch.inference_mode():
+        assert live._parts.replay.catch_up("a", Prompt(embedding=torch.zeros(32)), question, 7) == 0
+        seen = live._parts.tracker.step(model.encode_image(clip[7].rgb))
+    assert seen["a"].prompted
