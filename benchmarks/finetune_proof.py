@@ -77,7 +77,20 @@ def make_data(out: Path) -> None:
     annotate(out / "garden", frames)
     sa2va(["data", "check", str(out / "garden")])
     rehearsal = str(out / "rehearsal")
-    sa2va(["data", "synth", "-o", rehearsal, "--kind", "sim", "--count", str(REHEARSED), "--size", "240"])
+    sa2va(
+        [
+            "data",
+            "synth",
+            "-o",
+            rehearsal,
+            "--kind",
+            "sim",
+            "--count",
+            str(REHEARSED),
+            "--size",
+            "240",
+        ]
+    )
     held = range(HELD_SEED, HELD_SEED + 3 * HELD, 3)
     write_scenes(out / "garden_held", "garden", held, size=240)
     write_scenes(out / "old_held", "sim", range(OLD_HELD_SEED, OLD_HELD_SEED + HELD), size=240)

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bag.add_argument(
         "--name", metavar="NAME", help="what to call the clip (default: the input's name)"
     )
+    bag.add_argument(
+        "--stills", action="store_true", help="frames as single pictures instead of a clip"
+    )
     bag.add_argument("--limit", type=positive, metavar="N", help="stop after N frames")
     carry = actions.add_parser("propagate", help="a few annotated frames become all frames")
     add_adapter(carry)
@@ -125,6 +128,11 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
         def flush() -> None:
             nonlocal clips
+            if args.stills:
+                for frame in frames:
+                    writer.add_image(f"{name}/{frame.index:05d}", frame.rgb, None, {})
+                frames.clear()
+                return
             part = name if clips == 0 else f"{name}_{clips + 1}"
             notes = {"from": source.name, "stamps": [round(f.stamp, 6) for f in frames]}
             pictures = [f.rgb for f in frames]

@@ -43,8 +43,9 @@ from sa2va_training.loop import Run, make_accelerator
 from sa2va_training.memory import MemoryLearner
 from sa2va_training.metrics.overlap import overlap
 from sa2va_training.mixture import Mixture, repeats_for_shares
+from sa2va_training.sample import Dataset
 from sa2va_training.settings import Settings, save_settings
-from sa2va_training.sources import Chosen, Source, open_sources
+from sa2va_training.sources import Chosen, Source, by_task, open_sources
 from sa2va_training.trainables import Trainables, counts, prepare
 
 DRY_STEPS = 2
@@ -149,12 +150,12 @@ def open_all(settings: Settings, overfit: int = 0) -> list[Source]:
     """Training data, and what is rehearsed beside it."""
     stills, share = settings.batches.frames == 1, settings.batches.held_out
     sources = open_sources(settings.data, held_out=share, stills=stills)
+    if settings.rehearsal is not None:
+        sources += open_sources(settings.rehearsal, held_out=share, stills=stills)
     if settings.validation is not None:
         given = open_sources(settings.validation, held_out=0.0, stills=stills)
         for n, source in enumerate(given[: len(sources)]):
             sources[n] = replace(sources[n], validation=source.train)
-    if settings.rehearsal is not None:
-        sources += open_sources(settings.rehearsal, held_out=share, stills=stills)
     if overfit:
         few = Chosen(sources[0].train, range(min(overfit, len(sources[0].train))))
         return [Source(few, few)]
@@ -170,17 +171,7 @@ def make_job(
     trainables = prepare(model, settings.train)
     kind = MemoryLearner if settings.train.mode == "memory" else Learner
     learner = kind(model, settings.train, settings.loss, cache=int(batches.cache_gb * 2**30))
-    trained = [source.train for source in sources]
-    repeats = None
-    if any(source.weight is not None for source in sources):
-        lengths = [len(dataset) for dataset in trained]
-        shares = [
-            float(length) if source.weight is None else source.weight
-            for source, length in zip(sources, lengths, strict=True)
-        ]
-        if sources[0].weight is None:  # the others' weights count against the data itself
-            shares = [1.0 if source.weight is None else source.weight for source in sources]
-        repeats = repeats_for_shares(shares, lengths)
+    trained, repeats = weighted(sources, batches.talk)
     mixture = Mixture(
         trained, batches.batch * accelerator.num_processes, repeats=repeats, seed=settings.seed
     )
@@ -201,6 +192,30 @@ def make_job(
     whole = settings.epochs * mixture.batches_per_epoch / batches.accumulate
     total = settings.steps or max(1, round(whole))
     return Job(settings, accelerator, model, trainables, learner, feeder, sources, base, total)
+
+
+def weighted(
+    sources: Sequence[Source], talk: float
+) -> tuple[list[Dataset], tuple[float, ...] | None]:
+    """Datasets of one task each, and how often each of them counts; None = all alike.
+
+    The weight of the first source is 1 where only the others have one.
+    """
+    datasets: list[Dataset] = []
+    shares: list[float] = []
+    given = any(source.weight is not None for source in sources)
+    for source in sources:
+        weight = source.weight or (1.0 if given else float(len(source.train)))
+        masks, words = by_task(source.train)
+        if masks is None or words is None or not talk:
+            datasets.append(masks or words or source.train)
+            shares.append(weight)
+            continue
+        datasets += [masks, words]
+        shares += [weight * (1 - talk), weight * talk]
+    if not given and len(datasets) == len(sources):
+        return datasets, None
+    return datasets, repeats_for_shares(shares, [len(dataset) for dataset in datasets])
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

@@ -51,15 +51,22 @@ def look(
     Args:
         tick: called after each sample.
     """
-    order = np.random.default_rng(seed).permutation(len(dataset))[:count]
+    order = np.random.default_rng(seed).permutation(len(dataset))
     out: list[Seen] = []
-    for index in order:
-        out += _ask(model, dataset[int(index)], np.random.default_rng([seed, int(index)]))
-        tick()
+    asked = 0
+    for index in order.tolist():
+        if asked == count:
+            break
+        seen = _ask(model, dataset[index], np.random.default_rng([seed, index]))
+        if seen:
+            asked += 1
+            out += seen
+            tick()
     return out
 
 
 def _ask(model: Sa2VA, sample: Sample, rng: np.random.Generator) -> list[Seen]:
+    """The answers to some expressions of a sample; none if it has no expressions."""
     usable = [r for r in sample.referrings if r.absent or r.target is not None]
     if not usable or not sample.frames:
         return []

@@ -111,6 +111,7 @@ class DataSettings:
     Attributes:
         batch: samples per process and forward pass; accumulate: forward passes per step.
         frames, expressions: of a clip, and of a sample, that are used at once (published: 5 and 5).
+        talk: share of the draws that are questions and captions, where a dataset has them beside expressions.
         layout: "branches" = questions about one picture do not see each other; "conversation" = one after the other,
             as published.
         answers: what is answered when it is found; "" = the first one the model was trained with.
@@ -128,6 +129,7 @@ class DataSettings:
     accumulate: int = 8
     frames: int = 5
     expressions: int = 5
+    talk: float = 0.2
     layout: str = "branches"
     answers: tuple[str, ...] = ("",)
     absent: str = ""
@@ -144,6 +146,8 @@ class DataSettings:
             _above(f"batches.{name}", getattr(self, name), 0)
         _one_of("batches.layout", self.layout, ("branches", "conversation"))
         _one_of("batches.augment", self.augment, ("none", "light", "strong"))
+        if not 0 <= self.talk < 1:
+            raise InputError(f"batches.talk is {self.talk}; expected 0 <= share < 1")
         if not 0 <= self.held_out < 1:
             raise InputError(f"batches.held_out is {self.held_out}; expected 0 <= share < 1")
 
@@ -155,7 +159,8 @@ class Settings:
     Attributes:
         data: a dataset folder or YAML file, or a list of them; entries of a list may be mappings with `root` (or
             `data`), `format`, `weight` and whatever the format takes.
-        validation: what before and after are measured on; default: the `val` split, else a share held out.
+        validation: what before and after are measured on, in the order of `data` and `rehearsal`; default: the `val`
+            split, else a share held out.
         rehearsal: what the model must not forget; drawn with this weight against `data`: {"data": …, "weight": 0.3}.
         model: checkpoint folder; null = the tiny model that ships.
         output: the run's folder.

@@ -15,6 +15,8 @@ from sa2va_training.readers.registry import DatasetConfig, open_dataset, read_ya
 from sa2va_training.readers.simple import SimpleFolder
 from sa2va_training.sample import Dataset, Sample
 
+_MANY = 50_000
+
 
 @dataclass(frozen=True)
 class Source:
@@ -47,6 +49,21 @@ class Chosen:
 
     def __getitem__(self, index: int) -> Sample:
         return self._dataset[self._indices[index]]
+
+
+def by_task(dataset: Dataset) -> tuple[Dataset | None, Dataset | None]:
+    """The samples with masks, and those with words only; None where there are none.
+
+    A very large dataset is one thing throughout and is not gone through.
+    """
+    if len(dataset) > _MANY:
+        return (dataset, None) if dataset[0].task == "segment" else (None, dataset)
+    tasks = [dataset[index].task for index in range(len(dataset))]
+    found: list[Dataset | None] = []
+    for task, suffix in (("segment", ""), ("text", " (words)")):
+        indices = [i for i, t in enumerate(tasks) if t == task]
+        found.append(Chosen(dataset, indices, dataset.name + suffix) if indices else None)
+    return found[0], found[1]
 
 
 class Stills:
@@ -130,6 +147,8 @@ def _mapping(entry: Any, base: Path) -> tuple[dict[str, Any], str, Path]:
         values.setdefault("format", "simple")
         if "data" in values:
             values["root"] = values.pop("data")
+        if isinstance(values.get("root"), str):
+            values.setdefault("name", Path(values["root"]).name)
         return values, f"data {values.get('root')!r}", base
     if not isinstance(entry, (str, Path)):
         raise InputError(f"data is {entry!r}; expected a folder, a YAML file or a mapping")
