@@ -164,15 +164,36 @@ class Sa2VA(JointModel):
         Raises:
             InputError: as `ground`.
         """
-        choice = keyframes or KeyframeChoice("first", self.config.keyframes)
-        reply, asked = None, prompts.clean_expression(expression)
-        for stage in choice.stages():
-            newer = self._ground(frames, [asked], stage, exact)[0] if len(frames) else None
-            if newer is not None and (reply is None or newer.found):
-                reply, choice = newer, stage  # an early answer stands if a later look finds nothing
-        if reply is None:
+        return self.segment_video_many(frames, [expression], keyframes=keyframes, exact=exact)[0]
+
+    def segment_video_many(
+        self,
+        frames: Sequence[np.ndarray],
+        expressions: Sequence[str],
+        *,
+        keyframes: KeyframeChoice | None = None,
+        exact: bool = True,
+    ) -> list[Answer]:
+        """`segment_video` for several expressions: the clip is seen once for all of them."""
+        if not len(frames):
             raise InputError("segment_video: no frames given; expected at least one")
-        return self._answer(frames, asked, reply, choice.indices(len(frames)))
+        asked = [prompts.clean_expression(expression) for expression in expressions]
+        stages = (keyframes or KeyframeChoice("first", self.config.keyframes)).stages()
+        best: list[tuple[Reply, int]] = []
+        for n, stage in enumerate(stages if asked else ()):
+            newer = [(reply, n) for reply in self._ground(frames, asked, stage, exact)]
+            # An early answer stands if a later look finds nothing.
+            best = [
+                new if new[0].found or old is None else old
+                for new, old in zip(newer, best or [None] * len(newer), strict=True)
+            ]
+        answers: dict[int, Answer] = {}
+        for n, stage in enumerate(stages):
+            rows = [row for row, (_, taken) in enumerate(best) if taken == n]
+            seen = stage.indices(len(frames))
+            given = self._answers(frames, [(asked[r], best[r][0]) for r in rows], seen)
+            answers.update(zip(rows, given, strict=True))
+        return [answers[row] for row in range(len(asked))]
 
     def ask(
         self,
@@ -213,29 +234,42 @@ class Sa2VA(JointModel):
             limit=self.config.max_new_tokens,
             keep_logits=False,
         )
-        return self._answer(frames, question, reply, seen)
+        return self._answers(frames, [(question, reply)], seen)[0]
 
-    def _answer(
-        self, frames: Sequence[np.ndarray], question: str, reply: Reply, keyframes: Sequence[int]
-    ) -> Answer:
-        """A reply with its masks on all frames."""
-        named = {phrase.mask: phrase for phrase in reply.phrases}
-        followed, scores = self._follow(frames, reply.embeddings, keyframes)
-        targets = tuple(
-            Target(named.get(k), embedding, tuple(followed[k]), scores[k])
-            for k, embedding in enumerate(reply.embeddings)
-        )
-        written = reply.raw
-        for word in self.mllm.template.stop_words:
-            written = written.split(word)[0]
-        return Answer(
-            reply.text,
-            reply.phrases,
-            _stacked(followed, frames),
-            targets,
-            tuple(keyframes),
-            Turn(question, written),
-        )
+    def _answers(
+        self,
+        frames: Sequence[np.ndarray],
+        replies: Sequence[tuple[str, Reply]],
+        keyframes: Sequence[int],
+    ) -> list[Answer]:
+        """Questions and replies about the same keyframes, with masks on all frames; all objects together."""
+        if not replies:
+            return []
+        embeddings = torch.cat([reply.embeddings for _, reply in replies])
+        followed, scores = self._follow(frames, embeddings, keyframes)
+        out, first = [], 0
+        for question, reply in replies:
+            named = {phrase.mask: phrase for phrase in reply.phrases}
+            rows = range(first, first + len(reply.embeddings))
+            first = rows.stop
+            targets = tuple(
+                Target(named.get(k), reply.embeddings[k], tuple(followed[row]), scores[row])
+                for k, row in enumerate(rows)
+            )
+            written = reply.raw
+            for word in self.mllm.template.stop_words:
+                written = written.split(word)[0]
+            out.append(
+                Answer(
+                    reply.text,
+                    reply.phrases,
+                    _stacked([followed[row] for row in rows], frames),
+                    targets,
+                    tuple(keyframes),
+                    Turn(question, written),
+                )
+            )
+        return out
 
     def propagate(
         self, frames: Sequence[np.ndarray], embeddings: Tensor, keyframes: int | Sequence[int]

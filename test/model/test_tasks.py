@@ -389,6 +389,21 @@ def test_an_early_answer_and_a_better_one(model: Sa2VA, sent) -> None:
     assert model.segment_video(frames, "the mug", keyframes=choice).keyframes == (0, 2, 4)
 
 
+@pytest.mark.parametrize("kind", ["first", "refine"])
+def test_several_objects_of_a_clip_together(model: Sa2VA, looks, kind: str) -> None:
+    frames, words, choice = clip_of(5), ["the mug", "a box"], KeyframeChoice(kind, 2)
+    alone = [nano_model().segment_video(frames, w, keyframes=choice) for w in words]
+    together = model.segment_video_many(frames, words, keyframes=choice)
+    assert len(looks) == len(choice.stages())
+    for one, other in zip(together, alone, strict=True):
+        assert one.turn == other.turn
+        assert one.keyframes == other.keyframes
+        assert (
+            np.mean(one.masks != other.masks) < 1e-3
+        )  # memories are bfloat16: single bits may flip
+    assert model.segment_video_many(frames, []) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "total", "expected"),
     [
