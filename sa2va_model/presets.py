@@ -107,7 +107,7 @@ def tiny_config(vocabulary: int) -> ModelConfig:
         dynamic_image_size=False,
         keyframes=1,
         max_tiles=1,
-        max_new_tokens=48,
+        max_new_tokens=96,
         extra_answers=("I cannot see that.",),
     )
 
