@@ -10,7 +10,9 @@ Letters: N objects, C hidden channels, h = w = image_size / 16, S image_size, P 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,9 @@ from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
 from sa2va_model.sam2_modules import Sam2
+
+if TYPE_CHECKING:
+    from sa2va_model.memory import MemoryBank
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,9 @@ class Decoded:
 class Grounder(nn.Module):
     """The visual half of Sa2VA. Stateless; gradients flow through every method."""
 
+    batched = False
+    """Several objects may be stepped as one batch; here one after the other, as the `sam2` package does."""
+
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
         self.config = config
@@ -139,7 +147,7 @@ class Grounder(nn.Module):
         if prompt is not None and prompt.embedding is not None:
             embedding = prompt.embedding.to(self.device, self.dtype).reshape(1, 1, -1)
             embedding = embedding.expand(count, -1, -1)
-        clicks = 0 if prompt is None or prompt.points is None else labels.shape[1]
+        clicks = 0 if labels is None else labels.shape[1]
         return self.decode_tokens(
             features,
             conditioned,
@@ -168,23 +176,12 @@ class Grounder(nn.Module):
             extra: [N, Q, C] sparse tokens after the points.
             dense: [N, 1, 4h, 4w] mask logits as a dense prompt.
         """
-        sam, count = self.sam2_model, conditioned.shape[0]
-        if points is None or labels is None:
-            points = torch.zeros(count, 1, 2, device=conditioned.device)
-            labels = -torch.ones(count, 1, dtype=torch.int32, device=conditioned.device)
-        sparse, dense_embedding = sam.sam_prompt_encoder(
-            points=(points, labels), boxes=None, masks=dense
-        )
+        count = conditioned.shape[0]
+        sparse, dense_embedding = self._prompt_tokens(count, points, labels, dense)
         if extra is not None:
             sparse = torch.cat([sparse, extra], dim=1)
-        candidates, ious, tokens, scores = sam.sam_mask_decoder(
-            image_embeddings=conditioned,
-            image_pe=sam.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense_embedding,
-            multimask_output=multimask,
-            repeat_image=False,
-            high_res_features=[_repeat(level, count) for level in features.high],
+        candidates, ious, tokens, scores = self._head(
+            features, conditioned, sparse, dense_embedding, multimask
         )
         visible = scores > 0
         if self.config.object_score_gate:
@@ -200,6 +197,39 @@ class Grounder(nn.Module):
         pointers = self._pointers(token, visible)
         logits = candidates[rows, best][:, None]
         return Decoded(logits, candidates, ious, best, pointers, scores, tokens)
+
+    def _prompt_tokens(
+        self, count: int, points: Tensor | None, labels: Tensor | None, dense: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The prompt encoder: sparse tokens [N, P + 1, C] and the dense embedding [N, C, h, w]."""
+        if points is None or labels is None:
+            points = torch.zeros(count, 1, 2, device=self.device)
+            labels = -torch.ones(count, 1, dtype=torch.int32, device=self.device)
+        out: tuple[Tensor, Tensor] = self.sam2_model.sam_prompt_encoder(
+            points=(points, labels), boxes=None, masks=dense
+        )
+        return out
+
+    def _head(
+        self,
+        features: ImageFeatures,
+        conditioned: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The mask decoder: candidates [N, M, 4h, 4w], qualities [N, M], tokens [N, M, C], object scores [N, 1]."""
+        sam, count = self.sam2_model, conditioned.shape[0]
+        out: tuple[Tensor, Tensor, Tensor, Tensor] = sam.sam_mask_decoder(
+            image_embeddings=conditioned,
+            image_pe=sam.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            repeat_image=False,
+            high_res_features=[_repeat(level, count) for level in features.high],
+        )
+        return out
 
     def choose(self, decoded: Decoded, best: Tensor) -> Decoded:
         """The same answer with other candidates taken: their masks, qualities and pointers.
@@ -268,19 +298,24 @@ class Grounder(nn.Module):
         Returns:
             [N, memory_dim, h, w], in the model's dtype.
         """
-        sam, count = self.sam2_model, decoded.logits.shape[0]
+        sam = self.sam2_model
         masks = self.image_logits(decoded.logits)
         binary = prompted and self.config.binarize_prompted
         masks = (masks > 0).float() if binary else masks.sigmoid()
         masks = (masks * 20.0 - 10.0).to(self.dtype)
-        # Contiguous, as the official code's views are taken to be: the convolution's other layout rounds differently,
-        # and bfloat16 storage makes single bits of that visible.
-        top = _repeat(features.top, count).contiguous()
-        out = sam.memory_encoder(top, masks, skip_mask_sigmoid=True)
-        memory = out["vision_features"]
+        memory = self._remember(features, masks)
         if sam.no_obj_embed_spatial is not None:
             hidden = (decoded.object_scores <= 0).to(memory.dtype)[..., None, None]
             memory = memory + hidden * sam.no_obj_embed_spatial[..., None, None]
+        return memory
+
+    def _remember(self, features: ImageFeatures, masks: Tensor) -> Tensor:
+        """The memory encoder: scaled masks [N, 1, S, S] to spatial memories [N, memory_dim, h, w]."""
+        # Contiguous, as the official code's views are taken to be: the convolution's other layout rounds differently,
+        # and bfloat16 storage makes single bits of that visible.
+        top = _repeat(features.top, masks.shape[0]).contiguous()
+        out = self.sam2_model.memory_encoder(top, masks, skip_mask_sigmoid=True)
+        memory: Tensor = out["vision_features"]
         return memory
 
     def memory_position(self, device: torch.device) -> Tensor:
@@ -313,15 +348,25 @@ class Grounder(nn.Module):
         side = self.config.feature_size
         return out.permute(1, 2, 0).reshape(count, -1, side, side)
 
+    def attend_memory(
+        self, features: ImageFeatures, bank: MemoryBank, rows: Sequence[int]
+    ) -> Tensor:
+        """Image features conditioned on the memory of each row's object: [N, C, h, w]."""
+        out = []
+        for row in rows:
+            tokens = bank.tokens(row)
+            values, positions = tokens.values[:, None], tokens.positions[:, None]
+            out.append(self.attend(features, values, positions, tokens.pointer_tokens))
+        return torch.cat(out)
+
     def _pointers(self, token: Tensor, visible: Tensor) -> Tensor:
         """Object pointers; a hidden object has the one learnt pointer of absence."""
         seen = visible.to(token.dtype)
         return seen * self.sam2_model.obj_ptr_proj(token) + (1 - seen) * self.sam2_model.no_obj_ptr
 
-    def _points(self, prompt: Prompt | None, count: int) -> tuple[Tensor, Tensor]:
+    def _points(self, prompt: Prompt | None, count: int) -> tuple[Tensor | None, Tensor | None]:
         if prompt is None or prompt.points is None or prompt.labels is None:
-            points = torch.zeros(count, 1, 2, device=self.device)
-            return points, -torch.ones(count, 1, dtype=torch.int32, device=self.device)
+            return None, None
         points = prompt.points.to(self.device, torch.float32) * self.config.image_size
         labels = prompt.labels.to(self.device, torch.int32)
         return points.expand(count, -1, -1), labels.expand(count, -1)

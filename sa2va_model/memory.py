@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bounded memory of one tracked object: fixed slots that are overwritten, nothing that grows.
+"""The bounded memory of all tracked objects: tables of fixed size that are overwritten, nothing that grows.
 
 As in SAM-2 (arXiv 2408.00714, section 4): spatial memories of conditioning frames and of the last few frames, and
-object pointers of more of them. Older ones are never read, so they are not kept.
+object pointers of more of them. Beside them slots for distractor-resolving frames (DAM4SAM, arXiv 2411.17576).
+Older ones are never read, so they are not kept. Every object has a row; a slot that is written again is
+not moved: only its time changes, and temporal codes are looked up by age. Attention does not mind the order of what
+it reads.
 
 An object's time is counted in remembered frames: a frame whose mask was not trusted makes no memory older.
+
+Letters: R rows; S spatial slots: recent, then conditioning, then distractor; P pointer slots: recent, then
+conditioning.
 """
 
 from __future__ import annotations
@@ -16,6 +22,9 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
 from sa2va_model.grounding import Grounder
+
+EMPTY = -(1 << 40)
+"""The time of a slot that holds nothing."""
 
 
 @dataclass(frozen=True)
@@ -31,137 +40,234 @@ class MemoryTokens:
     positions: Tensor
     pointer_tokens: int
 
-    @property
-    def shape_key(self) -> tuple[int, int]:
-        """Objects with equal keys can be batched."""
-        return (self.values.shape[0], self.pointer_tokens)
+
+@dataclass(frozen=True)
+class PaddedTokens:
+    """What memory attention reads for N objects of any age.
+
+    Attributes:
+        values, positions: [N, L, memory_dim].
+        bias: float32 [N, 1, L], 0 where a row is used and -inf where it is not.
+        pointer_tokens: how many of the L rows are pointers.
+    """
+
+    values: Tensor
+    positions: Tensor
+    bias: Tensor
+    pointer_tokens: int
 
 
-class ObjectMemory:
-    """Conditioning, recent and pointer memory of one object.
+class MemoryBank:
+    """Conditioning, recent, distractor-resolving and pointer memory of up to `rows` objects.
 
     Args:
         grounder: whose weights and sizes are used.
-        max_conditioning: conditioning frames kept; beyond it the oldest but the first is dropped.
-        distractor_slots: distractor-resolving frames kept; beyond it the oldest is dropped.
+        rows: objects at once. One more row is kept: what fills a batch up to its bucket reads and writes that.
+        max_conditioning: conditioning frames of an object; beyond it the oldest but the first is overwritten.
+        distractor_slots: distractor-resolving frames of an object; beyond it the oldest is overwritten.
     """
 
     def __init__(
-        self, grounder: Grounder, max_conditioning: int, distractor_slots: int = 0
+        self, grounder: Grounder, rows: int, max_conditioning: int, distractor_slots: int = 0
     ) -> None:
-        config = grounder.config
-        self._grounder = grounder
-        self._recent = config.memory_frames - 1
-        self._pointer_count = config.max_pointers - 1
-        self._max_conditioning = max_conditioning
-        device, cells = grounder.device, config.feature_size**2
+        config, device = grounder.config, grounder.device
+        self._grounder, self._config = grounder, config
+        self.recent = config.memory_frames - 1
+        self.max_conditioning, self.distractor_slots = max_conditioning, distractor_slots
+        self.recent_pointers = config.max_pointers - 1
+        slots = self.recent + max_conditioning + distractor_slots
+        pointers = self.recent_pointers + max_conditioning
+        shape = (rows + 1, slots, config.feature_size**2, config.memory_dim)
         # SAM-2 keeps spatial memories in bfloat16 whatever the model's dtype is.
-        self._spatial = torch.zeros(
-            max_conditioning + self._recent + distractor_slots,
-            cells,
-            config.memory_dim,
-            dtype=torch.bfloat16,
-            device=device,
-        )
+        self._spatial = torch.zeros(shape, dtype=torch.bfloat16, device=device)
         self._pointers = torch.zeros(
-            max_conditioning + self._pointer_count,
-            config.hidden_dim,
-            dtype=grounder.dtype,
-            device=device,
+            rows + 1, pointers, config.hidden_dim, dtype=grounder.dtype, device=device
         )
-        self._conditioning: list[tuple[int, int]] = []  # (slot, time), oldest first
-        self._distractor_slots, self._distractors = distractor_slots, 0
-        self._time = 0
-        self._times = [-1] * self._pointer_count  # time of each recent pointer slot
-        self._cells = grounder.memory_position(device).flatten(1).T  # [cells, memory_dim]
+        self._spatial_time = torch.full((rows + 1, slots), EMPTY, device=device)
+        self._pointer_time = torch.full((rows + 1, pointers), EMPTY, device=device)
+        self._now = torch.zeros(rows + 1, dtype=torch.long, device=device)
+        self._distractors = torch.zeros(rows + 1, dtype=torch.long, device=device)
+        self._prompted: list[list[int]] = [[] for _ in range(rows + 1)]  # slots, oldest first
+        self.spare_row = rows
+        self._spatial_time[rows, self.recent] = 0  # a batch's filling must have something to read
+        cells = grounder.memory_position(device).flatten(1).T.float()  # [cells, memory_dim]
+        temporal = grounder.sam2_model.maskmem_tpos_enc.detach()[:, 0, 0].float()
+        self._positions = cells + temporal[:, None]  # [memory_frames, cells, memory_dim]
 
-    @property
-    def empty(self) -> bool:
-        """Nothing was ever remembered."""
-        return not self._conditioning
+    def empty(self, row: int) -> bool:
+        """Nothing was ever remembered of this row's object."""
+        return not self._prompted[row]
 
-    @torch.inference_mode()
-    def write(self, spatial: Tensor, pointer: Tensor, *, conditioning: bool) -> None:
-        """Remembers one frame.
-
-        Args:
-            spatial: [memory_dim, h, w].
-            pointer: [C].
-            conditioning: the frame was prompted.
-        """
-        if conditioning:
-            slot = self._conditioning_slot()
-            self._conditioning.append((slot, self._time))
-            spatial_slot = pointer_slot = slot
-        else:
-            spatial_slot = self._max_conditioning + self._time % self._recent
-            pointer_slot = self._max_conditioning + self._time % self._pointer_count
-        if not conditioning:
-            self._times[self._time % self._pointer_count] = self._time
-        self._spatial[spatial_slot] = spatial.flatten(1).T.to(torch.bfloat16)
-        self._pointers[pointer_slot] = pointer
-        self._time += 1
+    def conditioning(self, row: int) -> int:
+        """How many conditioning frames are kept."""
+        return len(self._prompted[row])
 
     @torch.inference_mode()
-    def write_distractor(self, spatial: Tensor) -> None:
-        """Remembers a frame on which a distractor was told apart; read without age, and without a pointer.
+    def clear(self, row: int) -> None:
+        """Forgets the row's object."""
+        self._prompted[row].clear()
+        self._spatial_time[row] = EMPTY
+        self._pointer_time[row] = EMPTY
+        self._now[row] = 0
+        self._distractors[row] = 0
+
+    @torch.inference_mode()
+    def prompt(self, row: int, spatial: Tensor, pointer: Tensor) -> None:
+        """Remembers a prompted frame of one object.
 
         Args:
-            spatial: [memory_dim, h, w].
+            spatial: [cells, memory_dim]; `pointer`: [C].
         """
-        if self._distractor_slots:
-            slot = self._distractors % self._distractor_slots
-            base = self._max_conditioning + self._recent
-            self._spatial[base + slot] = spatial.flatten(1).T.to(torch.bfloat16)
-            self._distractors += 1
+        slot = self._conditioning_slot(row)
+        self._prompted[row].append(slot)
+        now = self._now[row].clone()
+        self._spatial[row, self.recent + slot] = spatial.to(torch.bfloat16)
+        self._pointers[row, self.recent_pointers + slot] = pointer.to(self._pointers.dtype)
+        self._spatial_time[row, self.recent + slot] = now
+        self._pointer_time[row, self.recent_pointers + slot] = now
+        self._now[row] += 1
 
-    def _conditioning_slot(self) -> int:
+    def _conditioning_slot(self, row: int) -> int:
         """A free slot, or that of the oldest conditioning frame after the first."""
-        used = {slot for slot, _ in self._conditioning}
-        for slot in range(self._max_conditioning):
+        used = self._prompted[row]
+        for slot in range(self.max_conditioning):
             if slot not in used:
                 return slot
-        return self._conditioning.pop(min(1, self._max_conditioning - 1))[0]
+        return used.pop(min(1, self.max_conditioning - 1))
 
-    def tokens(self) -> MemoryTokens:
-        """Memory for the next frame, in SAM-2's order."""
-        grounder, sam = self._grounder, self._grounder.sam2_model
-        temporal = sam.maskmem_tpos_enc[:, 0, 0]  # [memory_frames, memory_dim]
-        slots = [slot for slot, _ in self._conditioning]
-        codes = [self._recent] * len(slots)
-        for distance in range(self._recent, 0, -1):
-            if self._is_recent(self._time - distance):
-                slots.append(self._max_conditioning + (self._time - distance) % self._recent)
-                codes.append(distance - 1)
-        for slot in range(min(self._distractors, self._distractor_slots)):
-            slots.append(self._max_conditioning + self._recent + slot)
-            codes.append(self._recent)
-        values = self._spatial[slots].to(grounder.dtype)  # [S, cells, memory_dim]
-        positions = self._cells + temporal[codes][:, None]
-        pointers, pointer_positions = self._pointer_tokens()
+    @torch.inference_mode()
+    def write(
+        self,
+        rows: Tensor,
+        spatial: Tensor,
+        pointers: Tensor,
+        recent: Tensor,
+        distractor: Tensor | None = None,
+    ) -> None:
+        """Remembers a tracked frame of N objects. Nothing is read back from the device.
+
+        Args:
+            rows: int64 [N].
+            spatial: [N, cells, memory_dim]; `pointers`: [N, C].
+            recent: bool [N]; where false nothing is written and nothing grows older.
+            distractor: bool [N]; where true the frame also enters a distractor-resolving slot.
+        """
+        spatial, now = spatial.to(torch.bfloat16), self._now[rows]
+        slot = now % self.recent
+        _put(self._spatial, rows, slot, spatial, recent)
+        _put(self._spatial_time, rows, slot, now, recent)
+        place = now % self.recent_pointers
+        _put(self._pointers, rows, place, pointers.to(self._pointers.dtype), recent)
+        _put(self._pointer_time, rows, place, now, recent)
+        if distractor is not None and self.distractor_slots:
+            count = self._distractors[rows]
+            slot = self.recent + self.max_conditioning + count % self.distractor_slots
+            _put(self._spatial, rows, slot, spatial, distractor)
+            _put(self._spatial_time, rows, slot, now, distractor)
+            self._distractors[rows] = count + distractor.long()
+        self._now[rows] = now + recent.long()
+
+    # Reading.
+
+    def tokens(self, row: int) -> MemoryTokens:
+        """One object's memory without unused slots, in SAM-2's order: conditioning, recent (oldest first), distractors.
+
+        Reads the tables back from the device: for CPUs and comparisons.
+        """
+        now = int(self._now[row])
+        first = self._prompted[row]
+        slots = [self.recent + slot for slot in first]
+        codes = [self.recent] * len(slots)
+        ages = [now - time for time in self._spatial_time[row].tolist()]
+        recent = sorted(
+            (s for s in range(self.recent) if ages[s] <= self.recent), key=lambda s: -ages[s]
+        )
+        slots += recent
+        codes += [ages[slot] - 1 for slot in recent]
+        special = [
+            s for s in range(self.recent + self.max_conditioning, len(ages)) if ages[s] <= now
+        ]
+        slots += special
+        codes += [self.recent] * len(special)
+        pointer_ages = [now - time for time in self._pointer_time[row].tolist()]
+        places = [self.recent_pointers + slot for slot in first] + sorted(
+            (p for p in range(self.recent_pointers) if pointer_ages[p] <= self.recent_pointers),
+            key=lambda p: pointer_ages[p],
+        )
+        pointers = self._pointers[row, places].reshape(-1, self._config.memory_dim)
+        age = torch.tensor([pointer_ages[p] for p in places], device=pointers.device)
+        values = self._spatial[row, slots].to(pointers.dtype).flatten(0, 1)
+        positions = self._positions[codes].flatten(0, 1)
         return MemoryTokens(
-            torch.cat([values.flatten(0, 1), pointers]),
-            torch.cat([positions.flatten(0, 1), pointer_positions]),
+            torch.cat([values, pointers]),
+            torch.cat([positions, self._pointer_codes(age).reshape(pointers.shape)]).to(
+                values.dtype
+            ),
             len(pointers),
         )
 
-    def _is_recent(self, time: int) -> bool:
-        return time >= 0 and self._times[time % self._pointer_count] == time
+    def padded(self, rows: Tensor, conditioning: int) -> PaddedTokens:
+        """N objects' memories in one shape, whatever their ages. Nothing is read back from the device.
 
-    def _pointer_tokens(self) -> tuple[Tensor, Tensor]:
-        """Object pointers split into tokens of the memory's width, and their temporal codes."""
-        config, sam = self._grounder.config, self._grounder.sam2_model
-        slots = [slot for slot, _ in self._conditioning]
-        distances = [self._time - time for _, time in self._conditioning]
-        for distance in range(1, self._pointer_count + 1):
-            time = self._time - distance
-            if self._is_recent(time):
-                slots.append(self._max_conditioning + time % self._pointer_count)
-                distances.append(distance)
+        Args:
+            rows: int64 [N].
+            conditioning: conditioning slots to read; at least what any of the objects uses.
+        """
+        config, count = self._config, len(rows)
+        used = self.recent + conditioning
+        slots = torch.arange(self._spatial.shape[1], device=rows.device)
+        slots = torch.cat([slots[:used], slots[self.recent + self.max_conditioning :]])
+        now = self._now[rows, None]
+        age = now - self._spatial_time[rows][:, slots]
+        fresh = slots < self.recent
+        valid = torch.where(fresh, age <= self.recent, age <= now)
+        code = torch.where(fresh, (age - 1).clamp(0, self.recent - 1), self.recent)
+        values = self._spatial[rows[:, None], slots]  # [N, slots, cells, memory_dim]
+        positions = self._positions[code]
+        places = self.recent_pointers + conditioning
+        pointer_age = now - self._pointer_time[rows, :places]
+        limit = torch.full((places,), EMPTY, device=rows.device)
+        limit[: self.recent_pointers] = self.recent_pointers
+        pointer_valid = torch.where(limit > 0, pointer_age <= limit, pointer_age <= now)
+        codes = self._pointer_codes(torch.where(pointer_valid, pointer_age, 0))
+        pointers = self._pointers[rows, :places]
         parts = config.hidden_dim // config.memory_dim
-        values = self._pointers[slots].reshape(-1, config.memory_dim)
+        cells = values.shape[2]
+        used_rows = torch.cat(
+            [valid.repeat_interleave(cells, 1), pointer_valid.repeat_interleave(parts, 1)], dim=1
+        )
+        bias = torch.zeros(used_rows.shape, device=rows.device).masked_fill_(~used_rows, -torch.inf)
+        dtype = pointers.dtype
+        return PaddedTokens(
+            torch.cat(
+                [values.flatten(1, 2).to(dtype), pointers.view(count, -1, config.memory_dim)], 1
+            ),
+            torch.cat([positions.flatten(1, 2).to(dtype), codes.flatten(1, 2)], 1),
+            bias[:, None],
+            places * parts,
+        )
+
+    def _pointer_codes(self, age: Tensor) -> Tensor:
+        """Temporal codes of object pointers, equal for all parts of one.
+
+        Args:
+            age: int64 [...], frames.
+
+        Returns:
+            [..., C / memory_dim, memory_dim].
+        """
+        config, sam = self._config, self._grounder.sam2_model
+        shape = (*age.shape, config.hidden_dim // config.memory_dim, config.memory_dim)
         if not config.pointer_positions:
-            return values, torch.zeros_like(values)
-        steps = torch.tensor(distances, device=values.device) / self._pointer_count
-        codes = sam.obj_ptr_tpos_proj(get_1d_sine_pe(steps, dim=config.hidden_dim).to(values.dtype))
-        return values, codes.repeat_interleave(parts, dim=0)
+            return torch.zeros(shape, device=age.device, dtype=self._pointers.dtype)
+        steps = age.flatten() / self.recent_pointers
+        sine = get_1d_sine_pe(steps, dim=config.hidden_dim).to(sam.obj_ptr_tpos_proj.weight.dtype)
+        codes = sam.obj_ptr_tpos_proj(sine).to(self._pointers.dtype)
+        return codes.view(*age.shape, 1, config.memory_dim).expand(shape)
+
+
+def _put(table: Tensor, rows: Tensor, slots: Tensor, values: Tensor, where: Tensor) -> None:
+    """table[rows, slots] = values where `where`; what is not meant is written back unchanged."""
+    old = table[rows, slots]
+    where = where.view(-1, *[1] * (old.ndim - 1))
+    table[rows, slots] = torch.where(where, values, old)

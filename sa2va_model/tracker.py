@@ -2,13 +2,13 @@
 """OnlineTracker: SAM-2's memory tracking, one frame at a time, for objects that come and go.
 
 A step never looks ahead, encodes the image not at all (features are given, so that several users share them), and
-treats objects with equally long memories as one batch. With prompts on the first frames its masks are those of the
+treats objects of any age as one batch. With prompts on the first frames its masks are those of the
 official Sa2VA code, and with points, boxes and masks those of the `sam2` package's video predictor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Decoded, Grounder, ImageFeatures, Prompt
-from sa2va_model.memory import MemoryTokens, ObjectMemory
+from sa2va_model.memory import MemoryBank
 from sa2va_model.policy import Admission, MemoryPolicy, PlainPolicy
 
 
@@ -74,10 +74,10 @@ class Observation:
 
 
 class _Object:
-    """One tracked object: its memory and the prompt for its next frames."""
+    """One tracked object: its row in memory and the prompt for its next frames."""
 
-    def __init__(self, memory: ObjectMemory, row: int) -> None:
-        self.memory, self.row = memory, row
+    def __init__(self, row: int) -> None:
+        self.row = row
         self.prompt: Prompt | None = None
         self.prompted_frames = 0
         self.embedding: Tensor | None = None
@@ -111,6 +111,12 @@ class OnlineTracker:
             margin=self._config.reuse_margin,
             overlap=self._config.reuse_overlap,
         )
+        self._bank = MemoryBank(
+            grounder,
+            self._config.max_objects,
+            self._config.max_conditioning,
+            self._config.distractor_slots,
+        )
         self._objects: dict[str, _Object] = {}
 
     @property
@@ -141,10 +147,8 @@ class OnlineTracker:
                 )
             used = {item.row for item in self._objects.values()}
             row = next(r for r in range(self._config.max_objects) if r not in used)
-            memory = ObjectMemory(
-                self._grounder, self._config.max_conditioning, self._config.distractor_slots
-            )
-            self._objects[object_id] = _Object(memory, row)
+            self._objects[object_id] = _Object(row)
+            self._bank.clear(row)
             self._policy.begin(row)
         item = self._objects[object_id]
         item.prompt, item.prompted_frames = prompt, frames
@@ -178,9 +182,12 @@ class OnlineTracker:
         for object_id, prompt in prompts.items():
             if prompt is not None:
                 seen[object_id] = self._prompted(object_id, prompt, features)
-        tracked = [i for i in wanted if prompts[i] is None and not self._objects[i].memory.empty]
-        for group, tokens in self._groups(tracked):
-            seen.update(self._tracked(group, tokens, features))
+        tracked = [
+            i for i in wanted if prompts[i] is None and not self._bank.empty(self._objects[i].row)
+        ]
+        for batch in [tracked] if self._grounder.batched else [[i] for i in tracked]:
+            if batch:
+                seen.update(self._tracked(batch, features))
         return {i: seen[i] for i in wanted if i in seen}
 
     def _prompted(self, object_id: str, prompt: Prompt, features: ImageFeatures) -> Observation:
@@ -191,33 +198,17 @@ class OnlineTracker:
         else:
             decoded = grounder.decode(features, grounder.without_memory(features), prompt)
         spatial = grounder.encode_memory(features, decoded, prompted=True)
-        self._objects[object_id].memory.write(spatial[0], decoded.pointers[0], conditioning=True)
-        self._policy.prompted(self._objects[object_id].row, decoded)
-        return observe(decoded, 0, prompted=True)
+        row = self._objects[object_id].row
+        self._bank.prompt(row, spatial[0].flatten(1).T, decoded.pointers[0])
+        self._policy.prompted(row, decoded)
+        return observe(decoded, prompted=True)[0]
 
-    def _groups(self, object_ids: Sequence[str]) -> list[tuple[list[str], list[MemoryTokens]]]:
-        """Objects whose memories have the same shape, so that they fit in one batch."""
-        groups: dict[tuple[int, int], tuple[list[str], list[MemoryTokens]]] = {}
-        for object_id in object_ids:
-            tokens = self._objects[object_id].memory.tokens()
-            ids, members = groups.setdefault(tokens.shape_key, ([], []))
-            ids.append(object_id)
-            members.append(tokens)
-        return list(groups.values())
-
-    def _tracked(
-        self, object_ids: list[str], tokens: list[MemoryTokens], features: ImageFeatures
-    ) -> dict[str, Observation]:
-        """Memory attention, decoder and memory encoder for a batch of objects."""
-        grounder = self._grounder
-        conditioned = grounder.attend(
-            features,
-            torch.stack([t.values for t in tokens], dim=1),
-            torch.stack([t.positions for t in tokens], dim=1),
-            tokens[0].pointer_tokens,
-        )
-        decoded, spoken = grounder.decode(features, conditioned), None
-        rows = torch.tensor([self._objects[i].row for i in object_ids], device=grounder.device)
+    def _tracked(self, object_ids: list[str], features: ImageFeatures) -> dict[str, Observation]:
+        """Memory attention, decoder and memory encoder for a batch of objects of any age."""
+        grounder, places = self._grounder, [self._objects[i].row for i in object_ids]
+        decoded = grounder.decode(features, grounder.attend_memory(features, self._bank, places))
+        spoken = None
+        rows = torch.tensor(places, device=grounder.device)
         choice = self._policy.choose(rows, decoded)
         if choice is not None:
             decoded = grounder.choose(decoded, choice)
@@ -225,10 +216,9 @@ class OnlineTracker:
         if self._config.reuse_embedding and said:
             spoken = self._spoken([object_ids[n] for n in said], features)
             preferred = self._policy.prefer(rows[said], _select(decoded, said), spoken)
-            better = preferred.nonzero()[:, 0].tolist()
-            decoded = _replace(decoded, [said[n] for n in better], _select(spoken, better))
-        self._remember(object_ids, self._policy.admit(rows, decoded), decoded, features)
-        seen = {i: observe(decoded, n, prompted=False) for n, i in enumerate(object_ids)}
+            decoded = _merge(decoded, said, spoken, preferred)
+        self._remember(rows, self._policy.admit(rows, decoded), decoded, features)
+        seen = dict(zip(object_ids, observe(decoded, prompted=False), strict=True))
         if spoken is not None:
             for k, n in enumerate(said):
                 name = object_ids[n]
@@ -236,28 +226,21 @@ class OnlineTracker:
         return seen
 
     def _remember(
-        self,
-        object_ids: list[str],
-        admission: Admission,
-        decoded: Decoded,
-        features: ImageFeatures,
+        self, rows: Tensor, admission: Admission, decoded: Decoded, features: ImageFeatures
     ) -> None:
         """Encodes and writes what the policy admitted."""
-        recent = admission.recent.tolist()
-        special = [False] * len(recent)
-        if admission.distractor is not None and self._config.distractor_slots:
-            special = admission.distractor.tolist()
-        kept = [n for n in range(len(object_ids)) if recent[n] or special[n]]
-        if not kept:
-            return
-        chosen = _select(decoded, kept)
-        spatial = self._grounder.encode_memory(features, chosen)
-        for row, n in enumerate(kept):
-            memory = self._objects[object_ids[n]].memory
-            if recent[n]:
-                memory.write(spatial[row], chosen.pointers[row], conditioning=False)
-            if special[n]:
-                memory.write_distractor(spatial[row])
+        recent, distractor = admission.recent, admission.distractor
+        if rows.device.type == "cpu":
+            # Reading back costs nothing here, encoding does: leave out what is not remembered.
+            kept = recent if distractor is None else recent | distractor
+            if not kept.any():
+                return
+            if not kept.all():
+                places = kept.nonzero()[:, 0].tolist()
+                rows, recent, decoded = rows[kept], recent[kept], _select(decoded, places)
+                distractor = None if distractor is None else distractor[kept]
+        spatial = self._grounder.encode_memory(features, decoded).flatten(2).transpose(1, 2)
+        self._bank.write(rows, spatial, decoded.pointers, recent, distractor)
 
     def _spoken(self, object_ids: list[str], features: ImageFeatures) -> Decoded:
         """What the objects' last [SEG] embeddings show, without memory."""
@@ -272,14 +255,17 @@ class OnlineTracker:
         )
 
 
-def _replace(decoded: Decoded, rows: list[int], by: Decoded) -> Decoded:
-    """`decoded` with some of its rows taken from `by`."""
-    if not rows:
-        return decoded
+def _merge(decoded: Decoded, rows: list[int], by: Decoded, where: Tensor) -> Decoded:
+    """`decoded` with those of its `rows` taken from `by` that `where` marks."""
     parts = {}
     for name, whole in _tensors(decoded).items():
-        parts[name] = whole.clone()
-        parts[name][rows] = getattr(by, name)
+        part = getattr(by, name)
+        part = torch.where(where.view(-1, *[1] * (part.ndim - 1)), part, whole[rows])
+        parts[name] = (
+            part
+            if len(rows) == len(whole)
+            else whole.index_copy(0, torch.tensor(rows, device=whole.device), part)
+        )
     return Decoded(**parts)
 
 
@@ -291,13 +277,11 @@ def _tensors(decoded: Decoded) -> dict[str, Tensor]:
     return {name: whole for name, whole in vars(decoded).items() if whole is not None}
 
 
-def observe(decoded: Decoded, row: int, *, prompted: bool) -> Observation:
-    """One row of a decoder's answer."""
-    one = _select(decoded, [row])
-    return Observation(
-        logits=one.logits,
-        quality=float(one.quality),
-        object_score=float(one.object_scores),
-        prompted=prompted,
-        decoded=one,
-    )
+def observe(decoded: Decoded, *, prompted: bool) -> list[Observation]:
+    """A decoder's answer, one object at a time; all scores are read back from the device together."""
+    scores = torch.stack([decoded.quality.float(), decoded.object_scores[:, 0].float()], 1).tolist()
+    out = []
+    for row, (quality, object_score) in enumerate(scores):
+        one = _select(decoded, [row]) if len(scores) > 1 else decoded
+        out.append(Observation(one.logits, quality, object_score, prompted, one))
+    return out

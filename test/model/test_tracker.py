@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sa2va_model.errors import InputError
 from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
-from sa2va_model.memory import ObjectMemory
+from sa2va_model.memory import MemoryBank
 from sa2va_model.nano import nano_model
+from sa2va_model.presets import nano_config
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 
 TOLERANCE = 1e-4
@@ -77,28 +80,72 @@ def test_masks_do_not_depend_on_the_future(
         assert torch.equal(short, long)
 
 
-def test_memory_has_a_fixed_size(grounder: Grounder, features: list[ImageFeatures]) -> None:
+def test_memory_has_a_fixed_size(grounder: Grounder) -> None:
     """The tokens that attention reads stop growing, whatever is prompted and however long it runs."""
-    memory = ObjectMemory(grounder, max_conditioning=3)
-    pointer = torch.zeros(grounder.config.hidden_dim)
-    spatial = torch.zeros(grounder.config.memory_dim, 4, 4)
+    bank = MemoryBank(grounder, rows=1, max_conditioning=3, distractor_slots=2)
+    pointer = torch.zeros(1, grounder.config.hidden_dim)
+    spatial = torch.zeros(1, 16, grounder.config.memory_dim)
+    rows, yes = torch.tensor([0]), torch.tensor([True])
+    before = {name: t.shape for name, t in vars(bank).items() if isinstance(t, torch.Tensor)}
     sizes = []
     for t in range(60):
-        memory.write(spatial, pointer, conditioning=t % 7 == 0)
-        sizes.append(memory.tokens().values.shape[0])
-    limit = (3 + 6) * 16 + (3 + 15) * (grounder.config.hidden_dim // grounder.config.memory_dim)
+        if t % 7 == 0:
+            bank.prompt(0, spatial[0], pointer[0])
+        else:
+            bank.write(rows, spatial, pointer, yes, yes if t % 5 == 0 else None)
+        sizes.append(bank.tokens(0).values.shape[0])
+    limit = (3 + 6 + 2) * 16 + (3 + 15) * (grounder.config.hidden_dim // grounder.config.memory_dim)
     assert max(sizes) <= limit
     assert len(set(sizes[40:])) <= 3
+    assert before == {
+        name: t.shape for name, t in vars(bank).items() if isinstance(t, torch.Tensor)
+    }
 
 
 def test_the_first_conditioning_frame_is_kept(grounder: Grounder) -> None:
-    memory = ObjectMemory(grounder, max_conditioning=2)
-    spatial = torch.zeros(grounder.config.memory_dim, 4, 4)
+    bank = MemoryBank(grounder, rows=1, max_conditioning=2)
+    spatial = torch.zeros(16, grounder.config.memory_dim)
     for value in (1.0, 2.0, 3.0):
-        pointer = torch.full((grounder.config.hidden_dim,), value)
-        memory.write(spatial, pointer, conditioning=True)
-    kept = set(memory.tokens().values[-memory.tokens().pointer_tokens :].flatten().tolist())
-    assert kept == {1.0, 3.0}
+        bank.prompt(0, spatial, torch.full((grounder.config.hidden_dim,), value))
+    tokens = bank.tokens(0)
+    assert set(tokens.values[-tokens.pointer_tokens :].flatten().tolist()) == {1.0, 3.0}
+
+
+@pytest.mark.parametrize("positions", [False, True], ids=["sam2.0", "sam2.1"])
+def test_padded_memories_are_the_same_memories(positions: bool) -> None:
+    """One shape for objects of different ages: what the mask leaves over is what each object remembers."""
+    torch.manual_seed(0)
+    config = replace(nano_config(300).sam2, pointer_positions=positions)
+    grounder = Grounder(config).eval()
+    bank = MemoryBank(grounder, rows=3, max_conditioning=4, distractor_slots=2)
+    width, cells = config.memory_dim, config.feature_size**2
+    for t in range(25):
+        for row, period in enumerate((100, 9, 3)):
+            if t % period == 0:
+                bank.prompt(row, torch.randn(cells, width), torch.randn(config.hidden_dim))
+        kept, special = torch.rand(3) < 0.8, torch.rand(3) < 0.2
+        if t >= 3:
+            bank.write(
+                torch.arange(3),
+                torch.randn(3, cells, width),
+                torch.randn(3, config.hidden_dim),
+                kept,
+                special,
+            )
+        padded = bank.padded(torch.arange(3), 4)
+        for row in range(3):
+            tokens = bank.tokens(row)
+            used = padded.bias[row, 0] == 0
+            assert int(used.sum()) == len(tokens.values)
+            assert int(used[-padded.pointer_tokens :].sum()) == tokens.pointer_tokens
+            ours = torch.cat([padded.values[row][used], padded.positions[row][used]], 1)
+            theirs = torch.cat([tokens.values, tokens.positions], 1)
+            assert torch.allclose(_sorted(ours), _sorted(theirs), atol=1e-6)
+
+
+def _sorted(rows: torch.Tensor) -> torch.Tensor:
+    """Rows in an order that depends on their content only."""
+    return torch.tensor(sorted(rows.tolist()))
 
 
 def test_untrusted_frames_are_not_remembered(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sa2va_model.memory import ObjectMemory
+from sa2va_model.memory import MemoryBank
 from sa2va_sim.vocabulary import words
 from sa2va_training.tiny import clips
 from sa2va_training.tiny.batches import Library, normalised
@@ -102,16 +102,23 @@ def test_clip_memory_holds_what_the_trackers_memory_holds(data: Path) -> None:
     with torch.no_grad():
         features = clips.clip_features(learner, clip)
         ours = clips.ClipMemory(grounder)
-        theirs = [ObjectMemory(grounder, max_conditioning=8) for _ in asked]
+        bank = MemoryBank(grounder, rows=2, max_conditioning=8)
         for t, rows in enumerate(features):
             code = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(t))
             decoded = grounder.decode_tokens(rows, grounder.without_memory(rows), extra=code)
             ours.write(rows, decoded, prompted=t == 0)
-            for n, memory in enumerate(theirs):
-                memory.write(ours.spatial[t][n], ours.pointers[t][n], conditioning=t == 0)
+            spatial = ours.spatial[t].flatten(2).transpose(1, 2)
+            if t == 0:
+                for n in range(len(asked)):
+                    bank.prompt(n, spatial[n], ours.pointers[t][n])
+            else:
+                rows = torch.arange(len(asked))
+                bank.write(
+                    rows, spatial, ours.pointers[t], torch.ones(len(asked), dtype=torch.bool)
+                )
             values, positions, pointers = ours.tokens()
-            for n, memory in enumerate(theirs):
-                tokens = memory.tokens()
+            for n in range(len(asked)):
+                tokens = bank.tokens(n)
                 assert tokens.pointer_tokens == pointers
                 assert torch.allclose(tokens.values, values[:, n], atol=1e-2)  # bfloat16 slots
                 assert torch.allclose(tokens.positions, positions[:, n], atol=1e-5)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Matrix products and attention, each by the fastest way that this machine has.
+
+On CPUs PyTorch's float32 `F.linear` goes to MKL, which on AMD processors reaches less than half of what oneDNN does
+(docs/log.md). oneDNN is reached by the operators that TorchInductor itself emits; they are tried
+once and `F.linear` serves where they are missing or wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = str | None
+
+
+@cache
+def onednn_linear() -> bool:
+    """PyTorch has oneDNN's fused linear operator and it computes what it should."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        x, weight = torch.randn(5, 8), torch.randn(16, 8)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 5)
+        fused = torch.ops.mkldnn._linear_pointwise(x, packed, None, "relu", [], "")
+        plain = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+    want = F.linear(x, weight)
+    return torch.allclose(fused, want.relu(), atol=1e-4) and torch.allclose(plain, want, atol=1e-4)
+
+
+class Dense:
+    """A linear layer with its activation, prepared once.
+
+    Args:
+        weight: [out, in]; `bias`: [out] or None.
+        dtype: of the product; the input is cast to it and the output stays in it.
+        rows: how many rows an input typically has; a hint for the packed layout.
+        activation: None, "relu" or "gelu" (exact).
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        *,
+        rows: int = 1024,
+        activation: Activation = None,
+    ) -> None:
+        self.dtype, self.activation = dtype, activation
+        self.weight = weight.detach().to(dtype).contiguous()
+        self.bias = None if bias is None else bias.detach().to(dtype).contiguous()
+        self.packed: Tensor | None = None
+        if self.weight.device.type == "cpu" and onednn_linear():
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+
+    @classmethod
+    def of(
+        cls,
+        layer: nn.Linear,
+        dtype: torch.dtype,
+        *,
+        rows: int = 1024,
+        activation: Activation = None,
+    ) -> Dense:
+        """The same layer, prepared."""
+        return cls(layer.weight, layer.bias, dtype, rows=rows, activation=activation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out], in `dtype`."""
+        x = x.to(self.dtype)
+        if self.packed is not None:
+            kind = self.activation or "none"
+            return torch.ops.mkldnn._linear_pointwise(
+                x, self.packed, self.bias, kind, [], "none" if kind == "gelu" else ""
+            )
+        out = F.linear(x, self.weight, self.bias)
+        if self.activation == "relu":
+            return out.relu_()
+        return F.gelu(out) if self.activation == "gelu" else out
+
+
+def product(x: Tensor, other: Tensor) -> Tensor:
+    """x @ other.T for two matrices [M, K] and [N, K] that are both data."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and onednn_linear():
+        return torch.ops.mkldnn._linear_pointwise(x, other, None, "none", [], "")
+    return x @ other.T
+
+
+def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T) value for one head of one object; the query is already scaled.
+
+    Args:
+        query: [Q, d], key: [L, d], value: [L, e]; e may differ from d.
+    """
+    # oneDNN falls back to a loop a hundred times slower where rows are a slice of longer rows.
+    return product(product(query, key).softmax(-1), value.contiguous().T)
+
+
+def attend_many(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T) value over leading batch dimensions; the query is already scaled.
+
+    Args:
+        query: [..., Q, d], key: [..., L, d], value: [..., L, e].
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        return (query @ key.transpose(-1, -2)).softmax(-1) @ value
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Over the last dimension, with the module's weights."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def scale_of(width: int) -> float:
+    """What queries of one head of this width are multiplied with."""
+    return 1.0 / math.sqrt(width)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How SAM-2 is computed: one frozen profile that says in which numbers, and with whose code."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sa2va_model.errors import InputError
+
+Arithmetic = Literal["reference", "float32", "bfloat16"]
+PROFILES: tuple[str, ...] = ("auto", "reference", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class RuntimeProfile:
+    """How SAM-2 is computed.
+
+    Attributes:
+        arithmetic: `reference` = the modules of the `sam2` package, one object after the other, in the order of its
+            own predictor: for comparisons to the last bit. `float32` = the same numbers by exact
+            rewrites. `bfloat16` = matrix products in bfloat16, sums, normalisations and residuals in float32.
+        graphs: replay captured CUDA graphs, one for each bucket of objects (CUDA only).
+    """
+
+    arithmetic: Arithmetic = "float32"
+    graphs: bool = False
+
+
+REFERENCE = RuntimeProfile("reference")
+FLOAT32 = RuntimeProfile("float32")
+BFLOAT16 = RuntimeProfile("bfloat16")
+
+
+def pick_profile(name: str, device: torch.device) -> RuntimeProfile:
+    """A profile by its name; `auto` is the fastest one whose masks are those of float32 for all practical purposes.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in PROFILES:
+        raise InputError(f"profile is {name!r}; expected one of {', '.join(PROFILES)}")
+    cuda = device.type == "cuda"
+    if name == "reference":
+        return REFERENCE
+    if name == "auto":
+        name = "bfloat16" if cuda or has_bfloat16_units() else "float32"
+    return RuntimeProfile("bfloat16" if name == "bfloat16" else "float32", graphs=cuda)
+
+
+def has_bfloat16_units() -> bool:
+    """This CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); elsewhere bfloat16 is slower than float32."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in probes)
