@@ -169,8 +169,8 @@ RUNNING: tuple[Parameter, ...] = (
 TRACKING: tuple[Parameter, ...] = (
     Parameter(
         "min_quality",
-        0.3,
-        "Predicted quality (IoU) below which a mask is not shown.",
+        0.1,
+        "Predicted quality (IoU) below which a mask is never shown, whatever else speaks for it.",
         span=(0.0, 1.0),
         dynamic=True,
     ),
