@@ -9,7 +9,7 @@ half-way first yields every frame it still has and raises `InputError` after the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +23,7 @@ from sa2va_model.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif")
+_WORTH_A_JUMP = 48  # frames; a jump decodes from the keyframe before
 BAG_SUFFIXES = (".db3", ".mcap")
 
 
@@ -224,6 +225,42 @@ class VideoFile:
                 f"{self.name}: {fault}; {index} frames were read, expected a whole video file"
             )
 
+    def pick(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
+        """Some frames by their number; what lies between is jumped over, not decoded.
+
+        Returns:
+            uint8 [H, W, 3] for each number.
+
+        Raises:
+            InputError: the file is damaged or has no such frame.
+        """
+        wanted = sorted(set(indices))
+        found: dict[int, np.ndarray] = {}
+        if wanted:
+            with self._open() as container:
+                stream = _video_stream(container, self.name)
+                try:
+                    for index, decoded in _frames_near(container, stream, wanted):
+                        found[index] = _upright(decoded)
+                except (av.FFmpegError, OSError) as error:
+                    raise InputError(
+                        f"{self.name}: the video is damaged ({_reason(error)}), "
+                        "expected a whole video file"
+                    ) from error
+        missing = {index for index in wanted if index not in found}
+        if missing:  # their times were not what the packets said: count
+            for frame in self:
+                if frame.index in missing:
+                    found[frame.index] = frame.rgb
+                    missing.discard(frame.index)
+                if not missing:
+                    break
+        if missing:
+            raise InputError(
+                f"{self.name}: has no frame {min(missing)}, expected as many as the annotations name"
+            )
+        return found
+
     def _open(self) -> av.container.InputContainer:
         try:
             return av.open(self.name, mode="r", metadata_errors="replace")
@@ -283,6 +320,31 @@ class _Decoder:
         if duration - end <= 2 * step:
             return ""
         return f"the file is cut short at {float(end):.2f} s of {float(duration):.2f} s"
+
+
+def _frames_near(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    wanted: Sequence[int],
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames with these ascending numbers, found by their times; the times are read first, without decoding."""
+    packets = (packet for packet in container.demux(stream) if not packet.is_discard)
+    times = sorted(packet.pts for packet in packets if packet.pts is not None)
+    container.seek(times[0] if times else 0, stream=stream)
+    stream.codec_context.thread_type = "AUTO"
+    decoded, at = container.decode(stream), 0
+    for index in wanted:
+        if index >= len(times):
+            return
+        if index - at > _WORTH_A_JUMP:
+            container.seek(times[index], stream=stream)  # to the keyframe before
+            decoded = container.decode(stream)
+        time = times[index]
+        reached = next((f for f in decoded if f.pts is not None and f.pts >= time), None)
+        if reached is None or reached.pts != time:
+            return  # its times are not those of its packets
+        yield index, reached
+        at = index
 
 
 def _declared_duration(

@@ -103,6 +103,15 @@ def _decode_polygon(points: Sequence[Any], height: int, width: int, where: str) 
     return decoded
 
 
+def mask_area(segmentation: Any, height: int, width: int, where: str = "mask") -> int:
+    """Pixels of a mask; of a single RLE without decoding it. Arguments as `decode_mask`."""
+    if isinstance(segmentation, Mapping) and isinstance(segmentation.get("counts"), (str, bytes)):
+        counts = segmentation["counts"]
+        raw = counts.encode() if isinstance(counts, str) else counts
+        return int(coco.area({"size": [height, width], "counts": raw}))
+    return int(decode_mask(segmentation, height, width, where).sum())
+
+
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Compressed COCO RLE of a bool [H, W] mask, as JSON has it (`counts` is a str)."""
     coded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))

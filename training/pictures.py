@@ -88,8 +88,8 @@ class VideoFrame:
         return self.known_size or _video_size(self.path)
 
     def read(self) -> np.ndarray:
-        """Decode the file up to this frame."""
-        return _video_frames(self.path, [self.index])[self.index]
+        """Decode this frame."""
+        return VideoFile(self.path).pick([self.index])[self.index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class ArrayPicture:
 
 
 def read_pictures(pictures: Sequence[Picture]) -> list[np.ndarray]:
-    """Decode pictures of one clip: arrays uint8 [H, W, 3]; each video file is gone through once.
+    """Decode pictures of one clip: arrays uint8 [H, W, 3]; each video file is opened once.
 
     Raises:
         InputError: one is missing, damaged or of another size than the first.
@@ -118,7 +118,7 @@ def read_pictures(pictures: Sequence[Picture]) -> list[np.ndarray]:
     for picture in pictures:
         if isinstance(picture, VideoFrame):
             wanted.setdefault(picture.path, []).append(picture.index)
-    decoded = {path: _video_frames(path, indices) for path, indices in wanted.items()}
+    decoded = {path: VideoFile(path).pick(indices) for path, indices in wanted.items()}
     out: list[np.ndarray] = []
     for picture in pictures:
         rgb = (
@@ -130,21 +130,6 @@ def read_pictures(pictures: Sequence[Picture]) -> list[np.ndarray]:
         check_size(picture.name, rgb.shape, expected)
         out.append(rgb)
     return out
-
-
-def _video_frames(path: Path, indices: Sequence[int]) -> dict[int, np.ndarray]:
-    """The frames with these numbers; stops decoding after the last one."""
-    missing = set(indices)
-    found: dict[int, np.ndarray] = {}
-    for frame in VideoFile(path):
-        if frame.index in missing:
-            found[frame.index] = frame.rgb
-            missing.discard(frame.index)
-            if not missing:
-                return found
-    raise InputError(
-        f"{path}: has no frame {min(missing)}, expected as many frames as the annotations name"
-    )
 
 
 @lru_cache(maxsize=4096)

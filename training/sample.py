@@ -156,7 +156,7 @@ class Sample:
         return self.frames[0].size()
 
     def read_frames(self) -> list[np.ndarray]:
-        """Decode the pictures: T arrays uint8 [H, W, 3] (RGB); a video file is gone through once.
+        """Decode the pictures: T arrays uint8 [H, W, 3] (RGB); a video file is opened once.
 
         Raises:
             InputError: a picture is missing, damaged or of another size than the first.

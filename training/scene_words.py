@@ -55,9 +55,9 @@ def captions(facts: Sequence[ObjectFact], rng: np.random.Generator) -> list[dict
         return []
     chosen = [named[int(i)] for i in rng.permutation(len(named))[:3]]
     chosen.sort(key=lambda fact: fact.centre[0])
-    phrases = [f"<p>a {_name(fact)}</p>".replace("<p>a orange", "<p>an orange") for fact in chosen]
+    phrases = [f"<p>{_with_article(_name(fact))}</p>" for fact in chosen]
     text = f"{_listed(phrases)} on a table."
-    text = text.replace("<p>a", "<p>A", 1)
+    text = text.replace("<p>a", "<p>A", 1)  # the article
     objects = [[str(fact.index + 1)] for fact in chosen]
     return [{"text": text, "objects": objects}]
 
@@ -70,7 +70,7 @@ def region_questions(
     return [
         {
             "question": "What is region1?",
-            "answer": [f"a {_name(clear[int(i)])}", _name(clear[int(i)])],
+            "answer": [_with_article(_name(clear[int(i)])), _name(clear[int(i)])],
             "kind": "region",
             "regions": [str(clear[int(i)].index + 1)],
         }
@@ -87,6 +87,10 @@ def _seen(facts: Sequence[ObjectFact]) -> tuple[list[ObjectFact], list[ObjectFac
 
 def _name(fact: ObjectFact) -> str:
     return f"{fact.colour} {fact.shape}"
+
+
+def _with_article(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _colours(clear: Sequence[ObjectFact], doubtful: Sequence[ObjectFact]) -> list[dict[str, Any]]:

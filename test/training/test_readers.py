@@ -247,6 +247,11 @@ def test_osprey(tmp_path: Path) -> None:
     details = open_dataset(DatasetConfig("osprey", tmp_path, options=options))
     assert [said(details[i])[1] for i in range(2)] == ["A red thing.", "A grey thing like region1."]
     assert (details[1].read_regions()[0] == RIGHT).all()
+    # RIGHT covers 120 of 768 pixels, 40 of 256 cells
+    for cells, count in ((40, 1), (41, 0)):
+        MAKERS["osprey"](tmp_path)
+        found = FORMATS["osprey"](tmp_path, "osprey", min_cells=cells)
+        assert len(found) == count
 
 
 def test_region_captions(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
-from sa2va_training.masks import CodedMask, Mask
+from sa2va_training.masks import CodedMask, Mask, mask_area
 from sa2va_training.pictures import ImageFile
 from sa2va_training.readers.chat import conversation
 from sa2va_training.readers.records import (
@@ -21,6 +21,7 @@ from sa2va_training.readers.records import (
 from sa2va_training.sample import Dataset, Sample, Turn
 from sa2va_training.wording import DESCRIBE_REGION, DETAIL_REGION, first_turn
 
+CELLS = 256
 _COCO = ("coco/train2014", "coco/val2014", "coco/train2017", "coco/val2017")
 
 
@@ -30,6 +31,7 @@ def open_osprey(
     *,
     annotations: str = "Osprey-724K/osprey_conversation.json",
     images: list[str] | None = None,
+    min_cells: int = 4,
 ) -> Dataset:
     """Opens one file of Osprey-724K: conversations, detailed descriptions or short forms.
 
@@ -39,12 +41,16 @@ def open_osprey(
     Args:
         annotations: the file, below `root`.
         images: folders to look for the pictures in, below `root`; COCO's four if not given.
+        min_cells: records with a region below so many of the 256 visual tokens of a picture (by area) are left out, as
+            published: too little is seen of it.
     """
     folders = [root / folder for folder in (images or _COCO)]
     path = root / annotations
     parts: list[tuple[int, Record, int]] = []
     for i, value in enumerate(read_json_list(path)):
         record = Record(value, f"{path}: record {i}")
+        if min_cells and _smallest(record) * CELLS < min_cells:
+            continue
         described = 0 if "conversations" in record else len(_descriptions(record))
         parts += [(i, record, k) for k in (range(described) if described else (-1,))]
 
@@ -82,6 +88,16 @@ def open_osprey(
         )
 
     return Records(name, len(parts), build)
+
+
+def _smallest(record: Record) -> float:
+    """Area of the record's smallest region, as a share of the picture; 1 without regions."""
+    height, width = record.number("height"), record.number("width")
+    areas = [
+        mask_area(entry.raw("segmentation"), height, width, entry.where)
+        for entry in record.records("annotation")
+    ]
+    return min(areas, default=height * width) / max(height * width, 1)
 
 
 def _descriptions(record: Record) -> list[str]:
