@@ -146,6 +146,7 @@ class EarnedTrust:
             distractor = self._rule(rows, decoded.logits, rivals, evidence, trusted)
         self._filter.update(rows, box, trusted)
         self._learn(rows, decoded.logits, trusted, _LEARN)
+        self._rivals = None  # they belong to these rows alone
         return Admission(recent, distractor)
 
     def rivals(self, row: int) -> tuple[float, float, float]:
