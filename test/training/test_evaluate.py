@@ -17,8 +17,7 @@ from sa2va_model.checkpoints import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.prompts import IMAGE_PLACEHOLDER, parse_answer
 from sa2va_sim.expressions import describe
-from sa2va_sim.facts import LabelledImage
-from sa2va_sim.flat import flat_clip, flat_scene
+from sa2va_sim.flat import flat_clip
 from sa2va_training.evaluation.predictor import Asking, ModelPredictor, Said
 from sa2va_training.evaluation.report import report
 from sa2va_training.evaluation.run import Run
@@ -26,7 +25,7 @@ from sa2va_training.folder import FolderWriter
 from sa2va_training.metrics.overlap import giou, overlap
 from sa2va_training.readers import DatasetConfig, open_dataset
 from sa2va_training.sample import Dataset, Sample
-from sa2va_training.scene_words import captions, questions, region_questions
+from sa2va_training.synth import write_scenes
 
 from .layouts import MAKERS, OPTIONS
 
@@ -91,44 +90,27 @@ def _key(frames: Sequence[np.ndarray]) -> bytes:
     return b"".join(frame[::7, ::5].tobytes() for frame in frames)
 
 
-def expressions(picture: LabelledImage, rng: np.random.Generator) -> list[dict[str, Any]]:
-    return [
-        {
-            "text": e.text,
-            "objects": [] if e.target is None else [str(e.target + 1)],
-            "kind": e.kind,
-        }
-        for e in describe(picture.facts, rng, 6, motion=False)
-    ]
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three painted scenes and a clip with everything that can be said about them."""
+    """Three painted scenes with everything that can be said about them, and a clip."""
     root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, "flat", (1, 3, 5), size=SIZE)
+    clip = flat_clip(np.random.default_rng(7), SIZE, 4)
+    asked = describe(clip[0].facts, np.random.default_rng(8), 3, motion=False)
     with FolderWriter(root) as folder:
-        for seed in (1, 3, 5):
-            rng = np.random.default_rng(seed)
-            scene = flat_scene(rng, SIZE)
-            names = {f.index + 1: f"{f.colour} {f.shape}" for f in scene.facts}
-            asked = questions(scene.facts, rng) + region_questions(scene.facts, rng)
-            folder.add_image(
-                f"scene_{seed}",
-                scene.rgb,
-                scene.instances,
-                names,
-                expressions=expressions(scene, rng),
-                questions=asked,
-                captions=captions(scene.facts, rng),
-            )
-        rng = np.random.default_rng(7)
-        clip = flat_clip(rng, SIZE, 4)
         folder.add_clip(
             "clip",
             [picture.rgb for picture in clip],
             [clip[0].instances, None, clip[2].instances, clip[3].instances],
             {f.index + 1: f.colour for f in clip[0].facts},
-            expressions=expressions(clip[0], rng)[:3],
+            expressions=[
+                {
+                    "text": e.text,
+                    "objects": [] if e.target is None else [str(e.target + 1)],
+                    "kind": e.kind,
+                }
+                for e in asked
+            ],
         )
     return root
 
