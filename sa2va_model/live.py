@@ -157,7 +157,7 @@ class LiveTracker:
 
         def take_over(frame: Frame) -> None:
             parts.config = changed
-            parts.judge = Judge(parts.model.grounder, changed.lifecycle)
+            parts.judge = Judge(parts.vision.follower, changed.lifecycle)
             for record in self._register.records.values():
                 if record.life is not None:
                     record.life.reconfigure(changed.lifecycle)

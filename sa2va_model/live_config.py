@@ -9,6 +9,7 @@ from sa2va_model.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.lifecycle import LifecycleConfig
 from sa2va_model.trust import TrustConfig
+from sa2va_model.vision import VisionConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class LiveConfig:
         drift_after: frames in a row on which the [SEG] embedding's mask disagrees with memory's and has more
             evidence, after which memory is prompted again with it; 0 = never.
         trust: what decides about masks and memory.
+        vision: which SAM-2 follows, at which resolution and in which arithmetic; fixed when the tracker is made.
         calibration: None = the model's own.
     """
 
@@ -52,6 +54,7 @@ class LiveConfig:
     drift_after: int = 3
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:

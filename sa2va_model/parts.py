@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sa2va_model.calibration import Calibration
-from sa2va_model.grounding import Decoded, ImageFeatures, Prompt
+from sa2va_model.grounding import Decoded, ImageFeatures
 from sa2va_model.judgement import Judge
 from sa2va_model.keyframes import FrameRing
 from sa2va_model.live_config import LiveConfig
@@ -19,6 +19,7 @@ from sa2va_model.replay import Replay
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.trust import EarnedTrust
+from sa2va_model.vision import Vision
 
 DISTRACTOR_SLOTS = 3
 
@@ -28,6 +29,7 @@ class Parts:
     """One stream's parts; `config` and `judge` may change while it runs."""
 
     model: Sa2VA
+    vision: Vision
     config: LiveConfig
     calibration: Calibration
     trust: EarnedTrust
@@ -47,30 +49,30 @@ class Parts:
 
     def decode(self, embedding: torch.Tensor, features: ImageFeatures) -> Decoded:
         """What a [SEG] embedding shows on an image, without memory."""
-        grounder = self.model.grounder
-        plain = grounder.without_memory(features)
-        return grounder.decode(features, plain, Prompt(embedding=embedding))
+        return self.vision.decode(embedding, features)
 
 
 def assemble(model: Sa2VA, config: LiveConfig) -> Parts:
     """All parts for a model."""
     calibration = config.calibration or model.calibration
+    vision = Vision(model.grounder, config.vision)
     settings = TrackerConfig(
         max_objects=config.max_objects,
         max_conditioning=max(4, model.config.keyframes),
         distractor_slots=DISTRACTOR_SLOTS if config.trust.distractors else 0,
         reuse_embedding=model.config.sam2.object_score_gate,
     )
-    trust = EarnedTrust(model.grounder, config.max_objects, calibration, config.trust)
-    tracker = OnlineTracker(model.grounder, settings, trust)
-    ring = FrameRing(max(config.ring, model.config.keyframes), model.encode_image)
+    trust = EarnedTrust(vision.follower, config.max_objects, calibration, config.trust)
+    tracker = vision.tracker(settings, trust)
+    ring = FrameRing(max(config.ring, model.config.keyframes), vision.encode)
     return Parts(
         model=model,
+        vision=vision,
         config=config,
         calibration=calibration,
         trust=trust,
         tracker=tracker,
-        judge=Judge(model.grounder, config.lifecycle),
+        judge=Judge(vision.follower, config.lifecycle),
         questioner=Questioner(model, background=config.background, limit=config.answer_limit),
         ring=ring,
         replay=Replay(tracker, ring, config.replay_periods if config.background else None),

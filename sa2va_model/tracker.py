@@ -8,7 +8,7 @@ official Sa2VA code, and with points, boxes and masks those of the `sam2` packag
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,6 +95,8 @@ class OnlineTracker:
 
     Args:
         policy: chooses among candidate masks and admits frames to memory; None = `gate_memory` decides.
+        translate: makes a prompt that this SAM-2 understands of one for another model; what it finds empty is
+            not remembered.
     """
 
     def __init__(
@@ -102,8 +104,9 @@ class OnlineTracker:
         grounder: Grounder,
         config: TrackerConfig | None = None,
         policy: MemoryPolicy | None = None,
+        translate: Callable[[Prompt, ImageFeatures], Prompt] | None = None,
     ) -> None:
-        self._grounder = grounder
+        self._grounder, self._translate = grounder, translate
         self._config = config or TrackerConfig()
         self._policy: MemoryPolicy = policy or PlainPolicy(
             self._config.min_quality if self._config.gate_memory else None,
@@ -193,10 +196,14 @@ class OnlineTracker:
     def _prompted(self, object_id: str, prompt: Prompt, features: ImageFeatures) -> Observation:
         """A conditioning frame: the prompt alone decides, memory is only written."""
         grounder = self._grounder
+        if self._translate is not None:
+            prompt = self._translate(prompt, features)
         if prompt.mask is not None:
             decoded = grounder.adopt_mask(features, prompt.mask)
         else:
             decoded = grounder.decode(features, grounder.without_memory(features), prompt)
+        if self._translate is not None and not bool((decoded.logits > 0).any()):
+            return observe(decoded, prompted=True)[0]
         spatial = grounder.encode_memory(features, decoded, prompted=True)
         row = self._objects[object_id].row
         self._bank.prompt(row, spatial[0].flatten(1).T, decoded.pointers[0])
