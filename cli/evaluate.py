@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="tracking, keyframes, count, fps, protocol, export, limit, or an option of the format",
+        help="tracking, keyframes, count, fps, wording, protocol, export, limit, or an option of the format",
     )
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="folder of the run (default: runs/evaluate/NAME)"
@@ -134,6 +134,8 @@ def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking,
         except yaml.YAMLError as error:
             raise InputError(f"{item!r}: the value is no YAML") from error
     asked = {f.name: values.pop(f.name) for f in fields(Asking) if f.name in values}
+    if str(values.get("format", "")).lstrip("g").startswith("refcoco") and "wording" not in asked:
+        asked["wording"] = "{} in this image"
     own = {"protocol": str(values.pop("protocol", "")), "export": values.pop("export", False)}
     if own["protocol"] not in ("", "official"):
         raise InputError(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sa2va_cli.evaluate import settings
 from sa2va_cli.main import main
 from sa2va_model.checkpoints import load_model
 from sa2va_model.errors import InputError
@@ -284,6 +285,18 @@ def test_the_shipped_model_end_to_end(
     assert json.loads(result.read_text())["figures"] == found["figures"]
 
 
+def test_refcoco_is_asked_for_as_published(tmp_path: Path) -> None:
+    for name, wording in (
+        ("refcoco+", "{} in this image"),
+        ("grefcoco", "{} in this image"),
+        ("mevis", "{}"),
+    ):
+        path = tmp_path / "data.yaml"
+        path.write_text(f"format: {name}\nroot: .\n")
+        assert settings(str(path), [])[1].wording == wording
+        assert settings(str(path), ["wording='the {}'"])[1].wording == "the {}"
+
+
 @pytest.mark.parametrize("tracking", ["offline", "live"])
 def test_clips_are_tracked_both_ways(tracking: str, scenes: Path) -> None:
     dataset = open_dataset(DatasetConfig("simple", scenes))
@@ -304,6 +317,7 @@ def test_clips_are_tracked_both_ways(tracking: str, scenes: Path) -> None:
         (["{scenes}", "live"], "expected key=value"),
         (["{scenes}", "protocol=official"], "which only ref_davis17 has"),
         (["{scenes}", "count=two"], "count is 'two'"),
+        (["{scenes}", "wording=mug"], "wording is 'mug', expected one {}"),
         (["{scenes}", "split=vall"], "split is 'vall'"),
     ],
 )

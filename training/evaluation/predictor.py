@@ -71,14 +71,19 @@ class Asking:
         keyframes: "first" (published) or "uniform" (better on long clips), for "offline" and for questions.
         count: number of keyframes; 0 = as many as the model was trained with.
         fps: of clips, which "live" needs to know how often to check.
+        wording: what an expression on an image becomes before it is asked for; the published evaluation of RefCOCO
+            says "Please segment {} in this image.", that of clips "Please segment {}.". Questions stay as they are.
     """
 
     tracking: str = "offline"
     keyframes: str = "first"
     count: int = 0
     fps: float = 10.0
+    wording: str = "{}"
 
     def __post_init__(self) -> None:
+        if self.wording.count("{}") != 1:
+            raise InputError(f"wording is {self.wording!r}, expected one {{}} for the expression")
         if self.tracking not in TRACKING:
             raise InputError(
                 f"tracking is {self.tracking!r}, expected one of {', '.join(TRACKING)}"
@@ -99,7 +104,9 @@ class ModelPredictor:
 
     def refer_image(self, image: np.ndarray, expressions: Sequence[str]) -> list[np.ndarray]:
         """See `Predictor`; the image is read once for all expressions."""
-        found = self.model.segment_many(image, list(expressions))
+        wording = self.asking.wording
+        asked = [text if "?" in text else wording.format(text.rstrip(".")) for text in expressions]
+        found = self.model.segment_many(image, asked)
         return [joined(seen.masks) for seen in found]
 
     def refer_clip(
