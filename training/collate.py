@@ -218,15 +218,19 @@ class Collator:
         return sorted(known)
 
     def _cells(self, item: Asked) -> list[Tensor]:
-        """Which visual tokens of the last tile each region covers, flat."""
+        """Which visual tokens of the last tile each region covers, flat; a very small one the token in its middle."""
         found = []
-        for n, region in enumerate(item.regions):
-            cells = images.region_cells(region, self.config).flatten()
+        for region in item.regions:
+            cells = images.region_cells(region, self.config)
             if not cells.any():
-                raise InputError(
-                    f"{item.sample.record}: region{n + 1} covers no visual token; expected a larger region"
-                )
-            found.append(cells)
+                rows, columns = np.nonzero(region)
+                if not len(rows):
+                    raise InputError(
+                        f"{item.sample.record}: a region is empty; expected pixels in it"
+                    )
+                y = int(rows.mean() * len(cells) / region.shape[0])
+                cells[y, int(columns.mean() * len(cells) / region.shape[1])] = True
+            found.append(cells.flatten())
         return found
 
     def _cover(self, mask: np.ndarray, size: int) -> Tensor:

@@ -114,7 +114,7 @@ class Run:
         with Journal(self.folder, self.done, self.total, active=main) as journal:
             for batches in self.feeder.steps(self.done, last):
                 begun = time.monotonic()
-                row = self._step([batch.to(self.accelerator.device) for batch in batches])
+                row = self.step([batch.to(self.accelerator.device) for batch in batches])
                 self.done += 1
                 row["seconds"] = round(time.monotonic() - begun, 4)
                 journal.step({"step": self.done, **row})
@@ -127,7 +127,7 @@ class Run:
         rows = []
         for batches in self.feeder.steps(0, steps):
             begun = time.monotonic()
-            row = self._step([batch.to(self.accelerator.device) for batch in batches])
+            row = self.step([batch.to(self.accelerator.device) for batch in batches])
             self.done += 1
             rows.append({**row, "seconds": round(time.monotonic() - begun, 4)})
         return rows
@@ -144,7 +144,8 @@ class Run:
             base=self.base,
         )
 
-    def _step(self, batches: list[Batch]) -> dict[str, float]:
+    def step(self, batches: list[Batch]) -> dict[str, float]:
+        """One optimiser step of this process' micro-batches; the figures of all processes. Counts nothing."""
         share = rate(self.done, self.total, self.settings.optimiser)
         for group, base in zip(self.optimizer.param_groups, self._bases, strict=True):
             group["lr"] = base * share

@@ -75,12 +75,14 @@ def write_scenes(
     size: int = 320,
     split: str = "train",
     quality: int = 95,
+    talk: bool = True,
 ) -> int:
     """Adds scenes to a simple folder; returns how many.
 
     Args:
         kind: a key of `SCENES`.
         size: side of the square pictures in pixels.
+        talk: also questions and grounded captions.
 
     Raises:
         InputError: an unknown kind, or a size that is too small to see anything.
@@ -93,7 +95,7 @@ def write_scenes(
     with FolderWriter(folder, quality=quality) as writer:
         for seed in seeds:
             pictures, expressions = SCENES[kind](seed, size)
-            _write(writer, f"{kind}_{seed:07d}", pictures, expressions, split)
+            _write(writer, f"{kind}_{seed:07d}", pictures, expressions, split, talk=talk)
             count += 1
     return count
 
@@ -126,6 +128,8 @@ def _write(
     pictures: Sequence[LabelledImage],
     expressions: Sequence[Expression],
     split: str,
+    *,
+    talk: bool,
 ) -> None:
     first = pictures[0]
     said = {
@@ -138,7 +142,7 @@ def _write(
             for e in expressions
         ],
         "split": split,
-        **_talk(first, expressions),
+        **(_talk(first, expressions) if talk else {}),
     }
     objects = {fact.index + 1: f"{fact.colour} {fact.shape}" for fact in first.facts}
     if len(pictures) == 1:

@@ -67,7 +67,7 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
     Trained numbers are kept in float32 whatever the rest is in.
 
     Raises:
-        InputError: nothing is left to train, or the model's family cannot be trained.
+        InputError: the model's family cannot be trained.
     """
     if not isinstance(model.mllm, InternVL):
         raise InputError(
@@ -85,8 +85,6 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
     if settings.checkpointing and settings.mode != "memory":
         _checkpoint(model.mllm.language_model)
     chosen = [name for name, p in model.named_parameters() if p.requires_grad]
-    if not chosen:
-        raise InputError("train: every part is switched off; expected at least one to train")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             _place(model, name).data = parameter.data.float()
