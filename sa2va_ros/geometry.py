@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a mask and an aligned depth image to points, a pose and a box. NumPy and OpenCV only; no ROS.
 
-What is called the centroid is that of the *visible surface*: the mean of its points, one for each
-voxel, so that a near and a far piece of it count by their area and not by their pixels. The far side
-of the object is not seen and not guessed. The box is the one around those points.
+What is called the centroid is that of the *visible surface*: the mean of the points under the mask's
+pixels. The far side of the object is not seen and not guessed, so the middle of the object lies a
+little behind. (A mean by area instead of by pixels would hang on the rim, where the surface turns
+away and depth is worst.) The box is the one around those points.
 
 Everything is in metres, in the optical frame of the camera (x right, y down, z forward), unless a
 transform is given. Arrays of points are float64 [N, 3].
@@ -23,6 +24,7 @@ MIN_POINTS = 12  # fewer say nothing about a box
 LAYER_GAP = (
     0.03  # metres without a point along the line of sight part an object from what is behind
 )
+LAYER_SHARE = 0.4  # of the pixels of the largest layer, for one that counts as large
 EDGE = 0.03  # metres of depth change over three pixels at one metre; steeper is no surface
 PATCH = 25  # neighbouring pixels whose depth errors go together, as a number of pixels
 EDGE_PIXELS = 1.0  # standard deviation of a mask's outline, pixels
@@ -69,7 +71,7 @@ class CloudConfig:
     depth_max: float = 10.0
     erode: int = 2
     voxel: float = 0.004
-    outlier: float = 3.5
+    outlier: float = 7.0
     max_points: int = 20000
     max_pixels: int = 0
 
@@ -132,28 +134,32 @@ def solid(
             f"3D: mask {_size(mask)}, depth {_size(depth)}, image {_size(rgb)} and camera "
             f"{camera.width}x{camera.height} differ; expected one size (depth aligned to colour)"
         )
-    rows, columns = _surface(mask, depth, config)
+    rows, columns, eroded = _surface(mask, depth, config)
     z = depth[rows, columns].astype(np.float64)
     rays = camera.rays(columns, rows)
     points, colours = rays * z[:, None], rgb[rows, columns]
-    points, colours = voxels(points, colours, config.voxel)
     keep = _inliers(points, config.outlier)
     points, colours = points[keep], colours[keep]
+    centroid = points.mean(axis=0)
+    spread = _position_covariance(points, centroid, camera)
+    points, colours = voxels(points, colours, config.voxel)
     if len(points) < MIN_POINTS:
         raise InputError(f"3D: {len(points)} points are left; expected at least {MIN_POINTS}")
     if len(points) > config.max_points:
         chosen = np.linspace(0, len(points) - 1, config.max_points).astype(int)
         points, colours = points[chosen], colours[chosen]
-    spread = _position_covariance(points, len(z), camera)
     if transform is not None:
         turn = transform[:3, :3]
         points = points @ turn.T + transform[:3, 3]
+        centroid = turn @ centroid + transform[:3, 3]
         spread = turn @ spread @ turn.T
-    box = oriented_box(points, up)
+    box = _grown(oriented_box(points, up), eroded, centroid, transform, camera)
     covariance = np.zeros((6, 6))
     covariance[:3, :3] = spread
-    covariance[3:, 3:] = _rotation_covariance(points, box.rotation, len(z))
-    return Solid(points, colours, points.mean(axis=0), box, covariance, len(z))
+    covariance[3:, 3:] = _rotation_covariance(
+        points, box.rotation, len(z), depth_deviation(float(z.mean()))
+    )
+    return Solid(points, colours, centroid, box, covariance, len(z))
 
 
 def _size(array: np.ndarray) -> str:
@@ -165,8 +171,9 @@ def _size(array: np.ndarray) -> str:
 
 def _surface(
     mask: np.ndarray, depth: np.ndarray, config: CloudConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the mask's pixels whose depth is that of the object.
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows and columns of the mask's pixels whose depth is that of the object, and how far its edge
+    was taken off, in pixels.
 
     Raises:
         InputError: hardly any.
@@ -179,7 +186,7 @@ def _surface(
     # One pixel more on each side, for the depth around the outline.
     top, left = max(y - 1, 0), max(x - 1, 0)
     window = (slice(top, y + height + 1), slice(left, x + width + 1))
-    inside, z = _eroded(mask[window], config.erode), depth[window]
+    (inside, eroded), z = _eroded(mask[window], config.erode), depth[window]
     with np.errstate(invalid="ignore"):
         valid = inside & (z >= config.depth_min) & (z <= config.depth_max)
     measured = int(valid.sum())
@@ -196,18 +203,18 @@ def _surface(
         chosen = np.linspace(0, len(rows) - 1, config.max_pixels).astype(int)
         rows, columns = rows[chosen], columns[chosen]
     keep = nearest_layer(z[rows, columns])
-    return rows[keep] + top, columns[keep] + left
+    return rows[keep] + top, columns[keep] + left, eroded
 
 
-def _eroded(mask: np.ndarray, pixels: int) -> np.ndarray:
+def _eroded(mask: np.ndarray, pixels: int) -> tuple[np.ndarray, int]:
     """The mask without its edge; a thin object loses less, so that at least a third of it stays."""
     area = int(mask.sum())
     for size in range(pixels, 0, -1):
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))
         inner = cv2.erode(mask.view(np.uint8), kernel, borderType=cv2.BORDER_REPLICATE)
         if 3 * int(inner.sum()) >= area:
-            return inner.view(bool)
-    return mask
+            return inner.view(bool), size
+    return mask, 0
 
 
 def _edges(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -220,16 +227,17 @@ def _edges(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def nearest_layer(z: np.ndarray) -> np.ndarray:
-    """Which depths [N] belong to the layer of the object: the largest group without a gap in it.
+    """Which depths [N] belong to the layer of the object: the nearest large group without a gap in it.
 
-    What shows through a hole in the mask, or past its edge, lies in a layer of its own.
+    What shows through a hole in the mask, or past its edge, lies in a layer of its own farther away.
     """
     order = np.argsort(z, kind="stable")
     gaps = np.flatnonzero(np.diff(z[order]) > LAYER_GAP * max(1.0, float(np.median(z))))
     edges = np.concatenate([[0], gaps + 1, [len(z)]])
-    largest = int(np.argmax(np.diff(edges)))
+    sizes = np.diff(edges)
+    chosen = int(np.flatnonzero(sizes >= LAYER_SHARE * sizes.max())[0])
     keep = np.zeros(len(z), bool)
-    keep[order[edges[largest] : edges[largest + 1]]] = True
+    keep[order[edges[chosen] : edges[chosen + 1]]] = True
     return keep
 
 
@@ -284,6 +292,18 @@ def oriented_box(points: np.ndarray, up: np.ndarray | None = None) -> Box:
     return Box(centre, _settled(axes, up is not None), high - low)
 
 
+def _grown(
+    box: Box, eroded: int, centroid: np.ndarray, transform: np.ndarray | None, camera: Camera
+) -> Box:
+    """The box with the mask's edge given back, across the line of sight."""
+    eye = np.zeros(3) if transform is None else transform[:3, 3]
+    distance = np.linalg.norm(centroid - eye)
+    ray = (centroid - eye) / distance
+    across = np.sqrt(np.maximum(0.0, 1.0 - (ray @ box.rotation) ** 2))
+    margin = eroded * distance / camera.matrix[0, 0]
+    return Box(box.centre, box.rotation, box.size + 2 * margin * across)
+
+
 def _quarter_turned(ends: np.ndarray) -> np.ndarray:
     return np.array([ends[1], -ends[0], ends[2]])
 
@@ -323,10 +343,9 @@ def depth_deviation(z: float) -> float:
     return 0.001 + 0.0015 * z * z
 
 
-def _position_covariance(points: np.ndarray, pixels: int, camera: Camera) -> np.ndarray:
+def _position_covariance(points: np.ndarray, centre: np.ndarray, camera: Camera) -> np.ndarray:
     """[3, 3] of the centroid: sampling, the mask's outline, and depth errors that do not average out."""
-    centre = points.mean(axis=0)
-    sampled: np.ndarray = np.cov(points.T) / max(pixels / PATCH, 1.0)
+    sampled: np.ndarray = np.cov(points.T) / max(len(points) / PATCH, 1.0)
     focal = float(camera.matrix[0, 0] + camera.matrix[1, 1]) / 2
     outline = np.diag([1.0, 1.0, 0.0]) * (EDGE_PIXELS * centre[2] / focal) ** 2
     ray = centre / np.linalg.norm(centre)
@@ -334,12 +353,15 @@ def _position_covariance(points: np.ndarray, pixels: int, camera: Camera) -> np.
     return sampled + outline + depth
 
 
-def _rotation_covariance(points: np.ndarray, axes: np.ndarray, pixels: int) -> np.ndarray:
+def _rotation_covariance(
+    points: np.ndarray, axes: np.ndarray, pixels: int, noise: float
+) -> np.ndarray:
     """[3, 3] of the box's axes: var(j, k) = v_j v_k / (n (v_j - v_k)^2), Anderson 1963.
 
-    Axes with the same spread say nothing about their angle; at most (pi / 2)^2.
+    Axes with the same spread say nothing about their angle; at most (pi / 2)^2. `noise` is the
+    deviation of a point in metres: no surface is known to be flatter.
     """
-    spread = np.var((points - points.mean(axis=0)) @ axes, axis=0)
+    spread = np.var((points - points.mean(axis=0)) @ axes, axis=0) + noise**2
     count, most = max(pixels / PATCH, 1.0), (np.pi / 2) ** 2
     turned = np.empty(3)
     for axis in range(3):

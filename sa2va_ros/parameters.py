@@ -248,7 +248,7 @@ SPACE: tuple[Parameter, ...] = (
     ),
     Parameter(
         "cloud_outlier",
-        3.5,
+        7.0,
         "Points farther from the middle than so many robust standard deviations are dropped; 0 = none.",
         span=(0.0, 100.0),
         dynamic=True,

@@ -74,8 +74,8 @@ class Client:
 
     def __init__(self, namespace: str) -> None:
         import rclpy
-        from rclpy.executors import SingleThreadedExecutor
         from geometry_msgs.msg import PointStamped
+        from rclpy.executors import SingleThreadedExecutor
         from sensor_msgs.msg import CameraInfo, CompressedImage, Image
         from std_msgs.msg import String
 
@@ -219,6 +219,16 @@ class Client:
         accepted = sent.result()
         wait_for(accepted.done, seconds, f"the goal of {name}")
         return Goal(accepted.result(), feedback, sender)
+
+    def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
+        """Change a parameter of the tracker node; whether it was accepted, and why not."""
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        message = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[message])
+        answer = self.call(SetParameters, "sa2va_tracker/set_parameters", request)
+        return answer.results[0].successful, answer.results[0].reason
 
     def change_state(self, *transitions: int) -> None:
         """Take the tracker node through lifecycle transitions, each of which must succeed."""
