@@ -26,11 +26,12 @@ def fit_embedding(
     """
     grounder = model.grounder
     size = (grounder.config.mask_size,) * 2
-    truth = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="area")
-    with torch.enable_grad():
+    # Tensors of inference mode cannot take part in gradients; their copies can.
+    with torch.inference_mode(False), torch.enable_grad():
         shown = ImageFeatures(
             features.top.clone(), features.position.clone(), tuple(h.clone() for h in features.high)
         )
+        truth = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="area")
         embedding = torch.zeros(grounder.config.hidden_dim, requires_grad=True)
         optimizer = torch.optim.Adam([embedding], lr=0.08)
         plain = grounder.without_memory(shown)
@@ -41,8 +42,7 @@ def fit_embedding(
             dice = 1 - (2 * (share * truth).sum() + 1) / (share.sum() + truth.sum() + 1)
             loss = dice + F.binary_cross_entropy_with_logits(logits, truth)
             loss = loss + F.softplus(-decoded.object_scores).mean()
-            optimizer.zero_grad()
-            loss.backward()
+            embedding.grad = torch.autograd.grad(loss, embedding)[0]  # the weights' are not needed
             optimizer.step()
     return embedding.detach()
 
