@@ -32,6 +32,7 @@ CORE = [
     "opencv-python-headless>=4.10,<6",
     "pillow>=12.3,<14",
     "safetensors>=0.8,<0.9",
+    "huggingface_hub>=1.0,<3",
     "pyyaml>=6.0,<7",
     # What sam2 1.1.0 imports.
     "hydra-core>=1.3.2,<1.4",
@@ -75,6 +76,8 @@ EXTRAS = {
     "train": ["accelerate>=1.15,<2", "pycocotools>=2.0.11,<3"],
     # METEOR's published number needs Java and `pycocoevalcap` (100 MB), which is used where it is installed.
     "eval": ["scipy>=1.15,<2", "nltk>=3.10,<4"],
+    # `--bits 8|4`: the language model of a large checkpoint on a small GPU.
+    "quantised": ["bitsandbytes>=0.46,<1"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2"],
     # Nothing beyond a CUDA build of torch is needed so far; the name is here so that install lines stay valid.
     "gpu": [],

@@ -44,6 +44,9 @@ COMMANDS = {
     "grasp-demo": Command(
         "grasp_demo", "let a simulated gripper pick up what it is told, and measure it"
     ),
+    "follow-demo": Command(
+        "follow_demo", "let a simulated base follow what it is told, and measure it"
+    ),
 }
 EPILOG = """examples:
   sa2va track table.mp4 -e "the blue mug" -o out/table
@@ -136,13 +139,27 @@ def add_common(parser: argparse.ArgumentParser, *, nested: bool = False) -> None
         "--model",
         metavar="DIR",
         default=default(None),
-        help="checkpoint folder, ours or an official Sa2VA one (default: the tiny model that ships)",
+        help="checkpoint folder, ours or an official Sa2VA one, or a name on the Hugging Face hub "
+        "(default: the tiny model that ships)",
     )
     group.add_argument(
         "--device",
         default=default("auto"),
         metavar="auto|cpu|cuda",
         help="where to compute (default: auto)",
+    )
+    group.add_argument(
+        "--dtype",
+        default=default("auto"),
+        metavar="auto|float32|bfloat16|float16",
+        help="of the weights in memory (default: float32 on the CPU, bfloat16 on CUDA)",
+    )
+    group.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 4),
+        default=default(None),
+        help="quantise the language model, and only that (needs bitsandbytes)",
     )
     group.add_argument(
         "--json", metavar="FILE", default=default(None), help="also write the results as JSON"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model that a command works with: `--model`, `--adapter` and `--device`."""
+"""The model that a command works with: `--model`, `--adapter`, `--device`, `--dtype` and `--bits`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_model(args: argparse.Namespace) -> Sa2VA:
     from sa2va_model.adapters import load_adapter
     from sa2va_model.checkpoints import load_model, suit_threads
 
-    model = load_model(args.model, device=args.device)
+    model = load_model(args.model, device=args.device, dtype=args.dtype, bits=args.bits)
     suit_threads(model)
     if getattr(args, "adapter", None):
         load_adapter(model, args.adapter)

@@ -97,7 +97,8 @@ def load_model(
     Args:
         folder: ours or an official one, or a name on the Hugging Face hub; None = the tiny model that ships.
         device: auto, cpu, cuda or cuda:N.
-        dtype: auto, float32, bfloat16 or float16; auto and None = float32 on the CPU, bfloat16 on CUDA.
+        dtype: of the language half: auto, float32, bfloat16 or float16; auto and None = float32 on the CPU, bfloat16
+            on CUDA. SAM-2's weights are float32.
         bits: 8 or 4 = the language model's blocks are quantised (bitsandbytes); None = they are not.
 
     Raises:

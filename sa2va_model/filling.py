@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from sa2va_model.errors import InputError
 from sa2va_model.names import Names
-from sa2va_model.tensors import FLOATS, Stored, read
+from sa2va_model.tensors import FLOATS, WINDOW, Stored, copy_into, read
 
+SAM2 = "grounder."
+"""Our names of SAM-2's weights begin so."""
 _LOCK = threading.Lock()
 
 
@@ -96,15 +98,31 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Reads every tensor into its place; buffers that are not in the files only move to `device`."""
+    """Reads every tensor into its place; buffers that are not in the files only move to `device`.
+
+    Args:
+        dtype: of the language half. SAM-2 is kept in float32: in which numbers it is computed is the tracker's choice
+            (`runtime.profile`), and its small share of a checkpoint is what masks are made of.
+    """
     for buffers in [module._buffers for module in model.modules()]:
         for name, buffer in buffers.items():
             buffers[name] = None if buffer is None else buffer.to(device)
     by_file = sorted(stored.items(), key=lambda item: item[1].file)
-    for official, tensor in read(by_file):
+    large = {k: v for k, v in by_file if v.size > WINDOW and names.alone(k)}
+    for official, entry in large.items():
+        (name,) = names.cut(official, torch.empty(0))
+        tensor = torch.empty(entry.shape, device=device, dtype=_kind(name, dtype))
+        copy_into(tensor, official, entry)
+        place(model, name, tensor)
+    for official, tensor in read((k, v) for k, v in by_file if k not in large):
         for name, part in names.cut(official, tensor).items():
             # A copy always: the file may be overwritten while the model lives.
-            place(model, name, part.to(device, dtype, copy=True).contiguous())
+            copied = part.to(device, _kind(name, dtype), copy=True)
+            place(model, name, copied.contiguous())
+
+
+def _kind(name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if name.startswith(SAM2) else dtype
 
 
 def place(model: nn.Module, name: str, tensor: Tensor) -> None:

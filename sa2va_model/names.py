@@ -132,6 +132,10 @@ class Names:
                 return {_filled(o, found): p for o, p in zip(fused.ours, parts, strict=True)}
         return {_renamed(name, self._pairs): tensor}
 
+    def alone(self, name: str) -> bool:
+        """Whether an official tensor is one of ours as it is."""
+        return not any(_pattern(fused.official).match(name) for fused in self._fused)
+
     def official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our state dict under official names, in the official layout."""
         backwards = tuple((ours, official) for official, ours in self._pairs)

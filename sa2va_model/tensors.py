@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sa2va_model.errors import InputError
 
-WINDOW = 256 * 2**20
+WINDOW = 64 * 2**20
 """Bytes read between two openings of a file: pages of a mapped file count as memory until it is closed."""
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Stored types that weights may have, and their bytes."""
@@ -95,6 +95,23 @@ def read(tensors: Iterable[tuple[str, Stored]]) -> Iterator[tuple[str, Tensor]]:
                     yield name, handle.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def copy_into(target: Tensor, name: str, stored: Stored) -> None:
+    """Fills `target` with a tensor that is larger than a window, some rows at a time.
+
+    Raises:
+        InputError: the file can no longer be read.
+    """
+    rows = max(1, stored.shape[0] * WINDOW // max(stored.size, 1))
+    for begin in range(0, stored.shape[0], rows):
+        try:
+            with safe_open(stored.file, framework="pt") as handle:
+                part = handle.get_slice(name)[begin : begin + rows]
+                target[begin : begin + rows] = part
+                del part  # keeps the pages of the file
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{stored.file}: not a readable safetensors file ({error})") from error
 
 
 def _windows(tensors: Iterable[tuple[str, Stored]]) -> Iterator[tuple[Path, list[str]]]:
