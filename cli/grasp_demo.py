@@ -107,13 +107,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def reliably(*topics: str) -> dict[str, str]:
+    """Parameters that make a node ask again for what got lost; large messages do, on a busy machine."""
+    return {
+        f"qos_overrides.{NAMESPACE}/{topic}.subscription.reliability": "reliable"
+        for topic in topics
+    }
+
+
 def tracker(args: argparse.Namespace, log: Path) -> AbstractContextManager[Any]:
     """The tracker's process: the model's, or the one that uses the simulator's masks."""
-    # On a busy machine large messages get lost on the way to a subscription that does not ask again.
-    reliable = {f"qos_overrides.{NAMESPACE}/depth.subscription.reliability": "reliable"}
     if args.truth:
-        return node("truth_tracker", log, **reliable)
-    return node("tracker_node", log, model=args.model or "", device=args.device, **reliable)
+        return node("truth_tracker", log, **reliably("image", "depth"))
+    return node(
+        "tracker_node",
+        log,
+        model=args.model or "",
+        device=args.device,
+        **reliably("image", "depth"),
+    )
 
 
 def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Episode]:
@@ -134,7 +146,9 @@ def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[E
         "sim_gantry": stack.enter_context(
             node("sim_gantry", logs["sim_gantry"], seed=args.seed, sentences=args.sentences)
         ),
-        "picker": stack.enter_context(node("picker", logs["picker"], **wishes)),
+        "picker": stack.enter_context(
+            node("picker", logs["picker"], **wishes, **reliably("depth"))
+        ),
     }
     for name, process in processes.items():
         wait_for(lambda: referee.ready(), process, logs[name], name)

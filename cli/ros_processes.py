@@ -57,12 +57,14 @@ def node(
         if isinstance(value, bool):
             value = str(value).lower()
         command += ["-p", f"{name}:={value if value != '' else chr(39) * 2}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    process = None
     try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         yield process
     finally:
-        end(process)
+        if process is not None:
+            end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

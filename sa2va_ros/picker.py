@@ -26,6 +26,7 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
@@ -67,6 +68,7 @@ LIFT = 0.12  # metres
 STEADY = 0.02  # metres that the pose of a thing at rest may move
 MOVED = 0.03  # metres between what was planned and what is seen now, before the fingers go down
 EMPTY = 0.004  # metres between closed fingers that hold nothing
+DEPTH_SECONDS = 5.0  # to wait for the first depth image
 WORKSPACE = 0.5  # metres around the origin of `world`
 _LOST = (Track.STATE_LOST, Track.STATE_NOT_FOUND, Track.STATE_STOPPED)
 _CAUSES = {
@@ -120,7 +122,13 @@ class Picker(Node):
         self._arm = Arm(self, self._told.is_set)
         self._results = self.create_publisher(String, "pick_result", reliable(10))
         self.create_subscription(String, "pick", self._on_pick, reliable(10))
-        self.create_subscription(Image, "depth", self._on_depth, NEWEST_IMAGE)
+        self.create_subscription(
+            Image,
+            "depth",
+            self._on_depth,
+            NEWEST_IMAGE,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
         self.create_subscription(CameraInfo, "camera_info", self._on_info, NEWEST_IMAGE)
         self.create_subscription(
             TransformStamped, "camera_transform", self._on_transform, reliable(5, latched=True)
@@ -196,8 +204,11 @@ class Picker(Node):
         Raises:
             Refusal: there is no depth image or no camera_info.
         """
-        if self._depth is None or self._info is None:
-            raise Refusal("error", "no depth image or no camera_info")
+        end = time.monotonic() + DEPTH_SECONDS
+        while self._depth is None or self._info is None:
+            if time.monotonic() > end or self._told.is_set():
+                raise Refusal("error", "no depth image or no camera_info")
+            time.sleep(0.02)
         metres = depth_from_image(self._depth)
         camera = camera_from_info(self._info)
         world = self.world_from(self._depth.header.frame_id)

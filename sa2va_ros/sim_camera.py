@@ -110,8 +110,12 @@ class SimCamera(Node):
             self._frame = due
             self._publish()
 
+    def _rendered(self, frame: Any) -> None:
+        """A picture was taken; for simulators that keep a record."""
+
     def _publish(self) -> None:
         frame = self._simulator.render()
+        self._rendered(frame)
         header = Header(frame_id=self._value("frame_id"))
         fill_time(header.stamp, self._start + round(self._frame * self._period * 1e9))
         self._info.publish(camera_info(frame.camera_matrix, frame.rgb.shape[:2], header))

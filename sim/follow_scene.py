@@ -83,15 +83,18 @@ def _way(rng: np.random.Generator, seconds: float) -> Motion:
 
 
 def _stand_apart(rng: np.random.Generator, way: Motion) -> list[Triple]:
-    """Places for the others: off the leader's way, off the base, off each other, but near enough to be seen."""
+    """Places for the others: beside the leader's way, where the camera passes them, but not on it nor on each other."""
     track = np.array([way.at(time)[0][:2] for time in np.arange(0, way.times[-1], 0.2)])
     places: list[Triple] = []
-    gap = 0.45
+    gap = 0.4
     while len(places) < OTHERS:
-        spot = rng.uniform(-2.0, 2.0, 2)
+        angle = rng.uniform(0, 2 * np.pi)
+        away = rng.uniform(0.4, 0.9) * np.array([np.cos(angle), np.sin(angle)])
+        spot = track[int(rng.integers(len(track)))] + away
         near = np.hypot(*(track - spot).T).min()
         others = [np.hypot(spot[0] - x, spot[1] - y) for x, y, _ in places]
-        if near > gap and np.hypot(*spot) > 0.6 and all(other > 0.4 for other in others):
+        inside = np.abs(spot).max() < ARENA - 0.3
+        if inside and near > gap and np.hypot(*spot) > 0.5 and all(o > 0.35 for o in others):
             places.append((float(spot[0]), float(spot[1]), 0.0))
         gap *= 0.998
     return places
