@@ -100,9 +100,16 @@ def write_scenes(
     return count
 
 
-def _talk(picture: LabelledImage, expressions: Sequence[Expression]) -> dict[str, Any]:
-    """What can be asked and told about a picture, in the folder's words; only of what is seen beyond doubt."""
+def _talk(
+    picture: LabelledImage, expressions: Sequence[Expression], *, regions: bool
+) -> dict[str, Any]:
+    """What can be asked and told about a picture, in the folder's words; only of what is seen beyond doubt.
+
+    Args:
+        regions: also ask about regions, which only a picture can have.
+    """
     talks = converse(picture.facts, np.random.default_rng(0), expressions, vary=False)
+    talks = [talk for talk in talks if regions or talk.kind != "region"]
     captions = [
         {
             "text": talk.answer.replace(" [SEG]", "")
@@ -142,7 +149,7 @@ def _write(
             for e in expressions
         ],
         "split": split,
-        **(_talk(first, expressions) if talk else {}),
+        **(_talk(first, expressions, regions=len(pictures) == 1) if talk else {}),
     }
     objects = {fact.index + 1: f"{fact.colour} {fact.shape}" for fact in first.facts}
     if len(pictures) == 1:

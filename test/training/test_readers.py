@@ -311,6 +311,8 @@ def change(path: Path, old: str, new: str) -> None:
         ("simple", "annotations.jsonl", ", null, []", ", nul, []", "line 2 is no JSON"),
         ("simple", "annotations.jsonl", "null, []]", "null]", "object 'hand' has 2 masks, expected 3"),
         ("simple", "annotations.jsonl", '[["1"], ["2"]]', '[["1"]]', "2 <p>phrases</p> and 'objects' 1"),
+        ("simple", "annotations.jsonl", '"image": "images/a.png", "labels": "masks/a.png"', '"clip": "images/run"',
+         "questions .1.: 'regions' in a clip"),
         ("finetune", "annotations.json", '["left", "right"]', '["left"]', "record 0.*2 objects and 'text' 1"),
         ("llava", LLAVA, '"human"', '"user"', "record 0.*'from' is 'user'"),
         ("llava", LLAVA, '"coco/train2017/a.jpg"', "5", "record 0: field 'image' is 5, expected text"),

@@ -285,6 +285,8 @@ def _check(record: Record) -> None:
         entry.texts("objects")
     for entry in record.records("questions", []):
         entry.only(("question", "answer", "kind", "regions", "notes"))
+        if "regions" in entry and "image" not in record:
+            raise InputError(f"{entry.where}: 'regions' in a clip, expected them on an image only")
         entry.text("question")
         entry.raw("answer")
     for entry in record.records("captions", []):
