@@ -149,6 +149,7 @@ def calibrate(
         prefer_overlap=overlap,
         confirmed=confirmed,
         denied=denied,
+        redetect=scored,
     )
     values, figures = fit_thresholds(recorded, values, scored=scored)
     return values, {**found, **words, **figures}

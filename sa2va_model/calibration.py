@@ -50,6 +50,8 @@ class Calibration:
         hide: belief below which a tracked object counts as unseen.
         show: belief from which on an occluded one is seen again.
         regain: belief from which on a lost one is reacquired.
+        redetect: the stored embedding alone may bring a lost object back. Only where it was measured that this is
+            seldom wrong: a decoder whose object score is untrained finds something on every image.
         drift: so much more evidence must the embedding's mask have than memory's, where they disagree.
     """
 
@@ -66,6 +68,7 @@ class Calibration:
     show: float = 0.5
     regain: float = 2.5
     drift: float = 2.0
+    redetect: bool = False
 
     @staticmethod
     def read(folder: Path) -> Calibration:
@@ -96,9 +99,10 @@ class Calibration:
         if unknown := sorted(set(values) - known):
             raise TypeError(f"unknown value {unknown[0]!r}")
         heads = {name: Head(**values[name]) for name in ("memory", "spoken") if name in values}
-        rest = {name: float(value) for name, value in values.items() if name not in heads}
+        rest = {name: value for name, value in values.items() if name not in heads}
+        rest = {n: bool(v) if n == "redetect" else float(v) for n, v in rest.items()}
         return replace(
-            Calibration(**rest),  # type: ignore[arg-type]
+            Calibration(**rest),
             memory=heads.get("memory", Head()),
             spoken=heads.get("spoken", Head()),
         )

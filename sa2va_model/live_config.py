@@ -26,6 +26,7 @@ class LiveConfig:
         answer_limit: wall-clock seconds after which a question counts as failed; raise it for a slow machine.
         search_period: between two questions for a lost object; grows by half each time up to `search_limit`.
         redetect_every: frames between two looks for a lost object with its stored [SEG] embedding; 0 = never.
+            Only where the model's calibration allows it (`Calibration.redetect`).
         give_up_after: seconds after which a lost track is stopped; 0 = never.
         verify_period: between two checks that a tracked object is still what was asked for; 0 = never.
         verify_strikes: so many checks in a row that find another object restart the memory.

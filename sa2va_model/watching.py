@@ -35,6 +35,7 @@ class Watch:
     def look_for_lost(self, frame: Frame) -> list[str]:
         """Decodes the stored embeddings of lost objects; those found again are prompted and returned."""
         every, item = self._parts.config.redetect_every, self._parts.ring.newest()
+        every = every if self._parts.calibration.redetect else 0
         back: list[str] = []
         for record in self._parts.register.records.values():
             if not _searched(record) or record.belief is None or item is None:

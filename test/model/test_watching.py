@@ -23,7 +23,14 @@ from sa2va_model.sources import Frame
 from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, TrackState
 
 VALUES = Calibration(
-    weight=0.4, floor=-2.0, hide=0.0, show=0.5, regain=2.0, confirmed=1.5, denied=-2.0
+    weight=0.4,
+    floor=-2.0,
+    hide=0.0,
+    show=0.5,
+    regain=2.0,
+    confirmed=1.5,
+    denied=-2.0,
+    redetect=True,
 )
 CONFIG = LiveConfig(verify_period=0, search_period=60.0, calibration=VALUES)
 
@@ -115,6 +122,12 @@ def test_a_lost_object_is_not_stepped_by_memory() -> None:
     live, _ = begin()
     run(live, frames(25), [3.0] * 5 + [-4.0] * 20)
     assert live._watch.stepped() == []
+
+
+def test_without_a_calibration_the_embedding_alone_brings_nothing_back() -> None:
+    live, _ = begin(replace(CONFIG, calibration=replace(VALUES, redetect=False)))
+    events = told(run(live, frames(37), [3.0] * 5 + [-4.0] * 20 + [3.0] * 12))
+    assert [e.kind.name for e in events][-1] == "LOST"
 
 
 def test_one_look_is_not_enough() -> None:
