@@ -14,7 +14,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hard_set_live
 import hard_set_masks
@@ -27,7 +29,7 @@ from tqdm import tqdm
 from sa2va_model.calibration import Calibration
 from sa2va_model.checkpoints import SHIPPED, load_model
 from sa2va_model.live import LiveConfig
-from sa2va_sim.hard_clips import KINDS
+from sa2va_sim.hard_clips import KINDS, HardClip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,39 +49,57 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     model = load_model(args.model, device="cpu")
     calibration = Calibration.read(Path(args.model) if args.model else SHIPPED)
-    numbers = range(args.first, args.first + args.clips)
-    begun, result = time.perf_counter(), {"clips": args.clips, "start": args.start}
-    console = Console(width=150)
+    report = Report(args)
     if args.only != "events":
         scores = {name: hard_set_masks.Score() for name in hard_set_masks.VARIANTS}
-        for clip in tqdm(clips(numbers, args.cache), total=len(numbers), desc="masks", leave=False):
+        for clip in report.each("masks"):
             hard_set_masks.run_clip(model, clip, scores, start=args.start, calibration=calibration)
-        console.print(_masks_table(scores))
-        result["masks"] = {
-            name: {"all": score.mean(), **{k: score.mean(k) for k in KINDS}}
-            for name, score in scores.items()
-        }
+            report.keep("masks", {name: score.figures(KINDS) for name, score in scores.items()})
+        report.show(_masks_table(scores))
     if args.only != "masks":
         live = hard_set_live.LiveScore()
-        for clip in tqdm(clips(numbers, args.cache), total=len(numbers), desc="live", leave=False):
+        for clip in report.each("live"):
             hard_set_live.run_clip(model, clip, live, start=args.start, config=LiveConfig())
-        if args.log:
-            console.print("\n".join(live.log), markup=False, highlight=False)
-        result["events"] = live.figures()
-        console.print(_events_table(live.figures()))
-    result["seconds"] = round(time.perf_counter() - begun, 1)
-    console.print(f"{result['seconds']} s")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+            report.keep("events", live.figures())
+            if args.log:
+                report.show(live.log[-1])
+        report.show(_events_table(live.figures()))
     return 0
+
+
+class Report:
+    """The clips of a run, and what is known so far: written after every clip, so that a run may be broken off."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._begun = time.perf_counter()
+        self._values: dict[str, Any] = {"start": args.start}
+        self._console = Console(width=150)
+
+    def each(self, name: str) -> Iterator[HardClip]:
+        """The clips, with a bar on the screen."""
+        numbers = range(self._args.first, self._args.first + self._args.clips)
+        found = clips(numbers, self._args.cache)
+        for done, clip in enumerate(tqdm(found, total=len(numbers), desc=name, leave=False), 1):
+            yield clip
+            self._values["clips"] = done
+
+    def keep(self, name: str, figures: dict[str, Any]) -> None:
+        """Writes the file."""
+        self._values[name] = figures
+        self._values["seconds"] = round(time.perf_counter() - self._begun, 1)
+        if self._args.json:
+            self._args.json.write_text(json.dumps(self._values, indent=1) + "\n")
+
+    def show(self, what: Table | str) -> None:
+        """Prints."""
+        self._console.print(what, markup=False, highlight=False)
 
 
 def _masks_table(scores: dict[str, hard_set_masks.Score]) -> Table:
     table = Table("J&F, frames with the target", "all", *KINDS, "gone: no mask")
     for name, score in scores.items():
-        gone = sum(score.gone) / max(len(score.gone), 1)
-        figures = [score.mean(), *(score.mean(kind) for kind in KINDS), gone]
-        table.add_row(name, *(f"{value:.3f}" for value in figures))
+        table.add_row(name, *(f"{value:.3f}" for value in score.figures(KINDS).values()))
     return table
 
 

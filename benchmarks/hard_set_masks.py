@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,6 +60,11 @@ class Score:
         lists = self.visible.values() if kind is None else [self.visible.get(kind, [])]
         every = [value for values in lists for value in values]
         return float(np.mean(every)) if every else float("nan")
+
+    def figures(self, kinds: Sequence[str]) -> dict[str, float]:
+        """J&F of all clips and of each kind, and the share of frames without the target that have no mask."""
+        gone = float(np.mean(self.gone)) if self.gone else float("nan")
+        return {"all": self.mean(), **{kind: self.mean(kind) for kind in kinds}, "gone": gone}
 
 
 def build(model: Sa2VA, variant: Variant, calibration: Calibration) -> OnlineTracker:
