@@ -180,7 +180,7 @@ def _propagate(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         )
     for clip in filled:
         print(
-            f"{clip.clip}: {clip.manual} drawn frames kept, {clip.propagated} filled in, "
+            f"{clip.clip}: {clip.drawn} drawn frames kept, {clip.propagated} masks filled in, "
             f"{clip.open} left open"
         )
     return 0, {"clips": [vars(clip) for clip in filled]}

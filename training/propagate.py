@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A few annotated frames of a clip become all frames: the tracker carries masks forwards and backwards between them.
 
-What people drew is never touched. A frame between two drawn ones is kept where both directions agree; beyond the
-first and the last one until an object is lost. Every other frame stays without annotation: nothing is learned there,
-which is better than learning a mistake.
+What people drew (label images) is never touched; the result stands in the record, per object and frame. Between two
+drawn frames a mask is kept where both directions agree; beyond the first and the last one until the object is lost.
+Everything else stays without annotation: nothing is learned there, which is better than learning a mistake.
 """
 
 from __future__ import annotations
@@ -25,14 +25,18 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.sources import IMAGE_SUFFIXES, natural_key, read_image
 from sa2va_model.tracker import OnlineTracker
 from sa2va_training.folder import ANNOTATIONS
-from sa2va_training.masks import read_labels
+from sa2va_training.masks import encode_mask, read_labels
 
 AGREEMENT = 0.8
+"""IoU of what both directions say, from which on it is believed."""
+
+Masks = dict[int, np.ndarray | None]
+"""By label, on one frame: bool [H, W], empty = it is not there; None = lost, nobody knows."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box around an object on one frame, in pixels: a quick way to annotate."""
+    """A box around an object on one frame, in pixels: a quick way to draw a label image."""
 
     label: int
     frame: int
@@ -41,16 +45,16 @@ class Box:
 
 @dataclass(frozen=True)
 class Filled:
-    """What became of one clip: frames that people drew, that were filled in, that stayed open."""
+    """What became of one clip: drawn frames, and masks of single objects that were filled in or stayed open."""
 
     clip: str
-    manual: int
+    drawn: int
     propagated: int
     open: int
 
 
 class Clip:
-    """One clip of a simple folder: its frames, its label images and where they come from."""
+    """One clip of a simple folder: its frames and its label images."""
 
     def __init__(self, root: Path, record: dict[str, Any], number: int) -> None:
         self.root, self.record = root, record
@@ -61,16 +65,12 @@ class Clip:
             raise InputError(f"{self.where}: clip {self.name!r} is no folder")
         files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
         self.files = sorted(files, key=lambda f: natural_key(f.name))
-        self.labels = root / str(
-            record.get("labels") or Path("masks") / Path(self.name).relative_to("images")
-        )
-        notes = record.get("notes") or {}
-        made = set(notes.get("propagated", [])) if isinstance(notes, dict) else set()
-        self.manual = {
-            t: self.labels / f"{f.stem}.png"
-            for t, f in enumerate(self.files)
-            if f.stem not in made and (self.labels / f"{f.stem}.png").is_file()
-        }
+        place = Path("masks") / Path(self.name).relative_to("images")
+        self.labels = root / str(record.get("labels") or place)
+
+    def label_file(self, t: int) -> Path:
+        """Where the label image of a frame lies, or would lie."""
+        return self.labels / f"{self.files[t].stem}.png"
 
     def read(self, t: int) -> np.ndarray:
         """uint8 [H, W, 3]."""
@@ -78,7 +78,12 @@ class Clip:
 
     def drawn(self) -> dict[int, np.ndarray]:
         """Label images that people drew, by frame: int32 [H, W]."""
-        return {t: read_labels(path) for t, path in self.manual.items()}
+        read_labels.cache_clear()
+        found = {}
+        for t in range(len(self.files)):
+            if self.label_file(t).is_file():
+                found[t] = read_labels(self.label_file(t))
+        return found
 
 
 def propagate_folder(
@@ -94,7 +99,7 @@ def propagate_folder(
 
     Args:
         clips: only these (`images/run1`); () = all that have something drawn.
-        boxes: annotations beside the label images, for the one clip that is meant.
+        boxes: become label images first, for the one clip that is meant.
         names: what objects are called, by label; becomes their expression where they have none.
         tick: called after each frame and direction.
 
@@ -112,16 +117,19 @@ def propagate_folder(
         raise InputError(f"{root}: has no clip {min(missing)!r}; see {root / ANNOTATIONS}")
     if boxes and len(chosen) != 1:
         raise InputError(f"{root}: boxes were given, but {len(chosen)} clips; expected --clip NAME")
-    started = [clip for clip in chosen if clip.manual or boxes]
+    for box in boxes:
+        _draw_box(model, chosen[0], box)
+    drawn = [(clip, clip.drawn()) for clip in chosen]
+    started = [(clip, labels) for clip, labels in drawn if labels]
     if not started:
+        example = chosen[0].label_file(0) if chosen and chosen[0].files else "masks/run1/00000.png"
         raise InputError(
-            f"{root}: no clip has an annotated frame; expected label images such as "
-            f"{chosen[0].labels / (chosen[0].files[0].stem + '.png') if chosen else 'masks/run1/00000.png'}"
+            f"{root}: no clip has an annotated frame; expected label images such as {example}"
         )
     filled = []
-    for clip in started:
-        filled.append(_fill(model, clip, boxes, tick))
-        _describe(clip.record, names or {}, clip)
+    for clip, labels in started:
+        filled.append(_fill(model, clip, labels, tick))
+        _describe(clip.record, names or {})
         _write_records(root, records)
     return filled
 
@@ -146,54 +154,62 @@ def _write_records(root: Path, records: Iterable[dict[str, Any]]) -> None:
     fresh.replace(root / ANNOTATIONS)
 
 
-def _fill(model: Sa2VA, clip: Clip, boxes: Sequence[Box], tick: Callable[[], None]) -> Filled:
-    drawn: dict[int, np.ndarray] = clip.drawn()
-    for box in boxes:
-        if not 0 <= box.frame < len(clip.files):
-            raise InputError(
-                f"{clip.where}: box on frame {box.frame}; expected 0 to {len(clip.files) - 1}"
-            )
-        _draw_box(model, clip, box, drawn)
-    forwards = _carry(model, clip, drawn, range(len(clip.files)), tick)
-    backwards = _carry(model, clip, drawn, range(len(clip.files) - 1, -1, -1), tick)
-    clip.labels.mkdir(parents=True, exist_ok=True)
-    made, still_open = [], 0
-    for t, file in enumerate(clip.files):
-        path = clip.labels / f"{file.stem}.png"
-        if t in clip.manual:
-            continue
-        labels = drawn[t] if t in drawn else _agreed(t, drawn, forwards.get(t), backwards.get(t))
-        if labels is None:
-            path.unlink(missing_ok=True)
-            still_open += 1
-            continue
-        cv2.imwrite(str(path), labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
-        made.append(file.stem)
-    notes = clip.record.setdefault("notes", {})
-    notes["propagated"] = made
-    clip.record["labels"] = clip.labels.relative_to(clip.root).as_posix()
-    return Filled(clip.name, len(clip.manual), len(made), still_open)
-
-
 @torch.inference_mode()
-def _draw_box(model: Sa2VA, clip: Clip, box: Box, drawn: dict[int, np.ndarray]) -> None:
-    """SAM-2's mask for a box, as one more label of that frame."""
+def _draw_box(model: Sa2VA, clip: Clip, box: Box) -> None:
+    """SAM-2's mask for a box, put into the label image of its frame as if it had been drawn."""
+    if not 0 <= box.frame < len(clip.files):
+        raise InputError(
+            f"{clip.where}: box on frame {box.frame}; expected 0 to {len(clip.files) - 1}"
+        )
     rgb = clip.read(box.frame)
     height, width = rgb.shape[:2]
     x0, y0, x1, y1 = box.corners
+    if not (x0 >= 0 and x1 <= width and y0 >= 0 and y1 <= height):
+        raise InputError(
+            f"{clip.where}: box {box.corners} on frame {box.frame}; expected it inside {width}x{height}"
+        )
     prompt = Prompt.box(x0 / width, y0 / height, x1 / width, y1 / height)
     features = model.encode_image(rgb)
     decoded = model.grounder.decode(features, model.grounder.without_memory(features), prompt)
-    mask = _masks(model, decoded.logits, height, width)[0]
-    labels = drawn.get(box.frame, np.zeros((height, width), np.int32)).copy()
-    labels[mask] = box.label
-    drawn[box.frame] = labels
+    file = clip.label_file(box.frame)
+    labels = read_labels(file).copy() if file.is_file() else np.zeros((height, width), np.int32)
+    labels[_mask(model, decoded.logits, (height, width))] = box.label
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
 
 
-def _masks(model: Sa2VA, logits: torch.Tensor, height: int, width: int) -> np.ndarray:
-    size = model.config.sam2.image_size
-    found: np.ndarray = (images.masks_to_image(logits, size, height, width) > 0).cpu().numpy()
+def _mask(model: Sa2VA, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """bool [H, W] of logits [1, 1, 4h, 4w]."""
+    large = images.masks_to_image(logits, model.config.sam2.image_size, *size)
+    found: np.ndarray = (large[0] > 0).cpu().numpy()
     return found
+
+
+def _fill(
+    model: Sa2VA, clip: Clip, drawn: Mapping[int, np.ndarray], tick: Callable[[], None]
+) -> Filled:
+    count = len(clip.files)
+    labels = sorted({int(v) for shown in drawn.values() for v in np.unique(shown[shown > 0])})
+    forwards = _carry(model, clip, drawn, range(count), tick)
+    backwards = _carry(model, clip, drawn, range(count - 1, -1, -1), tick)
+    objects = clip.record.setdefault("objects", {})
+    made = still_open = 0
+    for label in labels:
+        masks: list[Any] = []
+        for t in range(count):
+            if t in drawn:
+                mask: np.ndarray | None = drawn[t] == label
+            else:
+                mask = _agreed(t, drawn, forwards[t].get(label), backwards[t].get(label))
+                made += mask is not None
+                still_open += mask is None
+            masks.append(None if mask is None else encode_mask(mask) if mask.any() else [])
+        objects.setdefault(str(label), {})["masks"] = masks
+    if drawn:
+        clip.record["labels"] = clip.labels.relative_to(clip.root).as_posix()
+    notes = clip.record.setdefault("notes", {})
+    notes["drawn"] = [clip.files[t].stem for t in sorted(drawn)]
+    return Filled(clip.name, len(drawn), made, still_open)
 
 
 def _carry(
@@ -202,45 +218,46 @@ def _carry(
     drawn: Mapping[int, np.ndarray],
     order: Iterable[int],
     tick: Callable[[], None],
-) -> dict[int, np.ndarray | None]:
-    """Labels of every frame after the first drawn one in this order; None where an object is lost."""
+) -> dict[int, Masks]:
+    """What the tracker sees on every frame when it goes through them in this order."""
     tracker = OnlineTracker(model.grounder)
-    found: dict[int, np.ndarray | None] = {}
-    known: set[str] = set()
+    found: dict[int, Masks] = {}
+    lost: set[str] = set()
     for t in order:
         tick()
-        if t not in drawn and not known:
+        found[t] = {}
+        if t not in drawn and not tracker.ids:
             continue
         rgb = clip.read(t)
         if t in drawn:
-            labels = drawn[t]
-            if labels.shape != rgb.shape[:2]:
-                raise InputError(
-                    f"{clip.labels / clip.files[t].stem}.png: is {labels.shape[1]}x{labels.shape[0]}; "
-                    f"expected {rgb.shape[1]}x{rgb.shape[0]} like its picture"
-                )
-            for label in np.unique(labels[labels > 0]).tolist():
-                mask = torch.from_numpy(labels == label)
-                tracker.add(str(label), Prompt(mask=mask))
-                known.add(str(label))
+            _correct(tracker, clip, t, drawn[t], rgb.shape)
+            lost.clear()
         seen = tracker.step(model.encode_image(rgb))
-        found[t] = None if t in drawn else _labels(model, seen, rgb.shape[:2])
+        if t in drawn:
+            continue
+        for name, one in seen.items():
+            if one.object_score <= 0:
+                lost.add(name)
+            mask = None if name in lost else _mask(model, one.logits, rgb.shape[:2])
+            found[t][int(name)] = mask
     return found
 
 
-def _labels(model: Sa2VA, seen: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray | None:
-    """One label image of all objects, the surer one where they overlap; None if one is lost."""
-    if any(one.object_score <= 0 for one in seen.values()):
-        return None
-    height, width = int(size[0]), int(size[1])
-    names = list(seen)
-    logits = torch.cat([seen[name].logits for name in names])
-    side = model.config.sam2.image_size
-    maps = images.masks_to_image(logits, side, height, width).cpu()
-    best, owner = maps.max(dim=0)
-    table = torch.tensor([int(name) for name in names], dtype=torch.int32)
-    labels: np.ndarray = torch.where(best > 0, table[owner], 0).numpy()
-    return labels
+def _correct(
+    tracker: OnlineTracker, clip: Clip, t: int, labels: np.ndarray, shape: tuple[int, ...]
+) -> None:
+    """Tells the tracker what was drawn; what the drawing does not show is not there."""
+    if labels.shape != shape[:2]:
+        raise InputError(
+            f"{clip.label_file(t)}: is {labels.shape[1]}x{labels.shape[0]}; "
+            f"expected {shape[1]}x{shape[0]} like its picture"
+        )
+    present = {str(v) for v in np.unique(labels[labels > 0]).tolist()}
+    for name in tracker.ids:
+        if name not in present:
+            tracker.remove(name)
+    for name in sorted(present, key=int):
+        tracker.add(name, Prompt(mask=torch.from_numpy(labels == int(name))))
 
 
 def _agreed(
@@ -249,38 +266,26 @@ def _agreed(
     forwards: np.ndarray | None,
     backwards: np.ndarray | None,
 ) -> np.ndarray | None:
-    """The labels of a frame that nobody drew, if they can be trusted."""
+    """One object's mask on a frame that nobody drew, if it can be trusted."""
     before = [d for d in drawn if d < t]
     after = [d for d in drawn if d > t]
-    if before and after:
-        if forwards is None or backwards is None or not _alike(forwards, backwards):
-            return None
-        return forwards if t - max(before) <= min(after) - t else backwards
-    return forwards if before else backwards
+    if not before or not after:
+        return forwards if before else backwards
+    if forwards is None or backwards is None:
+        return None
+    common, either = (forwards & backwards).sum(), (forwards | backwards).sum()
+    if common < AGREEMENT * either:
+        return None
+    return forwards if t - max(before) <= min(after) - t else backwards
 
 
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether every object's masks overlap by `AGREEMENT` at least."""
-    for label in np.unique(np.concatenate([one[one > 0], other[other > 0]])):
-        a, b = one == label, other == label
-        if (a & b).sum() < AGREEMENT * (a | b).sum():
-            return False
-    return True
-
-
-def _describe(record: dict[str, Any], names: Mapping[int, str], clip: Clip) -> None:
-    """Objects that were drawn get an entry, and an expression where they have a name and none yet."""
-    objects = record.setdefault("objects", {})
-    labels: set[int] = set()
-    for path in clip.labels.glob("*.png"):
-        shown = read_labels(path)
-        labels |= set(np.unique(shown[shown > 0]).tolist())
-    for label in sorted(labels):
-        entry = objects.setdefault(str(label), {})
-        if label in names:
-            entry["name"] = names[label]
+def _describe(record: dict[str, Any], names: Mapping[int, str]) -> None:
+    """Objects get their names, and an expression where they have a name and none yet."""
+    for label, entry in record["objects"].items():
+        if label.isdigit() and int(label) in names:
+            entry["name"] = names[int(label)]
     expressions = record.setdefault("expressions", [])
     meant = {name for e in expressions for name in e.get("objects", [])}
-    for label, entry in objects.items():
+    for label, entry in record["objects"].items():
         if label not in meant and entry.get("name"):
             expressions.append({"text": str(entry["name"]), "objects": [label]})

@@ -31,8 +31,8 @@ class PartSettings:
         mode: "lora" = LoRA on the language model; "full" = all of its weights and the vision model's; "memory" = only
             what SAM-2 tracks with, on clips.
         rank, alpha, dropout, targets: of LoRA; `targets` as `peft` takes them.
-        embeddings: "none", "special" (only the rows of [SEG], <p>, </p>, <vp>, </vp>) or "all" (the whole table, which
-            stays tied to the output layer where it is).
+        embeddings: "none", "special" (only the rows of [SEG], <p>, </p>, <vp>, </vp>) or "all" (the whole table and
+            the output layer, as published; they stay tied where they are).
         text_hidden, projector, decoder: train `text_hidden_fcs`, `mlp1`, SAM-2's mask decoder.
         vision: also the vision model. Always in mode "full".
         encoder: also SAM-2's image encoder (published: never).

@@ -78,7 +78,11 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
     if settings.mode == "lora":
         peft = wrap_language_model(model.mllm.language_model, lora_config(model, settings))
         if settings.embeddings == "all":
-            model.mllm.language_model.get_input_embeddings().weight.requires_grad_(True)
+            for table in (
+                "get_input_embeddings",
+                "get_output_embeddings",
+            ):  # one and the same where tied
+                getattr(model.mllm.language_model, table)().weight.requires_grad_(True)
     for name, parameter in model.named_parameters():
         if name.startswith(_prefixes(settings)):
             parameter.requires_grad_(True)

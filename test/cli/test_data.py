@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sa2va data`: frames from a bag, masks carried between drawn frames, scenes, and what `check` finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from sa2va_cli.main import main
+from sa2va_sim.flat import flat_clip
+from sa2va_training.folder import FolderWriter
+from sa2va_training.propagate import _agreed
+from sa2va_training.readers.simple import SimpleFolder
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> tuple[Path, list[np.ndarray]]:
+    """A drawn clip as an image folder's dataset, and its true label images."""
+    frames = flat_clip(np.random.default_rng(5_000_000), 192, 8)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for t, frame in enumerate(frames):
+        cv2.imwrite(str(pictures / f"{t}.png"), frame.rgb[:, :, ::-1])
+    folder = tmp_path / "data"
+    assert main(["data", "from-bag", str(pictures), "-o", str(folder), "--name", "run1"]) == 0
+    return folder, [frame.instances for frame in frames]
+
+
+def draw(folder: Path, t: int, labels: np.ndarray) -> Path:
+    file = folder / "masks" / "run1" / f"{t:05d}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), labels.astype(np.uint8))
+    return file
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "annotations.jsonl").read_text())
+
+
+def test_a_bag_becomes_a_clip_with_stamps(tmp_path: Path, make, frames: list[np.ndarray]) -> None:
+    bag = make.bag(tmp_path / "bag", frames)
+    folder = tmp_path / "data"
+    assert main(["data", "from-bag", str(bag), "-o", str(folder), "--fps", "5"]) == 0
+    record = record_of(folder)
+    files = sorted((folder / record["clip"]).iterdir())
+    stamps = record["notes"]["stamps"]
+    assert len(files) == len(stamps) < len(frames)
+    assert np.diff(stamps).min() >= 0.2 - 1e-6
+    first = cv2.imread(str(files[0]))[:, :, ::-1]
+    assert np.abs(first.astype(int) - frames[0]).mean() < 12  # JPEG
+    assert main(["data", "from-bag", str(bag), "-o", str(folder)]) == 2  # the clip is there already
+    assert (
+        main(
+            [
+                "data",
+                "from-bag",
+                str(bag),
+                "-o",
+                str(folder),
+                "--stills",
+                "--name",
+                "s",
+                "--limit",
+                "3",
+            ]
+        )
+        == 0
+    )
+    lines = (folder / "annotations.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("image") for line in lines[1:]] == [
+        f"images/s/{n:05d}.jpg" for n in range(3)
+    ]
+
+
+def test_drawn_frames_stay_and_the_others_follow(clip: tuple[Path, list[np.ndarray]]) -> None:
+    folder, truth = clip
+    drawn = {t: draw(folder, t, truth[t]) for t in (0, 7)}
+    before = {t: file.read_bytes() for t, file in drawn.items()}
+    report = folder.parent / "filled.json"
+    words = ["--name", "1=the first thing", "--json", str(report)]
+    assert main(["data", "propagate", str(folder), *words]) == 0
+    assert {t: file.read_bytes() for t, file in drawn.items()} == before
+    assert sorted(f.name for f in (folder / "masks" / "run1").iterdir()) == [
+        "00000.png",
+        "00007.png",
+    ]
+    record = record_of(folder)
+    assert record["expressions"] == [{"text": "the first thing", "objects": ["1"]}]
+    (sample,) = [SimpleFolder(folder)[0]]
+    (referring,) = sample.referrings
+    assert referring.target is not None
+    shown = referring.target.read(192, 192)
+    assert set(referring.target.annotated) >= {0, 7}
+    for t in (0, 7):
+        assert np.array_equal(shown[t], truth[t] == 1)
+    filled = json.loads(report.read_text())["clips"][0]
+    objects = len(np.unique(np.concatenate([truth[0], truth[7]]))) - 1
+    assert filled["propagated"] + filled["open"] == 6 * objects
+    assert filled["propagated"] > 0
+    assert main(["data", "check", str(folder)]) == 0
+
+
+def test_a_box_is_a_drawing(clip: tuple[Path, list[np.ndarray]]) -> None:
+    folder, truth = clip
+    rows, columns = np.nonzero(truth[0] == 1)
+    box = f"1=0:{columns.min()},{rows.min()},{columns.max() + 1},{rows.max() + 1}"
+    assert main(["data", "propagate", str(folder), "--box", box, "--name", "1=it"]) == 0
+    labels = cv2.imread(str(folder / "masks" / "run1" / "00000.png"), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(labels)) == {0, 1}
+    assert record_of(folder)["notes"]["drawn"] == ["00000"]
+    assert len(record_of(folder)["objects"]["1"]["masks"]) == 8
+
+
+def test_masks_are_kept_where_both_directions_agree() -> None:
+    one = np.zeros((10, 10), bool)
+    one[2:8, 2:8] = True
+    near, far = one.copy(), one.copy()
+    near[2, 2:8] = False
+    far[2:5] = False
+    drawn = {0: one, 9: one}
+    assert _agreed(4, drawn, one, near) is one  # the nearer drawing's direction
+    assert _agreed(6, drawn, one, near) is near
+    assert _agreed(4, drawn, one, far) is None
+    assert _agreed(4, drawn, one, None) is None
+    assert _agreed(12, drawn, far, None) is far  # beyond the last drawing there is one direction
+    gone = np.zeros((10, 10), bool)
+    assert _agreed(4, drawn, gone, gone) is gone
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "no clip has an annotated frame"),
+        (["--clip", "images/other"], "has no clip 'images/other'"),
+        (["--name", "mug"], "expected LABEL="),
+        (["--name", "0=mug"], "LABEL a whole number from 1"),
+        (["--box", "1=0:5,5,5,9"], "expected x0 < x1"),
+        (["--box", "1=99:5,5,9,9"], "expected 0 to 7"),
+        (["--box", "1=0:5,5,900,9"], "expected it inside 192x192"),
+        (["--box", "1=0:5,5"], "LABEL=FRAME:x0,y0,x1,y1"),
+    ],
+)
+def test_wrong_annotations_are_named(
+    words: list[str],
+    expected: str,
+    clip: tuple[Path, list[np.ndarray]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["data", "propagate", str(clip[0]), *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_drawing_of_another_size_is_named(
+    clip: tuple[Path, list[np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, truth = clip
+    draw(folder, 3, truth[3][:100])
+    assert main(["data", "propagate", str(folder)]) == 2
+    assert "00003.png: is 192x100; expected 192x192" in capsys.readouterr().err
+
+
+def test_scenes_are_added_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "scenes")
+    make = ["data", "synth", "-o", folder, "--kind", "flat", "--size", "96"]
+    assert main([*make, "--count", "2"]) == 0
+    assert main([*make, "--count", "1", "--first", "7", "--split", "val"]) == 0
+    report = tmp_path / "check.json"
+    assert main(["data", "check", folder, "--json", str(report)]) == 0
+    assert json.loads(report.read_text())["pictures"] >= 3
+    assert main([*make, "--kind", "unknown"]) == 2
+    assert "expected one of sim, flat" in capsys.readouterr().err
+
+
+def test_check_names_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rgb, labels = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
+    labels[3:6, 3:6] = 1
+    with FolderWriter(tmp_path) as writer:
+        said = {
+            "expressions": [{"text": "a dot", "objects": ["1"]}, {"text": "it", "objects": ["2"]}]
+        }
+        writer.add_image("good", rgb, labels, {1: "dot", 2: "nothing"}, **said)
+        writer.add_image("bad", rgb, labels[:20], {1: "dot"}, expressions=said["expressions"][:1])
+        writer.add_image("gone", rgb, labels, {1: "dot"}, expressions=said["expressions"][:1])
+    (tmp_path / "images" / "gone.jpg").unlink()
+    assert main(["data", "check", str(tmp_path)]) == 2
+    out = capsys.readouterr()
+    assert "its mask has 9 pixels" in out.out
+    assert "its mask is empty" in out.out
+    assert "bad.png: is 60x20, expected 60x40" in out.err
+    assert "gone.jpg" in out.err
