@@ -17,12 +17,14 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from sa2va_model import config as configuration
 from sa2va_model.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.filling import check, fill, unallocated
 from sa2va_model.hub import find_folder
+from sa2va_model.language import CONFIG_ERRORS, one_line
 from sa2va_model.names import Names
 from sa2va_model.quantisation import is_quantised, quantise
 from sa2va_model.qwen_config import processor_to_dict
@@ -114,8 +116,7 @@ def load_model(
         # configurations still say what the base model did.
         config = config.untied()
     tokenizer = read_tokenizer(path)
-    with unallocated():
-        model = Sa2VA(config, tokenizer).eval()
+    model = _build(config, tokenizer, path)
     names, language_model = Names(config), model.mllm.language_model
     check(model, stored, names, path, shared=_shared(config))
     if bits is not None:
@@ -125,6 +126,22 @@ def load_model(
         language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
     model.calibration = Calibration.read(path)
     return model
+
+
+def _build(
+    config: configuration.ModelConfig, tokenizer: PreTrainedTokenizerBase, path: Path
+) -> Sa2VA:
+    """The model without memory for its weights."""
+    try:
+        with unallocated():
+            return Sa2VA(config, tokenizer).eval()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (*CONFIG_ERRORS, RuntimeError, AssertionError, IndexError) as error:
+        # Sizes that contradict each other are found by the modules themselves.
+        raise InputError(
+            f"{path / 'config.json'}: no model has these sizes ({type(error).__name__}: {one_line(error)})"
+        ) from error
 
 
 def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
@@ -196,9 +213,11 @@ def read_config(path: Path) -> configuration.ModelConfig:
     if not file.is_file():
         raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
     processor = path / "preprocessor_config.json"
-    return configuration.from_dict(
-        _read_json(file), str(file), _read_json(processor) if processor.is_file() else None
-    )
+    values = _read_json(file), str(file), _read_json(processor) if processor.is_file() else None
+    try:
+        return configuration.from_dict(*values)
+    except InputError as error:
+        raise InputError(error if str(path) in str(error) else f"{file}: {error}") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

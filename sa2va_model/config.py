@@ -70,6 +70,10 @@ class Sam2Config:
             )
         if len(self.stages) != 4:
             raise InputError(f"sam2_config.stages is {self.stages}; expected four block counts")
+        if self.num_heads < 1 or self.embed_dim % self.num_heads:
+            raise InputError(
+                f"sam2_config.num_heads is {self.num_heads}; expected a divisor of embed_dim {self.embed_dim}"
+            )
         if self.hidden_dim % self.memory_dim:
             raise InputError(
                 f"sam2_config.memory_dim is {self.memory_dim}; "

@@ -20,13 +20,44 @@ STD = (0.229, 0.224, 0.225)
 
 
 def check_rgb(image: np.ndarray, where: str = "image") -> np.ndarray:
-    """Returns `image` if it is a non-empty uint8 [H, W, 3] array, else raises InputError."""
+    """Returns `image` if it is a non-empty uint8 [H, W, 3] array.
+
+    Raises:
+        InputError: it is not; what can be turned into one is said (`as_rgb`).
+    """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         kind = getattr(image, "dtype", type(image).__name__)
-        raise InputError(f"{where}: type is {kind}; expected a uint8 array of shape [H, W, 3]")
+        hint = "; 16 bits: images.as_rgb" if kind == np.uint16 else ""
+        raise InputError(
+            f"{where}: type is {kind}; expected a uint8 array of shape [H, W, 3]{hint}"
+        )
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"{where}: shape is {list(image.shape)}; expected [H, W, 3] with H, W > 0")
+        convertible = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 2, 4))
+        hint = "; greyscale and alpha: images.as_rgb" if convertible and image.size else ""
+        raise InputError(
+            f"{where}: shape is {list(image.shape)}; expected [H, W, 3] with H, W > 0{hint}"
+        )
     return image
+
+
+def as_rgb(image: np.ndarray, where: str = "image") -> np.ndarray:
+    """Greyscale [H, W] or [H, W, 1], with alpha [H, W, 2 or 4], or 16 bits as uint8 RGB [H, W, 3].
+
+    Alpha is dropped, as PIL does when the official code converts; of 16 bits the upper eight are kept.
+
+    Raises:
+        InputError: an array of any other kind.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        image = image[..., None]
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        if image.shape[2] in (1, 2):
+            image = image[..., [0, 0, 0]]
+        elif image.shape[2] == 4:
+            image = image[..., :3]
+    return np.ascontiguousarray(check_rgb(image, where))
 
 
 def normalise(image: np.ndarray, mean: Tensor, std: Tensor) -> Tensor:

@@ -59,6 +59,12 @@ class Mllm(nn.Module):
         text = language_model.config.get_text_config()
         self.hidden_size = int(text.hidden_size)
         self.template = template
+        highest, rows = max(tokenizer.get_vocab().values()), int(text.vocab_size)
+        if highest >= rows:
+            raise InputError(
+                f"tokenizer: its highest token is {highest}, but the language model has {rows} (vocab_size); "
+                "expected the tokenizer of this checkpoint"
+            )
         self.seg_id = self._token_id(prompts.SEG)
         self.image_id, self.image_end_id = (self._token_id(token) for token in image_tokens)
         self.stop_ids, self._stop_texts = self._stops(template.stop_words)
@@ -80,7 +86,8 @@ class Mllm(nn.Module):
         ids = self.tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
             raise InputError(
-                f"tokenizer: {token!r} is {len(ids)} tokens; expected one special token"
+                f"tokenizer: {token!r} is {len(ids)} tokens; expected one special token, "
+                "as a Sa2VA checkpoint's tokenizer has"
             )
         return int(ids[0])
 
