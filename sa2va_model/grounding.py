@@ -205,10 +205,10 @@ class Grounder(nn.Module):
         if points is None or labels is None:
             points = torch.zeros(count, 1, 2, device=self.device)
             labels = -torch.ones(count, 1, dtype=torch.int32, device=self.device)
-        out: tuple[Tensor, Tensor] = self.sam2_model.sam_prompt_encoder(
+        sparse, dense_embedding = self.sam2_model.sam_prompt_encoder(
             points=(points, labels), boxes=None, masks=dense
         )
-        return out
+        return sparse.to(self.dtype), dense_embedding  # the package begins with an empty float32 list
 
     def _head(
         self,
@@ -358,6 +358,24 @@ class Grounder(nn.Module):
             values, positions = tokens.values[:, None], tokens.positions[:, None]
             out.append(self.attend(features, values, positions, tokens.pointer_tokens))
         return torch.cat(out)
+
+    def track(self, features: ImageFeatures, bank: MemoryBank, rows: Sequence[int]) -> Decoded:
+        """Memory attention and decoder for N objects, by their rows in the bank."""
+        return self.decode(features, self.attend_memory(features, bank, rows))
+
+    def remember(
+        self,
+        features: ImageFeatures,
+        bank: MemoryBank,
+        rows: Sequence[int],
+        decoded: Decoded,
+        recent: Tensor,
+        distractor: Tensor | None,
+    ) -> None:
+        """Encodes N masks and writes them to memory where they are admitted (see `MemoryBank.write`)."""
+        spatial = self.encode_memory(features, decoded).flatten(2).transpose(1, 2)
+        index = torch.tensor(rows, device=self.device)
+        bank.write(index, spatial, decoded.pointers, recent, distractor)
 
     def _pointers(self, token: Tensor, visible: Tensor) -> Tensor:
         """Object pointers; a hidden object has the one learnt pointer of absence."""

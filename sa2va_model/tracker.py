@@ -213,7 +213,7 @@ class OnlineTracker:
     def _tracked(self, object_ids: list[str], features: ImageFeatures) -> dict[str, Observation]:
         """Memory attention, decoder and memory encoder for a batch of objects of any age."""
         grounder, places = self._grounder, [self._objects[i].row for i in object_ids]
-        decoded = grounder.decode(features, grounder.attend_memory(features, self._bank, places))
+        decoded = grounder.track(features, self._bank, places)
         spoken = None
         rows = torch.tensor(places, device=grounder.device)
         choice = self._policy.choose(rows, decoded)
@@ -224,7 +224,7 @@ class OnlineTracker:
             spoken = self._spoken([object_ids[n] for n in said], features)
             preferred = self._policy.prefer(rows[said], _select(decoded, said), spoken)
             decoded = _merge(decoded, said, spoken, preferred)
-        self._remember(rows, self._policy.admit(rows, decoded), decoded, features)
+        self._remember(places, self._policy.admit(rows, decoded), decoded, features)
         seen = dict(zip(object_ids, observe(decoded, prompted=False), strict=True))
         if spoken is not None:
             for k, n in enumerate(said):
@@ -233,21 +233,24 @@ class OnlineTracker:
         return seen
 
     def _remember(
-        self, rows: Tensor, admission: Admission, decoded: Decoded, features: ImageFeatures
+        self, rows: list[int], admission: Admission, decoded: Decoded, features: ImageFeatures
     ) -> None:
         """Encodes and writes what the policy admitted."""
         recent, distractor = admission.recent, admission.distractor
-        if rows.device.type == "cpu":
+        if recent.device.type == "cpu":
             # Reading back costs nothing here, encoding does: leave out what is not remembered.
             kept = recent if distractor is None else recent | distractor
             if not kept.any():
                 return
             if not kept.all():
                 places = kept.nonzero()[:, 0].tolist()
-                rows, recent, decoded = rows[kept], recent[kept], _select(decoded, places)
+                rows, recent, decoded = (
+                    [rows[n] for n in places],
+                    recent[kept],
+                    _select(decoded, places),
+                )
                 distractor = None if distractor is None else distractor[kept]
-        spatial = self._grounder.encode_memory(features, decoded).flatten(2).transpose(1, 2)
-        self._bank.write(rows, spatial, decoded.pointers, recent, distractor)
+        self._grounder.remember(features, self._bank, rows, decoded, recent, distractor)
 
     def _spoken(self, object_ids: list[str], features: ImageFeatures) -> Decoded:
         """What the objects' last [SEG] embeddings show, without memory."""

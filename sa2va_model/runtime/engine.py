@@ -15,14 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
-from sa2va_model.grounding import Grounder, ImageFeatures
+from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
 from sa2va_model.memory import MemoryBank
+from sa2va_model.runtime.graphs import Graphs, bucket
 from sa2va_model.runtime.mask_decoder import FastMaskDecoder
 from sa2va_model.runtime.memory_attention import FastMemoryAttention
 from sa2va_model.runtime.memory_encoder import FastMemoryEncoder
 from sa2va_model.runtime.profile import FLOAT32, RuntimeProfile
 from sa2va_model.runtime.trunk import Pyramid, Trunk
 from sa2va_model.sam2_modules import Sam2
+
+_DECODED = ("logits", "candidates", "ious", "best", "pointers", "object_scores", "tokens")
 
 
 @dataclass
@@ -79,6 +82,8 @@ class Engine(Grounder):
             self._memory = FastMemoryEncoder(sam.memory_encoder, side, dtype)
             self._sparse, self._dense = super()._prompt_tokens(1, None, None, None)
         self._latest: _Prepared | None = None
+        graphs = profile.graphs and grounder.device.type == "cuda"
+        self._graphs = Graphs() if graphs else None
         self.requires_grad_(False)
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
@@ -87,7 +92,9 @@ class Engine(Grounder):
 
     def encode_levels(self, pixels: Tensor) -> list[Tensor]:
         """The backbone alone: four levels [1, s, s, C], which engines with the same image encoder share."""
-        return self._trunk(pixels.float())
+        if self._graphs is None:
+            return self._trunk(pixels.float())
+        return list(self._graphs.run("encode", lambda x: tuple(self._trunk(x)), (pixels.float(),)))
 
     def features_of(self, levels: Sequence[Tensor]) -> ImageFeatures:
         """Features for this engine's decoder from the backbone's levels."""
@@ -110,19 +117,88 @@ class Engine(Grounder):
                 memory.append(
                     (tokens.values, tokens.values + tokens.positions, tokens.pointer_tokens)
                 )
-            out = self._attention.ragged(prepared.attention, memory)
-        else:
-            index = torch.tensor(rows, device=self.device)
-            padded = bank.padded(index, max(bank.conditioning(row) for row in rows))
-            out = self._attention.padded(
-                prepared.attention,
-                padded.values,
-                padded.values + padded.positions,
-                padded.bias,
-                padded.pointer_tokens,
-            )
+            return self._square(self._attention.ragged(prepared.attention, memory))
+        index = torch.tensor(rows, device=self.device)
+        most = max(bank.conditioning(row) for row in rows)
+        return self._attend_padded(prepared.attention, bank, index, most)
+
+    def _attend_padded(
+        self, begun: tuple[Tensor, Tensor], bank: MemoryBank, rows: Tensor, conditioning: int
+    ) -> Tensor:
+        padded = bank.padded(rows, conditioning)
+        keys = padded.values + padded.positions
+        out = self._attention.padded(begun, padded.values, keys, padded.bias, padded.pointer_tokens)
+        return self._square(out)
+
+    def _square(self, cells: Tensor) -> Tensor:
+        """[N, cells, C] to [N, C, h, w]."""
         side = self.config.feature_size
-        return out.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return cells.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+    # A step as captured graphs (CUDA).
+
+    def track(self, features: ImageFeatures, bank: MemoryBank, rows: Sequence[int]) -> Decoded:
+        """Memory attention and decoder for N objects."""
+        if self._graphs is None:
+            return super().track(features, bank, rows)
+        count = bucket(len(rows))
+        used = bucket(max(bank.conditioning(row) for row in rows), (1, 2, 4, 8))
+        used = min(used, bank.max_conditioning)
+
+        def stage(top: Tensor, zero: Tensor, one: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+            image = ImageFeatures(top, self._position, (zero, one))
+            begun = self._attention.begin(_cells(top), _cells(self._position))
+            decoded = self.decode(image, self._attend_padded(begun, bank, index, used))
+            return tuple(getattr(decoded, name) for name in _DECODED)
+
+        inputs = (features.top, *features.high, self._index(rows, count, bank))
+        out = self._graphs.run(("track", id(bank), count, used), stage, inputs)
+        parts = dict(zip(_DECODED, (tensor[: len(rows)] for tensor in out), strict=True))
+        return Decoded(**parts)
+
+    def remember(
+        self,
+        features: ImageFeatures,
+        bank: MemoryBank,
+        rows: Sequence[int],
+        decoded: Decoded,
+        recent: Tensor,
+        distractor: Tensor | None,
+    ) -> None:
+        """Encodes N masks and writes them to memory where they are admitted."""
+        if self._graphs is None:
+            super().remember(features, bank, rows, decoded, recent, distractor)
+            return
+        count = bucket(len(rows))
+        special = torch.zeros_like(recent) if distractor is None else distractor
+
+        def stage(
+            top: Tensor,
+            logits: Tensor,
+            pointers: Tensor,
+            scores: Tensor,
+            index: Tensor,
+            *flags: Tensor,
+        ) -> tuple[Tensor, ...]:
+            image = ImageFeatures(top, self._position, (top, top))
+            empty = scores.new_zeros(len(scores), 1)
+            best = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+            given = Decoded(logits, logits, empty, best, pointers, scores)
+            spatial = self.encode_memory(image, given).flatten(2).transpose(1, 2)
+            bank.write(index, spatial, pointers, *flags)
+            return ()
+
+        masks = (decoded.logits, decoded.pointers, decoded.object_scores)
+        filled = [_fill(tensor, count) for tensor in (*masks, recent, special)]
+        index = self._index(rows, count, bank)
+        inputs = (features.top, *filled[:3], index, *filled[3:])
+        harmless = (*inputs[:-2], *(torch.zeros_like(flag) for flag in filled[3:]))
+        self._graphs.run(("remember", id(bank), count), stage, inputs, harmless=harmless)
+
+    def _index(self, rows: Sequence[int], count: int, bank: MemoryBank) -> Tensor:
+        """Rows as a tensor, filled up to a bucket with the bank's spare row."""
+        filling = [bank.spare_row] * (count - len(rows))
+        return torch.tensor([*rows, *filling], device=self.device)
 
     def _prompt_tokens(
         self, count: int, points: Tensor | None, labels: Tensor | None, dense: Tensor | None
@@ -177,6 +253,11 @@ def same_encoder(one: Grounder, other: Grounder) -> bool:
         first[name].shape == second[name].shape and torch.equal(first[name], second[name])
         for name in first
     )
+
+
+def _fill(tensor: Tensor, count: int) -> Tensor:
+    """[N, ...] to [count, ...] with zeros."""
+    return torch.cat([tensor, tensor.new_zeros(count - len(tensor), *tensor.shape[1:])])
 
 
 def _cells(x: Tensor) -> Tensor:

@@ -111,12 +111,22 @@ def attend_many(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return (query @ key.transpose(-1, -2)).softmax(-1) @ value
+    if query.ndim == 3:  # PyTorch's fused kernels want a dimension of heads
+        one = (query[:, None], key[:, None], value[:, None])
+        return F.scaled_dot_product_attention(*one, scale=1.0)[:, 0]
     return F.scaled_dot_product_attention(query, key, value, scale=1.0)
 
 
-def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Over the last dimension, with the module's weights."""
-    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+class Norm:
+    """Layer normalisation over the last dimension, in float32 whatever the weights' type is."""
+
+    def __init__(self, module: nn.LayerNorm) -> None:
+        self._shape, self._eps = module.normalized_shape, module.eps
+        self._weight, self._bias = module.weight.detach().float(), module.bias.detach().float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """float32 [..., C] to the same."""
+        return F.layer_norm(x, self._shape, self._weight, self._bias, self._eps)
 
 
 def scale_of(width: int) -> float:

@@ -20,7 +20,7 @@ from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
-from sa2va_model.runtime.kernels import Dense, attend_many, layer_norm, scale_of
+from sa2va_model.runtime.kernels import Dense, Norm, attend_many, scale_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FastMaskDecoder:
         final = transformer.final_attn_token_to_image
         self._final = final
         self._final_keys = _ImageSide([(final.k_proj, True), (final.v_proj, False)], places, dtype)
-        self._final_norm = transformer.norm_final_attn
+        self._final_norm = Norm(transformer.norm_final_attn)
         first, norm, _, second, _ = module.output_upscaling
         assert isinstance(first, nn.ConvTranspose2d)
         assert isinstance(second, nn.ConvTranspose2d)
@@ -94,7 +94,7 @@ class FastMaskDecoder:
         for layer in self._layers:
             tokens, cells = layer(tokens, cells, start)
         tokens = tokens + _read(self._final, tokens + start, self._final_keys(cells))
-        tokens = layer_norm(tokens, self._final_norm)
+        tokens = self._final_norm(tokens)
         chosen = tokens[:, 2 : 2 + module.num_mask_tokens]
         masks = self._masks(begun, cells, chosen)
         return DecodedMasks(
@@ -155,6 +155,7 @@ class _Layer:
 
     def __init__(self, layer: TwoWayAttentionBlock, places: Tensor, dtype: torch.dtype) -> None:
         self._layer = layer
+        self._norms = [Norm(n) for n in (layer.norm1, layer.norm2, layer.norm3, layer.norm4)]
         read, write = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
         # The query of image-to-token attention sees the same cells as keys and values of token-to-image attention.
         self._image = _ImageSide(
@@ -173,14 +174,14 @@ class _Layer:
         else:
             placed = tokens + start
             tokens = tokens + layer.self_attn(q=placed, k=placed, v=tokens)
-        tokens = layer_norm(tokens, layer.norm1)
+        tokens = self._norms[0](tokens)
         keys, values, queries = self._image(cells)
         reader = layer.cross_attn_token_to_image
         tokens = tokens + _read(reader, tokens + start, (keys, values))
-        tokens = layer_norm(tokens, layer.norm2)
-        tokens = layer_norm(tokens + layer.mlp(tokens), layer.norm3)
+        tokens = self._norms[1](tokens)
+        tokens = self._norms[2](tokens + layer.mlp(tokens))
         written = self._write(queries, tokens + start, tokens)
-        return tokens, layer_norm(cells + self._write_out(written), layer.norm4)
+        return tokens, self._norms[3](cells + self._write_out(written))
 
     def _write(self, queries: Tensor, placed: Tensor, tokens: Tensor) -> Tensor:
         """Image cells attend to tokens; [N, cells, C / 2]."""

@@ -21,7 +21,7 @@ from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.position_encoding import compute_axial_cis
 from torch import Tensor
 
-from sa2va_model.runtime.kernels import Dense, attend_many, attend_one, layer_norm, scale_of
+from sa2va_model.runtime.kernels import Dense, Norm, attend_many, attend_one, scale_of
 
 
 class Rotation:
@@ -49,7 +49,7 @@ class _Layer:
         self, layer: MemoryAttentionLayer, rotation: Rotation, rows: int, dtype: torch.dtype
     ) -> None:
         self._rotation = rotation
-        self._norms = (layer.norm1, layer.norm2, layer.norm3)
+        self._norms = (Norm(layer.norm1), Norm(layer.norm2), Norm(layer.norm3))
         own, cross = layer.self_attn, layer.cross_attn_image
         width = own.internal_dim
         order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
@@ -95,7 +95,7 @@ class _Layer:
 
     def attend_self(self, x: Tensor) -> Tensor:
         """[N, cells, C] to the same, and what follows of it for all objects alike."""
-        query, key, value = self._qkv(layer_norm(x, self._norms[0])).chunk(3, dim=-1)
+        query, key, value = self._qkv(self._norms[0](x)).chunk(3, dim=-1)
         query, key = self._rotation(query), self._rotation(key)
         if x.device.type == "cpu":
             rows = [attend_one(q, k, v) for q, k, v in zip(query, key, value, strict=True)]
@@ -106,12 +106,12 @@ class _Layer:
 
     def query(self, x: Tensor) -> Tensor:
         """[N, cells, C] to rotated and scaled queries."""
-        return self._rotation(self._query(layer_norm(x, self._norms[1])))
+        return self._rotation(self._query(self._norms[1](x)))
 
     def finish(self, x: Tensor, read: Tensor) -> Tensor:
         """Adds what was read from memory, [N, cells, memory_dim], and the linear layers."""
         x = x + self._cross_out(read)
-        return x + self._mlp2(self._mlp1(layer_norm(x, self._norms[2])))
+        return x + self._mlp2(self._mlp1(self._norms[2](x)))
 
 
 class FastMemoryAttention:
@@ -126,7 +126,7 @@ class FastMemoryAttention:
         width = module.layers[0].self_attn.internal_dim
         device = module.norm.weight.device
         self._rotation = Rotation(width, side, device)
-        self._cells, self._norm = side * side, module.norm
+        self._cells, self._norm = side * side, Norm(module.norm)
         self._layers = [_Layer(one, self._rotation, side * side, dtype) for one in module.layers]
         self.dtype = dtype
 
@@ -166,7 +166,7 @@ class FastMemoryAttention:
                 attend_one(query[n], self._keys(layer, memory[n]), values[n]) for n in range(count)
             ]
             x = layer.finish(x, torch.stack(read))
-        return layer_norm(x, self._norm)
+        return self._norm(x)
 
     def _keys(self, layer: _Layer, memory: tuple[Tensor, Tensor, int]) -> Tensor:
         """Projected keys [L, C]; spatial rows are rotated in place, pointers are not."""
@@ -207,6 +207,8 @@ class FastMemoryAttention:
             keys = torch.cat(
                 [self._rotation(spatial).flatten(1, 2), keys[:, length - pointers :]], 1
             )
-            read = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
-            x = layer.finish(x, read)
-        return layer_norm(x, self._norm)
+            read = F.scaled_dot_product_attention(
+                query[:, None], keys[:, None], values[:, None], attn_mask=bias[:, None], scale=1.0
+            )
+            x = layer.finish(x, read[:, 0])
+        return self._norm(x)

@@ -8,14 +8,17 @@ already tensors, so that both sides are fed the same way and no decoding is time
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
+from sam2 import sam2_video_predictor
 from sam2.sam2_video_predictor import SAM2VideoPredictor, SAM2VideoPredictorVOS
 from torch import Tensor
 
 from sa2va_model.grounding import Grounder, Prompt
+
+T = TypeVar("T")
 
 
 def stock_predictor(grounder: Grounder, *, optimized: bool = False) -> SAM2VideoPredictor:
@@ -34,9 +37,15 @@ def stock_predictor(grounder: Grounder, *, optimized: bool = False) -> SAM2Video
     predictor.non_overlap_masks = False
     predictor.clear_non_cond_mem_around_input = False
     predictor.add_all_frames_to_correct_as_cond = False
+    sam2_video_predictor.tqdm = _no_bar
     if optimized:
         predictor._compile_all_components()
     return predictor
+
+
+def _no_bar(items: Iterable[T], **_: object) -> Iterable[T]:
+    """In place of the package's progress bar."""
+    return items
 
 
 def start(predictor: SAM2VideoPredictor, frames: Sequence[Tensor] | Tensor) -> dict[str, Any]:

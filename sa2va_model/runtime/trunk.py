@@ -13,6 +13,7 @@ What differs from the `sam2` package's code and not from its result:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from sam2.modeling.backbones.image_encoder import FpnNeck
 from torch import Tensor, nn
 
-from sa2va_model.runtime.kernels import Dense, attend_many, layer_norm, scale_of
+from sa2va_model.runtime.kernels import Dense, Norm, attend_many, scale_of
 
 
 class Trunk:
@@ -32,17 +33,17 @@ class Trunk:
     """
 
     def __init__(self, trunk: Hiera, image_size: int, dtype: torch.dtype) -> None:
-        self._embed = trunk.patch_embed.proj
+        proj = trunk.patch_embed.proj
+        self._embed = proj if proj.weight.dtype == torch.float32 else copy.deepcopy(proj).float()
         side = image_size // 4
         with torch.no_grad():
             self._position = trunk._get_pos_embed((side, side)).float().contiguous()
         self._ends = frozenset(trunk.stage_ends)
         self._blocks: list[_Block] = []
-        for index, block in enumerate(trunk.blocks):
+        for block in trunk.blocks:
             self._blocks.append(_Block(block, side, dtype))
             if block.q_stride:
                 side //= block.q_stride[0]
-            assert index < len(trunk.blocks)
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
         """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32."""
@@ -60,7 +61,7 @@ class _Block:
 
     def __init__(self, block: MultiScaleBlock, side: int, dtype: torch.dtype) -> None:
         attention = block.attn
-        self._norm1, self._norm2 = block.norm1, block.norm2
+        self._norm1, self._norm2 = Norm(block.norm1), Norm(block.norm2)
         self._heads = attention.num_heads
         self._window = block.window_size
         self._pool = block.q_stride[0] if block.q_stride else 1
@@ -81,11 +82,11 @@ class _Block:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, h, w, C] to [B, h / pool, w / pool, C']; float32."""
-        normal = layer_norm(x, self._norm1)
+        normal = self._norm1(x)
         if self._shortcut is not None:
             x = _max_pool(self._shortcut(normal), self._pool)
         x = x + self._attend(self._qkv(normal))
-        return x + self._mlp2(self._mlp1(layer_norm(x, self._norm2)))
+        return x + self._mlp2(self._mlp1(self._norm2(x)))
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """[B, s, s, 3 C'] to [B, s / pool, s / pool, C']."""
