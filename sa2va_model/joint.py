@@ -54,9 +54,13 @@ class JointModel(nn.Module):
         return self.mllm.device
 
     def forget(self) -> None:
-        """Drops what is kept of the last frames and answers; needed after weights were changed."""
-        self._reader.seen = None
+        """Drops all that was learnt while it ran; needed after weights were changed."""
+        self.forget_frames()
         self._book = AnswerBook(self.mllm.answers)
+
+    def forget_frames(self) -> None:
+        """Drops what is kept of the last frames, and the memory that it takes."""
+        self._reader.seen = None
         self._features.clear()
 
     # The language model.

@@ -6,13 +6,17 @@ Module names stay those of the package, so that stock and official weights load.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
-from sam2.modeling.position_encoding import PositionEmbeddingSine
+from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
 
 from sa2va_model.config import Sam2Config
 from sa2va_model.stem import ResidualStem
@@ -61,6 +65,7 @@ class Sam2(SAM2Base):  # type: ignore[misc]
 
     def _build_sam_heads(self) -> None:
         super()._build_sam_heads()
+        self.sam_prompt_encoder.pe_layer = _PointCode(self.hidden_dim // 2)
         if self._config.decoder_mlp_dim != 2048:
             self.sam_mask_decoder.transformer = TwoWayTransformer(
                 depth=2,
@@ -68,6 +73,25 @@ class Sam2(SAM2Base):  # type: ignore[misc]
                 mlp_dim=self._config.decoder_mlp_dim,
                 num_heads=8,
             )
+
+
+class _PointCode(PositionEmbeddingRandom):  # type: ignore[misc]
+    """The package multiplies float32 places with its matrix, which fails where that is bfloat16; the result is cast."""
+
+    def _pe_encoding(self, coords: Tensor) -> Tensor:
+        matrix: Tensor = self.positional_encoding_gaussian_matrix
+        turns = 2 * math.pi * ((2 * coords.float() - 1) @ matrix.float())
+        return torch.cat([turns.sin(), turns.cos()], dim=-1).to(matrix.dtype)
+
+
+class _Neck(FpnNeck):  # type: ignore[misc]
+    """The package adds levels in float32 and leaves it to autocast to go on from there; here they keep their type."""
+
+    def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Levels of the trunk to [B, C, h, w] each, and their position codes."""
+        out, positions = super().forward(levels)
+        kind = levels[0].dtype
+        return [level.to(kind) for level in out], [code.to(kind) for code in positions]
 
 
 def _sine(channels: int) -> PositionEmbeddingSine:
@@ -88,7 +112,7 @@ def _image_encoder(config: Sam2Config) -> ImageEncoder:
     if config.stem_blocks:
         width = config.embed_dim
         trunk.patch_embed.proj = ResidualStem((width, width), (0, config.stem_blocks), width)
-    neck = FpnNeck(
+    neck = _Neck(
         position_encoding=_sine(config.hidden_dim),
         d_model=config.hidden_dim,
         backbone_channel_list=trunk.channel_list,
