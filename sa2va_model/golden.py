@@ -111,7 +111,8 @@ def _run(
 ) -> CaseReport:
     frames = [gold[f"in.frame.{i}"].numpy() for i in range(case["n_frames"])]
     stages = list(_language_stages(model, case, gold, frames))
-    if frames and len(gold.get("language_embd", ())):
+    masks = any(name.startswith("obj") for name in gold)
+    if frames and masks and len(gold.get("language_embd", ())):
         stages += _mask_stages(model, gold, frames)
     return CaseReport(name, tuple(stages))
 
