@@ -208,7 +208,7 @@ def weighted(
         weight = source.weight or (1.0 if given else float(len(source.train)))
         masks, words = by_task(source.train)
         if masks is None or words is None or not talk:
-            datasets.append(masks or words or source.train)
+            datasets.append(source.train if masks is None or words is None else masks)
             shares.append(weight)
             continue
         datasets += [masks, words]

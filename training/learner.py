@@ -100,6 +100,9 @@ class Learner(nn.Module):
         """Final-norm states [B, S, C] of the language model."""
         mllm = self.mllm
         embeddings = mllm.embed(batch.ids, self.visual(batch) if len(batch.tiles) else None)
+        if torch.is_grad_enabled() and not embeddings.requires_grad:
+            # Text alone, too, has a gradient at the first layer: sharded layers then finish in one order everywhere.
+            embeddings.requires_grad_(True)
         mask = attention(batch.owner, embeddings.dtype)
         out = mllm.language_model.base_model(
             inputs_embeds=embeddings,

@@ -111,7 +111,7 @@ class DataSettings:
     Attributes:
         batch: samples per process and forward pass; accumulate: forward passes per step.
         frames, expressions: of a clip, and of a sample, that are used at once (published: 5 and 5).
-        talk: share of the draws that are questions and captions, where a dataset has them beside expressions.
+        talk: share of the draws that are questions and captions, where a dataset has them beside expressions; 0 = none.
         layout: "branches" = questions about one picture do not see each other; "conversation" = one after the other,
             as published.
         answers: what is answered when it is found; "" = the first one the model was trained with.

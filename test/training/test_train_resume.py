@@ -42,12 +42,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> tuple[Path,
     return place, trained(run)
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+def start(*arguments: str, script: Path = HELPER, **environment: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, str(HELPER), *arguments],
+        [sys.executable, str(script), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         cwd=HELPER.parent,
     )
+
+
+def team(script: Path, *arguments: str) -> list[int]:
+    """Two processes that find each other; their exit statuses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    members = [
+        start(*arguments, script=script, RANK=rank, LOCAL_RANK=rank, **common)
+        for rank in ("0", "1")
+    ]
+    return [member.wait(timeout=200) for member in members]
 
 
 def curve(run: Path) -> list[dict[str, Any]]:
@@ -108,15 +121,7 @@ def test_two_processes_are_one(tmp_path: Path, folder: Path) -> None:
     """The same global batch on two processes (gloo): the curve and the numbers agree to float32 rounding."""
     alone = make_run(settings(tmp_path / "one", folder, train={"dropout": 0.0}))
     alone.train()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    members = [
-        start(str(tmp_path / "two"), str(folder), RANK=rank, LOCAL_RANK=rank, **common)
-        for rank in ("0", "1")
-    ]
-    assert [member.wait(timeout=200) for member in members] == [0, 0]
+    assert team(HELPER, str(tmp_path / "two"), str(folder)) == [0, 0]
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert len(one) == len(two) == STEPS
     for row, other in zip(one, two, strict=True):
@@ -124,3 +129,8 @@ def test_two_processes_are_one(tmp_path: Path, folder: Path) -> None:
     found = torch.load(tmp_path / "two" / "trained.pt")
     for name, value in trained(alone).items():
         assert torch.allclose(found[name], value, atol=2e-4), name
+
+
+def test_sharded_layers_take_unlike_batches() -> None:
+    """FSDP2: text on one process and masks on the other neither hang nor change the gradients."""
+    assert team(HELPER.with_name("train_sharded.py")) == [0, 0]
