@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   sa2va evaluate mevis.yaml keyframes=uniform       another choice of keyframes
   sa2va evaluate clips.yaml tracking=live           frame by frame, as on a robot
   sa2va evaluate revos.yaml limit=20 -o out/quick   a quick look
+  sa2va evaluate revos.yaml shard=0/8 --device cuda & … shard=7/8 …   eight processes
 
 A YAML file says `format:` and `root:` (docs/evaluation.md lists the formats and their protocols).
 A run that was stopped goes on where it was; writes records.jsonl, results.json and qualitative.png."""
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="tracking, keyframes, count, fps, wording, protocol, export, limit, or an option of the format",
+        help="tracking, keyframes, count, fps, wording, protocol, export, shard, limit, or an option of the format",
     )
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="folder of the run (default: runs/evaluate/NAME)"
@@ -73,21 +74,27 @@ def run(args: argparse.Namespace) -> int:
         {**_head(config, asking, own, args.model, len(dataset)), "adapter": args.adapter},
         keep_masks=official,
         export=bool(own["export"]),
+        shard=_shard(own["shard"]),
     )
     done = measured.start(afresh=args.restart)
+    share = len(measured.share)
     if done:
-        print(f"{folder}: {len(done)} of {len(dataset)} samples were measured before")
-    if len(done) < len(dataset):
+        print(f"{folder}: {len(done)} of {share} samples were measured before")
+    if len(done) < share:
         model = open_model(args)
-        with Progress(len(dataset) - len(done), config.title, unit="sample") as progress:
+        with Progress(share - len(done), config.title, unit="sample") as progress:
             for _ in measured.go(ModelPredictor(model, asking), done):
                 progress.step()
     measured.finish()
     protocol = f"{config.format}:official" if official else config.format
-    figures = report(measured.records(), protocol=protocol)
+    records, finished = measured.records()
+    figures = report(records, protocol=protocol)
+    if finished < len(dataset):
+        print(f"{folder}: {finished} of {len(dataset)} samples so far; other shards are missing")
     results = {
         "dataset": config.title,
         "samples": len(dataset),
+        "measured": finished,
         "model": args.model or "tiny",
         "adapter": args.adapter,
         "asked": asdict(asking),
@@ -108,7 +115,7 @@ def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking,
         overrides: key=value.
 
     Returns:
-        The dataset, how clips are asked about, and `protocol` and `export`.
+        The dataset, how clips are asked about, and `protocol`, `export` and `shard`.
 
     Raises:
         InputError: something is unknown or of the wrong kind.
@@ -136,7 +143,11 @@ def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking,
     asked = {f.name: values.pop(f.name) for f in fields(Asking) if f.name in values}
     if str(values.get("format", "")).lstrip("g").startswith("refcoco") and "wording" not in asked:
         asked["wording"] = "{} in this image"
-    own = {"protocol": str(values.pop("protocol", "")), "export": values.pop("export", False)}
+    own = {
+        "protocol": str(values.pop("protocol", "")),
+        "export": values.pop("export", False),
+        "shard": str(values.pop("shard", "0/1")),
+    }
     if own["protocol"] not in ("", "official"):
         raise InputError(
             f"{dataset}: protocol is {own['protocol']!r}, expected 'official' or nothing"
@@ -146,6 +157,14 @@ def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking,
         if not isinstance(value, numbers.get(key, str)):  # type: ignore[arg-type]
             raise InputError(f"{dataset}: {key} is {value!r}, expected another type of value")
     return DatasetConfig.from_mapping(values, path.parent, dataset), Asking(**asked), own
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """ "1/4" = the second of four processes that share a dataset."""
+    number, slash, count = text.partition("/")
+    if slash and number.isdigit() and count.isdigit() and int(number) < int(count):
+        return int(number), int(count)
+    raise InputError(f"shard is {text!r}, expected i/n such as 0/2 and 1/2")
 
 
 def _head(

@@ -128,7 +128,7 @@ def measured(
     for _ in run.go(predictor, run.start()):
         pass
     run.finish()
-    return run.records()
+    return run.records()[0]
 
 
 def test_who_knows_everything_is_right_everywhere(scenes: Path, tmp_path: Path) -> None:
@@ -234,7 +234,19 @@ def test_a_stopped_run_goes_on(scenes: Path, tmp_path: Path) -> None:
     done = run.start()
     assert len(done) == 5
     assert sum(1 for _ in run.go(oracle, done)) == len(dataset) - 5
-    assert run.records() == whole
+    assert run.records() == (whole, len(dataset))
+
+
+def test_processes_share_a_folder(scenes: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(DatasetConfig("simple", scenes))
+    oracle = Oracle(dataset)
+    whole = measured(dataset, oracle, tmp_path / "whole")
+    for i in (0, 1):
+        found = measured(dataset, oracle, tmp_path / "shared", shard=(i, 2))
+        assert (len(found) == len(whole)) is (i == 1)
+    assert sorted(r["id"] for r in found) == sorted(r["id"] for r in whole)
+    assert report(found).keys() == report(whole).keys()
+    assert report(found)["questions"] == report(whole)["questions"]
 
 
 def test_records_of_another_run_are_not_mixed(scenes: Path, tmp_path: Path) -> None:
@@ -317,6 +329,7 @@ def test_clips_are_tracked_both_ways(tracking: str, scenes: Path) -> None:
         (["{scenes}", "live"], "expected key=value"),
         (["{scenes}", "protocol=official"], "which only ref_davis17 has"),
         (["{scenes}", "count=two"], "count is 'two'"),
+        (["{scenes}", "shard=2/2"], "shard is '2/2', expected i/n"),
         (["{scenes}", "wording=mug"], "wording is 'mug', expected one {}"),
         (["{scenes}", "split=vall"], "split is 'vall'"),
     ],

@@ -16,6 +16,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.sources import Frame
 
 TRACKING = ("offline", "live")
+_TOGETHER = 8  # expressions of a clip at once: its frames are encoded once for all of them
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,15 @@ class ModelPredictor:
         """See `Predictor`."""
         if self.asking.tracking == "live":
             return [self._live(frames, expression) for expression in expressions]
-        return [self._offline(frames, expression) for expression in expressions]
-
-    def _offline(self, frames: Sequence[np.ndarray], expression: str) -> np.ndarray:
-        answer = self.model.segment_video(frames, expression, keyframes=self._keyframes)
         shape = (len(frames), *frames[0].shape[:2])
-        # Sa2VA's evaluation takes the first [SEG] of a clip; an image's are joined
-        return answer.masks[0].astype(bool) if len(answer.masks) else np.zeros(shape, bool)
+        out: list[np.ndarray] = []
+        for first in range(0, len(expressions), _TOGETHER):
+            part = list(expressions[first : first + _TOGETHER])
+            for answer in self.model.segment_video_many(frames, part, keyframes=self._keyframes):
+                # Sa2VA's evaluation takes the first [SEG] of a clip; an image's are joined
+                masks = answer.masks
+                out.append(masks[0].astype(bool) if len(masks) else np.zeros(shape, bool))
+        return out
 
     def _live(self, frames: Sequence[np.ndarray], expression: str) -> np.ndarray:
         tracker = LiveTracker(self.model, LiveConfig(background=False))

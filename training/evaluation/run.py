@@ -38,6 +38,7 @@ class Run:
         head: what makes records comparable: model, dataset, options. A folder with another head is refused.
         keep_masks: see `score_sample`.
         export: write predicted masks of clips as PNG files.
+        shard: (i, n): this process measures every n-th sample, beginning with the i-th; others share the folder.
     """
 
     dataset: Dataset
@@ -45,11 +46,18 @@ class Run:
     head: Json
     keep_masks: bool = False
     export: bool = False
+    shard: tuple[int, int] = (0, 1)
 
     @property
     def records_file(self) -> Path:
-        """The record of every question."""
-        return self.folder / RECORDS
+        """The record of every question of this process."""
+        number, count = self.shard
+        return self.folder / (RECORDS if count == 1 else f"records-{number}of{count}.jsonl")
+
+    @property
+    def share(self) -> range:
+        """The samples that this process measures."""
+        return range(self.shard[0], len(self.dataset), self.shard[1])
 
     def start(self, *, afresh: bool = False) -> set[str]:
         """Open the folder; returns the ids of the samples that are done.
@@ -86,7 +94,7 @@ class Run:
         """Measure what is not done yet; yields each sample after it is measured and kept."""
         chosen = set(np.linspace(0, len(self.dataset) - 1, SHOWN).astype(int).tolist())
         with self.records_file.open("a", encoding="utf-8") as file:
-            for index in range(len(self.dataset)):
+            for index in self.share:
                 sample = self.dataset[index]
                 if sample.id in done:
                     continue
@@ -116,17 +124,23 @@ class Run:
             name = f"{Path(picture.name).stem}.png"
             _write_png(folder / name, mask.astype(np.uint8) * 255)
 
-    def records(self) -> list[Json]:
-        """The records of all finished samples, in the order they were made."""
+    def records(self) -> tuple[list[Json], int]:
+        """The records of all finished samples, of all processes, and the number of those samples."""
         out: list[Json] = []
-        pending: list[Json] = []
-        for line in _whole_lines(self.records_file)[1:]:
-            if "done" in line:
-                out += pending
-                pending = []
-            else:
-                pending.append(line)
-        return out
+        finished = 0
+        for path in sorted(self.folder.glob("records*.jsonl")):
+            lines = _whole_lines(path, repair=path == self.records_file)
+            if not lines or lines[0].get("head") != json.loads(json.dumps(self.head)):
+                continue
+            pending: list[Json] = []
+            for line in lines[1:]:
+                if "done" in line:
+                    out += pending
+                    pending = []
+                    finished += 1
+                else:
+                    pending.append(line)
+        return out, finished
 
     def finish(self) -> None:
         """Draw the sheet, and pack exported masks for upload."""
@@ -145,8 +159,8 @@ class Run:
                     packed.write(path, path.relative_to(self.folder).as_posix())
 
 
-def _whole_lines(path: Path) -> list[Json]:
-    """The lines that are complete; a line cut off by a kill (and what follows) is removed from the file."""
+def _whole_lines(path: Path, *, repair: bool = True) -> list[Json]:
+    """The lines that are complete. With `repair`, a line cut off by a kill (and its sample) leaves the file."""
     data = path.read_bytes()
     out: list[Json] = []
     kept = last = 0
@@ -163,7 +177,7 @@ def _whole_lines(path: Path) -> list[Json]:
             kept = last
     while out and "done" not in out[-1] and "head" not in out[-1]:
         out.pop()
-    if kept < len(data):
+    if repair and kept < len(data):
         with path.open("r+b") as file:
             file.truncate(kept)
     return out
