@@ -37,7 +37,7 @@ class Readings:
         image_timeout: seconds without an image that are a warning.
         received, processed, dropped, rejected, skipped: images.
         reason: why the last image was rejected.
-        latency_p50, latency_p95, overhead_p95, step_p95, first_mask: seconds; NaN = not known.
+        latency_p50, latency_p95, overhead_p50, overhead_p95, step_p95, first_mask: seconds; NaN = not known.
         latency_warning: seconds from which on p95 is a warning; 0 = never.
         depth_wanted: somebody listens to 3D results, or has got some.
         depth_problem: why there is no 3D, or "".
@@ -63,6 +63,7 @@ class Readings:
     reason: str = ""
     latency_p50: float = float("nan")
     latency_p95: float = float("nan")
+    overhead_p50: float = float("nan")
     overhead_p95: float = float("nan")
     step_p95: float = float("nan")
     first_mask: float = float("nan")
@@ -130,6 +131,7 @@ def _tracker(now: Readings) -> Finding:
         "latency p50 (s)": f"{now.latency_p50:.4f}",
         "latency p95 (s)": f"{now.latency_p95:.4f}",
         "tracker step p95 (s)": f"{now.step_p95:.4f}",
+        "node overhead p50 (s)": f"{now.overhead_p50:.4f}",
         "node overhead p95 (s)": f"{now.overhead_p95:.4f}",
     }
     values |= {f"tracks {state}": str(count) for state, count in now.tracks.items()}

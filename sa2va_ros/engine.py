@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,13 +94,18 @@ class Engine:
         )
 
     def unload(self) -> bool:
-        """Free everything; False if the language model still works on something."""
-        live, self.live = self.live, None
-        self.model, self.conversation, self.adapter = None, None, ""
-        ended = live is None or _close(live)
-        del live
+        """Free everything and give the memory back; False if the language model is still at work."""
+        if self.model is None and self.live is None:
+            return True
+        ended = self.close()
         free_memory()
         return ended
+
+    def close(self) -> bool:
+        """Free everything, as before the process ends; False if the language model is still at work."""
+        live, self.live = self.live, None
+        self.model, self.conversation, self.adapter = None, None, ""
+        return live is None or _close(live)
 
     def change_adapter(self, path: str) -> str:
         """Put another adapter in, or none (""); the tracker begins anew. Nothing may run the model.
@@ -181,10 +187,10 @@ def _adapter_name(model: Sa2VA) -> str:
 def free_memory() -> None:
     """Give what is free back to the system; glibc and CUDA would keep it for later."""
     gc.collect()
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    # Not imported here: another thread may be at it, and it takes seconds.
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_available():
+        cuda.empty_cache()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):

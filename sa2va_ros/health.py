@@ -110,6 +110,7 @@ class Health:
             reason=counts["last_reason"],
             latency_p50=latencies.percentile(50),
             latency_p95=latencies.percentile(95),
+            overhead_p50=latencies.overhead(50),
             overhead_p95=latencies.overhead(95),
             step_p95=latencies.step(95),
             first_mask=latencies.first_mask(),

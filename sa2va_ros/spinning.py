@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+
+from sa2va_model.errors import InputError
 
 FAREWELL_SECONDS = 0.2  # in which the last results are sent
 WAKE_SECONDS = 0.1  # how long a signal may wait for a node without work
@@ -26,13 +29,20 @@ WAKE_SECONDS = 0.1  # how long a signal may wait for a node without work
 
 @contextmanager
 def context(args: list[str] | None) -> Iterator[threading.Event]:
-    """An initialised rclpy; the event is set by Ctrl-C and by SIGTERM."""
+    """An initialised rclpy; the event is set by Ctrl-C and by SIGTERM.
+
+    Raises:
+        InputError: the ROS arguments are wrong.
+    """
     told = threading.Event()
 
     def tell(number: int, frame: FrameType | None) -> None:
         told.set()
 
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RCLError as error:  # wrong arguments, or no middleware
+        raise InputError(f"ROS: {' '.join(str(error).split())}") from error
     before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield told

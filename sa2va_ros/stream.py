@@ -54,6 +54,8 @@ class ImageStream:
         Raises:
             InputError: the image cannot be used; the message says why.
         """
+        # In a row means that nothing else came between.
+        others, self._others = self._others, 0
         stamp = nanoseconds(message.header.stamp)
         if stamp == 0:
             raise InputError("image stamp is zero; expected the time the image was taken")
@@ -62,7 +64,7 @@ class ImageStream:
         reset = self._check_order(stamp)
         decode = rgb_from_image if hasattr(message, "encoding") else rgb_from_compressed
         rgb = decode(message)
-        reset = self._check_size((rgb.shape[0], rgb.shape[1])) or reset
+        reset = self._check_size((rgb.shape[0], rgb.shape[1]), others) or reset
         self._last = stamp
         frame = Frame(rgb, self.clock.seconds(message.header.stamp), self._index)
         self._index += 1
@@ -78,11 +80,11 @@ class ImageStream:
             )
         return ""
 
-    def _check_size(self, size: tuple[int, int]) -> str:
+    def _check_size(self, size: tuple[int, int], others: int) -> str:
         if self._size is None or size == self._size:
-            self._size, self._others = size, 0
+            self._size = size
             return ""
-        self._others = self._others + 1 if size == self._other_size else 1
+        self._others = others + 1 if size == self._other_size else 1
         self._other_size = size
         change = f"{self._size[1]}x{self._size[0]} to {size[1]}x{size[0]}"
         if self._others < NEW_SIZE_AFTER:

@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from geometry_msgs.msg import Point, PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -27,6 +26,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
 from sa2va_ros import conversions, parameters, standard
 from sa2va_ros.ask_action import SceneQuestions
+from sa2va_ros.camera import CameraTopics
 from sa2va_ros.commands import Router
 from sa2va_ros.engine import Engine, EngineSettings
 from sa2va_ros.health import Health
@@ -65,6 +65,8 @@ class TrackerNode(LifecycleNode):
         self._health = Health(self, self._engine, self._pipeline)
         self._active = False
         self._loading: Loading | None = None
+        self._camera = CameraTopics(self)
+        self._image_topic = ""
         self._subscriptions_made: list[Any] = []
         # Wall time, so that the status goes on while a bag or a simulator holds ROS time still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -109,8 +111,7 @@ class TrackerNode(LifecycleNode):
         self._subscribe()
         self._active = True
         self._set_state(TrackerStatus.ACTIVE)
-        topic = self._subscriptions_made[0].topic_name
-        self.get_logger().info(f"ready: images from {topic}, commands on `command`")
+        self.get_logger().info(f"ready: images from {self._image_topic}, commands on `command`")
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -152,13 +153,11 @@ class TrackerNode(LifecycleNode):
         """Stop all threads and free the model; False if one of them is still at work."""
         ended = self._pause("the node ends")
         loaded = self._loading is None or self._loading.ended
-        return self._unload() and ended and loaded
+        return self._engine.close() and ended and loaded
 
     def _pause(self, reason: str) -> bool:
         self._active = False
-        for subscription in self._subscriptions_made:
-            self.destroy_subscription(subscription)
-        self._subscriptions_made = []
+        self._unsubscribe()
         answered = self._questions.stop(reason, PAUSE_SECONDS)
         self._goals.cancel_all(reason)
         stopped = self._pipeline.stop(PAUSE_SECONDS)
@@ -166,10 +165,10 @@ class TrackerNode(LifecycleNode):
             self.get_logger().warning("the image in work goes on for a moment")
         return answered and stopped
 
-    def _unload(self) -> bool:
+    def _unload(self) -> None:
         self._router.forget()
         self._pipeline.forget()
-        return self._engine.unload()
+        self._engine.unload()
 
     def _settings(self) -> EngineSettings:
         return EngineSettings(
@@ -186,22 +185,30 @@ class TrackerNode(LifecycleNode):
     def _subscribe(self) -> None:
         compressed = self._value("image_transport") == "compressed"
         kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        wired: list[tuple[Any, str, Any, QoSProfile]] = [
-            (kind, topic, self._pipeline.put, NEWEST_IMAGE),
-            (Image, "depth", self._pipeline.depth.add_depth, SENSOR_QUEUE),
-            (CameraInfo, "camera_info", self._pipeline.depth.add_info, SENSOR_QUEUE),
-            (String, "command", self._on_command, reliable(10)),
-            (VisualPrompt, "prompt", self._on_prompt, reliable(10)),
-            (PointStamped, "clicked_pixel", self._on_click, reliable(10)),
-            (Point, "image_mouse_left", self._on_mouse, reliable(10)),
-        ]
-        if not self._value("use_depth"):
-            wired = [row for row in wired if row[1] not in ("depth", "camera_info")]
+        depth = self._pipeline.depth
+        self._image_topic = self._camera.subscribe(kind, topic, self._pipeline.put, NEWEST_IMAGE)
+        if self._value("use_depth"):
+            self._camera.subscribe(Image, "depth", depth.add_depth, SENSOR_QUEUE)
+            self._camera.subscribe(CameraInfo, "camera_info", depth.add_info, SENSOR_QUEUE)
         options = QoSOverridingOptions.with_default_policies()
-        self._subscriptions_made = [
-            self.create_subscription(kind, topic, receive, qos, qos_overriding_options=options)
-            for kind, topic, receive, qos in wired
+        wired: list[tuple[Any, str, Any]] = [
+            (String, "command", self._on_command),
+            (VisualPrompt, "prompt", self._on_prompt),
+            (PointStamped, "clicked_pixel", self._on_click),
+            (Point, "image_mouse_left", self._on_mouse),
         ]
+        self._subscriptions_made = [
+            self.create_subscription(
+                kind, topic, receive, reliable(10), qos_overriding_options=options
+            )
+            for kind, topic, receive in wired
+        ]
+
+    def _unsubscribe(self) -> None:
+        self._camera.clear()
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        self._subscriptions_made = []
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -228,7 +235,7 @@ class TrackerNode(LifecycleNode):
         else:
             self.get_logger().info(f"command: {command.kind.value} {command.text!r}")
             if not self._pipeline.worker.input_rate.rate():
-                topic = self._subscriptions_made[0].topic_name
+                topic = self._image_topic
                 self.get_logger().warning(f"no images arrive on {topic}; it waits for them")
 
     def _on_prompt(self, message: VisualPrompt) -> None:
@@ -311,31 +318,37 @@ _LIVE = {row.name for row in parameters.TRACKING}
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; the exit status is 2 if it could not start."""
-    ended = True
-    with context(args) as told:
-        try:
-            node = TrackerNode(told)
-        except (InputError, rclpy.exceptions.ParameterException) as error:
-            print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
-            return 2
-        try:
-            if not node.autostart():
-                return 0 if told.is_set() else 2
-            spin(node, told, node.farewell)
-        finally:
-            ended = node.close()
-            node.destroy_node()
-            if not ended:
-                leave(0)
+    try:
+        with context(args) as told:
+            status = _run(TrackerNode(told), told)
+    except (InputError, rclpy.exceptions.ParameterException) as error:
+        print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
+        return 2
+    if "torch" in sys.modules:
+        _leave(status)
+    return status
+
+
+def _run(node: TrackerNode, told: threading.Event) -> int:
+    try:
+        if not node.autostart():
+            return 0 if told.is_set() else 2
+        spin(node, told, node.farewell)
+    finally:
+        if not node.close():
+            print("tracker_node: the model is at work; it is not waited for", file=sys.stderr)  # noqa: T201
+        node.destroy_node()
     return 0
 
 
-def leave(status: int) -> None:
-    """End the process although a thread is deep in the model: it would be waited for, or crash."""
-    print("tracker_node: the model is still at work; it is not waited for", file=sys.stderr)  # noqa: T201
+def _leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter apart.
+
+    With torch loaded that takes seconds, and it crashes if a thread is still deep in the model. All
+    that is ours is closed by now.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    rclpy.try_shutdown()
     os._exit(status)
 
 

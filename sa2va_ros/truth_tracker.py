@@ -107,6 +107,10 @@ class TruthLive:
         """
         raise InputError("truth_tracker follows sentences only; expected an expression")
 
+    def close(self, timeout: float) -> bool:
+        """Nothing to end."""
+        return True
+
     def stop(self, track_id: str | None = None) -> int:
         """Stop one track, or all; return how many."""
         with self._changed:
