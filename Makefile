@@ -112,7 +112,7 @@ $(STAMPS)/python: setup.py package.xml $(STAMPS)/venv-$(ROS)
 	@echo '$(TORCH)' >$(STAMPS)/torch
 	@touch $@
 
-MESSAGES := CMakeLists.txt package.xml $(wildcard cmake/* msg/* srv/* action/* scripts/* launch/* config/*) \
+MESSAGES := CMakeLists.txt package.xml $(wildcard cmake/* msg/* srv/* action/* scripts/* launch/* config/* rviz/* foxglove/*) \
   tools/build_messages.sh tools/fix_ros_wheels.py
 
 # Also when install/ is gone, or holds our modules (a plain `colcon build` was run here), which would hide the source tree.

@@ -33,6 +33,9 @@ CORE = [
     "pillow>=12.3,<14",
     "safetensors>=0.8,<0.9",
     "huggingface_hub>=1.0,<3",
+    # Tokenizers of InternLM2 checkpoints are a tokenizer.model.
+    "sentencepiece>=0.2,<0.3",
+    "protobuf>=5,<8",
     "pyyaml>=6.0,<7",
     # What sam2 1.1.0 imports.
     "hydra-core>=1.3.2,<1.4",
@@ -143,6 +146,14 @@ setup(
         (
             "share/sa2va_ros/config",
             sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("config/*.yaml")),
+        ),
+        (
+            "share/sa2va_ros/rviz",
+            sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("rviz/*.rviz")),
+        ),
+        (
+            "share/sa2va_ros/foxglove",
+            sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("foxglove/*.json")),
         ),
     ],
     install_requires=CORE,

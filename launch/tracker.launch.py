@@ -3,6 +3,9 @@
 
 `ros2 launch sa2va_ros tracker.launch.py --show-args` lists the arguments. An argument that is left empty leaves the
 value in the parameter file alone.
+
+    ros2 launch realsense2_camera rs_launch.py align_depth.enable:=true
+    ros2 launch sa2va_ros tracker.launch.py prompt:="the blue mug" rviz:=true
 """
 
 from __future__ import annotations
@@ -23,40 +26,81 @@ if TYPE_CHECKING:
 # Launch argument -> (parameter of the node, its type, description).
 PARAMETERS: dict[str, tuple[str, type, str]] = {
     "model": ("model", str, "folder of the model: ours or an official Sa2VA checkpoint"),
+    "adapter": ("adapter", str, "folder of a fine-tuned adapter"),
     "device": ("device", str, "auto, cpu, cuda or cuda:N"),
     "image_transport": ("image_transport", str, "raw or compressed"),
+    "use_depth": ("use_depth", bool, "3D results where depth and camera_info arrive"),
+    "target_frame": ("target_frame", str, "TF frame of 3D results, such as base_link; needs tf2"),
+    "publish_tf": ("publish_tf", bool, "a TF frame for each object; needs tf2"),
     "max_objects": ("max_objects", int, "how many objects may be tracked at once"),
     "prompt": ("default_expression", str, "what to track from the first image on"),
     "autostart": ("autostart", bool, "false = wait for lifecycle transitions"),
     "use_sim_time": ("use_sim_time", bool, "true = time from /clock"),
 }
+SWITCH = ("true", "false")
 
 
 def arguments() -> list[DeclareLaunchArgument]:
     """All launch arguments, with what `--show-args` prints."""
     share = get_package_share_directory("sa2va_ros")
     fixed = [
-        ("namespace", "sa2va", "namespace of the node and its topics"),
-        ("name", "sa2va_tracker", "name of the node"),
-        ("camera_ns", "/camera/camera", "namespace of the camera's topics"),
-        ("image_topic", "color/image_raw", "colour image, below camera_ns unless it begins with /"),
-        ("params_file", os.path.join(share, "config", "tracker.yaml"), "parameter file"),
-        ("log_level", "info", "debug, info, warn, error or fatal"),
+        ("namespace", "sa2va", "namespace of the node and its topics", None),
+        ("name", "sa2va_tracker", "name of the node", None),
+        ("camera_ns", "/camera/camera", "namespace of the camera's topics", None),
+        (
+            "image_topic",
+            "color/image_raw",
+            "colour image, below camera_ns unless it begins with /",
+            None,
+        ),
+        (
+            "depth_topic",
+            "aligned_depth_to_color/image_raw",
+            "depth aligned to colour (16UC1 mm or 32FC1 m), below camera_ns unless it begins with /",
+            None,
+        ),
+        (
+            "camera_info_topic",
+            "color/camera_info",
+            "of the colour camera, below camera_ns unless it begins with /",
+            None,
+        ),
+        (
+            "params_file",
+            os.path.join(share, "config", "tracker.yaml"),
+            "parameter file with all parameters of the node",
+            None,
+        ),
+        ("rviz", "false", "also start RViz with a layout for this node", SWITCH),
+        ("rviz_frame", "camera_color_optical_frame", "fixed frame of RViz", None),
+        ("log_level", "info", "of the node", ("debug", "info", "warn", "error", "fatal")),
+        (
+            "truth",
+            "false",
+            "masks from the simulator's truth instead of a model; simulators only",
+            SWITCH,
+        ),
     ]
-    declared = [DeclareLaunchArgument(n, default_value=v, description=d) for n, v, d in fixed]
-    for name, (parameter, _, description) in PARAMETERS.items():
+    declared = [
+        DeclareLaunchArgument(name, default_value=value, description=text, choices=choices)
+        for name, value, text, choices in fixed
+    ]
+    for name, (parameter, kind, description) in PARAMETERS.items():
         text = f"{description}; empty = as in params_file (parameter {parameter})"
-        declared.append(DeclareLaunchArgument(name, default_value="", description=text))
+        choices = ("", *SWITCH) if kind is bool else None
+        declared.append(
+            DeclareLaunchArgument(name, default_value="", description=text, choices=choices)
+        )
     return declared
 
 
-def image_topic(camera: str, topic: str) -> str:
-    """The full name of the image topic."""
+def full_topic(camera: str, topic: str) -> str:
+    """The full name of a camera's topic."""
     return topic if topic.startswith("/") else f"{camera.rstrip('/')}/{topic}"
 
 
 def start(context: LaunchContext, *_: Any) -> list[Node]:
-    """The node, once the arguments have values."""
+    """The nodes, once the arguments have values."""
 
     def value(name: str) -> str:
         return str(LaunchConfiguration(name).perform(context))
@@ -66,18 +110,44 @@ def start(context: LaunchContext, *_: Any) -> list[Node]:
         for name, (parameter, kind, _) in PARAMETERS.items()
         if value(name)
     }
-    topic = image_topic(value("camera_ns"), value("image_topic"))
-    node = Node(
+    image, depth, info = (
+        full_topic(value("camera_ns"), value(f"{name}_topic"))
+        for name in ("image", "depth", "camera_info")
+    )
+    tracker = Node(
         package="sa2va_ros",
-        executable="tracker_node",
+        executable="truth_tracker" if value("truth") == "true" else "tracker_node",
         namespace=value("namespace"),
         name=value("name"),
         parameters=[value("params_file"), given] if given else [value("params_file")],
-        remappings=[("image", topic), ("image/compressed", f"{topic}/compressed")],
+        remappings=[
+            ("image", image),
+            ("image/compressed", f"{image}/compressed"),
+            ("depth", depth),
+            ("camera_info", info),
+        ],
         arguments=["--ros-args", "--log-level", value("log_level")],
         output="screen",
     )
-    return [node]
+    if value("rviz") != "true":
+        return [tracker]
+    return [tracker, viewer(value("namespace"), value("rviz_frame"), depth, info)]
+
+
+def viewer(namespace: str, frame: str, depth: str, info: str) -> Node:
+    """RViz; its layout knows the topics by the names they have in the namespace sa2va."""
+    share = get_package_share_directory("sa2va_ros")
+    here = "/" + namespace.strip("/")
+    topics = ("overlay", "target_pose", "target_points", "markers", "detections_3d", "command")
+    remaps = [(f"/sa2va/{topic}", f"{here}/{topic}") for topic in topics]
+    remaps += [("/sa2va/depth", depth), ("/sa2va/camera_info", info)]
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", os.path.join(share, "rviz", "tracker.rviz"), "-f", frame],
+        remappings=remaps,
+        output="log",
+    )
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -30,7 +30,7 @@ fi
 source=build/ros_source
 rm -rf "$source"
 mkdir -p "$source"
-cp -a CMakeLists.txt package.xml cmake msg srv action scripts launch config "$source/"
+cp -a CMakeLists.txt package.xml cmake msg srv action scripts launch config rviz foxglove "$source/"
 
 # Instead of the flags of a make around this, and of colcon's own, which wait for an idle machine.
 unset MFLAGS

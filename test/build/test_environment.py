@@ -162,8 +162,8 @@ def test_launch_file_describes_the_node() -> None:
     context.launch_configurations["max_objects"] = "4"
     (node,) = module.start(context)
     assert node.node_executable == "tracker_node"
-    assert module.image_topic("/cam/", "color/image_raw") == "/cam/color/image_raw"
-    assert module.image_topic("/cam", "/other") == "/other"
+    assert module.full_topic("/cam/", "color/image_raw") == "/cam/color/image_raw"
+    assert module.full_topic("/cam", "/other") == "/other"
 
 
 def test_launch_file_sets_parameters_that_exist() -> None:
