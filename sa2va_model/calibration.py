@@ -2,12 +2,15 @@
 """How far a model's scores can be trusted: numbers measured on clips with truth, kept beside the weights.
 
 `benchmarks/calibrate.py` fits them and writes `calibration.json` into a checkpoint's folder, from where `load_model`
-reads it. A checkpoint without that file gets cautious values that need no trained scores beyond the predicted IoU.
+reads it. A checkpoint without that file, or whose weights have changed since, gets cautious values that need no trained
+scores beyond the predicted IoU.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import zlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 from sa2va_model.errors import InputError
 
 FILE = "calibration.json"
+_PART = 1 << 18  # bytes at both ends of a weights file that tell whether it has changed
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Calibration:
 
     @staticmethod
     def read(folder: Path) -> Calibration:
-        """The file of a checkpoint's folder, or the cautious values without one.
+        """The file of a checkpoint's folder, or the cautious values without one for these weights.
 
         Raises:
             InputError: the file holds something else.
@@ -81,12 +85,19 @@ class Calibration:
         if not path.is_file():
             return Calibration()
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))["values"]
-            return Calibration.of(values)
+            content = json.loads(path.read_text(encoding="utf-8"))
+            values = Calibration.of(content["values"])
+            made_for = content["weights"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: {type(error).__name__} {error}; expected what benchmarks/calibrate.py writes"
             ) from error
+        if made_for == weights_mark(folder):
+            return values
+        logging.getLogger(__name__).warning(
+            "%s was made for other weights and is not used; run benchmarks/calibrate.py", path
+        )
+        return Calibration()
 
     @staticmethod
     def of(values: dict[str, Any]) -> Calibration:
@@ -114,6 +125,18 @@ class Calibration:
             found: how the values came about and what they reached, for people.
         """
         path = folder / FILE
-        text = json.dumps({"values": asdict(self), "found": found}, indent=1)
-        path.write_text(text + "\n", encoding="utf-8")
+        content = {"weights": weights_mark(folder), "values": asdict(self), "found": found}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return path
+
+
+def weights_mark(folder: Path) -> str:
+    """Whether a checkpoint's weights are the same, without reading gigabytes: sizes and both ends of each file."""
+    mark = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as data:
+            mark = zlib.crc32(data.read(_PART), zlib.crc32(str(size).encode(), mark))
+            data.seek(max(0, size - _PART))
+            mark = zlib.crc32(data.read(_PART), mark)
+    return f"{mark:08x}"

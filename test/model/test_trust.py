@@ -244,6 +244,19 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert Calibration.of(asdict(values)) == values
 
 
+def test_a_calibration_is_not_used_for_other_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(1 << 20))
+    values = Calibration(regain=3.25)
+    values.write(tmp_path, {})
+    assert Calibration.read(tmp_path) == values
+    weights.write_bytes(bytes((1 << 20) - 1) + b"x")
+    assert Calibration.read(tmp_path) == Calibration()
+    assert "made for other weights" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text", ["{}", "not json", '{"values": {"regian": 1}}', '{"values": {"memory": {"x": 1}}}']
 )
