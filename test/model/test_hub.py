@@ -158,6 +158,46 @@ def test_a_tokenizer_of_vocabulary_and_merges(tmp_path: Path) -> None:
         assert read.encode(text) == tokenizer.encode(text)
 
 
+def test_a_sentencepiece_tokenizer(tmp_path: Path) -> None:
+    """As InternLM2 checkpoints have it: tokenizer.model, and a class that only their own code knows."""
+    import sentencepiece
+
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("please segment the red mug\nthe blue box on the table\n" * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        normalization_rule_name="identity",
+        pad_id=-1,
+        minloglevel=2,
+    )
+    special = ["<unk>", "<s>", "</s>", "<|im_end|>", "[SEG]"]
+    places = [0, 1, 2, 320, 321]
+    settings = {
+        "tokenizer_class": "InternLM2Tokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]},
+        "added_tokens_decoder": {
+            str(place): {"content": text, "special": True}
+            for place, text in zip(places, special, strict=True)
+        },
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours = read_tokenizer(tmp_path)
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    for text in ("please segment the red mug", "A 日 ü?", "on the table"):
+        assert ours.encode(text, add_special_tokens=False) == theirs.encode(text)
+        assert ours.encode(f"{text}[SEG]<|im_end|>") == [1, *theirs.encode(text), 321, 320]
+    assert ours.eos_token_id == 2
+
+
 def test_code_of_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     save_model(nano_model(), tmp_path)
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')\n")
