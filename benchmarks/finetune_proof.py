@@ -7,7 +7,7 @@
    rosbag2, and `sa2va data from-bag` makes a dataset folder of it.
 2. The simulator's truth stands in for the person who annotates: a label image and some expressions for each frame.
 3. `sa2va data synth` renders tables of the old kind to rehearse: nobody labels them.
-4. `sa2va train garden.yaml` (below) trains, and measures on held-out scenes of both kinds.
+4. `sa2va train` with the settings that ship for the tiny model trains, and measures on held-out scenes of both kinds.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sa2va_sim.domain_garden import SHAPES, garden_frames
 from sa2va_sim.expressions import describe
 from sa2va_sim.simulator import SimFrame
 from sa2va_training.folder import FolderWriter
+from sa2va_training.settings import CONFIGS
 from sa2va_training.synth import write_scenes
 
 FRAMES, HELD, REHEARSED = 50, 120, 250
@@ -154,12 +155,13 @@ def annotate(folder: Path, frames: list[SimFrame]) -> None:
 
 def settings_file(out: Path) -> Path:
     """The settings of the run, as a user would write them."""
-    shipped = Path(__file__).with_name("garden.yaml")
+    shipped = CONFIGS / "finetune_tiny.yaml"
     values = yaml.safe_load(shipped.read_text())
     values["data"] = str(out / "garden")
-    values["rehearsal"] = {"data": str(out / "rehearsal"), "weight": values["rehearsal"]["weight"]}
+    values["rehearsal"] = {"data": str(out / "rehearsal"), "weight": 0.5}  # a third of all draws
     values["validation"] = [str(out / "garden_held"), str(out / "old_held")]
-    values["output"] = str(out / "run")
+    values["batches"]["held_out"] = 0.0  # what is measured are scenes of their own
+    values["output"], values["measure"] = str(out / "run"), HELD
     path = out / "garden.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path

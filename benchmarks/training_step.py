@@ -114,7 +114,11 @@ def main() -> int:
             for name, values in (("published", PUBLISHED), ("ours", OURS)):
                 settings = settings_from({**values, "device": args.device}, name)
                 batches = replace(
-                    settings.batches, batch=args.batch, accumulate=args.accumulate, talk=0.0
+                    settings.batches,
+                    frames=5,
+                    batch=args.batch,
+                    accumulate=args.accumulate,
+                    talk=0.0,
                 )
                 settings = replace(settings, batches=batches)
                 rows[f"{kind} {name}"] = measure(

@@ -98,6 +98,7 @@ def finetune(
     accelerator = make_accelerator(settings)
     main = accelerator.is_main_process
     model = _load(settings, accelerator)
+    settings = resolved(settings, model)
     base = fingerprint(model)
     sources = open_all(settings, overfit)
     if main and not dry_run:
@@ -134,6 +135,20 @@ def finetune(
 
 def _undisturbed(settings: Settings) -> Settings:
     return replace(settings, batches=replace(settings.batches, augment="none", held_out=0.0))
+
+
+def resolved(settings: Settings, model: Sa2VA) -> Settings:
+    """What the settings leave to the model.
+
+    Raises:
+        InputError: memory is to be trained on single frames.
+    """
+    frames = settings.batches.frames or model.config.keyframes
+    if settings.train.mode == "memory" and frames < 2:
+        raise InputError(
+            f"batches.frames is {frames}; expected 2 or more to train memory (memory.yaml has 6)"
+        )
+    return replace(settings, batches=replace(settings.batches, frames=frames))
 
 
 def _load(settings: Settings, accelerator: Accelerator) -> Sa2VA:

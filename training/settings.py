@@ -110,7 +110,9 @@ class DataSettings:
 
     Attributes:
         batch: samples per process and forward pass; accumulate: forward passes per step.
-        frames, expressions: of a clip, and of a sample, that are used at once (published: 5 and 5).
+        frames: of a clip that are shown at once (published: 5); 1 = clips are used as single images; 0 = as many as the
+            model is shown at run time (`keyframes`).
+        expressions: of a sample that are used at once (published: 5).
         talk: share of the draws that are questions and captions, where a dataset has them beside expressions; 0 = none.
         layout: "branches" = questions about one picture do not see each other; "conversation" = one after the other,
             as published.
@@ -127,7 +129,7 @@ class DataSettings:
 
     batch: int = 1
     accumulate: int = 8
-    frames: int = 5
+    frames: int = 0
     expressions: int = 5
     talk: float = 0.2
     layout: str = "branches"
@@ -142,7 +144,9 @@ class DataSettings:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("batch", "accumulate", "frames", "expressions", "stride"):
+        if self.frames < 0:
+            raise InputError(f"batches.frames is {self.frames}; expected 0 or more")
+        for name in ("batch", "accumulate", "expressions", "stride"):
             _above(f"batches.{name}", getattr(self, name), 0)
         _one_of("batches.layout", self.layout, ("branches", "conversation"))
         _one_of("batches.augment", self.augment, ("none", "light", "strong"))

@@ -130,12 +130,12 @@ def test_a_few_samples_are_learnt_by_heart(base: Path, data: Path, tmp_path: Pat
         (["data=/nowhere"], "/nowhere: no such folder"),
         ([], "data is not set"),
         (["data={data}", "optimizer.rate=1"], "did you mean optimiser"),
-        (["data={data}", "train.mode=memory"], None),
+        (["data={data}", "train.mode=memory"], "batches.frames is 1; expected 2 or more"),
     ],
 )
 def test_wrong_input_is_one_line(
     words: list[str],
-    expected: str | None,
+    expected: str,
     base: Path,
     data: Path,
     tmp_path: Path,
