@@ -109,7 +109,7 @@ class Answering:
             both = torch.cat([head.embeddings, embeddings], dim=1)
             inputs = Inputs(both, visual=visual, deep=head.deep)
         mask = tree.mask(first, self._past, embeddings)
-        states = decoder.forward(inputs, positions, self._cache, mask)
+        states = decoder.forward(inputs, positions, self._cache, mask, first=first == 0)
         if head is not None:
             self._keep_prefix(states[: len(head)])
             states = states[len(head) :]

@@ -22,6 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from sa2va_model.answering import Answering
 from sa2va_model.branches import ATTENTION
+from sa2va_model.graphed import GraphedForward, GraphStore
 from sa2va_model.readings import Choice, Generated, Inputs, Opening, Prefix, Stops
 
 __all__ = ["Choice", "Decoder", "Generated", "Inputs", "Opening", "Prefix", "Stops"]
@@ -61,6 +62,15 @@ class Decoder:
         self._stops = stops
         self._mrope = mrope
         self.span = span
+        self._graphed: GraphedForward | None = None
+
+    def use_graphs(self, make_store: Callable[[], GraphStore] | None) -> None:
+        """Has the first forward of questions replayed as CUDA graphs from now on; None = no longer.
+
+        Graphs hold the weights as they are: call it again after they were changed.
+        """
+        possible = make_store is not None and self.span is None
+        self._graphed = GraphedForward(self._body, make_store) if possible else None
 
     def read(self, ids: Sequence[int], prompt: Tensor | Inputs) -> Prefix:
         """Reads the beginning of a prompt, [1, P, C], ahead of any question."""
@@ -203,9 +213,23 @@ class Decoder:
         return torch.cat([first.to(self._body.device), tail.to(self._body.device)], dim=-1)
 
     def forward(
-        self, inputs: Inputs, positions: Tensor, cache: DynamicCache, mask: Tensor | None
+        self,
+        inputs: Inputs,
+        positions: Tensor,
+        cache: DynamicCache,
+        mask: Tensor | None,
+        *,
+        first: bool = False,
     ) -> Tensor:
-        """Final-norm states [L, C] of new inputs; `cache` grows by them."""
+        """Final-norm states [L, C] of new inputs; `cache` grows by them.
+
+        Args:
+            first: nothing of the tree was read before.
+        """
+        if first and self._graphed is not None and not inputs.deep:
+            replayed = self._graphed(inputs.embeddings, positions, cache, mask)
+            if replayed is not None:
+                return replayed
         extra: dict[str, Any] = {}
         if inputs.deep:
             extra = {

@@ -46,6 +46,7 @@ class JointModel(nn.Module):
         self.grounder = Grounder(config.sam2)
         self._reader = Reader(self.mllm, self.text_hidden_fcs)
         self._book = AnswerBook(self.mllm.answers)
+        self._graphs = False
         self._features: OrderedDict[tuple[object, ...], ImageFeatures] = OrderedDict()
 
     @property
@@ -57,6 +58,17 @@ class JointModel(nn.Module):
         """Drops all that was learnt while it ran; needed after weights were changed."""
         self.forget_frames()
         self._book = AnswerBook(self.mllm.answers)
+        self.use_graphs(self._graphs)
+
+    def use_graphs(self, wanted: bool) -> None:
+        """On a GPU: replay the language model's forwards as CUDA graphs (`graphed.py`). Elsewhere nothing changes."""
+        self._graphs = wanted
+        make_store = None
+        if wanted and self.device.type == "cuda":
+            from sa2va_model.runtime.graphs import Graphs
+
+            make_store = Graphs
+        self.mllm.decoder.use_graphs(make_store)
 
     def forget_frames(self) -> None:
         """Drops what is kept of the last frames, and the memory that it takes."""

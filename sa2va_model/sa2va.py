@@ -184,8 +184,7 @@ class Sa2VA(JointModel):
             newer = [(reply, n) for reply in self._ground(frames, asked, stage, exact)]
             # An early answer stands if a later look finds nothing.
             best = [
-                new if new[0].found or old is None else old
-                for new, old in zip(newer, best or [None] * len(newer), strict=True)
+                new if new[0].found else old for new, old in zip(newer, best or newer, strict=True)
             ]
         answers: dict[int, Answer] = {}
         for n, stage in enumerate(stages):
