@@ -195,8 +195,7 @@ class Run:
         tokens, pairs, seen = (max(value, 1.0) for value in every.tolist())
         return Totals(tokens, pairs, seen)
 
-    @staticmethod
-    def _figures(sums: Tensor) -> dict[str, float]:
+    def _figures(self, sums: Tensor) -> dict[str, float]:
         """Means for the log."""
         found = dict(zip((*REPORT, "loss"), sums.tolist(), strict=True))
         out = {"loss": found["loss"]}
@@ -208,6 +207,6 @@ class Run:
             ("iou", "seen"),
             ("score", "pairs"),
         ):
-            if found[by]:
+            if found[by] and (name != "score" or self.learner.loss.score):
                 out[name] = found[name] / found[by]
         return out
