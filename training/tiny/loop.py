@@ -77,6 +77,8 @@ def _starts_trained(kind: str, name: str) -> bool:
     """Parts that another stage brought up and that this one must not shake."""
     if kind == "memory":
         return not clips.is_memory(name)
+    if kind == "joint":
+        return name.startswith(WORD_HALF)
     return kind == "words" and name.startswith(SIGHT)
 
 

@@ -126,8 +126,12 @@ def words_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
 
 
 def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
-    """Masks from sentences; teacher prompts in the same encoder pass keep the decoder's footing."""
-    if rng.random() < 0.6 * TALK_SHARE:
+    """Masks from sentences; teacher prompts in the same encoder pass keep the decoder's footing.
+
+    With `slow=0` the language half stands still and the decoder learns to read it as it is.
+    """
+    learns_words = next(learner.model.text_hidden_fcs.parameters()).requires_grad
+    if learns_words and rng.random() < 0.6 * TALK_SHARE:
         parts, report = talk_loss(learner, batch, rng)
         return weighted(parts, {"visual": 0.3, "answers": 1.0, "code": 0.3}), report
     each = batch.targets.shape[1]
