@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked and answered in training: several wordings of each request, the published one first.
+"""What is asked in training: several wordings of each request, the published one first.
 
 The first entry of every list is the wording that official checkpoints know and that evaluation uses; the others keep a
 model from depending on it.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sa2va_model.prompts import ANSWERS, IMAGE_PLACEHOLDER
+from sa2va_model.prompts import IMAGE_PLACEHOLDER
 
 SEGMENT = (
     "Please segment {} in this image.",
@@ -22,12 +22,6 @@ SEGMENT = (
     "Could you show me the mask of {}?",
 )
 SEGMENT_QUESTION = "{} Please respond with a segmentation mask."
-FOUND = ANSWERS
-ABSENT = (
-    "I cannot see that.",
-    "There is no such object.",
-    "That is not in the picture.",
-)
 DESCRIBE = "Please describe the image briefly."
 DESCRIBE_GROUNDED = (
     "Could you please give me a brief description of the image? Please respond with interleaved "

@@ -9,11 +9,13 @@ wanted `Annotations/<video>/<expression>/<frame>.png`, the layout that the bench
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -26,7 +28,9 @@ from sa2va_training.sample import Dataset, Sample
 
 Json = dict[str, Any]
 RECORDS, SHEET, CELLS = "records.jsonl", "qualitative.png", "cells"
-SHOWN = 16  # cells of the sheet
+SHOWN = 16  # cells of the sheet, about
+_SLOTS = 8  # kept of each kind, spread over the dataset
+_ORDER = ("refer", "track", "grounded", "caption", "answer")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Run:
         """
         head = json.loads(json.dumps(self.head))
         try:
+            if afresh:
+                shutil.rmtree(self.folder / CELLS, ignore_errors=True)
             (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
             if afresh or not self.records_file.exists():
                 self.records_file.write_text(json.dumps({"head": head}) + "\n", encoding="utf-8")
@@ -92,7 +98,6 @@ class Run:
 
     def go(self, predictor: Predictor, done: set[str]) -> Iterator[Sample]:
         """Measure what is not done yet; yields each sample after it is measured and kept."""
-        chosen = set(np.linspace(0, len(self.dataset) - 1, SHOWN).astype(int).tolist())
         with self.records_file.open("a", encoding="utf-8") as file:
             for index in self.share:
                 sample = self.dataset[index]
@@ -102,8 +107,7 @@ class Run:
                 if self.export:
                     for item in scored:
                         self._export(sample, item)
-                if index in chosen and scored:
-                    self._draw(index, scored[index % len(scored)])
+                self._draw(index, scored)
                 lines = [item.record for item in scored]
                 # a sample's lines count only together with the mark after them
                 text = "".join(json.dumps(line) + "\n" for line in [*lines, {"done": sample.id}])
@@ -111,8 +115,29 @@ class Run:
                 file.flush()
                 yield sample
 
-    def _draw(self, index: int, scored: Scored) -> None:
-        _write_png(self.folder / CELLS / f"{index:07d}.png", draw_cell(scored.look)[:, :, ::-1])
+    def _draw(self, index: int, scored: list[Scored]) -> None:
+        """Keep pictures of each kind of question, from all parts of the dataset."""
+        slot = index * _SLOTS // len(self.dataset)
+        for item in scored:
+            task, kind = item.record["task"], str(item.record["kind"])
+            name = f"{_ORDER.index(task)}-{quote(kind, safe='')}-{slot}.png"
+            path = self.folder / CELLS / name
+            if not path.exists():
+                _write_png(path, draw_cell(item.look)[:, :, ::-1])
+
+    def _cells(self) -> list[np.ndarray]:
+        """About `SHOWN` of the pictures, as many of each kind."""
+        kinds: dict[str, list[Path]] = {}
+        for path in sorted((self.folder / CELLS).glob("*.png")):
+            kinds.setdefault(path.stem.rpartition("-")[0], []).append(path)
+        each = max(1, SHOWN // max(len(kinds), 1))
+        cells = []
+        for paths in kinds.values():
+            for i in sorted(set(np.linspace(0, len(paths) - 1, each).astype(int).tolist())):
+                picture = cv2.imread(str(paths[i]), cv2.IMREAD_COLOR)
+                if picture is not None:
+                    cells.append(picture[:, :, ::-1])
+        return cells
 
     def _export(self, sample: Sample, scored: Scored) -> None:
         if scored.masks is None:
@@ -144,12 +169,7 @@ class Run:
 
     def finish(self) -> None:
         """Draw the sheet, and pack exported masks for upload."""
-        cells = []
-        for path in sorted((self.folder / CELLS).glob("*.png")):
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if picture is not None:
-                cells.append(picture[:, :, ::-1])
-        write_sheet(cells, self.folder / SHEET)
+        write_sheet(self._cells(), self.folder / SHEET)
         masks = self.folder / "Annotations"
         if self.export and masks.is_dir():
             with zipfile.ZipFile(
