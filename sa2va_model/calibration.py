@@ -48,7 +48,8 @@ class Calibration:
         prefer_margin: the embedding's mask is taken where its predicted IoU exceeds memory's by this …
         prefer_overlap: … and both overlap by at least this (IoU).
         admit: evidence from which on a frame is remembered.
-        weight: of one frame's evidence in the belief; below 1 because frames resemble each other.
+        weight: of one frame's evidence in the belief; below 1 because frames resemble each other. Uncalibrated scores
+            count little: two denials in a row take a mask away.
         confirmed, denied: log-likelihood ratios of a yes and a no of the language model.
         floor: belief (log odds) cannot fall lower, so that an object that returns is believed soon.
         hide: belief below which a tracked object counts as unseen.
@@ -64,7 +65,7 @@ class Calibration:
     prefer_margin: float = 0.1
     prefer_overlap: float = 0.1
     admit: float = 0.0
-    weight: float = 0.15
+    weight: float = 0.05
     confirmed: float = 2.0
     denied: float = -2.5
     floor: float = -3.0

@@ -154,29 +154,36 @@ def test_a_question_that_takes_too_long_fails() -> None:
 
 
 class Throwing(Sa2VA):
-    """Fails in one of its halves, as long as it is told to."""
-
-    words_fail: bool
-    eyes_fail: bool
+    """Its language model fails."""
 
     def ground(self, *args: object, **options: object) -> object:  # type: ignore[override]
         """Fails as an assertion of a library would."""
-        if self.words_fail:
-            raise KeyError("no such layer")
-        return super().ground(*args, **options)  # type: ignore[arg-type]
+        raise KeyError("no such layer")
 
-    def encode_image(self, image: np.ndarray) -> ImageFeatures:
-        """Fails as CUDA does."""
-        if self.eyes_fail:
+
+class Eyes:
+    """Stands between a live tracker and its image encoder, and fails as long as it is told to."""
+
+    def __init__(self, live: LiveTracker) -> None:
+        self.fault = ""
+        ring = live._parts.ring
+        self._encode, ring._encode = ring._encode, self
+
+    def __call__(self, image: np.ndarray) -> ImageFeatures:
+        """Fails as CUDA does, or answers with one value that is no number."""
+        if self.fault == "throws":
             raise RuntimeError("CUDA error: device-side assert triggered")
-        return super().encode_image(image)
+        features = self._encode(image)
+        if self.fault != "nan":
+            return features
+        top = features.top.clone()
+        top[0, 0, 0, 0] = torch.nan
+        return replace(features, top=top)
 
 
 @pytest.mark.parametrize("background", [False, True])
 def test_a_language_model_that_throws_fails_the_track_alone(background: bool) -> None:
-    model = made(Throwing)
-    model.words_fail, model.eyes_fail = True, False  # type: ignore[assignment]
-    live = LiveTracker(model, replace(QUIET, background=background))
+    live = LiveTracker(made(Throwing), replace(QUIET, background=background))
     clip = frames(6)
     try:
         live.prompt(box=(5, 5, 25, 25), label="box")
@@ -190,36 +197,20 @@ def test_a_language_model_that_throws_fails_the_track_alone(background: bool) ->
 
 
 def test_an_image_encoder_that_throws_costs_its_frames_alone() -> None:
-    model = made(Throwing)
-    model.words_fail, model.eyes_fail = False, False  # type: ignore[assignment]
-    live = LiveTracker(model, QUIET)
+    live = LiveTracker(nano_model(), QUIET)
+    eyes = Eyes(live)
     clip = frames(24)
     live.track("the mug")
     live.process(clip[0])
-    model.eyes_fail = True  # type: ignore[assignment]
+    eyes.fault = "throws"
     dark = [live.process(frame) for frame in clip[1:15]]
     assert kinds(dark) == ["FAILED", "OCCLUDED", "LOST"], "said once, and no mask is made up"
     assert "device-side assert" in events(dark)[0].detail
     assert all(result.tracks[0].mask is None for result in dark)
-    model.eyes_fail = False  # type: ignore[assignment]
+    eyes.fault = ""
     light = [live.process(frame) for frame in clip[15:]]
     assert "REACQUIRED" in kinds(light)
     assert light[-1].tracks[0].state == TrackState.TRACKING
-
-
-class Blind(Sa2VA):
-    """Sees numbers that are none, as long as it is told to."""
-
-    broken: bool
-
-    def encode_image(self, image: np.ndarray) -> ImageFeatures:
-        """One value is NaN."""
-        features = super().encode_image(image)
-        if not self.broken:
-            return features
-        top = features.top.clone()
-        top[0, 0, 0, 0] = torch.nan
-        return replace(features, top=top)
 
 
 def test_nan_features_are_not_remembered() -> None:
@@ -229,14 +220,13 @@ def test_nan_features_are_not_remembered() -> None:
     healthy.prompt(box=(5, 5, 25, 25), label="box")
     expected = [healthy.process(frame) for frame in (*clip[:3], *clip[4:])]
 
-    model = made(Blind)
-    model.broken = False  # type: ignore[assignment]
-    live = LiveTracker(model, QUIET)
+    live = LiveTracker(nano_model(), QUIET)
+    eyes = Eyes(live)
     live.prompt(box=(5, 5, 25, 25), label="box")
     results = [live.process(frame) for frame in clip[:3]]
-    model.broken = True  # type: ignore[assignment]
+    eyes.fault = "nan"
     dark = live.process(clip[3])
-    model.broken = False  # type: ignore[assignment]
+    eyes.fault = ""
     results += [live.process(frame) for frame in clip[4:]]
 
     assert [(e.kind, e.reason) for e in dark.events] == [(EventKind.FAILED, Reason.MODEL)]
@@ -249,14 +239,14 @@ def test_nan_features_are_not_remembered() -> None:
 
 
 def test_a_sentence_said_in_the_dark_is_asked_again() -> None:
-    model = made(Blind)
-    model.broken = True  # type: ignore[assignment]
-    live = LiveTracker(model, QUIET)
+    live = LiveTracker(nano_model(), QUIET)
+    eyes = Eyes(live)
+    eyes.fault = "nan"
     clip = frames(4)
     live.track("the mug")
     dark = live.process(clip[0])
     assert state_of(dark, "mug") == TrackState.PENDING
-    model.broken = False  # type: ignore[assignment]
+    eyes.fault = ""
     results = [live.process(frame) for frame in clip[1:]]
     assert "FOUND" in kinds(results)
     assert state_of(results[-1], "mug") == TrackState.TRACKING
