@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model import images, prompts
-from sa2va_model.grounding import Prompt
+from sa2va_model.grounding import ImageFeatures, Prompt
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.sa2va import Sa2VA
 
@@ -26,10 +26,12 @@ class Outcome:
     Attributes:
         ids: tokens of the answer.
         masks: bool [K, T, H, W].
+        forwards: how often the language model ran for it.
     """
 
     ids: tuple[int, ...]
     masks: np.ndarray
+    forwards: int
 
 
 def official_language(model: Sa2VA, frames: Sequence[np.ndarray], expression: str) -> Any:
@@ -76,11 +78,11 @@ def official_masks(model: Sa2VA, frames: Sequence[np.ndarray], embeddings: Tenso
     for embedding in embeddings:
         decoded = []
         for frame in frames:
-            features = model.encode_image(frame)
+            features = _encode(model, frame)
             plain = grounder.without_memory(features)
             decoded.append(grounder.decode(features, plain, Prompt(embedding=embedding)))
         for frame, seen in zip(frames, decoded, strict=True):
-            grounder.encode_memory(model.encode_image(frame), seen, prompted=True)
+            grounder.encode_memory(_encode(model, frame), seen, prompted=True)
         logits = [
             images.masks_to_image(seen.logits, size, *frame.shape[:2])[0]
             for seen, frame in zip(decoded, frames, strict=True)
@@ -89,11 +91,18 @@ def official_masks(model: Sa2VA, frames: Sequence[np.ndarray], embeddings: Tenso
     return np.array(masks, bool).reshape(len(masks), len(frames), *frames[0].shape[:2])
 
 
+def _encode(model: Sa2VA, frame: np.ndarray) -> ImageFeatures:
+    """SAM-2's own modules, whatever the model uses itself."""
+    pixels = images.sam_pixels(frame, model.config.sam2)
+    return model.grounder.encode_image(pixels.to(model.device, model.grounder.dtype))
+
+
 @torch.inference_mode()
 def official(model: Sa2VA, frames: Sequence[np.ndarray], expression: str) -> Outcome:
     """One expression, everything from the start, as the official code does it."""
     ids, embeddings = official_language(model, frames, expression)
-    return Outcome(ids, official_masks(model, frames, embeddings))
+    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+        return Outcome(ids, official_masks(model, frames, embeddings), len(ids))
 
 
 def ours(model: Sa2VA, frames: Sequence[np.ndarray], expressions: Sequence[str]) -> list[Outcome]:
@@ -106,5 +115,5 @@ def ours(model: Sa2VA, frames: Sequence[np.ndarray], expressions: Sequence[str])
     for reply in replies:
         rows = slice(first, first + len(reply.embeddings))
         first = rows.stop
-        out.append(Outcome(reply.generated.ids, masks[rows]))
+        out.append(Outcome(reply.generated.ids, masks[rows], reply.generated.forwards))
     return out

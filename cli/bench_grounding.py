@@ -53,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=positive, default=480, metavar="S", help="pixels of a side")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     parser.add_argument(
+        "--profile",
+        default="auto",
+        metavar="P",
+        help="SAM-2 in ours: auto, reference, float32 or bfloat16 (the official flow: its own modules)",
+    )
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument(
         "--repeats", type=positive, default=7, metavar="N", help="rounds (default: 7)"
     )
     parser.add_argument(
@@ -151,6 +158,7 @@ def _measure(
 ) -> dict[str, Any]:
     from sa2va_cli.bench_rounds import Rounds
 
+    model.accelerate(args.profile, graphs=not args.eager)
     rounds = Rounds(model, frames, expressions, clock=args.clock)
     times = rounds.measure(args.repeats, args.budget)
     return {"model": name, **rounds.facts(), "seconds": times, **rounds.compare(times)}
@@ -159,7 +167,7 @@ def _measure(
 def _show(report: dict[str, Any]) -> None:
     print(
         f"\n{report['model']}: {report['parameters'] / 1e9:.2f} G parameters, {report['dtype']}, "
-        f"{report['frames']} frames, {report['visual_tokens']} visual tokens"
+        f"SAM-2 {report['sam2']}, {report['frames']} frames, {report['visual_tokens']} visual tokens"
     )
     seconds = report["seconds"]
     official = seconds["official"]["median"]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -53,7 +52,6 @@ class Rounds:
         self._choice = KeyframeChoice("first", len(frames))
         self._now = time.perf_counter if clock == "wall" else time.process_time
         self._outcomes: dict[str, list[Outcome]] = {}
-        self._forwards: dict[str, int] = {}
 
     def measure(self, repeats: int, budget: float) -> dict[str, Any]:
         """Seconds of every flow: median, least and number of rounds; and of the stages of ours.
@@ -107,15 +105,14 @@ class Rounds:
             ),
             "SAM-2, encode one frame": lambda: model.encode_image(frames[0]),
             "SAM-2, decode one mask": lambda: decode_embeddings(
-                model.grounder, features, embeddings, height, width
+                model.sight, features, embeddings, height, width
             ),
         }
         return {f"stage {name}": self._seconds(call) for name, call in parts.items()}
 
     def _time(self, key: str, call: Callable[[], list[Outcome]]) -> float:
         found: list[list[Outcome]] = []
-        with self._counted(key):
-            spent = self._seconds(lambda: found.append(call()))
+        spent = self._seconds(lambda: found.append(call()))
         self._outcomes[key] = found[0]
         return spent
 
@@ -130,21 +127,6 @@ class Rounds:
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
 
-    @contextmanager
-    def _counted(self, key: str) -> Any:
-        """Counts how often the language model runs."""
-        count = [0]
-
-        def more(*_: Any) -> None:
-            count[0] += 1
-
-        hook = self._model.mllm.language_model.model.register_forward_hook(more)
-        try:
-            yield
-        finally:
-            hook.remove()
-            self._forwards[key] = count[0]
-
     def facts(self) -> dict[str, Any]:
         """What was measured."""
         model = self._model
@@ -156,6 +138,7 @@ class Rounds:
                 sum(model.mllm.look(self._frames, clip=len(self._frames) > 1).counts)
             ),
             "expressions": self._said,
+            "sam2": getattr(getattr(model.sight, "profile", None), "arithmetic", "reference"),
         }
 
     def compare(self, times: dict[str, Any]) -> dict[str, Any]:
@@ -169,8 +152,8 @@ class Rounds:
             "pixels_that_differ": float(np.mean(theirs.masks != mine.masks))
             if theirs.masks.shape == mine.masks.shape
             else 1.0,
-            "forwards": self._forwards["first"],
-            "official_forwards": self._forwards["official"],
+            "forwards": mine.forwards,
+            "official_forwards": theirs.forwards,
             "official_over_first": middle["official"] / middle["first"],
             "first_over_second": middle["first"] / middle["second"],
             "four_over_two": middle["four"] / middle["two"],

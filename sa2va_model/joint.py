@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,9 @@ class JointModel(nn.Module):
         self.grounder = Grounder(config.sam2)
         self._reader = Reader(self.mllm, self.text_hidden_fcs)
         self._book = AnswerBook(self.mllm.answers)
-        self._graphs = False
+        # In tuples, so that modules do not count them as theirs.
+        self._sight: tuple[Grounder] = (self.grounder,)
+        self._quick: tuple[str, bool] | None = None
         self._features: OrderedDict[tuple[object, ...], ImageFeatures] = OrderedDict()
 
     @property
@@ -58,17 +61,35 @@ class JointModel(nn.Module):
         """Drops all that was learnt while it ran; needed after weights were changed."""
         self.forget_frames()
         self._book = AnswerBook(self.mllm.answers)
-        self.use_graphs(self._graphs)
+        if self._quick is not None:
+            self.accelerate(*self._quick)
 
-    def use_graphs(self, wanted: bool) -> None:
-        """On a GPU: replay the language model's forwards as CUDA graphs (`graphed.py`). Elsewhere nothing changes."""
-        self._graphs = wanted
-        make_store = None
-        if wanted and self.device.type == "cuda":
-            from sa2va_model.runtime.graphs import Graphs
+    @property
+    def sight(self) -> Grounder:
+        """What the tasks see with: `grounder`, or a quicker one with its weights (see `accelerate`)."""
+        return self._sight[0]
 
-            make_store = Graphs
-        self.mllm.decoder.use_graphs(make_store)
+    def accelerate(self, profile: str = "auto", graphs: bool = True) -> None:
+        """Has the tasks use SAM-2's rewritten blocks and, on a GPU, replay the language model's forwards.
+
+        Weights are taken as they are now.
+
+        Args:
+            profile: see `runtime.profile`; "reference" = SAM-2's own modules.
+            graphs: CUDA graphs, where there is CUDA.
+        """
+        from sa2va_model.runtime.engine import Engine
+        from sa2va_model.runtime.graphs import Graphs
+        from sa2va_model.runtime.profile import pick_profile
+
+        self._quick = (profile, graphs)
+        chosen = pick_profile(profile, self.device, self.config.sam2)
+        chosen = replace(chosen, graphs=chosen.graphs and graphs)
+        plain = chosen.arithmetic == "reference"
+        self._sight = (self.grounder if plain else Engine(self.grounder, chosen),)
+        cuda = graphs and self.device.type == "cuda"
+        self.mllm.decoder.use_graphs(Graphs if cuda else None)
+        self._features.clear()
 
     def forget_frames(self) -> None:
         """Drops what is kept of the last frames, and the memory that it takes."""
@@ -196,7 +217,7 @@ class JointModel(nn.Module):
     def encode_image(self, image: np.ndarray) -> ImageFeatures:
         """SAM-2's features of one image."""
         pixels = images.sam_pixels(image, self.config.sam2)
-        return self.grounder.encode_image(pixels.to(self.device, self.grounder.dtype))
+        return self.sight.encode_image(pixels.to(self.device, self.sight.dtype))
 
     def features(self, image: np.ndarray) -> ImageFeatures:
         """The same, kept for the next question about the same image."""

@@ -449,3 +449,30 @@ def test_fewer_tokens_for_each_frame(model: Sa2VA, sent) -> None:
     assert reply.found
     with pytest.raises(InputError, match="expected at most 4"):
         model.ground(frames, "the mug", keyframes=KeyframeChoice("first", 2, tokens=9))
+
+
+# Other ways to compute the same.
+
+
+def test_rewritten_blocks_see_the_same(model: Sa2VA) -> None:
+    """And they follow weights that were changed."""
+    frames, words = clip_of(3), ["the mug", "a box"]
+    plain = [model.segment_many(frames[0], words), model.segment_video_many(frames, words)]
+    names = set(model.state_dict())
+    model.accelerate("float32")
+    assert model.sight is not model.grounder
+    assert set(model.state_dict()) == names
+    quick = [model.segment_many(frames[0], words), model.segment_video_many(frames, words)]
+    for before, after in zip(plain, quick, strict=True):
+        for one, other in zip(before, after, strict=True):
+            assert np.mean(one.masks != other.masks) < 1e-2
+    with torch.no_grad():
+        for network in model.grounder.sam2_model.sam_mask_decoder.output_hypernetworks_mlps:
+            network.layers[-1].weight.neg_()
+            network.layers[-1].bias.neg_()
+    model.forget()
+    changed = model.segment(frames[0], "the mug")
+    model.accelerate("reference")
+    expected = model.segment(frames[0], "the mug")
+    assert np.mean(changed.masks != expected.masks) < 1e-2
+    assert np.mean(changed.masks != quick[0][0].masks) > 0.5
