@@ -27,11 +27,13 @@ class Outcome:
         ids: tokens of the answer.
         masks: bool [K, T, H, W].
         forwards: how often the language model ran for it.
+        embeddings: [K, d].
     """
 
     ids: tuple[int, ...]
     masks: np.ndarray
     forwards: int
+    embeddings: Tensor
 
 
 def official_language(model: Sa2VA, frames: Sequence[np.ndarray], expression: str) -> Any:
@@ -98,22 +100,32 @@ def _encode(model: Sa2VA, frame: np.ndarray) -> ImageFeatures:
 
 
 @torch.inference_mode()
-def official(model: Sa2VA, frames: Sequence[np.ndarray], expression: str) -> Outcome:
-    """One expression, everything from the start, as the official code does it."""
+def official(
+    model: Sa2VA, frames: Sequence[np.ndarray], expression: str, *, masks: bool = True
+) -> Outcome:
+    """One expression, everything from the start, as the official code does it.
+
+    Args:
+        masks: go on from the [SEG] embedding to masks.
+    """
     ids, embeddings = official_language(model, frames, expression)
+    wanted = embeddings if masks else embeddings[:0]
     with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
-        return Outcome(ids, official_masks(model, frames, embeddings), len(ids))
+        return Outcome(ids, official_masks(model, frames, wanted), len(ids), embeddings)
 
 
-def ours(model: Sa2VA, frames: Sequence[np.ndarray], expressions: Sequence[str]) -> list[Outcome]:
+def ours(
+    model: Sa2VA, frames: Sequence[np.ndarray], expressions: Sequence[str], *, masks: bool = True
+) -> list[Outcome]:
     """Expressions about frames, whatever is known of the frames already."""
     choice = KeyframeChoice("first", len(frames))
     replies = model.ground_many(frames, expressions, keyframes=choice)
     embeddings = torch.cat([reply.embeddings for reply in replies])
-    masks = model.propagate(frames, embeddings, len(frames))
+    shown = model.propagate(frames, embeddings if masks else embeddings[:0], len(frames))
     out, first = [], 0
     for reply in replies:
         rows = slice(first, first + len(reply.embeddings))
         first = rows.stop
-        out.append(Outcome(reply.generated.ids, masks[rows], reply.generated.forwards))
+        answer = reply.generated
+        out.append(Outcome(answer.ids, shown[rows], answer.forwards, reply.embeddings))
     return out

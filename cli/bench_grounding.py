@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="SAM-2 in ours: auto, reference, float32 or bfloat16 (the official flow: its own modules)",
     )
+    parser.add_argument(
+        "--no-masks", action="store_true", help="stop at the [SEG] embedding, without SAM-2"
+    )
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument(
         "--repeats", type=positive, default=7, metavar="N", help="rounds (default: 7)"
@@ -159,7 +162,7 @@ def _measure(
     from sa2va_cli.bench_rounds import Rounds
 
     model.accelerate(args.profile, graphs=not args.eager)
-    rounds = Rounds(model, frames, expressions, clock=args.clock)
+    rounds = Rounds(model, frames, expressions, clock=args.clock, masks=not args.no_masks)
     times = rounds.measure(args.repeats, args.budget)
     return {"model": name, **rounds.facts(), "seconds": times, **rounds.compare(times)}
 
@@ -181,7 +184,8 @@ def _show(report: dict[str, Any]) -> None:
         f"{report['four_over_two']:.2f} on known frames, {report['four_new_over_two_new']:.2f} on new ones",
         f"answer: {report['answer']!r}, {report['forwards']} forward of the language model (official: "
         f"{report['official_forwards']}); same tokens: {report['same_tokens']}, "
-        f"pixels that differ: {report['pixels_that_differ']:.2g}",
+        f"pixels that differ: {report['pixels_that_differ']:.2g}, "
+        f"embeddings: {report['embeddings_differ_by']:.2g}",
     ):
         print(f"  {line}")
     for kind, found in report.get("acceptance", {}).items():

@@ -43,11 +43,19 @@ class Rounds:
     Args:
         expressions: four at least; all are found on the frames.
         clock: "wall" or "cpu".
+        masks: otherwise both flows stop at the [SEG] embedding.
     """
 
     def __init__(
-        self, model: Sa2VA, frames: list[np.ndarray], expressions: Sequence[str], *, clock: str
+        self,
+        model: Sa2VA,
+        frames: list[np.ndarray],
+        expressions: Sequence[str],
+        *,
+        clock: str,
+        masks: bool = True,
     ) -> None:
+        self._masks = masks
         self._model, self._frames, self._said = model, frames, list(expressions[:4])
         self._choice = KeyframeChoice("first", len(frames))
         self._now = time.perf_counter if clock == "wall" else time.process_time
@@ -74,40 +82,45 @@ class Rounds:
         return values
 
     def _round(self) -> dict[str, float]:
-        model, frames, said = self._model, self._frames, self._said
+        model, said = self._model, self._said
         times: dict[str, float] = {}
-        times["official"] = self._time("official", lambda: [official(model, frames, said[0])])
+        times["official"] = self._time("official", lambda: [self._theirs(said[0])])
         model.forget()
-        times["first_cold"] = self._time("first_cold", lambda: ours(model, frames, said[:1]))
-        ours(model, frames, said)  # the model's own way to answer is known from now on
+        times["first_cold"] = self._time("first_cold", lambda: self._ours(said[:1]))
+        self._ours(said)  # the model's own way to answer is known from now on
         model.forget_frames()
-        times["first"] = self._time("first", lambda: ours(model, frames, said[:1]))
-        times["second"] = self._time("second", lambda: ours(model, frames, said[1:2]))
-        times["two"] = self._time(
-            "two", lambda: [*ours(model, frames, said[2:3]), *ours(model, frames, said[3:4])]
-        )
-        times["four"] = self._time("four", lambda: ours(model, frames, said))
+        times["first"] = self._time("first", lambda: self._ours(said[:1]))
+        times["second"] = self._time("second", lambda: self._ours(said[1:2]))
+        times["two"] = self._time("two", lambda: self._ours(said[2:3]) + self._ours(said[3:4]))
+        times["four"] = self._time("four", lambda: self._ours(said))
         model.forget_frames()
-        times["four_new"] = self._time("four_new", lambda: ours(model, frames, said))
+        times["four_new"] = self._time("four_new", lambda: self._ours(said))
         return times | self._stages()
+
+    def _theirs(self, expression: str) -> Outcome:
+        return official(self._model, self._frames, expression, masks=self._masks)
+
+    def _ours(self, expressions: Sequence[str]) -> list[Outcome]:
+        return ours(self._model, self._frames, expressions, masks=self._masks)
 
     @torch.inference_mode()
     def _stages(self) -> dict[str, float]:
         """The parts of ours."""
         model, frames, said = self._model, self._frames, self._said
         embeddings = model.ground(frames, said[0], keyframes=self._choice).embeddings
-        features = model.encode_image(frames[0])
         height, width = frames[0].shape[:2]
         parts: dict[str, Callable[[], Any]] = {
             "vision model, all frames": lambda: model.mllm.look(frames, clip=len(frames) > 1),
             "language model, another sentence": lambda: model.ground(
                 frames, said[1], keyframes=self._choice
             ),
-            "SAM-2, encode one frame": lambda: model.encode_image(frames[0]),
-            "SAM-2, decode one mask": lambda: decode_embeddings(
-                model.sight, features, embeddings, height, width
-            ),
         }
+        if self._masks:
+            features = model.encode_image(frames[0])
+            parts["SAM-2, encode one frame"] = lambda: model.encode_image(frames[0])
+            parts["SAM-2, decode one mask"] = lambda: decode_embeddings(
+                model.sight, features, embeddings, height, width
+            )
         return {f"stage {name}": self._seconds(call) for name, call in parts.items()}
 
     def _time(self, key: str, call: Callable[[], list[Outcome]]) -> float:
@@ -149,9 +162,8 @@ class Rounds:
             "answer": self._model.mllm.tokenizer.decode(list(mine.ids)),
             "same_tokens": theirs.ids == mine.ids,
             "masks": list(mine.masks.shape),
-            "pixels_that_differ": float(np.mean(theirs.masks != mine.masks))
-            if theirs.masks.shape == mine.masks.shape
-            else 1.0,
+            "pixels_that_differ": _differing(theirs.masks, mine.masks),
+            "embeddings_differ_by": _distance(theirs.embeddings, mine.embeddings),
             "forwards": mine.forwards,
             "official_forwards": theirs.forwards,
             "official_over_first": middle["official"] / middle["first"],
@@ -161,3 +173,18 @@ class Rounds:
             "four_new_over_first_and_second": middle["four_new"]
             / (middle["first"] + middle["second"]),
         }
+
+
+def _differing(one: np.ndarray, other: np.ndarray) -> float:
+    """Share of pixels; 1 if there are not as many masks."""
+    if one.shape != other.shape:
+        return 1.0
+    return float(np.mean(one != other)) if one.size else 0.0
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference, as a share of the largest number; 1 if there are not as many."""
+    if one.shape != other.shape:
+        return 1.0
+    largest = float((one - other).abs().max()) if one.numel() else 0.0
+    return largest / max(float(one.abs().max()), 1e-9) if one.numel() else 0.0

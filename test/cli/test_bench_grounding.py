@@ -65,7 +65,18 @@ def test_the_rounds_count_and_compare(small) -> None:
     assert found["same_tokens"]
     assert (found["forwards"], found["official_forwards"]) == (1, 6), "Sure , _ [SEG] . and the end"
     assert found["pixels_that_differ"] < 1e-3
+    assert found["embeddings_differ_by"] < 1e-4
     assert rounds.facts()["visual_tokens"] == 3 * 4
+
+
+def test_without_masks_sam2_does_not_run(small) -> None:
+    runs: list[int] = []
+    encoder = small.grounder.sam2_model.image_encoder
+    encoder.register_forward_hook(lambda *_: runs.append(1))
+    rounds = Rounds(small, FRAMES[:1], WORDS, clock="cpu", masks=False)
+    times = rounds.measure(1, 60)
+    assert not runs
+    assert rounds.compare(times)["embeddings_differ_by"] < 1e-4
 
 
 def test_the_command_reports(nano_folder: Path, tmp_path: Path, capsys) -> None:
