@@ -132,8 +132,9 @@ class Run:
             kinds.setdefault(path.stem.rpartition("-")[0], []).append(path)
         each = max(1, SHOWN // max(len(kinds), 1))
         cells = []
-        for paths in kinds.values():
-            for i in sorted(set(np.linspace(0, len(paths) - 1, each).astype(int).tolist())):
+        for number, paths in enumerate(kinds.values()):
+            spread = set(np.linspace(0, len(paths) - 1, each).astype(int).tolist())
+            for i in sorted(spread) if each > 1 else [number % len(paths)]:
                 picture = cv2.imread(str(paths[i]), cv2.IMREAD_COLOR)
                 if picture is not None:
                     cells.append(picture[:, :, ::-1])
