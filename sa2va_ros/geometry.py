@@ -25,6 +25,8 @@ LAYER_GAP = (
     0.03  # metres without a point along the line of sight part an object from what is behind
 )
 LAYER_SHARE = 0.4  # of the pixels of the largest layer, for one that counts as large
+PIECE = 0.5  # of the largest piece's pixels, for one that counts wherever it lies
+REACH = 0.6  # of the largest piece's diagonal, within which smaller ones count
 EDGE = 0.03  # metres of depth change over three pixels at one metre; steeper is no surface
 PATCH = 25  # neighbouring pixels whose depth errors go together, as a number of pixels
 EDGE_PIXELS = 1.0  # standard deviation of a mask's outline, pixels
@@ -198,6 +200,7 @@ def _surface(
     smooth = valid & ~_edges(z, valid)
     if smooth.sum() < MIN_POINTS:  # a thin thing is all edge
         smooth = valid
+    smooth = _main_pieces(smooth)
     rows, columns = np.nonzero(smooth)
     if config.max_pixels and len(rows) > config.max_pixels:
         chosen = np.linspace(0, len(rows) - 1, config.max_pixels).astype(int)
@@ -224,6 +227,23 @@ def _edges(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
     far = cv2.dilate(np.where(valid, z, np.float32(-1e6)).astype(np.float32), kernel)
     with np.errstate(invalid="ignore"):
         return (far - near) > EDGE * np.maximum(z, 1.0)
+
+
+def _main_pieces(inside: np.ndarray) -> np.ndarray:
+    """Without the crumbs of a mask: pieces that are small beside the largest one and far from it.
+
+    An object that something thin stands before is in pieces as well; those lie beside each other.
+    """
+    count, labels, stats, centres = cv2.connectedComponentsWithStats(inside.view(np.uint8))
+    if count <= 2:
+        return inside
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    largest = int(np.argmax(areas))
+    reach = REACH * float(np.hypot(*stats[1 + largest, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]))
+    near = np.linalg.norm(centres[1:] - centres[1 + largest], axis=1) <= reach
+    kept = np.flatnonzero((areas >= PIECE * areas[largest]) | near) + 1
+    pieces: np.ndarray = np.isin(labels, kept)
+    return pieces
 
 
 def nearest_layer(z: np.ndarray) -> np.ndarray:
