@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     grounder = _grounder(args)
     device = grounder.device
-    chosen = pick_profile(args.profile, device)
+    chosen = pick_profile(args.profile, device, grounder.config)
     report: dict[str, Any] = {
         "preset": args.preset,
         "sam2": args.sam2,

@@ -79,6 +79,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="look again every S seconds for what was not found; 0 = never (default: 2)",
     )
+    parser.add_argument(
+        "--propagation",
+        default="sa2va",
+        metavar="P",
+        help="who follows what was found: sa2va = the model's own SAM-2 (default); handover = the one of --sam2",
+    )
+    parser.add_argument(
+        "--sam2", default="", metavar="FILE.pt", help="a published SAM-2 or SAM-2.1 for handover"
+    )
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        default=0,
+        metavar="S",
+        help="side of the square in which objects are followed: 1024, 512, 256 (default: the model's own)",
+    )
+    parser.add_argument(
+        "--profile",
+        default="auto",
+        metavar="P",
+        help="arithmetic of tracking: auto (default), reference, float32 or bfloat16",
+    )
     parser.set_defaults(prompts=[])
 
 
@@ -115,10 +137,12 @@ def _open_truth(folder: str | None) -> Truth | None:
 
 def _tracker(args: argparse.Namespace) -> LiveTracker:
     from sa2va_model.live import LiveConfig, LiveTracker
+    from sa2va_model.vision import VisionConfig
 
+    vision = VisionConfig(args.propagation, args.sam2, args.resolution, args.profile)
     model = open_model(args)
     objects = max(len(args.prompts), LiveConfig().max_objects)
-    return LiveTracker(model, LiveConfig(background=False, max_objects=objects))
+    return LiveTracker(model, LiveConfig(background=False, max_objects=objects, vision=vision))
 
 
 class TrackJob:

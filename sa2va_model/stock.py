@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
+from sa2va_model.filling import unallocated
 from sa2va_model.grounding import Grounder
 
 _COMMON = Sam2Config(
@@ -82,21 +83,23 @@ def load_stock(
     """
     tensors = read_stock(Path(path))
     config = replace(recognise(tensors, str(path)), image_size=image_size)
-    with torch.device("meta"):
-        names = set(Grounder(config).sam2_model.state_dict())
-    missing, unknown = sorted(names - set(tensors)), sorted(set(tensors) - names)
+    with unallocated():
+        grounder = Grounder(config).eval()
+    own = grounder.sam2_model.state_dict()
+    missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing:
         raise InputError(f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
     if unknown:
         raise InputError(
             f"{path}: tensor {unknown[0]!r} has no place in SAM-2 ({len(unknown)} in all)"
         )
-    grounder = Grounder(config).eval()
-    try:
-        grounder.sam2_model.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        raise InputError(f"{path}: {str(error).splitlines()[-1].strip()}") from error
-    return grounder.to(device, dtype)
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(
+                f"{path}: tensor {name!r} has shape {list(tensor.shape)}; expected {list(own[name].shape)}"
+            )
+    grounder.sam2_model.load_state_dict(dict(tensors), assign=True)
+    return grounder.to(device, dtype).requires_grad_(False)
 
 
 def read_stock(path: Path) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ class Vision:
     def _prepare(
         self, grounder: Grounder, size: int | None, trunk: Grounder | None = None
     ) -> Grounder:
-        profile = pick_profile(self.config.profile, grounder.device)
+        profile = pick_profile(self.config.profile, grounder.device, grounder.config)
         if profile.arithmetic == "reference":
             if size not in (None, grounder.config.image_size):
                 raise InputError(

@@ -44,6 +44,29 @@ MODEL: tuple[Parameter, ...] = (
         span=(0, 256),
     ),
     Parameter(
+        "propagation",
+        "sa2va",
+        "Who follows an object that was found: the model's own SAM-2, or (handover) the stock one of `sam2`.",
+        choices=("sa2va", "handover"),
+    ),
+    Parameter(
+        "sam2",
+        "",
+        "Published SAM-2 or SAM-2.1 file (.pt) of any size that follows with propagation handover.",
+    ),
+    Parameter(
+        "resolution",
+        0,
+        "Side of the square in which objects are followed, pixels: 1024, 512 or 256; 0 = the model's own.",
+        span=(0, 1024),
+    ),
+    Parameter(
+        "profile",
+        "auto",
+        "Arithmetic of tracking; auto = the fastest with practically the same masks.",
+        choices=("auto", "reference", "float32", "bfloat16"),
+    ),
+    Parameter(
         "max_objects",
         16,
         "How many objects may be tracked at once; memory grows with it.",
@@ -284,9 +307,16 @@ def live_config(value: Callable[[str], Any]) -> LiveConfig:
     """The live tracker's configuration; `value` tells a parameter."""
     from sa2va_model.lifecycle import LifecycleConfig
     from sa2va_model.live import LiveConfig
+    from sa2va_model.vision import VisionConfig
 
     return LiveConfig(
         background=True,
+        vision=VisionConfig(
+            propagation=value("propagation"),
+            stock=value("sam2"),
+            resolution=value("resolution"),
+            profile=value("profile"),
+        ),
         max_objects=value("max_objects"),
         ring=value("keyframe_buffer"),
         search_period=value("search_period"),

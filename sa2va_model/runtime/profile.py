@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 
 Arithmetic = Literal["reference", "float32", "bfloat16"]
@@ -30,13 +31,18 @@ class RuntimeProfile:
     graphs: bool = False
 
 
+LARGE = 256
+"""Hidden channels from which on bfloat16 pays on a CPU; all published sizes have them."""
 REFERENCE = RuntimeProfile("reference")
 FLOAT32 = RuntimeProfile("float32")
 BFLOAT16 = RuntimeProfile("bfloat16")
 
 
-def pick_profile(name: str, device: torch.device) -> RuntimeProfile:
-    """A profile by its name; `auto` is the fastest one whose masks are those of float32 for all practical purposes.
+def pick_profile(name: str, device: torch.device, config: Sam2Config) -> RuntimeProfile:
+    """A profile by its name.
+
+    `auto` is bfloat16 where the device multiplies it in hardware and the model is large enough to gain: with the tiny
+    model's small matrices it saves a tenth of the time, and masks of a few cells pay for it (docs/log.md).
 
     Raises:
         InputError: an unknown name.
@@ -47,7 +53,8 @@ def pick_profile(name: str, device: torch.device) -> RuntimeProfile:
     if name == "reference":
         return REFERENCE
     if name == "auto":
-        name = "bfloat16" if cuda or has_bfloat16_units() else "float32"
+        large = config.hidden_dim >= LARGE
+        name = "bfloat16" if cuda or (large and has_bfloat16_units()) else "float32"
     return RuntimeProfile("bfloat16" if name == "bfloat16" else "float32", graphs=cuda)
 
 

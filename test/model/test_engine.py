@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rewritten blocks: the same answers as the `sam2` package's modules, for shapes that are not the usual ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from sa2va_model.config import Sam2Config
+from sa2va_model.grounding import Grounder, Prompt
+from sa2va_model.nano import wake
+from sa2va_model.presets import nano_config
+from sa2va_model.runtime import kernels
+from sa2va_model.runtime.benchmark import agreement, moving_squares, ours
+from sa2va_model.runtime.engine import Engine, same_encoder
+from sa2va_model.runtime.graphs import bucket
+from sa2va_model.runtime.profile import BFLOAT16, FLOAT32
+from sa2va_model.tracker import OnlineTracker, TrackerConfig
+
+NANO = replace(nano_config(300).sam2, pointer_positions=True, object_score_gate=True)
+CONFIGS = {
+    "windows that overhang": replace(
+        NANO, image_size=96, window_spec=(4, 5, 4, 2), background_size=(3, 3)
+    ),
+    "sums from all levels": replace(NANO, top_down_levels=(0, 1, 2, 3)),
+    "one mask, fallback": replace(NANO, multimask=False, stability_fallback=True),
+    "one mask": replace(NANO, multimask=False, stability_fallback=False),
+    "sam2.0, official": replace(NANO, pointer_positions=False, object_score_gate=False),
+}
+
+
+def make(config: Sam2Config) -> Grounder:
+    torch.manual_seed(2)
+    grounder = Grounder(config).eval()
+    wake(grounder)
+    return grounder
+
+
+def prompts() -> list[Prompt]:
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[12:32, 8:30] = True
+    embedding = torch.randn(NANO.hidden_dim, generator=torch.Generator().manual_seed(0))
+    point = Prompt(points=torch.tensor([[0.4, 0.3]]), labels=torch.tensor([1]))
+    return [Prompt(mask=mask), Prompt.box(0.1, 0.2, 0.5, 0.6), point, Prompt(embedding=embedding)]
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_blocks_answer_as_the_packages_do(name: str) -> None:
+    config = CONFIGS[name]
+    grounder, (frames, _) = make(config), moving_squares(8, config.image_size, 1)
+    plain = list(ours(grounder, frames, prompts()))
+    fast = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
+    for one, other in zip(plain, fast, strict=True):
+        assert float((one - other).abs().max()) <= 1e-4
+
+
+def test_without_onednn_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    grounder, (frames, _) = make(NANO), moving_squares(5, 64, 1)
+    fused = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
+    monkeypatch.setattr(kernels, "onednn_linear", lambda: False)
+    plain = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
+    for one, other in zip(plain, fused, strict=True):
+        assert float((one - other).abs().max()) <= 1e-4
+
+
+def test_the_rewrite_is_what_runs_and_encodes_an_image_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four objects: one image encoding, one memory attention and one decoder call for a frame."""
+    grounder = make(NANO)
+    engine, (frames, _) = Engine(grounder, FLOAT32), moving_squares(4, 64, 1)
+    calls: list[tuple[str, int]] = []
+
+    def counted(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            out = function(*args, **kwargs)
+            calls.append((name, len(out) if isinstance(out, Tensor) else len(out[0])))
+            return out
+
+        return call
+
+    for name in ("attend_memory", "_head", "_remember", "encode_levels"):
+        object.__setattr__(engine, name, counted(name, getattr(engine, name)))
+    for module in (grounder.sam2_model.memory_attention, grounder.sam2_model.sam_mask_decoder):
+        monkeypatch.setattr(module, "forward", None)
+    list(ours(engine, frames, prompts()[:3] + prompts()[:1]))
+    last = calls[-4:]
+    assert last == [("encode_levels", 1), ("attend_memory", 4), ("_head", 4), ("_remember", 4)]
+
+
+def test_objects_of_any_age_are_one_padded_batch() -> None:
+    """What a GPU reads, with a mask of unused slots, gives what the CPU reads without padding."""
+    engine, (frames, _) = Engine(make(NANO), FLOAT32), moving_squares(24, 64, 1)
+    tracker = OnlineTracker(engine, TrackerConfig(max_objects=3, max_conditioning=4))
+    for t, frame in enumerate(frames):
+        if t in (0, 5, 20):
+            tracker.add(str(t), prompts()[1])
+        if t in (8, 9):
+            tracker.add("0", prompts()[2])
+        with torch.inference_mode():
+            features = engine.encode_image(frame[None])
+            tracker.step(features)
+            rows = [tracker.row(name) for name in tracker.ids]
+            ragged = engine.attend_memory(features, tracker._bank, rows)
+            begun = engine._prepare(features).attention
+            assert begun is not None
+            padded = engine._attend_padded(begun, tracker._bank, torch.tensor(rows), 4)
+        assert float((ragged - padded).abs().max()) <= 1e-4
+
+
+class _Direct:
+    """In place of CUDA graphs: runs the stage on the same filled inputs, with the same warm-up."""
+
+    def __init__(self) -> None:
+        self.keys: list[Hashable] = []
+
+    def run(
+        self,
+        key: Hashable,
+        stage: Callable[..., tuple[Tensor, ...]],
+        inputs: Sequence[Tensor],
+        *,
+        harmless: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, ...]:
+        if key not in self.keys:
+            self.keys.append(key)
+            stage(*(inputs if harmless is None else harmless))
+        return stage(*inputs)
+
+
+def test_filling_a_bucket_changes_nothing() -> None:
+    """The stages that are captured on CUDA: three objects in a bucket of four, warmed up without a trace."""
+    grounder, (frames, _) = make(NANO), moving_squares(12, 64, 1)
+    three = [p for p in prompts() if p.embedding is None]
+    engine = Engine(grounder, FLOAT32)
+    plain = list(ours(engine, frames, three))
+    direct = _Direct()
+    object.__setattr__(engine, "_graphs", direct)
+    filled = list(ours(engine, frames, three))
+    for one, other in zip(plain, filled, strict=True):
+        assert float((one - other).abs().max()) <= 1e-4
+    assert {key[0] for key in direct.keys if isinstance(key, tuple)} == {"track", "remember"}
+    assert {key[2] for key in direct.keys if isinstance(key, tuple)} == {4}
+
+
+def test_buckets() -> None:
+    assert [bucket(n) for n in (1, 2, 3, 5, 16, 17, 40)] == [1, 2, 4, 8, 16, 32, 48]
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_bfloat16_agrees(weights: torch.dtype) -> None:
+    grounder, (frames, _) = make(NANO), moving_squares(12, 64, 1)
+    exact = [masks[:, 0] > 0 for masks in ours(Engine(grounder, FLOAT32), frames, prompts()[:2])]
+    engine = Engine(grounder.to(weights), BFLOAT16)
+    near = [masks[:, 0] > 0 for masks in ours(engine, frames, prompts()[:2])]
+    assert engine.dtype == torch.float32, "sums stay in float32 whatever the weights are stored in"
+    assert agreement(near, exact)[0] > 0.95
+
+
+def test_any_resolution() -> None:
+    """Computing at another size is what a model built for that size does."""
+    grounder = make(NANO)
+    wanted = Grounder(replace(NANO, image_size=96)).eval()
+    wanted.load_state_dict(grounder.state_dict())
+    frames, _ = moving_squares(8, 96, 1)
+    native = ours(Engine(wanted, FLOAT32), frames, prompts()[:2])
+    other = ours(Engine(grounder, FLOAT32, image_size=96), frames, prompts()[:2])
+    for one, two in zip(native, other, strict=True):
+        assert torch.equal(one, two)
+    assert grounder.sam2_model.sam_prompt_encoder.input_image_size == (64, 64), "left as it was"
+
+
+def test_encoders_are_compared_tensor_by_tensor() -> None:
+    one, other = make(NANO), make(NANO)
+    other.sam2_model.sam_mask_decoder.iou_token.weight.data.add_(1)
+    assert same_encoder(one, other)
+    other.sam2_model.image_encoder.neck.convs[0].conv.bias.data.add_(1e-3)
+    assert not same_encoder(one, other)
