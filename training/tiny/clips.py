@@ -237,7 +237,7 @@ def spoken_codes(learner: Learner, batch: Batch) -> Tensor:
     """The model's own [SEG] embeddings for a batch's expressions, [N, C]; the language half is frozen here."""
     with torch.no_grad():
         packed = learner.packer.pack(questions(batch, None))
-        states = read(learner.model.mllm, batch.pixels, packed)
+        states = read(learner.mllm, batch.pixels, packed)
         codes: Tensor = learner.model.text_hidden_fcs(states.seg)
     return codes
 

@@ -88,9 +88,9 @@ def _measure(learner: Learner, batch: Batch, kind: str, tally: Tally) -> None:
     codes = exact_codes(learner, batch)
     if kind != "sam":
         packed = learner.packer.pack(questions(batch, None))
-        seen = read(learner.model.mllm, batch.pixels, packed)
+        seen = read(learner.mllm, batch.pixels, packed)
         sure = learner.packer.first_token
-        yes = learner.model.mllm.language_model.lm_head(seen.decide).argmax(-1) == sure
+        yes = learner.mllm.language_model.lm_head(seen.decide).argmax(-1) == sure
         boxes = learner.word_aids.seg_box(seen.seg).sigmoid()
         tally.add(says=yes, boxes=box_iou(boxes, batch.meant[:, BOX]))
         codes = learner.model.text_hidden_fcs(seen.seg)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from sa2va_model.config import ModelConfig
 from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.internvl import InternVL
 from sa2va_model.presets import tiny_config
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.tiny.aids import Gaze, MapAids, WordAids
@@ -49,14 +51,21 @@ class Learner(nn.Module):
         # A gated mask has no gradient, so the gate is left to the run time.
         open_gate = replace(self.shipped_config.sam2, object_score_gate=False)
         self.model = Sa2VA(replace(self.shipped_config, sam2=open_gate), tokenizer)
-        _prepare_vision(self.model)
+        _prepare_vision(self.mllm.vision_model)
         add_norms(self.model)
         width, hidden = open_gate.hidden_dim, int(self.shipped_config.llm["hidden_size"])
         self.teacher = TeacherCode(width)
         self.map_aids = MapAids(width)
         self.word_aids = WordAids(hidden)
-        self.packer = Packer(self.model.mllm)
+        self.packer = Packer(self.mllm)
         self.gaze = Gaze(self.model.mllm.language_model.model)
+
+    @property
+    def mllm(self) -> InternVL:
+        """The language half."""
+        mllm = self.model.mllm
+        assert isinstance(mllm, InternVL)
+        return mllm
 
     @property
     def grounder(self) -> Grounder:
@@ -93,12 +102,11 @@ def repeat_rows(features: ImageFeatures, each: int) -> ImageFeatures:
 
 
 @torch.no_grad()
-def _prepare_vision(model: Sa2VA) -> None:
+def _prepare_vision(vision: InternVLVisionModel) -> None:
     """A start for the ViT that trains from scratch: plain linear layers, positions that can be read off.
 
     A random learnt position embedding hides x and y from the language model for most of a short training.
     """
-    vision = model.mllm.vision_model
     for module in vision.encoder.modules():
         if isinstance(module, nn.Linear):
             module.reset_parameters()

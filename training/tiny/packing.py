@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model import prompts
-from sa2va_model.mllm import Mllm
+from sa2va_model.internvl import InternVL
 from sa2va_training.tiny.language import FOUND
 
 IGNORED = -100
@@ -76,7 +76,7 @@ class Packed:
 class Packer:
     """Writes questions exactly as the run time does and tokenises them."""
 
-    def __init__(self, mllm: Mllm) -> None:
+    def __init__(self, mllm: InternVL) -> None:
         self.mllm = mllm
         block = prompts.image_block(mllm.config.tokens_per_tile)
         head, _, tail = mllm.template.instruction.partition("{input}")
@@ -156,7 +156,7 @@ class Read:
     seg: Tensor
 
 
-def read(mllm: Mllm, pixels: Tensor, packed: Packed) -> Read:
+def read(mllm: InternVL, pixels: Tensor, packed: Packed) -> Read:
     """Runs the language model on images [B, 3, s, s] with their packed questions."""
     count, each, length = packed.branches.shape
     prefix = packed.prefix.expand(count, -1)

@@ -106,7 +106,7 @@ def sam_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple
 
 def sight_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
     """What visual tokens show, without any words: the cheapest way to many pictures."""
-    return learner.word_aids.visual_loss(learner.model.mllm.visual_tokens(batch.pixels), batch)
+    return learner.word_aids.visual_loss(learner.mllm.visual_tokens(batch.pixels), batch)
 
 
 TALK_SHARE = 0.35
@@ -119,7 +119,7 @@ def words_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
         parts, report = talk_loss(learner, batch, rng)
         return weighted(parts, {"visual": 0.5, "answers": 1.0, "code": 0.5}), report
     packed = learner.packer.pack(questions(batch, rng))
-    seen = read(learner.model.mllm, batch.pixels, packed)
+    seen = read(learner.mllm, batch.pixels, packed)
     parts, report = word_losses(learner, batch, packed, seen)
     weights = {"visual": 0.5, "states": 1.0, "answers": 1.0, "code": 0.5, "gaze": 0.5}
     return weighted(parts, weights), report
@@ -136,7 +136,7 @@ def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
         return weighted(parts, {"visual": 0.3, "answers": 1.0, "code": 0.3}), report
     each = batch.targets.shape[1]
     packed = learner.packer.pack(questions(batch, rng))
-    seen = read(learner.model.mllm, batch.pixels, packed)
+    seen = read(learner.mllm, batch.pixels, packed)
     parts, report = word_losses(learner, batch, packed, seen)
     encoded = learner.encode(batch.pixels)
     cover = batch.masks(MASK_STRIDE)
@@ -183,7 +183,7 @@ def word_losses(
     graded = packed.labels != IGNORED
     place = torch.arange(packed.labels.shape[2]).expand_as(packed.labels)
     first = (place == packed.decide[:, :, None])[graded]
-    logits = learner.model.mllm.language_model.lm_head(seen.states[graded])
+    logits = learner.mllm.language_model.lm_head(seen.states[graded])
     parts["answers"], answers = answer_loss(logits, packed.labels[graded], first, ~batch.found)
     asked = packed.has_seg.flatten()
     codes = learner.model.text_hidden_fcs(seen.seg)
@@ -201,7 +201,7 @@ def word_losses(
 
 def _gaze(learner: Learner, batch: Batch, packed: Packed) -> Tensor:
     prefix, (each, length) = len(packed.prefix), packed.branches.shape[1:]
-    visual = (packed.prefix == learner.model.mllm.image_id).nonzero()[:, 0]
+    visual = (packed.prefix == learner.mllm.image_id).nonzero()[:, 0]
     places = prefix + torch.arange(each) * length + packed.seg
     mask, _ = block_mask(prefix, each, length)
     return learner.gaze.loss(places, mask, slice(int(visual[0]), int(visual[-1]) + 1), batch)

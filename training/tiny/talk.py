@@ -85,17 +85,17 @@ def talk_loss(
     long = rng.random() < 0.4
     rows = [_chosen(batch, i, long, learner.model.config, rng) for i in range(len(batch.objects))]
     packed = learner.packer.pack([[question for question, _ in row] for row in rows])
-    seen = read(learner.model.mllm, batch.pixels, packed)
+    seen = read(learner.mllm, batch.pixels, packed)
     visual, report = learner.word_aids.visual_loss(seen.visual, batch)
     graded = packed.labels != IGNORED
-    logits = learner.model.mllm.language_model.lm_head(seen.states[graded])
+    logits = learner.mllm.language_model.lm_head(seen.states[graded])
     answers = F.cross_entropy(logits, packed.labels[graded])
     parts = {"visual": visual, "answers": answers}
     name = "caption" if long else "short"
     report[name] = plain(answers)
     report[f"{name}right"] = plain((logits.argmax(1) == packed.labels[graded]).float().mean())
     if long:
-        states = seen.states[packed.branches == learner.model.mllm.seg_id]
+        states = seen.states[packed.branches == learner.mllm.seg_id]
         if len(states):
             code, error = _codes(
                 learner, batch, states, [spoken for row in rows for _, spoken in row]
