@@ -72,6 +72,7 @@ class Pipeline:
     Args:
         observe: told every published image, on the worker thread.
         busy: whether somebody waits for tracks without listening to a topic (an action).
+        forgotten: told when all tracks are, and whether it was because the clock jumped.
     """
 
     def __init__(
@@ -81,9 +82,10 @@ class Pipeline:
         *,
         observe: Callable[[Latest], None],
         busy: Callable[[], bool],
+        forgotten: Callable[[bool], None] = lambda clock_jumped: None,
     ) -> None:
         self._node, self._engine = node, engine
-        self._observe, self._busy = observe, busy
+        self._observe, self._busy, self._forgotten = observe, busy, forgotten
         self.outputs = Outputs(node)
         self.outputs_3d = Outputs3D(node)
         self.frames = Frames(node, self._value("target_frame"), self._value("tf_timeout"))
@@ -179,6 +181,7 @@ class Pipeline:
         if clock_jumped:
             self.depth.clear()
             self.frames.reset()
+        self._forgotten(clock_jumped)
 
     def _publish(self, arrived: Arrived, done: Done) -> None:
         admitted, result = done.admitted, done.result

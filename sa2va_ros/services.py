@@ -116,7 +116,6 @@ class Services:
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
         self._engine.need_live()
-        self._router.forget()
         self._pipeline.reset("asked for by the service ~/reset")
         response.success = True
 

@@ -57,7 +57,13 @@ class TrackerNode(LifecycleNode):
         self._check_tf()
         self.add_on_set_parameters_callback(self._may_change)
         self._engine = self._make_engine()
-        self._pipeline = Pipeline(self, self._engine, observe=self._observe, busy=self._busy)
+        self._pipeline = Pipeline(
+            self,
+            self._engine,
+            observe=self._observe,
+            busy=self._busy,
+            forgotten=self._forgotten,
+        )
         self._questions = SceneQuestions(self, self._engine, self._pipeline, self._need_active)
         self._router = Router(self._engine, self._tracks, self._questions.ask)
         self._goals = TrackAction(self, self._router, self._need_active)
@@ -221,6 +227,12 @@ class TrackerNode(LifecycleNode):
 
     def _busy(self) -> bool:
         return self._goals.busy() or self._questions.busy()
+
+    def _forgotten(self, clock_jumped: bool) -> None:
+        """All tracks are gone; a bag that starts over begins as the first time."""
+        self._router.forget()
+        if clock_jumped and (expression := self._value("default_expression")):
+            self._router.track(expression)
 
     def _need_active(self) -> None:
         self._engine.need_model()

@@ -98,6 +98,12 @@ def test_compressed_images(
     good = CompressedImage(header=client.header(), format="png", data=data[".png"])
     client.stream(good, "image/compressed")
     assert {EventKind.STARTED} <= {event.type for event in client.got["events"]}
+    # A bag that starts over begins as the first time: with the default expression.
+    past = CompressedImage(header=client.header(-60.0), format="png", data=data[".png"])
+    tracks = client.stream(past, "image/compressed")
+    assert [t.expression for t in tracks.tracks] == ["the red mug"]
+    kinds = [event.type for event in client.got["events"]]
+    assert EventKind.STARTED in kinds[kinds.index(EventKind.MEMORY_RESET) :]
     assert node.stop() == 0, node.output
 
 
