@@ -208,7 +208,8 @@ class Grounder(nn.Module):
         sparse, dense_embedding = self.sam2_model.sam_prompt_encoder(
             points=(points, labels), boxes=None, masks=dense
         )
-        return sparse.to(self.dtype), dense_embedding  # the package begins with an empty float32 list
+        # The package begins with an empty float32 list.
+        return sparse.to(self.dtype), dense_embedding
 
     def _head(
         self,
