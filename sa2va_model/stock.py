@@ -22,6 +22,17 @@ from sa2va_model.errors import InputError
 from sa2va_model.filling import unallocated
 from sa2va_model.grounding import Grounder
 
+# What `torch.load` raises for files that something else has written.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    BadZipFile,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+)
 _COMMON = Sam2Config(
     object_score_gate=True,
     binarize_prompted=True,
@@ -114,7 +125,7 @@ def read_stock(path: Path) -> dict[str, Tensor]:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, BadZipFile, RuntimeError, EOFError, ValueError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable SAM-2 checkpoint ({reason})") from error
     tensors = content.get("model") if isinstance(content, Mapping) else None
