@@ -126,7 +126,10 @@ def read_stock(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        unsafe = isinstance(
+            error, pickle.UnpicklingError
+        )  # its text advises to load it all the same
+        reason = "no archive of tensors" if unsafe or not str(error) else str(error).splitlines()[0]
         raise InputError(f"{path}: not a readable SAM-2 checkpoint ({reason})") from error
     tensors = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
