@@ -242,7 +242,7 @@ def _soak(grounder: Grounder, profile: RuntimeProfile, count: int) -> dict[str, 
 
         soak(make_engine(grounder, profile), count, tell)
     early, late = steps[count // 20 : count // 20 + 1000], steps[-1000:]
-    result = {
+    result: dict[str, Any] = {
         "frames": count,
         **memory.report(),
         "p50_ms": round(float(np.median(steps)), 3),
