@@ -232,24 +232,23 @@ def _soak(grounder: Grounder, profile: RuntimeProfile, count: int) -> dict[str, 
     from sa2va_cli.output import Progress
     from sa2va_model.runtime.benchmark import make_engine, soak
 
-    memory, steps = Memory(), np.zeros(count)
+    memory, steps = Memory(), np.zeros((count, 2))
     with Progress(count, "soak") as progress:
 
-        def tell(index: int, milliseconds: float) -> None:
-            steps[index] = milliseconds
+        def tell(index: int, milliseconds: float, cpu: float) -> None:
+            steps[index] = milliseconds, cpu
             memory.frame(index)
             progress.step()
 
         soak(make_engine(grounder, profile), count, tell)
     early, late = steps[count // 20 : count // 20 + 1000], steps[-1000:]
-    result: dict[str, Any] = {
-        "frames": count,
-        **memory.report(),
-        "p50_ms": round(float(np.median(steps)), 3),
-        "p95_ms_early": round(float(np.percentile(early, 95)), 3),
-        "p95_ms_late": round(float(np.percentile(late, 95)), 3),
-    }
-    result["p95_late_to_early"] = round(result["p95_ms_late"] / result["p95_ms_early"], 3)
-    for name in ("frames", "rss_slope_kb_per_frame", "p50_ms", "p95_ms_early", "p95_ms_late"):
-        print(f"{name}: {result[name]}")
+    result: dict[str, Any] = {"frames": count, **memory.report()}
+    for column, unit in enumerate(("ms", "cpu_ms")):
+        first, last = (float(np.percentile(part[:, column], 95)) for part in (early, late))
+        result[f"p50_{unit}"] = round(float(np.median(steps[:, column])), 3)
+        result[f"p95_{unit}_early"], result[f"p95_{unit}_late"] = round(first, 3), round(last, 3)
+        result[f"p95_{unit}_late_to_early"] = round(last / first, 3)
+    for name, value in result.items():
+        if name != "rss_mb":
+            print(f"{name}: {value}")
     return result

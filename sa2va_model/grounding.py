@@ -99,9 +99,6 @@ class Decoded:
 class Grounder(nn.Module):
     """The visual half of Sa2VA. Stateless; gradients flow through every method."""
 
-    batched = False
-    """Several objects may be stepped as one batch; here one after the other, as the `sam2` package does."""
-
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
         self.config = config
@@ -111,6 +108,11 @@ class Grounder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.sam2_model.no_mem_embed.device
+
+    @property
+    def batched(self) -> bool:
+        """Objects are stepped as one batch; on a CPU one after the other, which is what recorded answers rest on."""
+        return self.device.type != "cpu"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -353,11 +355,15 @@ class Grounder(nn.Module):
         self, features: ImageFeatures, bank: MemoryBank, rows: Sequence[int]
     ) -> Tensor:
         """Image features conditioned on the memory of each row's object: [N, C, h, w]."""
-        out = []
-        for row in rows:
-            tokens = bank.tokens(row)
-            values, positions = tokens.values[:, None], tokens.positions[:, None]
-            out.append(self.attend(features, values, positions, tokens.pointer_tokens))
+        tokens = [bank.tokens(row) for row in rows]
+        values, positions = [t.values for t in tokens], [t.positions for t in tokens]
+        if len({(v.shape, t.pointer_tokens) for v, t in zip(values, tokens, strict=True)}) == 1:
+            pointers = tokens[0].pointer_tokens
+            return self.attend(
+                features, torch.stack(values, 1), torch.stack(positions, 1), pointers
+            )
+        each = zip(values, positions, tokens, strict=True)
+        out = [self.attend(features, v[:, None], p[:, None], t.pointer_tokens) for v, p, t in each]
         return torch.cat(out)
 
     def track(self, features: ImageFeatures, bank: MemoryBank, rows: Sequence[int]) -> Decoded:

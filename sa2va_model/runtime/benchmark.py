@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from sa2va_model.grounding import Grounder, Prompt
 from sa2va_model.runtime.engine import Engine
@@ -123,7 +124,7 @@ def compare(
     contestants: dict[str, Iterator[Tensor]] = {}
     if against:
         contestants["sam2"] = _within(_autocast(device), _stock(grounder, frames, prompts, False))
-        if device.type == "cuda":
+        if device.type == "cuda" and has_triton():
             contestants["sam2 vos_optimized"] = _within(
                 _autocast(device), _stock(grounder, frames, prompts, True)
             )
@@ -209,7 +210,7 @@ def stages(grounder: Grounder, frames: Tensor, prompts: Sequence[Prompt]) -> dic
 def soak(
     grounder: Grounder,
     count: int,
-    tell: Callable[[int, float], None],
+    tell: Callable[[int, float, float], None],
     *,
     objects: int = 4,
     change_every: int = 50,
@@ -218,7 +219,7 @@ def soak(
 
     Args:
         count: frames.
-        tell: called after every frame with its index and its milliseconds.
+        tell: called after every frame with its index, its milliseconds by the clock, and those on processors.
         objects: at once; every `change_every` frames the oldest is removed and a new one is added.
     """
     side = grounder.config.image_size
@@ -232,11 +233,12 @@ def soak(
             while len(tracker.ids) < objects:
                 tracker.add(f"object {born}", prompts[born % objects])
                 born += 1
-        begin = time.perf_counter()
+        begin, spent = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             tracker.step(grounder.encode_image(clip[index % len(clip)][None].to(grounder.device)))
         synchronize(grounder.device)
-        tell(index, (time.perf_counter() - begin) * 1e3)
+        elapsed = time.perf_counter() - begin, time.process_time() - spent
+        tell(index, elapsed[0] * 1e3, elapsed[1] * 1e3)
 
 
 def synchronize(device: torch.device) -> None:

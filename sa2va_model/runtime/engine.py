@@ -48,7 +48,6 @@ class Engine(Grounder):
         trunk: another engine's whose image encoder is the same (see `same_encoder`).
     """
 
-    batched = True
     _trunk: Trunk
 
     def __init__(
@@ -85,6 +84,11 @@ class Engine(Grounder):
         graphs = profile.graphs and grounder.device.type == "cuda"
         self._graphs = Graphs() if graphs else None
         self.requires_grad_(False)
+
+    @property
+    def batched(self) -> bool:
+        """Objects are always stepped as one batch."""
+        return True
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Image features without memory; pixels [1, 3, S, S]."""

@@ -14,7 +14,7 @@ from sa2va_model.config import Sam2Config
 from sa2va_model.grounding import Grounder, Prompt
 from sa2va_model.nano import wake
 from sa2va_model.presets import nano_config
-from sa2va_model.runtime import kernels
+from sa2va_model.runtime import kernels, profile
 from sa2va_model.runtime.benchmark import agreement, moving_squares, ours
 from sa2va_model.runtime.engine import Engine, same_encoder
 from sa2va_model.runtime.graphs import bucket
@@ -159,6 +159,17 @@ def test_bfloat16_agrees(weights: torch.dtype) -> None:
     near = [masks[:, 0] > 0 for masks in ours(engine, frames, prompts()[:2])]
     assert engine.dtype == torch.float32, "sums stay in float32 whatever the weights are stored in"
     assert agreement(near, exact)[0] > 0.95
+
+
+def test_auto_takes_bfloat16_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, large = torch.device("cpu"), replace(NANO, hidden_dim=256)
+    monkeypatch.setattr(profile, "has_bfloat16_units", lambda: True)
+    assert profile.pick_profile("auto", cpu, large) == BFLOAT16
+    assert profile.pick_profile("auto", cpu, NANO) == FLOAT32
+    monkeypatch.setattr(profile, "has_bfloat16_units", lambda: False)
+    assert profile.pick_profile("auto", cpu, large) == FLOAT32
+    assert profile.pick_profile("bfloat16", cpu, NANO) == BFLOAT16
+    assert profile.pick_profile("auto", torch.device("cuda"), NANO).graphs
 
 
 def test_any_resolution() -> None:
