@@ -38,10 +38,11 @@ RUNNING: list[NodeProcess] = []
 
 
 class NodeProcess:
-    """A node started as `python -m sa2va_ros.<module>`, its output in a file."""
+    """A node started as `python -m sa2va_ros.<module>` (or from code), its output in a file."""
 
     def __init__(self, module: str, log: Path, parameters: dict[str, Any], remaps: tuple[str, ...]):
-        command = [sys.executable, "-m", f"sa2va_ros.{module}", "--ros-args"]
+        start = ["-m", f"sa2va_ros.{module}"] if module.isidentifier() else ["-c", module]
+        command = [sys.executable, *start, "--ros-args"]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
         for remap in remaps:
@@ -121,9 +122,10 @@ class Client:
 
     def wait_connected(self, topic: str = "image", seconds: float = START_SECONDS) -> None:
         """Wait until the node subscribes to what is sent here and is heard."""
+        running = [node for node in RUNNING if node.process.poll() is None]
 
         def heard(name: str) -> bool:
-            for node in RUNNING:
+            for node in running:
                 if node.process.poll() is not None:
                     pytest.fail(f"a node ended before it was ready:\n{node.output}")
             return bool(self._sends[name].get_subscription_count())

@@ -66,6 +66,40 @@ def test_a_bad_parameter_ends_the_process(
     assert str(value) in line
 
 
+def test_wrong_ros_arguments_end_the_process(start_node: Callable[..., Any]) -> None:
+    node = start_node(model="")  # ROS cannot parse `-p model:=`
+    assert node.process.wait(240) == 2
+    assert "tracker_node: ROS: " in node.output
+    assert "Traceback" not in node.output
+
+
+DEAF = (
+    "import time, sa2va_model.sa2va as s; s.Sa2VA.ground = lambda *a, **k: time.sleep(600);"
+    "from sa2va_ros.tracker_node import main; raise SystemExit(main())"
+)
+
+
+def test_it_ends_although_a_grounding_does_not(
+    start_node: Callable[..., Any], start_client: Callable[[str], Any], nano_folder: Path
+) -> None:
+    node = start_node(DEAF, model=nano_folder, status_period=0.1, remaps=("__ns:=/deaf",))
+    client = start_client("/deaf")
+    client.wait_connected()
+    client.command("the red mug")
+    client.stream_until(PICTURE, lambda c: EventKind.STARTED in [e.type for e in c.got["events"]])
+    assert node.stop(seconds=30.0) == 0, node.output  # benchmarks/ros_faults.py measures how soon
+    assert "it is not waited for" in node.output
+
+
+def test_it_ends_while_it_loads(
+    start_node: Callable[..., Any], nano_folder: Path, wait_for: Any
+) -> None:
+    node = start_node(model=nano_folder)
+    wait_for(lambda: "loading" in node.output, 240, "the node to load")
+    assert node.stop(seconds=30.0) == 0, node.output
+    assert "Traceback" not in node.output
+
+
 def test_compressed_images(
     start_node: Callable[..., Any], start_client: Callable[[str], Any], nano_folder: Path
 ) -> None:
