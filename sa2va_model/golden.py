@@ -154,7 +154,8 @@ def _vision_stages(
     yield _sampled("pixel_values", tiles, gold)
     if "vit_embeds" in gold:
         with torch.inference_mode():
-            yield _stage("vit", model.mllm.visual_tokens(tiles), gold["vit_embeds"])
+            seen = model.mllm.visual_tokens(tiles)
+        yield _stage("vit", seen, gold["vit_embeds"])
 
 
 def _patch_stages(

@@ -90,8 +90,8 @@ def ours(grounder: Grounder, frames: Tensor, prompts: Sequence[Prompt]) -> Itera
         with torch.inference_mode():
             pixels = frame[None].to(grounder.device)
             seen = tracker.step(grounder.encode_image(pixels))
-            logits = torch.cat([one.logits for one in seen.values()])
-            yield grounder.image_logits(logits)
+            logits = grounder.image_logits(torch.cat([one.logits for one in seen.values()]))
+        yield logits  # outside, or whoever draws the frame computes in inference mode, and others after it
 
 
 def race(
