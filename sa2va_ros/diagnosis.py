@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+MANY = 5  # images in a row that cannot be used: no accident
+
 
 class Level(IntEnum):
     """As in `diagnostic_msgs/DiagnosticStatus`."""
@@ -100,7 +102,7 @@ def _images(now: Readings) -> Finding:
     level, message = Level.OK, f"{now.input_fps:.1f} images/s"
     if not now.active:
         message = "not active"
-    elif now.received and now.rejected and now.rejected >= now.received - now.dropped:
+    elif now.rejected >= max(MANY, now.received - now.dropped):
         level, message = Level.ERROR, f"no image can be used: {now.reason}"
     elif not now.silence <= now.image_timeout:
         level = Level.WARN
