@@ -76,6 +76,8 @@ def test_interrupted_it_leaves_no_node_behind(tmp_path: Path, wait_for: Any) -> 
         [*command, "grasp-demo", "--truth", "-o", str(tmp_path)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # A shell that runs this in the background has its children ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     wait_for(lambda: len(path.read_text().split()) == 3, 240, "three nodes")
