@@ -155,8 +155,9 @@ def test_reset_forgets_what_was_before_and_nothing_that_comes_after(client: Any)
     client.stream_until(PICTURE, lambda c: seen(c.got["tracks"][-1]))
     assert call(client, Trigger, "reset").success
     assert call(client, SetTarget, "set_target", expression="the bowl").accepted
-    client.stream_until(PICTURE, lambda c: seen(c.got["tracks"][-1]))
-    assert [t.expression for t in client.got["tracks"][-1].tracks] == ["the bowl"]
+    client.stream_until(
+        PICTURE, lambda c: [t.expression for t in seen(c.got["tracks"][-1])] == ["the bowl"]
+    )
     kinds = [event.type for event in client.got["events"]]
     assert kinds.index(EventKind.MEMORY_RESET) < kinds.index(EventKind.STARTED, 2)
 
