@@ -27,12 +27,13 @@ from rosbags.typesys import Stores, get_typestore
 from sa2va_cli.main import main as sa2va
 from sa2va_sim.domain_garden import SHAPES, garden_frames
 from sa2va_sim.expressions import describe
+from sa2va_sim.layout import SceneConfig
 from sa2va_sim.simulator import SimFrame
 from sa2va_training.folder import FolderWriter
 from sa2va_training.settings import CONFIGS
 from sa2va_training.synth import write_scenes
 
-FRAMES, HELD, REHEARSED = 50, 120, 250
+FRAMES, HELD, REHEARSED = 50, 120, 500
 TRAIN_SEED, HELD_SEED, OLD_HELD_SEED, OLD_SEED = 100_000, 900_000, 0, 5_000_000
 TOPIC = "/camera/image"
 
@@ -72,7 +73,8 @@ def main() -> int:
 
 def make_data(out: Path) -> None:
     """Bag, dataset folder, annotations, rehearsal and held-out scenes."""
-    frames = [garden_frames(TRAIN_SEED + 4 * n, 1)[0] for n in range(FRAMES)]
+    tables = SceneConfig(objects=(4, 8))
+    frames = [garden_frames(TRAIN_SEED + 4 * n, 1, tables)[0] for n in range(FRAMES)]
     write_bag(out / "garden_bag", frames)
     sa2va(["data", "from-bag", str(out / "garden_bag"), "-o", str(out / "garden"), "--stills"])
     annotate(out / "garden", frames)
@@ -158,7 +160,7 @@ def settings_file(out: Path) -> Path:
     shipped = CONFIGS / "finetune_tiny.yaml"
     values = yaml.safe_load(shipped.read_text())
     values["data"] = str(out / "garden")
-    values["rehearsal"] = {"data": str(out / "rehearsal"), "weight": 0.5}  # a third of all draws
+    values["rehearsal"] = {"data": str(out / "rehearsal"), "weight": 1.0}  # half of all draws
     values["validation"] = [str(out / "garden_held"), str(out / "old_held")]
     values["batches"]["held_out"] = 0.0  # what is measured are scenes of their own
     values["output"], values["measure"] = str(out / "run"), HELD

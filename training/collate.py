@@ -79,6 +79,7 @@ class Batch:
         masks: float32 [P, h, w], the share of each cell that the object covers.
         seen: bool [P], the object is there.
         owners: long [P], which sample of the batch the pair belongs to.
+        first: bool [B, S], the places that predict the first token of an answer.
         seeds: [B], one number per sample, for its random points.
     """
 
@@ -96,12 +97,13 @@ class Batch:
     masks: Tensor
     seen: Tensor
     owners: Tensor
+    first: Tensor
     seeds: tuple[int, ...]
 
-    @property
-    def tokens(self) -> int:
-        """How many answer tokens are graded."""
-        return int((self.labels != IGNORED).sum())
+    def weights(self, decision: float) -> Tensor:
+        """What every place counts in the text loss, [B, S]: 0 = not graded, `decision` where an answer begins."""
+        graded = (self.labels != IGNORED).float()
+        return graded * (1 + (decision - 1) * self.first)
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
@@ -121,6 +123,7 @@ class _Row:
     labels: list[int]
     owner: list[int]
     positions: list[int]
+    first: list[bool]
     seg: list[int]
     targets: list[int]
 
@@ -261,6 +264,7 @@ class Collator:
             [IGNORED] * len(prefix),
             [0] * len(prefix),
             list(range(len(prefix))),
+            [False] * len(prefix),
             [],
             [],
         )
@@ -293,6 +297,7 @@ class Collator:
         row.ids += ids
         row.labels += labels
         row.owner += [branch] * len(ids)
+        row.first += [n == len(asked) - 1 for n in range(len(ids))]
         row.positions += range(position, position + len(ids))
         places = [start + n for n, i in enumerate(ids) if i == self.mllm.seg_id and n >= len(asked)]
         if len(places) != len(exchange.targets):
@@ -305,7 +310,7 @@ class Collator:
     def _padded(self, rows: Sequence[_Row]) -> dict[str, Tensor]:
         length = max(len(row.ids) for row in rows)
         pad = self.mllm.tokenizer.pad_token_id or 0
-        blanks = {"ids": pad, "labels": IGNORED, "owner": PADDING, "positions": 0}
+        blanks = {"ids": pad, "labels": IGNORED, "owner": PADDING, "positions": 0, "first": False}
         return {
             name: torch.tensor(
                 [getattr(row, name) + [blank] * (length - len(row.ids)) for row in rows]

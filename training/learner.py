@@ -30,7 +30,11 @@ from sa2va_training.trainables import encoder_frozen, is_lora, vision_frozen
 
 @dataclass(frozen=True)
 class Totals:
-    """What a step has, over all processes and micro-batches; at least 1 each."""
+    """What a step has, over all processes and micro-batches; at least 1 each.
+
+    Attributes:
+        tokens: sum of the weights of all graded tokens.
+    """
 
     tokens: float
     pairs: float
@@ -82,7 +86,8 @@ class Learner(nn.Module):
         """
         states = self.read(batch)
         text, right = self._text(states, batch)
-        total = self.loss.text * text.sum() / totals.tokens
+        weights = batch.weights(self.loss.decision)[batch.labels != IGNORED]
+        total = self.loss.text * (weights * text).sum() / totals.tokens
         sums = {"text": text.sum(), "tokens": _count(batch.labels != IGNORED), "right": right}
         if len(batch.pairs):
             rows, places = batch.seg.unbind(1)

@@ -184,7 +184,7 @@ class Run:
         """What all processes have at this step."""
         scored = self.learner.loss.score > 0
         mine = [
-            sum(batch.tokens for batch in batches),
+            sum(float(batch.weights(self.learner.loss.decision).sum()) for batch in batches),
             sum(len(batch.pairs) for batch in batches),
             sum(int(batch.seen.sum()) if scored else len(batch.pairs) for batch in batches),
         ]

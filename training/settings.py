@@ -90,12 +90,14 @@ class LossSettings(MaskLossSettings):
 
     Attributes:
         text: of the mean cross entropy of answer tokens.
+        decision: how many tokens the first one of an answer counts as; it says whether the thing is there at all.
         score, quality: of the object score and the predicted IoU; -1 = 0.3 and 0.2 where the run time relies on them
             (`object_score_gate`), else 0 as published.
         target: true masks at the size of the logits: "area" (share of the cell) or "nearest" (published).
     """
 
     text: float = 1.0
+    decision: float = 1.0
     score: float = -1.0
     quality: float = -1.0
     target: str = "area"
