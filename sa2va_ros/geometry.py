@@ -12,13 +12,29 @@ transform is given. Arrays of points are float64 [N, 3].
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_ros.box import Box, grown, oriented_box, rotation_covariance
+from sa2va_ros.motion import Motion
+from sa2va_ros.rotations import matrix_of, quaternion
+
+__all__ = [
+    "Box",
+    "Camera",
+    "CloudConfig",
+    "Motion",
+    "Solid",
+    "depth_deviation",
+    "matrix_of",
+    "oriented_box",
+    "quaternion",
+    "solid",
+    "voxels",
+]
 
 MIN_POINTS = 12  # fewer say nothing about a box
 LAYER_GAP = (
@@ -76,15 +92,6 @@ class CloudConfig:
     outlier: float = 7.0
     max_points: int = 20000
     max_pixels: int = 0
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box: `rotation` [3, 3] has its axes as columns, `size` [3] its edges along them."""
-
-    centre: np.ndarray
-    rotation: np.ndarray
-    size: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -155,11 +162,11 @@ def solid(
         points = points @ turn.T + transform[:3, 3]
         centroid = turn @ centroid + transform[:3, 3]
         spread = turn @ spread @ turn.T
-    box = _grown(oriented_box(points, up), eroded, centroid, transform, camera)
+    box = grown(oriented_box(points, up), eroded, centroid, transform, float(camera.matrix[0, 0]))
     covariance = np.zeros((6, 6))
     covariance[:3, :3] = spread
-    covariance[3:, 3:] = _rotation_covariance(
-        points, box.rotation, len(z), depth_deviation(float(z.mean()))
+    covariance[3:, 3:] = rotation_covariance(
+        points, box.rotation, max(len(z) / PATCH, 1.0), depth_deviation(float(z.mean()))
     )
     return Solid(points, colours, centroid, box, covariance, len(z))
 
@@ -289,72 +296,6 @@ def _inliers(points: np.ndarray, limit: float) -> np.ndarray:
     return distance <= middle + limit * max(deviation, 1e-4)
 
 
-# --- the box --------------------------------------------------------------------------------------
-
-
-def oriented_box(points: np.ndarray, up: np.ndarray | None = None) -> Box:
-    """The box around points [N, 3]; its first axis is the longest (horizontal) one.
-
-    Args:
-        up: the last axis, and the other two give the smallest rectangle. Without it the axes are
-            those of the points' spread.
-
-    Axes point the way that agrees most with x, y and z of the frame, so that they do not flip.
-    """
-    axes = _principal_axes(points) if up is None else _upright_axes(points, up)
-    along = (points - points.mean(axis=0)) @ axes
-    low, high = np.percentile(along, [0.5, 99.5], axis=0)
-    if up is not None and high[0] - low[0] < high[1] - low[1]:
-        axes = np.column_stack([axes[:, 1], -axes[:, 0], axes[:, 2]])
-        low, high = _quarter_turned(low), _quarter_turned(high)
-        low, high = np.minimum(low, high), np.maximum(low, high)
-    centre = points.mean(axis=0) + axes @ ((low + high) / 2)
-    return Box(centre, _settled(axes, up is not None), high - low)
-
-
-def _grown(
-    box: Box, eroded: int, centroid: np.ndarray, transform: np.ndarray | None, camera: Camera
-) -> Box:
-    """The box with the mask's edge given back, across the line of sight."""
-    eye = np.zeros(3) if transform is None else transform[:3, 3]
-    distance = np.linalg.norm(centroid - eye)
-    ray = (centroid - eye) / distance
-    across = np.sqrt(np.maximum(0.0, 1.0 - (ray @ box.rotation) ** 2))
-    margin = eroded * distance / camera.matrix[0, 0]
-    return Box(box.centre, box.rotation, box.size + 2 * margin * across)
-
-
-def _quarter_turned(ends: np.ndarray) -> np.ndarray:
-    return np.array([ends[1], -ends[0], ends[2]])
-
-
-def _principal_axes(points: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(np.cov(points.T))
-    axes: np.ndarray = vectors[:, np.argsort(values)[::-1]]
-    return axes
-
-
-def _upright_axes(points: np.ndarray, up: np.ndarray) -> np.ndarray:
-    helper = np.eye(3)[int(np.argmin(np.abs(up)))]
-    first = np.cross(helper, up)
-    first /= np.linalg.norm(first)
-    second = np.cross(up, first)
-    flat = np.column_stack([points @ first, points @ second]).astype(np.float32)
-    flat -= flat.mean(axis=0)
-    angle = np.deg2rad(cv2.minAreaRect(flat)[2])
-    turned = np.cos(angle) * first + np.sin(angle) * second
-    return np.column_stack([turned, np.cross(up, turned), up])
-
-
-def _settled(axes: np.ndarray, upright: bool) -> np.ndarray:
-    """The same axes with signs that do not jump from frame to frame; right-handed."""
-    first = axes[:, 0] * (1.0 if axes[np.argmax(np.abs(axes[:, 0])), 0] >= 0 else -1.0)
-    last = axes[:, 2]
-    if not upright:
-        last = last * (1.0 if last[np.argmax(np.abs(last))] >= 0 else -1.0)
-    return np.column_stack([first, np.cross(last, first), last])
-
-
 # --- how sure -------------------------------------------------------------------------------------
 
 
@@ -371,85 +312,3 @@ def _position_covariance(points: np.ndarray, centre: np.ndarray, camera: Camera)
     ray = centre / np.linalg.norm(centre)
     depth: np.ndarray = np.outer(ray, ray) * depth_deviation(float(centre[2])) ** 2
     return sampled + outline + depth
-
-
-def _rotation_covariance(
-    points: np.ndarray, axes: np.ndarray, pixels: int, noise: float
-) -> np.ndarray:
-    """[3, 3] of the box's axes: var(j, k) = v_j v_k / (n (v_j - v_k)^2), Anderson 1963.
-
-    Axes with the same spread say nothing about their angle; at most (pi / 2)^2. `noise` is the
-    deviation of a point in metres: no surface is known to be flatter.
-    """
-    spread = np.var((points - points.mean(axis=0)) @ axes, axis=0) + noise**2
-    count, most = max(pixels / PATCH, 1.0), (np.pi / 2) ** 2
-    turned = np.empty(3)
-    for axis in range(3):
-        j, k = (axis + 1) % 3, (axis + 2) % 3
-        gap = (spread[j] - spread[k]) ** 2
-        turned[axis] = min(spread[j] * spread[k] / (count * gap), most) if gap > 0 else most
-    covariance: np.ndarray = axes @ np.diag(turned) @ axes.T
-    return covariance
-
-
-# --- motion ---------------------------------------------------------------------------------------
-
-
-class Motion:
-    """Velocity of one object: the slope of its last positions over time.
-
-    Args:
-        window: seconds of positions that are used.
-    """
-
-    def __init__(self, window: float = 0.5) -> None:
-        self._window = window
-        self._seen: deque[tuple[float, np.ndarray]] = deque(maxlen=64)
-
-    def update(self, stamp: float, position: np.ndarray) -> np.ndarray:
-        """Velocity [3] in m/s after one more position; zero until three within the window are known."""
-        if self._seen and not 0 < stamp - self._seen[-1][0] <= self._window:
-            self._seen.clear()  # another stream, or away for so long that the slope means nothing
-        self._seen.append((stamp, position))
-        while stamp - self._seen[0][0] > self._window:
-            self._seen.popleft()
-        if len(self._seen) < 3:
-            return np.zeros(3)
-        times = np.array([time for time, _ in self._seen])
-        times -= times.mean()
-        positions = np.stack([place for _, place in self._seen])
-        slope: np.ndarray = times @ (positions - positions.mean(axis=0)) / (times @ times)
-        return slope
-
-
-# --- rotations ------------------------------------------------------------------------------------
-
-
-def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
-    """x, y, z, w of a rotation matrix [3, 3]; w is not negative."""
-    # The quaternion is the eigenvector of this symmetric matrix with the largest eigenvalue
-    # (Bar-Itzhack, 2000); it needs no case for each sign of the trace.
-    (a, b, c), (d, e, f), (g, h, i) = rotation
-    matrix = np.array(
-        [
-            [a - e - i, b + d, c + g, h - f],
-            [b + d, e - a - i, f + h, c - g],
-            [c + g, f + h, i - a - e, d - b],
-            [h - f, c - g, d - b, a + e + i],
-        ]
-    )
-    x, y, z, w = np.linalg.eigh(matrix)[1][:, -1].tolist()
-    sign = -1.0 if w < 0 else 1.0
-    return sign * x, sign * y, sign * z, sign * w
-
-
-def matrix_of(x: float, y: float, z: float, w: float) -> np.ndarray:
-    """The rotation [3, 3] of a quaternion, which need not be of length one."""
-    x, y, z, w = np.array([x, y, z, w]) / np.sqrt(x * x + y * y + z * z + w * w)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
