@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sa2va_cli.follow_score import Episode, judge, summarise
 from sa2va_cli.grasp_demo import add_episode_arguments, check_episodes, tracker
 from sa2va_cli.output import write_json
-from sa2va_cli.ros_processes import keep_to_ourselves, need_ros, node, wait_for
+from sa2va_cli.ros_processes import keep_to_ourselves, need_ros, node, wait_for_all
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[E
             node("follower", logs["follower"], duration=seconds, distance=distance)
         ),
     }
-    for name, process in processes.items():
-        wait_for(referee.ready, process, logs[name], name)
+    wait_for_all(referee.ready, processes, logs)
     episodes = []
     for number in range(args.episodes):
         episode = _episode(args, referee, list(processes.values()), film)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sa2va_cli.grasp_score import Episode, judge, summarise
 from sa2va_cli.output import write_json
-from sa2va_cli.ros_processes import NAMESPACE, keep_to_ourselves, need_ros, node, wait_for
+from sa2va_cli.ros_processes import NAMESPACE, keep_to_ourselves, need_ros, node, wait_for_all
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[E
             node("picker", logs["picker"], **wishes, **reliably("depth"))
         ),
     }
-    for name, process in processes.items():
-        wait_for(lambda: referee.ready(), process, logs[name], name)
+    wait_for_all(referee.ready, processes, logs)
     episodes = []
     for number in range(args.episodes):
         episode = _episode(referee, list(processes.values()), film)

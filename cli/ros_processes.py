@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,28 @@ def wait_for(
     Raises:
         RuntimeError: the process ended, or it took too long; with the last line it printed.
     """
+    wait_for_all(condition, {what: process}, {what: log})
+
+
+def wait_for_all(
+    condition: Callable[[], Any],
+    processes: Mapping[str, subprocess.Popen[bytes]],
+    logs: Mapping[str, Path],
+) -> None:
+    """Wait until the condition is true.
+
+    Raises:
+        RuntimeError: one of the processes ended, or it took too long; with the last line that was printed.
+    """
     end_time = time.monotonic() + START_SECONDS
     while not condition():
-        if process.poll() is not None or time.monotonic() > end_time:
-            ended = (
-                f"ended with status {process.returncode}"
-                if process.poll() is not None
-                else (f"took over {START_SECONDS:.0f} s")
-            )
-            lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
-            raise RuntimeError(f"{what}: the process {ended}; {log} ends with: {lines[-1]}")
+        ended = [name for name, process in processes.items() if process.poll() is not None]
+        late = time.monotonic() > end_time
+        if ended or late:
+            name = ended[0] if ended else next(iter(processes))
+            why = f"took over {START_SECONDS:.0f} s"
+            if ended:
+                why = f"ended with status {processes[name].returncode}"
+            lines = logs[name].read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise RuntimeError(f"{name}: the process {why}; {logs[name]} ends with: {lines[-1]}")
         time.sleep(0.05)

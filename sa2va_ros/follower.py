@@ -17,6 +17,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -172,6 +173,9 @@ class Follower(Node):
             return self._keep_up(command, track.id)
         except InputError as error:
             return replace(refused, cause="error", detail=str(error))
+        except Exception as error:  # noqa: BLE001 - one bad command must not end the thread that serves the next
+            self.get_logger().error(traceback.format_exc())
+            return replace(refused, cause="error", detail=f"{type(error).__name__}: {error}")
         finally:
             self._tracker.stop(track.id)
 

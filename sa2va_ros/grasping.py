@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+_TABLE = 0.004  # metres; what is lower is the table's
 _CELL = 0.008  # metres, grid in which an object hangs together
+_UNSEEN = 0.025  # metres of an object's far side that a camera may not see
 _FINE = 0.003  # metres, grid in which its outline is measured
 
 
@@ -92,12 +94,12 @@ def plan_grasp(
     best: tuple[float, Grasp] | None = None
     narrowest = np.inf
     for yaw in np.deg2rad(np.arange(-90, 90, 7.5)):
-        grasp = _candidate(section, float(yaw), tip, top, obstacles, gripper)
+        # Along the line of sight only the near side is seen: such widths are too small.
+        along = abs(float(np.array([np.cos(yaw), np.sin(yaw)]) @ sight))
+        grasp = _candidate(section, float(yaw), tip, top, obstacles, gripper, _UNSEEN * along)
         narrowest = min(narrowest, grasp.width)
         if grasp.width + 2 * gripper.margin > gripper.opening or grasp.clearance > 3:
             continue
-        # Along the line of sight only the near side is seen: such widths are too small.
-        along = abs(float(np.array([np.cos(yaw), np.sin(yaw)]) @ sight))
         cost = grasp.width + 0.03 * along + 0.004 * grasp.clearance
         if best is None or cost < best[0]:
             best = cost, grasp
@@ -126,22 +128,62 @@ def one_piece(points: np.ndarray) -> np.ndarray:
     Raises:
         NoGraspError: too few points, or they are scattered.
     """
-    above = points[np.isfinite(points).all(1) & (points[:, 2] > 0.004)]
+    above = points[np.isfinite(points).all(1) & (points[:, 2] > _TABLE)]
     if len(above) < 30:
         raise NoGraspError("bad 3D", f"{len(above)} points above the table; expected 30 or more")
-    cells = np.floor((above[:, :2] - above[:, :2].min(0)) / _CELL).astype(int)
-    if cells.max() > 200:
-        raise NoGraspError("bad 3D", f"the points spread over {cells.max() * _CELL:.1f} m")
-    grid = np.zeros(cells.max(0) + 3, np.uint8)
-    grid[cells[:, 0] + 1, cells[:, 1] + 1] = 1
-    grid = cv2.morphologyEx(grid, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    labels = cv2.connectedComponents(grid, connectivity=8)[1][cells[:, 0] + 1, cells[:, 1] + 1]
+    labels = _pieces(above)
     sizes = np.bincount(labels)
-    sizes[0] = 0
     largest = int(sizes.argmax())
     if sizes[largest] < 0.6 * len(above):
         raise NoGraspError("bad 3D", "the points are in several places")
     return above[labels == largest]
+
+
+def whole(points: np.ndarray, scene: np.ndarray, most: float = 0.25) -> np.ndarray:
+    """All points of the thing that an object's points lie on, for masks that miss a part of it.
+
+    Things are told apart by the gaps between them; where they touch, the result is larger than `most` metres, and the
+    object's own points are returned.
+
+    Args:
+        points: float [N, 3], of the object; `scene`: float [M, 3], of everything above the table.
+    """
+    if not len(scene) or not len(points):
+        return points
+    together = np.concatenate([points, scene])
+    labels = _pieces(together)
+    label = int(np.bincount(labels[: len(points)]).argmax())
+    grown = together[labels == label]
+    return grown if np.ptp(grown[:, :2], axis=0).max() <= most else points
+
+
+def rival(points: np.ndarray, scene: np.ndarray) -> float:
+    """How much a mask lies on a second thing: its points there over those on the first, 0..1.
+
+    Args:
+        points: float [N, 3], of the mask; `scene`: float [M, 3], of everything above the table.
+    """
+    above = points[np.isfinite(points).all(1) & (points[:, 2] > 2 * _TABLE)]
+    if not len(above):
+        return 0.0
+    sizes = np.sort(np.bincount(_pieces(np.concatenate([above, scene]))[: len(above)]))
+    return float(sizes[-2] / sizes[-1]) if len(sizes) > 1 else 0.0
+
+
+def _pieces(points: np.ndarray) -> np.ndarray:
+    """Which group each point [N, 3] belongs to, int [N]: groups have a gap between them as seen from above.
+
+    Raises:
+        NoGraspError: the points spread too far for one table.
+    """
+    cells = np.floor((points[:, :2] - points[:, :2].min(0)) / _CELL).astype(int)
+    if cells.max() > 300:
+        raise NoGraspError("bad 3D", f"the points spread over {cells.max() * _CELL:.1f} m")
+    grid = np.zeros(cells.max(0) + 3, np.uint8)
+    grid[cells[:, 0] + 1, cells[:, 1] + 1] = 1
+    grid = cv2.morphologyEx(grid, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    labels: np.ndarray = cv2.connectedComponents(grid, connectivity=8)[1]
+    return labels[cells[:, 0] + 1, cells[:, 1] + 1]
 
 
 def _candidate(
@@ -151,8 +193,9 @@ def _candidate(
     top: float,
     obstacles: np.ndarray,
     gripper: Gripper,
+    unseen: float,
 ) -> Grasp:
-    """The grasp with one closing direction."""
+    """The grasp with one closing direction; `unseen`: metres by which it may be wider than it looks."""
     closing = np.array([np.cos(yaw), np.sin(yaw)])
     across = np.array([-closing[1], closing[0]])
     u, v = section @ closing, section @ across
@@ -163,7 +206,7 @@ def _candidate(
     sides = [float(np.median(v[side])) for side in (u < low + strip, u > high - strip)]
     offset = sum(sides) / 2
     width = high - low
-    opening = min(gripper.opening, width + 2 * gripper.margin + 0.012)
+    opening = min(gripper.opening, width + 2 * gripper.margin + 0.012 + unseen)
     centre = middle * closing + offset * across
     blocked = _blocked(obstacles, centre, closing, across, opening, tip, gripper)
     position = (float(centre[0]), float(centre[1]), tip)

@@ -18,29 +18,26 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
 from sa2va_ros.action import TrackExpression
 from sa2va_ros.arm import OPENING, PARKED, Arm, ArmError
 from sa2va_ros.commands import clean_text
-from sa2va_ros.conversions import depth_from_image, nanoseconds
-from sa2va_ros.conversions_3d import camera_from_info, matrix_from_transform
-from sa2va_ros.grasping import Grasp, NoGraspError, one_piece, plan_grasp, without
+from sa2va_ros.grasping import Grasp, NoGraspError, plan_grasp, rival, whole, without
 from sa2va_ros.msg import Track
 from sa2va_ros.parameters import Parameter, declare
-from sa2va_ros.qos import NEWEST_IMAGE, reliable
+from sa2va_ros.qos import reliable
 from sa2va_ros.spinning import context, spin
+from sa2va_ros.table_view import Refusal, TableView
 from sa2va_ros.tracker_client import TrackerClient, TrackerError
 
 TABLE = (
@@ -51,7 +48,7 @@ TABLE = (
     Parameter("acquire_timeout", 15.0, "Seconds in which it must be found.", span=(0.5, 600.0)),
     Parameter(
         "min_score",
-        0.5,
+        0.35,
         "A track with a lower median score is not taken: refused as `unsure`.",
         span=(0.0, 1.0),
         dynamic=True,
@@ -65,25 +62,16 @@ VERBS = re.compile(r"^(please\s+)?(pick\s+up|pick|grasp|grab|take|lift|get|fetch
 CLEAR = 0.06  # metres between the finger tips and the object's top while it moves sideways
 TRAVEL = 0.30  # metres above the table: higher than all that stands on it
 LIFT = 0.12  # metres
+RIVAL = 0.5  # share of a second thing under the mask from which on it is not clear what is meant
 STEADY = 0.02  # metres that the pose of a thing at rest may move
 MOVED = 0.03  # metres between what was planned and what is seen now, before the fingers go down
 EMPTY = 0.004  # metres between closed fingers that hold nothing
-DEPTH_SECONDS = 5.0  # to wait for the first depth image
-WORKSPACE = 0.5  # metres around the origin of `world`
 _LOST = (Track.STATE_LOST, Track.STATE_NOT_FOUND, Track.STATE_STOPPED)
 _CAUSES = {
     TrackExpression.Result.NOT_FOUND: "not found",
     TrackExpression.Result.TIMEOUT: "not found",
     TrackExpression.Result.LOST: "lost",
 }
-
-
-class Refusal(Exception):  # noqa: N818
-    """The attempt ends, with a cause: not found, unsure, lost, bad 3D, no room, slipped or error."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -115,24 +103,11 @@ class Picker(Node):
         declare(self, TABLE)
         self._told = threading.Event()
         self._commands: SimpleQueue[str] = SimpleQueue()
-        self._depth: Any = None
-        self._info: Any = None
-        self._transform: TransformStamped | None = None
+        self.view = TableView(self, self._told)
         self._tracker = TrackerClient(self, self._value("tracker"))
         self._arm = Arm(self, self._told.is_set)
         self._results = self.create_publisher(String, "pick_result", reliable(10))
         self.create_subscription(String, "pick", self._on_pick, reliable(10))
-        self.create_subscription(
-            Image,
-            "depth",
-            self._on_depth,
-            NEWEST_IMAGE,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self.create_subscription(CameraInfo, "camera_info", self._on_info, NEWEST_IMAGE)
-        self.create_subscription(
-            TransformStamped, "camera_transform", self._on_transform, reliable(5, latched=True)
-        )
         if command := self._value("command"):
             self._commands.put(command)
         self._thread = threading.Thread(target=self._work, name="picker", daemon=True)
@@ -148,15 +123,6 @@ class Picker(Node):
 
     def _on_pick(self, message: String) -> None:
         self._commands.put(message.data)
-
-    def _on_depth(self, message: Image) -> None:
-        self._depth = message
-
-    def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
-
-    def _on_transform(self, message: TransformStamped) -> None:
-        self._transform = message
 
     # --- one command after the other --------------------------------------------------------------
 
@@ -182,41 +148,9 @@ class Picker(Node):
             return attempt.ended(_CAUSES.get(error.code, "error"), str(error))
         except (ArmError, InputError) as error:
             return attempt.ended("error", str(error))
-
-    # --- what an attempt needs --------------------------------------------------------------------
-
-    def world_from(self, frame: str) -> np.ndarray:
-        """The transform [4, 4] from a frame to `world`.
-
-        Raises:
-            Refusal: it is not known.
-        """
-        known = self._transform
-        if known is not None and frame == known.header.frame_id:
-            return np.eye(4)
-        if known is None or frame != known.child_frame_id:
-            raise Refusal("error", f"where '{frame}' is was not told on camera_transform")
-        return matrix_from_transform(known.transform)
-
-    def scene_points(self) -> tuple[np.ndarray, np.ndarray]:
-        """All points above the table on the newest depth image, [N, 3] in `world`, and the camera's place [3].
-
-        Raises:
-            Refusal: there is no depth image or no camera_info.
-        """
-        end = time.monotonic() + DEPTH_SECONDS
-        while self._depth is None or self._info is None:
-            if time.monotonic() > end or self._told.is_set():
-                raise Refusal("error", "no depth image or no camera_info")
-            time.sleep(0.02)
-        metres = depth_from_image(self._depth)
-        camera = camera_from_info(self._info)
-        world = self.world_from(self._depth.header.frame_id)
-        rows, columns = np.nonzero(np.isfinite(metres) & (metres > 0.05) & (metres < 3.0))
-        points = camera.rays(columns, rows) * metres[rows, columns].astype(np.float64)[:, None]
-        points = points @ world[:3, :3].T + world[:3, 3]
-        near = (np.abs(points[:, :2]) < WORKSPACE).all(1) & (points[:, 2] > 0.008)
-        return points[near], world[:3, 3]
+        except Exception as error:  # noqa: BLE001 - one bad command must not end the thread that serves the next
+            self.get_logger().error(traceback.format_exc())
+            return attempt.ended("error", f"{type(error).__name__}: {error}")
 
 
 class Attempt:
@@ -228,6 +162,7 @@ class Attempt:
         self._result = PickResult(command, "refused")
         self._began = time.monotonic()
         self._closed = False
+        self._missed = "error", "not tried"  # why the last attempt ended
 
     def run(self) -> PickResult:
         """Do it.
@@ -250,7 +185,7 @@ class Attempt:
                     return self.ended("", "")
                 if number < attempts:
                     self._park()
-            raise Refusal("slipped", f"closed {attempts} times, and it was not in the fingers")
+            raise Refusal(*self._missed)
         finally:
             self._tracker.stop(track.id)
 
@@ -286,12 +221,18 @@ class Attempt:
         here = self._arm.position
         self._arm.go((float(here[0]), float(here[1]), travel), 0.0, opening=grasp.opening)
         self._arm.go((x, y, travel), grasp.yaw, opening=grasp.opening)
-        self._check_again(track_id, grasp)
+        if not self._still_there(track_id, grasp):
+            return False
         self._arm.go((x, y, above), grasp.yaw, opening=grasp.opening)
-        self._arm.go((x, y, tip), grasp.yaw, opening=grasp.opening, slow=True)
+        try:
+            self._arm.go((x, y, tip), grasp.yaw, opening=grasp.opening, slow=True)
+        except ArmError as error:  # a finger stands on something: up again
+            self._arm.go((x, y, travel), grasp.yaw, opening=grasp.opening)
+            raise Refusal("no room", f"a finger met something on the way down: {error}") from error
         self._closed = True
         between = self._arm.grip()
         self._lap("reach")
+        self._missed = "slipped", "the fingers closed, and it was not between them"
         if between < EMPTY:
             return False
         self._arm.go((x, y, tip + LIFT), grasp.yaw, opening=0.0)
@@ -329,7 +270,7 @@ class Attempt:
         """Positions of `target_pose` after a stamp, [N, 3] in `world`."""
         places = []
         for pose in self._tracker.poses(since):
-            world = self._picker.world_from(pose.header.frame_id)
+            world = self._picker.view.world_from(pose.header.frame_id)
             point = pose.pose.position
             places.append(world[:3, :3] @ (point.x, point.y, point.z) + world[:3, 3])
         return np.array(places).reshape(-1, 3)
@@ -339,31 +280,41 @@ class Attempt:
             cloud = self._tracker.cloud(track_id)
         except TrackerError as error:
             raise Refusal("bad 3D", str(error)) from error
-        world = self._picker.world_from(cloud.frame)
+        world = self._picker.view.world_from(cloud.frame)
         points = cloud.points @ world[:3, :3].T + world[:3, 3]
-        scene, eye = self._picker.scene_points()
-        grasp = plan_grasp(points, without(scene, one_piece(points)), eye)
+        scene, eye = self._picker.view.scene_points()
+        sights = self._tracker.sights(track_id)
+        under = self._picker.view.mask_points(sights[-1].mask_value if sights else 0)
+        if (share := rival(under, scene)) > RIVAL:
+            raise Refusal(
+                "unsure", f"the mask lies on two things, {share:.0%} as much on the second"
+            )
+        points = whole(points, scene)
+        grasp = plan_grasp(points, without(scene, points), eye)
         self._result = replace(
             self._result,
             grasp=tuple(round(v, 4) for v in (*grasp.position, grasp.yaw, grasp.width)),
         )
         return grasp
 
-    def _check_again(self, track_id: str, grasp: Grasp) -> None:
-        """Just before going down: it is still there, if the gripper lets the camera see it.
+    def _still_there(self, track_id: str, grasp: Grasp) -> bool:
+        """Just before going down: whether it is where it was, as far as the gripper lets the camera see it.
 
         Raises:
-            Refusal: `lost`, or it is somewhere else now.
+            Refusal: `lost`.
         """
         sights = self._tracker.sights(track_id)
         if not sights or sights[-1].state in _LOST:
             raise Refusal("lost", "it was lost while the arm moved")
-        newest = max(nanoseconds(pose.header.stamp) for pose in self._tracker.poses())
-        places = self._places(newest - 1)
+        places = self._places(0)
+        if not len(places):
+            raise Refusal("lost", "no target_pose came while the arm moved")
         gap = float(np.linalg.norm(places[-1][:2] - grasp.position[:2]))
         # The pose is that of the visible surface, which lies towards the camera by up to its radius.
-        if gap > MOVED + grasp.width / 2 + grasp.top / 4:
-            raise Refusal("lost", f"it is {gap * 100:.0f} cm away from where it was")
+        if gap <= MOVED + grasp.width / 2 + grasp.top / 4:
+            return True
+        self._missed = "lost", f"it is {gap * 100:.0f} cm away from where it was"
+        return False
 
 
 def main(args: list[str] | None = None) -> int:

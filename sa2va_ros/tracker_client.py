@@ -51,11 +51,12 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Sight:
-    """One track on one image: its state (Track.STATE_*) and score, and when the image was taken (nanoseconds)."""
+    """One track on one image: when it was taken (nanoseconds), its state (Track.STATE_*), score and value in `mask`."""
 
     stamp: int
     state: int
     score: float
+    mask_value: int = 0
 
 
 class TrackerClient:
@@ -163,7 +164,7 @@ class TrackerClient:
                 del self._sights[name]
             for track in message.tracks:
                 sights = self._sights.setdefault(track.id, deque(maxlen=KEPT))
-                sights.append(Sight(stamp, track.state, track.score))
+                sights.append(Sight(stamp, track.state, track.score, track.mask_value))
             self._changed.notify_all()
 
     def _on_pose(self, message: PoseStamped) -> None:

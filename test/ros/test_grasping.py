@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sa2va_ros.grasping import Gripper, NoGraspError, one_piece, plan_grasp, without
+from sa2va_ros.grasping import (
+    Gripper,
+    NoGraspError,
+    one_piece,
+    plan_grasp,
+    rival,
+    whole,
+    without,
+)
 
 EYE = np.array([0.0, -0.56, 0.52])
 NOTHING = np.zeros((0, 3))
@@ -129,6 +137,31 @@ def test_the_target_is_taken_out_of_the_scene() -> None:
     assert len(left) == len(other)
     assert np.abs(left - other).max() == 0
     assert len(without(NOTHING, target)) == 0
+
+
+def test_a_ragged_mask_is_made_whole_from_the_scene() -> None:
+    target, other = can(0.0, 0.0), can(0.12, 0.0)
+    scene = np.concatenate([target, other])
+    part = target[target[:, 0] > 0.01]  # the mask covers a third of it
+    grown = whole(part, scene)
+    assert len(np.unique(grown, axis=0)) == len(np.unique(target, axis=0))
+    alone = plan_grasp(grown, without(scene, grown), EYE)
+    assert np.hypot(*alone.position[:2]) < 0.008
+    chain = np.concatenate([can(0.06 * k, 0.0) for k in range(6)])  # things that touch
+    assert whole(part, np.concatenate([scene, chain])) is part
+    assert whole(part, NOTHING) is part
+
+
+def test_a_mask_on_two_things_is_told_from_one_that_spills_over() -> None:
+    target, other = can(0.0, 0.0), can(0.15, 0.0)
+    scene = np.concatenate([target, other])
+    assert rival(target, scene) == 0.0
+    assert rival(np.concatenate([target, other[::10]]), scene) == pytest.approx(0.1, abs=0.02)
+    assert rival(np.concatenate([target, other[::2]]), scene) == pytest.approx(0.5, abs=0.02)
+    assert (
+        rival(np.concatenate([target, target - np.array([0.3, 0, 1.0])]), scene) == 0.0
+    )  # the table
+    assert rival(NOTHING, scene) == 0.0
 
 
 # --- the referee's judgement ----------------------------------------------------------------------
