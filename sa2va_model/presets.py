@@ -77,7 +77,7 @@ def tiny_config(vocabulary: int) -> ModelConfig:
             patch_size=16,
             initializer_factor=1.0,
             stem=(32, 64, 96),
-            stem_blocks=(0, 1, 1, 3),
+            stem_blocks=(0, 1, 3, 3),
         ),
         llm=_qwen2(hidden=192, mlp=512, layers=4, heads=3, vocabulary=vocabulary),
         sam2=Sam2Config(

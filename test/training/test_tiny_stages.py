@@ -13,10 +13,13 @@ from sa2va_model.checkpoints import load_model
 from sa2va_model.errors import InputError
 from sa2va_training.tiny import stages
 from sa2va_training.tiny.batches import Batches, Library
+from sa2va_training.tiny.crops import SIDE, CropBatches
 from sa2va_training.tiny.export import export_learner
 from sa2va_training.tiny.loop import STAGES, Run
 from sa2va_training.tiny.nano import small_learner
+from sa2va_training.tiny.packing import look
 from sa2va_training.tiny.settings import StageSettings, stage_settings
+from sa2va_training.tiny.stages import sight_stage
 
 
 def settings(kind: str, **changes: object) -> StageSettings:
@@ -38,9 +41,55 @@ def test_loss_falls_on_one_batch(kind: str, data: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         assert all(np.isfinite(value) for value in report.values())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_stem_learns_to_name_crops(data: Path) -> None:
+    learner = small_learner()
+    batch = CropBatches(Library({"flat": 1.0}, "train", data), count=8, seed=1).at(0)
+    assert batch.pixels.shape == (8, 3, SIDE, SIDE)
+    assert (batch.masks.flatten(1).sum(1) >= 40).all()
+    assert (batch.masks[:, SIDE // 2 - 8 : SIDE // 2 + 8].flatten(1).sum(1) > 0).all()
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        loss, report = STAGES["stem"](learner, batch, np.random.default_rng(0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert 0 <= report["shape"] <= 1
+
+
+def test_sight_can_imitate_a_model(data: Path, tmp_path: Path) -> None:
+    export_learner(small_learner(), tmp_path / "old")
+    library = Library({"flat": 1.0}, "train", data)
+    batch = Batches(library, images=2, each=2, none_share=0, seed=1).at(0)
+    example = load_model(tmp_path / "old").mllm
+    apart = [
+        sight_stage(small_learner(seed), batch, np.random.default_rng(0), example)[1]["apart"]
+        for seed in (0, 1)
+    ]
+    assert apart[0] < 1e-3 < 0.1 < apart[1]
+    imitating = settings("sight", like=str(tmp_path / "old"), steps=2)
+    Run(imitating, small_learner(1), runs=tmp_path, data=data).train()
+    with pytest.raises(InputError, match="only `sight` imitates"):
+        Run(settings("sam", like=imitating.like), small_learner(), runs=tmp_path, data=data)
+
+
+def test_half_precision_is_near_full(data: Path) -> None:
+    learner = small_learner()
+    batches = Batches(Library({"flat": 1.0}, "train", data), images=2, each=2, none_share=0, seed=1)
+    learner.eval()
+    exact = look(learner.mllm, batches.at(0).pixels)
+    learner.train()
+    rounded = look(learner.mllm, batches.at(0).pixels)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert (exact - rounded).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize("kind", ["joint", "memory"])

@@ -128,7 +128,9 @@ def test_two_processes_are_one(tmp_path: Path, folder: Path) -> None:
         assert row == pytest.approx(other, rel=2e-4, abs=1e-5)
     found = torch.load(tmp_path / "two" / "trained.pt")
     for name, value in trained(alone).items():
-        assert torch.allclose(found[name], value, atol=2e-4), name
+        # The bias of a key adds the same to all scores: its gradient is rounding, which Adam turns into whole steps.
+        if not name.endswith("k_proj.bias"):
+            assert torch.allclose(found[name], value, atol=2e-4), name
 
 
 def test_sharded_layers_take_unlike_batches() -> None:

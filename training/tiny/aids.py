@@ -140,10 +140,11 @@ class MapAids(nn.Module):
 
 
 class WordAids(nn.Module):
-    """Heads on the language model: on its visual tokens, on its [SEG] states and where it decides to answer."""
+    """Heads on the language half: on its stem, its visual tokens, its [SEG] states and where it decides to answer."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, vision: int) -> None:
         super().__init__()
+        self.stem_names = nn.Linear(vision, COLOURS + SHAPES)
         self.visual = nn.Linear(hidden, DENSE)
         self.visual_object = nn.Linear(hidden, COLOURS + SHAPES)
         self.seg_box = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 4))

@@ -25,6 +25,7 @@ from sa2va_training.tiny.learner import Learner, repeat_rows
 from sa2va_training.tiny.losses import decoded_loss
 from sa2va_training.tiny.packing import read
 from sa2va_training.tiny.pointing import native_prompts
+from sa2va_training.tiny.precision import half_precision
 from sa2va_training.tiny.stages import MASK_STRIDE, exact_codes, questions
 
 _MEMORY = (
@@ -277,9 +278,10 @@ def memory_stage(
     learner: Learner, clip: ClipBatch, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Masks and object scores on all frames, through the model's own memory of its own masks."""
-    features = clip_features(learner, clip)
-    first = _first_frame(learner, clip, features[0], rng)
-    answers = [first, *unroll(learner, clip, first, features)]
+    with half_precision():
+        features = clip_features(learner, clip)
+        first = _first_frame(learner, clip, features[0], rng)
+        answers = [first, *unroll(learner, clip, first, features)]
     total, report = torch.zeros(()), {"iou": 0.0, "score": 0.0, "J": 0.0}
     for t, (decoded, batch) in enumerate(zip(answers, clip.frames, strict=True)):
         if not decoded.logits.requires_grad:  # a given mask

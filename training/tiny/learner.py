@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from sam2.modeling.sam.transformer import Attention
 from torch import Tensor, nn
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
@@ -23,6 +24,7 @@ from sa2va_training.tiny.packing import Packer
 from sa2va_training.tiny.teacher import TeacherCode
 
 SAM_HALF = ("model.grounder.", "map_aids.")
+STEM = ("model.mllm.vision_model.embeddings.patch_embeddings.", "word_aids.stem")
 SIGHT = ("model.mllm.vision_model.", "model.mllm.mlp1.", "word_aids.visual")
 WORD_HALF = ("model.mllm.", "model.text_hidden_fcs.", "word_aids.")
 
@@ -53,10 +55,11 @@ class Learner(nn.Module):
         self.model = Sa2VA(replace(self.shipped_config, sam2=open_gate), tokenizer)
         _prepare_vision(self.mllm.vision_model)
         add_norms(self.model)
+        _drop_nothing(self.model)
         width, hidden = open_gate.hidden_dim, int(self.shipped_config.llm["hidden_size"])
         self.teacher = TeacherCode(width)
         self.map_aids = MapAids(width)
-        self.word_aids = WordAids(hidden)
+        self.word_aids = WordAids(hidden, self.shipped_config.vision.hidden_size)
         self.packer = Packer(self.mllm)
         self.gaze = Gaze(self.model.mllm.language_model.model)
 
@@ -120,10 +123,20 @@ def _prepare_vision(vision: InternVLVisionModel) -> None:
     table[0, 1:] = 0.5 * torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
 
 
+def _drop_nothing(model: Sa2VA) -> None:
+    """No dropout: a small model that sees few pictures twice underfits, and memory attention takes twice as long."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, Attention):
+            module.dropout_p = 0.0
+
+
 def take(learner: Learner, state: Mapping[str, Tensor], prefixes: Iterable[str]) -> int:
-    """Loads the entries of `state` that start with one of `prefixes` and still exist; returns how many."""
+    """Loads the entries of `state` that start with one of `prefixes` and still fit; returns how many."""
     own = learner.state_dict()
-    chosen = {k: v for k, v in state.items() if k.startswith(tuple(prefixes)) and k in own}
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    chosen = {k: v for k, v in fits.items() if k.startswith(tuple(prefixes))}
     for name, tensor in chosen.items():
         own[name].copy_(tensor)
     return len(chosen)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sa2va_model.checkpoints import load_model
 from sa2va_model.errors import InputError
-from sa2va_training.tiny import clips, stages
+from sa2va_model.internvl import InternVL
+from sa2va_training.tiny import clips, crops, stages
 from sa2va_training.tiny.batches import Batches, Library
 from sa2va_training.tiny.evaluation import evaluate
-from sa2va_training.tiny.learner import SAM_HALF, SIGHT, WORD_HALF, Learner, take
+from sa2va_training.tiny.learner import SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
 from sa2va_training.tiny.losses import plain
 from sa2va_training.tiny.norms import freeze_norms
 from sa2va_training.tiny.settings import StageSettings
 from sa2va_training.tiny.team import Team
 
 RUNS = Path("runs")
-HALVES = {"sam": SAM_HALF, "sight": SIGHT, "words": WORD_HALF, "all": ("",)}
+HALVES = {"sam": SAM_HALF, "stem": STEM, "sight": SIGHT, "words": WORD_HALF, "all": ("",)}
 Step = Callable[[Learner, Any, np.random.Generator], tuple[Tensor, dict[str, float]]]
 STAGES: dict[str, Step] = {
     "sam": stages.sam_stage,
+    "stem": crops.stem_stage,
     "sight": stages.sight_stage,
     "words": stages.words_stage,
     "joint": stages.joint_stage,
@@ -41,6 +45,7 @@ STAGES: dict[str, Step] = {
 }
 TRAINED = {
     "sam": SAM_HALF,
+    "stem": STEM,
     "sight": SIGHT,
     "words": WORD_HALF,
     "joint": ("",),
@@ -82,6 +87,32 @@ def _starts_trained(kind: str, name: str) -> bool:
     return kind == "words" and name.startswith(SIGHT)
 
 
+def _loss(settings: StageSettings) -> Step:
+    """What the stage minimises."""
+    if not settings.like:
+        return STAGES[settings.kind]
+    if settings.kind != "sight":
+        raise InputError(
+            f"{settings.name}: like is {settings.like!r}; only `sight` imitates a model"
+        )
+    example = load_model(settings.like).mllm.eval()
+    if not isinstance(example, InternVL):
+        raise InputError(f"{settings.like}: expected a model of the InternVL family to imitate")
+    return partial(stages.sight_stage, example=example)
+
+
+def _batches(settings: StageSettings, library: Library) -> Any:
+    """The stream of what the stage learns from: pictures, clips or crops."""
+    images, each, seed = settings.images, settings.each, settings.seed
+    if settings.kind == "memory":
+        spoken = settings.spoken
+        return clips.ClipBatches(library, images=images, each=each, seed=seed, spoken=spoken)
+    if settings.kind == "stem":
+        return crops.CropBatches(library, count=images, seed=seed)
+    share = settings.none_share
+    return Batches(library, images=images, each=each, none_share=share, seed=seed)
+
+
 class Run:
     """One stage in its folder `runs/NAME`: `last.pt`, `settings.json`, `log.txt`."""
 
@@ -100,16 +131,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(settings.threads)
         places = {"root": data} if data else {}
-        train = Library(settings.shares, "train", **places)
-        images, each, seed = settings.images, settings.each, settings.seed
-        if settings.kind == "memory":
-            self.batches: Any = clips.ClipBatches(
-                train, images=images, each=each, seed=seed, spoken=settings.spoken
-            )
-        else:
-            share = settings.none_share
-            self.batches = Batches(train, images=images, each=each, none_share=share, seed=seed)
+        self.batches = _batches(settings, Library(settings.shares, "train", **places))
         self.held = Library(settings.shares, "held", **places)
+        self._loss = _loss(settings)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
         )
@@ -172,7 +196,7 @@ class Run:
         """To the end of the budget, or to step `until`."""
         self._training_mode()
         seen = saved = self.elapsed
-        if self.step == 0 and self.settings.start:
+        if self.step == 0 and self.settings.start and self._looks:
             self.look()
         while self.progress() < 1 and (until is None or self.step < until):
             begun = time.monotonic()
@@ -180,19 +204,28 @@ class Run:
             self.elapsed = self.team.agree(self.elapsed + time.monotonic() - begun)
             if self.step in (1, 10, 50) or self.step % 100 == 0:
                 self._report()
-            if self.settings.minutes and self.elapsed - seen > 60 * self.settings.look:
+            if (
+                self._looks
+                and self.settings.minutes
+                and self.elapsed - seen > 60 * self.settings.look
+            ):
                 seen = self.elapsed
                 self.look()
             if self.elapsed - saved > _SAVE_SECONDS:
                 saved = self.elapsed
                 self.save()
         self.save()
-        if self.progress() >= 1 and self.settings.kind != "sight":
+        if self.progress() >= 1 and self._looks:
             self.look()
+
+    @property
+    def _looks(self) -> bool:
+        """Stages whose names of disturbed pictures, in the log, say enough are not looked at."""
+        return self.settings.kind not in ("stem", "sight")
 
     def _training_mode(self) -> None:
         self.learner.train()
-        if self.settings.kind not in ("sam", "sight"):
+        if self.settings.kind not in ("sam", "stem", "sight"):
             freeze_norms(self.learner.model)
 
     def _one_step(self) -> None:
@@ -203,7 +236,7 @@ class Run:
         torch.manual_seed(self.settings.seed * 1_000_003 + draw)
         batch = self.batches.at(draw)
         rng = np.random.default_rng([self.settings.seed, draw, 1])
-        loss, report = STAGES[self.settings.kind](self.learner, batch, rng)
+        loss, report = self._loss(self.learner, batch, rng)
         self.optimizer.zero_grad()
         loss.backward()
         held = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -51,11 +51,13 @@ def decoded_loss(
         cover: [N, h, w].
         found: bool [N]; prompts without an object train only the object score.
     """
-    logits = decoded.logits[:, 0]
+    logits, scores = decoded.logits[:, 0].float(), decoded.object_scores[:, 0].float()
     masks, dice = mask_loss(logits[found], cover[found])
     ious = mask_iou(logits[found], cover[found])
-    score = F.binary_cross_entropy_with_logits(decoded.object_scores[:, 0], found.float())
-    quality = (decoded.ious[found, 0] - ious).abs().mean() if len(ious) else masks.new_zeros(())
+    score = F.binary_cross_entropy_with_logits(scores, found.float())
+    quality = (
+        (decoded.ious[found, 0].float() - ious).abs().mean() if len(ious) else masks.new_zeros(())
+    )
     report = {"dice": plain(dice), "iou": plain(ious.mean()), "score": plain(score)}
     return masks + score_weight * score + 0.2 * quality, report
 

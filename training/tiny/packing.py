@@ -19,6 +19,7 @@ from torch import Tensor
 from sa2va_model import prompts
 from sa2va_model.internvl import InternVL
 from sa2va_training.tiny.language import FOUND
+from sa2va_training.tiny.precision import half_precision
 
 IGNORED = -100
 
@@ -156,21 +157,28 @@ class Read:
     seg: Tensor
 
 
+def look(mllm: InternVL, pixels: Tensor) -> Tensor:
+    """Visual tokens float32 [B, V, C] of images [B, 3, s, s]."""
+    with half_precision(mllm.training):
+        return mllm.visual_tokens(pixels).float()
+
+
 def read(mllm: InternVL, pixels: Tensor, packed: Packed) -> Read:
     """Runs the language model on images [B, 3, s, s] with their packed questions."""
     count, each, length = packed.branches.shape
     prefix = packed.prefix.expand(count, -1)
-    visual = mllm.visual_tokens(pixels)
+    visual = look(mllm, pixels)
     ids = torch.cat([prefix, packed.branches.flatten(1)], dim=1)
     rows = [torch.cat([v, v[list(c)]]) for v, c in zip(visual, packed.cells, strict=True)]
     embeddings = mllm.embed(ids, torch.cat(rows))
     mask, positions = block_mask(prefix.shape[1], each, length)
-    hidden = mllm.language_model.model(
-        inputs_embeds=embeddings,
-        attention_mask=mask.expand(count, -1, -1, -1).to(embeddings.dtype),
-        position_ids=positions.expand(count, -1),
-        use_cache=False,
-    ).last_hidden_state
+    with half_precision(mllm.training):
+        hidden = mllm.language_model.model(
+            inputs_embeds=embeddings,
+            attention_mask=mask.expand(count, -1, -1, -1).to(embeddings.dtype),
+            position_ids=positions.expand(count, -1),
+            use_cache=False,
+        ).last_hidden_state.float()
     states = hidden[:, prefix.shape[1] :].unflatten(1, (each, length))
     return Read(visual, states, _at(states, packed.decide), _at(states, packed.seg))
 

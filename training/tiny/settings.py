@@ -32,6 +32,8 @@ class StageSettings:
         held: pictures or clips of each held-out shard that are looked at.
         spoken: the memory stage prompts with the model's own words; False = with teacher codes, so that it can run
             before the language half is there.
+        like: folder of an exported model whose visual tokens `sight` also imitates, so that a language model that
+            reads them can go on from where it is when the ViT or its stem is built anew.
     """
 
     name: str
@@ -54,6 +56,7 @@ class StageSettings:
     threads: int = 1
     workers: int = 1
     spoken: bool = True
+    like: str = ""
 
     def __post_init__(self) -> None:
         if (self.minutes > 0) == (self.steps > 0):
@@ -73,8 +76,17 @@ RECIPE: dict[str, StageSettings] = {
     for stage in (
         # The two halves know nothing of each other and can be trained at the same time, each on a core.
         StageSettings("sam", "sam", _BOTH, images=6, each=4, rate=5e-4, minutes=40, look=5),
+        StageSettings("stem", "stem", _BOTH, images=64, each=1, rate=1e-3, minutes=22, seed=7),
         StageSettings(
-            "sight", "sight", _BOTH, images=16, rate=1e-3, warmup=0.08, minutes=38, look=99, seed=5
+            "sight",
+            "sight",
+            _BOTH,
+            start=("stem:stem",),
+            images=16,
+            rate=1e-3,
+            warmup=0.08,
+            minutes=20,
+            seed=5,
         ),
         # First read an encoder that stands still: twice the sentences in the same time …
         StageSettings(

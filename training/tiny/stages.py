@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each stage on still pictures minimises.
 
-`sam`: the mask decoder learns to read teacher codes. `sight`: the ViT learns what is where. `words`: the language
+`sam`: the mask decoder learns to read teacher codes. `stem`: the ViT's stem learns to name things cut out of pictures
+(`crops.py`). `sight`: the ViT learns what is where. `words`: the language
 model learns to write teacher codes at [SEG], and when not to. `joint`: the two halves as one, masks from sentences.
 """
 
@@ -14,17 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sa2va_model.internvl import InternVL
 from sa2va_training.tiny.batches import Batch
 from sa2va_training.tiny.language import ABSENT, FOUND, phrase
 from sa2va_training.tiny.learner import Encoded, Learner, repeat_rows
 from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
-from sa2va_training.tiny.packing import IGNORED, Packed, Question, Read, block_mask, read
+from sa2va_training.tiny.packing import IGNORED, Packed, Question, Read, block_mask, look, read
 from sa2va_training.tiny.pointing import native_prompts
 from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
 from sa2va_training.tiny.talk import talk_loss
 
 Report = dict[str, float]
 MASK_STRIDE = 4
+_LIKENESS = 2.0
 
 
 def questions(batch: Batch, rng: np.random.Generator | None) -> list[list[Question]]:
@@ -104,9 +107,22 @@ def sam_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple
     return loss + 0.5 * maps, {**report, **more}
 
 
-def sight_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
-    """What visual tokens show, without any words: the cheapest way to many pictures."""
-    return learner.word_aids.visual_loss(learner.mllm.visual_tokens(batch.pixels), batch)
+def sight_stage(
+    learner: Learner, batch: Batch, rng: np.random.Generator, example: InternVL | None = None
+) -> tuple[Tensor, Report]:
+    """What visual tokens show, without any words: the cheapest way to many pictures.
+
+    Args:
+        example: a model whose visual tokens are imitated as well.
+    """
+    visual = look(learner.mllm, batch.pixels)
+    loss, report = learner.word_aids.visual_loss(visual, batch)
+    if example is None:
+        return loss, report
+    with torch.no_grad():
+        wanted = example.visual_tokens(batch.pixels)
+    apart = F.mse_loss(visual, wanted) / wanted.var()
+    return loss + _LIKENESS * apart, {**report, "apart": plain(apart)}
 
 
 TALK_SHARE = 0.35
