@@ -61,8 +61,8 @@ def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str
         wanted = name.startswith(TRAINED[settings.kind])
         if settings.kind == "memory" and not clips.is_trained(name):
             wanted = False
-        if settings.kind == "joint" and clips.is_memory(name):
-            wanted = False  # still pictures have no gradient for it, only decay
+        if settings.kind == "joint" and (clips.is_memory(name) or "image_encoder" in name):
+            wanted = False  # still pictures have no gradient for the memory, which reads what the encoder sees
         slow = _starts_trained(settings.kind, name)
         wanted = wanted and not (slow and settings.slow == 0)
         parameter.requires_grad_(wanted)

@@ -22,6 +22,7 @@ from sa2va_training.tiny.learner import Encoded, Learner, repeat_rows
 from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
 from sa2va_training.tiny.packing import IGNORED, Packed, Question, Read, block_mask, look, read
 from sa2va_training.tiny.pointing import native_prompts
+from sa2va_training.tiny.precision import half_precision
 from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
 from sa2va_training.tiny.talk import talk_loss
 
@@ -99,11 +100,12 @@ def _inexact(boxes: Tensor, rng: np.random.Generator) -> Tensor:
 
 def sam_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
     """Masks from teacher codes."""
-    encoded = learner.encode(batch.pixels)
     codes = prompt_codes(learner, batch, rng)
-    decoded = learner.decode(encoded.features, codes, batch.targets.shape[1])
+    with half_precision():
+        encoded = learner.encode(batch.pixels)
+        decoded = learner.decode(encoded.features, codes, batch.targets.shape[1])
     loss, report = decoded_loss(decoded, batch.masks(MASK_STRIDE), batch.found)
-    maps, more = learner.map_aids.loss(encoded.fine, encoded.coarse, batch)
+    maps, more = learner.map_aids.loss(encoded.fine.float(), encoded.coarse.float(), batch)
     return loss + 0.5 * maps, {**report, **more}
 
 
@@ -144,7 +146,8 @@ def words_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
 def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
     """Masks from sentences; teacher prompts in the same encoder pass keep the decoder's footing.
 
-    With `slow=0` the language half stands still and the decoder learns to read it as it is.
+    The image encoder stands still: memory that was trained with it loses half of its J when it moves. With `slow=0`
+    the language half stands still, too, and the decoder learns to read it as it is.
     """
     learns_words = next(learner.model.text_hidden_fcs.parameters()).requires_grad
     if learns_words and rng.random() < 0.6 * TALK_SHARE:
@@ -154,15 +157,15 @@ def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
     packed = learner.packer.pack(questions(batch, rng))
     seen = read(learner.mllm, batch.pixels, packed)
     parts, report = word_losses(learner, batch, packed, seen)
-    encoded = learner.encode(batch.pixels)
-    cover = batch.masks(MASK_STRIDE)
-    spoken = learner.decode(encoded.features, learner.model.text_hidden_fcs(seen.seg), each)
-    parts["masks"], masks = decoded_loss(spoken, cover, batch.found)
-    if rng.random() < 0.6:
-        parts["taught"] = _taught(learner, encoded, batch, rng)
-    parts["maps"], _ = learner.map_aids.loss(encoded.fine, encoded.coarse, batch)
+    codes = learner.model.text_hidden_fcs(seen.seg)
+    with half_precision():
+        encoded = learner.encode(batch.pixels)
+        spoken = learner.decode(encoded.features, codes, each)
+        if rng.random() < 0.6:
+            parts["taught"] = _taught(learner, encoded, batch, rng)
+    parts["masks"], masks = decoded_loss(spoken, batch.masks(MASK_STRIDE), batch.found)
     weights = {
-        "masks": 1.0, "taught": 0.5, "maps": 0.2, "visual": 0.3, "states": 0.5,
+        "masks": 1.0, "taught": 0.5, "visual": 0.3, "states": 0.5,
         "answers": 1.0, "code": 0.3, "gaze": 0.3,
     }  # fmt: skip
     return weighted(parts, weights), {**report, **masks}
@@ -178,8 +181,8 @@ def _taught(learner: Learner, encoded: Encoded, batch: Batch, rng: np.random.Gen
     points, labels = native_prompts(batch, rng)
     plain = learner.grounder.without_memory(rows)
     pointed = learner.grounder.decode_tokens(rows, plain, points=points, labels=labels)
-    shown = (pointed.logits[:, 0][found], cover[found])
-    score = pointed.object_scores[found, 0]
+    shown = (pointed.logits[:, 0][found].float(), cover[found])
+    score = pointed.object_scores[found, 0].float()
     present = F.binary_cross_entropy_with_logits(score, torch.ones_like(score))
     return mask_loss(*shown)[0] + 0.3 * present
 
