@@ -131,10 +131,11 @@ class VisionConfig:
                 f"vision_config.stem has {len(self.stem)} entries; "
                 f"patch_size {self.patch_size} needs log2(patch_size) - 1"
             )
-        if self.stem_blocks and len(self.stem_blocks) != len(self.stem) + 1:
+        strides = len(self.stem) + 1 if self.stem else 0
+        if len(self.stem_blocks) != strides:
             raise InputError(
                 f"vision_config.stem_blocks is {self.stem_blocks}; "
-                f"expected one count for each of the {len(self.stem) + 1} strided convolutions"
+                f"expected one count for each of the {strides} strided convolutions"
             )
 
 

@@ -23,25 +23,6 @@ from sa2va_model.stem import ResidualStem
 from sa2va_model.visual import Visual
 
 
-class ConvolutionalStem(nn.Sequential):
-    """Stride-2 convolutions in place of the single patch convolution; for small models trained from scratch."""
-
-    def __init__(self, channels: tuple[int, ...], hidden: int) -> None:
-        layers: list[nn.Module] = []
-        inputs = 3
-        for outputs in (*channels, hidden):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(1, outputs), nn.GELU()]
-            inputs = outputs
-        super().__init__(*layers, nn.Conv2d(hidden, hidden, 1))
-
-    @property
-    def weight(self) -> Tensor:
-        """The patch embedding asks its convolution for its dtype."""
-        weight = self[0].weight
-        assert isinstance(weight, Tensor)
-        return weight
-
-
 def vision_model(config: VisionConfig) -> InternVLVisionModel:
     """InternViT with random weights: 300M and, with RMS norms and normalised queries and keys, 6B.
 
@@ -74,13 +55,9 @@ def vision_model(config: VisionConfig) -> InternVLVisionModel:
         for layer in model.encoder.layer:
             for norm in (layer.attention.q_norm, layer.attention.k_norm):
                 norm.variance_epsilon = config.layer_norm_eps
-    if config.stem_blocks:
+    if config.stem:
         model.embeddings.patch_embeddings.projection = ResidualStem(
             (*config.stem, config.hidden_size), config.stem_blocks, config.hidden_size
-        )
-    elif config.stem:
-        model.embeddings.patch_embeddings.projection = ConvolutionalStem(
-            config.stem, config.hidden_size
         )
     return model
 

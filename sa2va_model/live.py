@@ -28,6 +28,7 @@ from sa2va_model.questions import Answered, QuestionCounts
 from sa2va_model.replay import usable
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.sources import Frame
+from sa2va_model.track_names import TrackNames
 from sa2va_model.tracker import Observation
 from sa2va_model.tracks import EventKind, FrameResult, Reason, TrackState
 from sa2va_model.watching import Watch
@@ -37,10 +38,17 @@ __all__ = ["LiveConfig", "LiveTracker"]
 
 
 class LiveTracker:
-    """Follows what it is told to."""
+    """Follows what it is told to.
 
-    def __init__(self, model: Sa2VA, config: LiveConfig | None = None) -> None:
-        self._parts = assemble(model, config or LiveConfig())
+    Args:
+        names: gives the tracks' ids, none of them twice; None = its own. Trackers that follow each other in one session
+            share theirs.
+    """
+
+    def __init__(
+        self, model: Sa2VA, config: LiveConfig | None = None, names: TrackNames | None = None
+    ) -> None:
+        self._parts = assemble(model, config or LiveConfig(), names)
         self._register = self._parts.register
         self._words = Words(self._parts)
         self._watch = Watch(self._parts, self._words)
@@ -54,7 +62,7 @@ class LiveTracker:
         """Finds and follows what `expression` names, from the next frame on.
 
         Args:
-            track_id: a name for it; None = made from the words.
+            track_id: a name for it; None = made from the words. One that was used before gets a number.
             replace: stop all other tracks.
 
         Returns:
@@ -67,6 +75,12 @@ class LiveTracker:
         name = self._register.new_id(track_id or words)
         self._register.command(lambda frame: self._start_spoken(name, words, replace, frame))
         return name
+
+    def resume(self, track_id: str, expression: str) -> None:
+        """Goes on, from the words, with a track of a tracker that had the same `names`; raises as `track`."""
+        words = prompts.clean_expression(expression)
+        self._register.keep(track_id)
+        self._register.command(lambda frame: self._start_spoken(track_id, words, False, frame))
 
     def prompt(
         self,

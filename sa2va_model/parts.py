@@ -17,6 +17,7 @@ from sa2va_model.questions import Questioner
 from sa2va_model.register import Register
 from sa2va_model.replay import Replay
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.track_names import TrackNames
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.trust import EarnedTrust
 from sa2va_model.vision import Vision
@@ -52,8 +53,8 @@ class Parts:
         return self.vision.decode(embedding, features)
 
 
-def assemble(model: Sa2VA, config: LiveConfig) -> Parts:
-    """All parts for a model."""
+def assemble(model: Sa2VA, config: LiveConfig, names: TrackNames | None = None) -> Parts:
+    """All parts for a model; `names` of tracks come from there."""
     calibration = config.calibration or model.calibration
     vision = Vision(model.grounder, config.vision)
     settings = TrackerConfig(
@@ -76,6 +77,6 @@ def assemble(model: Sa2VA, config: LiveConfig) -> Parts:
         questioner=Questioner(model, background=config.background, limit=config.answer_limit),
         ring=ring,
         replay=Replay(tracker, ring, config.replay_periods if config.background else None),
-        register=Register(config.max_objects),
+        register=Register(config.max_objects, names),
         camera=CameraMotion(),
     )

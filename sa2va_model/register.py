@@ -6,13 +6,13 @@ Names and commands come from any thread, the rest from the thread of the frames.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 
 from sa2va_model.errors import InputError
 from sa2va_model.records import Record
 from sa2va_model.sources import Frame
+from sa2va_model.track_names import TrackNames
 from sa2va_model.tracks import Event, EventKind, Reason, TrackState
 
 WAITING = 256  # commands that may wait for a frame
@@ -25,10 +25,12 @@ class Register:
 
     Args:
         max_objects: records at once.
+        names: gives the names; None = its own, unique in this stream.
     """
 
-    def __init__(self, max_objects: int) -> None:
+    def __init__(self, max_objects: int, names: TrackNames | None = None) -> None:
         self.max_objects = max_objects
+        self._names = names or TrackNames()
         self.records: dict[str, Record] = {}
         self._lock = threading.Lock()
         self._ids: set[str] = set()
@@ -43,15 +45,15 @@ class Register:
             return name in self._ids
 
     def new_id(self, words: str) -> str:
-        """A free name made of the words, safe as a file name and as a topic's value."""
-        plain = re.sub(r"^(the|a|an)\s+", "", words.lower())
-        slug = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40] or "object"
-        with self._lock:
-            name, number = slug, 2
-            while name in self._ids:
-                name, number = f"{slug}_{number}", number + 1
-            self._ids.add(name)
+        """A name made of the words that no track had before."""
+        name = self._names.give(words)
+        self.keep(name)
         return name
+
+    def keep(self, name: str) -> None:
+        """Uses a name that was given before, for the same track."""
+        with self._lock:
+            self._ids.add(name)
 
     def release(self, track_id: str | None) -> list[str]:
         """Frees the name of one track, or all; the names that were taken."""
