@@ -72,15 +72,19 @@ class LiveTracker:
             InputError: the expression is empty or too long.
         """
         words = prompts.clean_expression(expression)
-        name = self._register.new_id(track_id or words)
+        name = self._register.new_id(track_id or words, words)
         self._register.command(lambda frame: self._start_spoken(name, words, replace, frame))
         return name
 
     def resume(self, track_id: str, expression: str) -> None:
         """Goes on, from the words, with a track of a tracker that had the same `names`; raises as `track`."""
         words = prompts.clean_expression(expression)
-        self._register.keep(track_id)
+        self._register.keep(track_id, words)
         self._register.command(lambda frame: self._start_spoken(track_id, words, False, frame))
+
+    def spoken(self) -> dict[str, str]:
+        """The expressions of the tracks that were named by words and are not over, by id."""
+        return self._register.spoken()
 
     def prompt(
         self,

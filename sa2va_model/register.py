@@ -33,7 +33,7 @@ class Register:
         self._names = names or TrackNames()
         self.records: dict[str, Record] = {}
         self._lock = threading.Lock()
-        self._ids: set[str] = set()
+        self._ids: dict[str, str] = {}  # the words of those that live or are about to
         self._commands: list[Action] = []
         self._events: list[Event] = []
 
@@ -44,22 +44,28 @@ class Register:
         with self._lock:
             return name in self._ids
 
-    def new_id(self, words: str) -> str:
-        """A name made of the words that no track had before."""
-        name = self._names.give(words)
-        self.keep(name)
+    def new_id(self, wish: str, words: str = "") -> str:
+        """A name made of the wish that no track had before; `words`: of a track that is named by words."""
+        name = self._names.give(wish)
+        self.keep(name, words)
         return name
 
-    def keep(self, name: str) -> None:
+    def keep(self, name: str, words: str) -> None:
         """Uses a name that was given before, for the same track."""
         with self._lock:
-            self._ids.add(name)
+            self._ids[name] = words
+
+    def spoken(self) -> dict[str, str]:
+        """Names and words of the tracks that are named by words and live or are about to."""
+        with self._lock:
+            return {name: words for name, words in self._ids.items() if words}
 
     def release(self, track_id: str | None) -> list[str]:
         """Frees the name of one track, or all; the names that were taken."""
         with self._lock:
             names = [name for name in self._ids if track_id in (None, name)]
-            self._ids.difference_update(names)
+            for name in names:
+                del self._ids[name]
         return names
 
     def command(self, action: Action) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from sa2va_model.live import LiveConfig, LiveTracker
 from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Reply, Sa2VA
 from sa2va_model.sources import Frame
+from sa2va_model.track_names import TrackNames
 from sa2va_model.tracks import EventKind, FrameResult, TrackState
 
 QUIET = LiveConfig(verify_period=0)
@@ -75,6 +77,66 @@ def test_plain_commands_replace_and_names_stay_unique() -> None:
     assert live.stop() == 1
     live.process(clip[2])
     assert live.process(clip[3]).tracks == ()
+
+
+def test_a_name_is_given_once() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    clip = frames(6)
+    names = [live.track("the mug")]
+    live.process(clip[0])
+    live.stop("mug")
+    names.append(live.track("the mug"))  # the first one has not been seen to end yet
+    live.process(clip[1])
+    live.stop()
+    live.process(clip[2])
+    names += [
+        live.track("the mug", track_id="mug"),
+        live.prompt(box=(2, 2, 20, 20), track_id="mug"),
+    ]
+    live.process(clip[3])
+    live.reset("time went back")
+    names += [live.track("mug"), live.track("mug 9"), live.track("mug")]
+    assert names == ["mug", "mug_2", "mug_3", "mug_4", "mug_5", "mug_9", "mug_10"]
+    live.process(clip[4])
+    assert live.prompt(box=(2, 2, 20, 20), track_id="mug_5") == "mug_5"  # it lives: corrected
+    assert [t.id for t in live.process(clip[5]).tracks] == ["mug_5", "mug_9", "mug_10"]
+
+
+def test_a_tracker_that_takes_over_keeps_the_tracks_and_gives_other_names() -> None:
+    names = TrackNames()
+    first = LiveTracker(nano_model(), QUIET, names)
+    kept, ended = first.track("the mug"), first.track("the ball")
+    second = LiveTracker(nano_model(), QUIET, names)
+    second.resume(kept, "the mug")
+    other = second.track("the ball")
+    result = second.process(frames(1)[0])
+    assert [track.id for track in result.tracks] == [kept, other]
+    assert other != ended
+    assert second.stop(kept) == 1
+
+
+def test_names_stay_different_when_old_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sa2va_model.track_names.REMEMBERED", 5)
+    words = [
+        "a",
+        "a_2",
+        "a 3",
+        "b",
+        "b 1",
+        "b 2",
+        "b_1_2",
+        "c",
+        "a_b",
+        "x" * 60,
+        "x" * 40 + " 2",
+        "?",
+    ]
+    rng = np.random.default_rng(0)
+    names = TrackNames()
+    given = [names.give(words[i]) for i in rng.integers(0, len(words), 2000)]
+    given += [names.give(name) for name in given]  # whoever asks for a name that was used
+    assert len(set(given)) == len(given)
+    assert all(re.fullmatch("[a-z0-9_]+", name) and len(name) < 50 for name in given)
 
 
 def test_prompts_outside_the_image_fail_with_the_reason() -> None:
