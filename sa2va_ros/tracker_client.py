@@ -109,15 +109,16 @@ class TrackerClient:
             if keep is not None:
                 keep(message.feedback)
 
-        sent = self._action.send_goal_async(goal, feedback_callback=heard)
+        sent = self._spun(lambda: self._action.send_goal_async(goal, feedback_callback=heard), told)
         handle = self._wait(sent, 10.0, told, "an answer to the goal")
         if not handle.accepted:
             raise TrackerError(f"the tracker refused '{expression}'")
         try:
             # The tracker keeps the time; a little more here, for a tracker that does not answer.
-            result = self._wait(handle.get_result_async(), seconds + 10, told, "a result").result
+            asked = self._spun(handle.get_result_async, told)
+            result = self._wait(asked, seconds + 10, told, "a result").result
         except TrackerError:
-            handle.cancel_goal_async()
+            self._spun(handle.cancel_goal_async, lambda: True)
             raise
         if result.error_code != TrackExpression.Result.NONE:
             raise TrackerError(result.error_msg or "not found", int(result.error_code))
@@ -142,6 +143,21 @@ class TrackerClient:
         """Let a track go ("" = all); says nothing if the tracker does not answer."""
         if self._remove.service_is_ready():
             self._remove.call_async(RemoveTrack.Request(track_id=track_id))
+
+    def _spun(self, call: Callable[[], Any], told: Callable[[], bool]) -> Any:
+        """What a call returns that is made on the thread that spins the node.
+
+        rclpy's action client notes a request after it has left; an answer that the spinning thread takes in between is
+        thrown away. `told`: whether to give up; the call is made all the same.
+
+        Raises:
+            TrackerError: nobody spins the node.
+        """
+        executor = self._node.executor
+        if executor is None:
+            raise TrackerError("nobody spins this node")
+        task = executor.create_task(call)
+        return None if told() else self._wait(task, 10.0, told, "anything: its own node is busy")
 
     def _wait(self, future: Any, seconds: float, told: Callable[[], bool], what: str) -> Any:
         done = threading.Event()
