@@ -47,7 +47,7 @@ class NodeProcess:
             command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
         for remap in remaps:
             command += ["-r", remap]
-        self._log = log
+        self._log, self._remaps = log, remaps
         with log.open("w") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
@@ -55,6 +55,12 @@ class NodeProcess:
     def output(self) -> str:
         """What it printed so far."""
         return self._log.read_text(errors="replace")
+
+    @property
+    def namespace(self) -> str:
+        """Where it was started, "/" for none."""
+        found = [remap.removeprefix("__ns:=") for remap in self._remaps if "__ns:=" in remap]
+        return found[0] if found else "/"
 
     def stop(self, seconds: float = 60.0) -> int:
         """Ask it to end as Ctrl-C does; returns its exit status."""
@@ -122,10 +128,12 @@ class Client:
 
     def wait_connected(self, topic: str = "image", seconds: float = START_SECONDS) -> None:
         """Wait until the node subscribes to what is sent here and is heard."""
-        running = [node for node in RUNNING if node.process.poll() is None]
+        here = [node for node in RUNNING if node.namespace == self.node.get_namespace()]
+        # Those that ended on purpose before the newest was started are not waited for.
+        here = [node for node in here if node is here[-1] or node.process.poll() is None]
 
         def heard(name: str) -> bool:
-            for node in running:
+            for node in here:
                 if node.process.poll() is not None:
                     pytest.fail(f"a node ended before it was ready:\n{node.output}")
             return bool(self._sends[name].get_subscription_count())
@@ -213,14 +221,19 @@ class Client:
         sender = ActionClient(self.node, kind, name)
         assert sender.wait_for_server(seconds), f"no action {name}"
         feedback: list[Any] = []
-        # On the thread that spins: rclpy ignores an answer that comes before it has noted the goal.
-        sent = self._executor.create_task(
+        accepted = self._spun(
             lambda: sender.send_goal_async(goal, lambda message: feedback.append(message.feedback))
         )
-        wait_for(sent.done, seconds, f"the goal of {name} to leave")
-        accepted = sent.result()
         wait_for(accepted.done, seconds, f"the goal of {name}")
-        return Goal(accepted.result(), feedback, sender)
+        handle = accepted.result()
+        assert handle.accepted
+        return Goal(handle, self._spun(handle.get_result_async), feedback, sender)
+
+    def _spun(self, call: Callable[[], Any]) -> Any:
+        """On the thread that spins: rclpy ignores an answer that comes before it has noted the request."""
+        task = self._executor.create_task(call)
+        wait_for(task.done, 60.0, "a request to leave")
+        return task.result()
 
     def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
         """Change a parameter of the tracker node; whether it was accepted, and why not."""
@@ -270,11 +283,10 @@ class Client:
 class Goal:
     """A goal that was accepted, as its sender sees it."""
 
-    def __init__(self, handle: Any, feedback: list[Any], sender: Any) -> None:
-        assert handle.accepted
+    def __init__(self, handle: Any, result: Any, feedback: list[Any], sender: Any) -> None:
         self.handle, self.feedback = handle, feedback
         self._sender = sender  # goals live as long as their client
-        self._result = handle.get_result_async()
+        self._result = result
 
     @property
     def done(self) -> bool:
