@@ -119,9 +119,7 @@ class SceneQuestions:
         if request.cancelled.is_set():
             raise CancelledError
         latest = self._image(request)
-        conversation = self._engine.conversation
-        if conversation is None:
-            raise InputError("the node is not configured; expected a configured node")
+        conversation = self._engine.need_conversation()
         answer: Any = conversation.ask(latest.admitted.frame.rgb, request)
         header = latest.admitted.header
         message = self._pipeline.outputs.caption(header, request.question, answer, request.id)

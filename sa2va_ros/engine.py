@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sa2va_model.errors import InputError
 from sa2va_model.sources import Frame
+from sa2va_model.track_names import TrackNames
 from sa2va_model.tracks import FrameResult
 from sa2va_ros.conversation import Conversation
 
@@ -49,9 +51,17 @@ class EngineSettings:
 
 
 class Engine:
-    """One model, the live tracker on it and the conversation with it."""
+    """One model, the live tracker on it and the conversation with it.
+
+    Attributes:
+        held: for what the model is held, so that nobody else may begin to use it; "" if it is not.
+    """
 
     def __init__(self) -> None:
+        self.held = ""
+        self._lock = threading.Lock()  # around `held`, and the tracks that wait for another tracker
+        self._waiting: dict[str, str] = {}  # their expressions by id
+        self._names = TrackNames()  # of all tracks while the node lives, whatever is loaded
         self.model: Sa2VA | None = None
         self.live: LiveTracker | None = None
         self.conversation: Conversation | None = None
@@ -88,7 +98,7 @@ class Engine:
 
         assert self.model is not None
         assert self._settings is not None
-        self.live = LiveTracker(self.model, self._settings.live())
+        self.live = LiveTracker(self.model, self._settings.live(), self._names)
         self.conversation = Conversation(
             self.model, turns=self._settings.history_turns, max_tokens=self._settings.max_tokens
         )
@@ -107,19 +117,55 @@ class Engine:
         self.model, self.conversation, self.adapter = None, None, ""
         return live is None or _close(live)
 
-    def change_adapter(self, path: str) -> str:
-        """Put another adapter in, or none (""); the tracker begins anew. Nothing may run the model.
+    # --- adapters ---------------------------------------------------------------------------------
+
+    def hold(self, why: str) -> None:
+        """Keep the model for something that changes it.
+
+        Raises:
+            InputError: nothing is loaded, or it is held already.
+        """
+        self.need_live()
+        with self._lock:
+            if self.held:
+                raise InputError(f"{self.held}; expected to be asked when that is done")
+            self.held = why
+
+    def release(self) -> None:
+        """The model may be used again."""
+        with self._lock:
+            self.held = ""
+
+    def check_adapter(self, path: str) -> None:
+        """Raise InputError unless there is an adapter in the folder ("" = none is wanted)."""
+        from sa2va_model.adapters import read_adapter
+
+        if path:
+            read_adapter(path)
+
+    def change_adapter(self, path: str, patience: float = END_SECONDS) -> str:
+        """Put another adapter in, or none (""), while nobody else runs the model.
+
+        The tracker begins anew; tracks that were named by words go on from them, under their ids.
+
+        Args:
+            patience: seconds for the language model to end what it is at.
 
         Returns:
             What is loaded now, in words.
 
         Raises:
-            InputError: the adapter does not fit; the model is without any then.
+            InputError: the adapter does not fit; the model is without any then. Or the model is at work, or was freed.
         """
-        model, live = self.need_model(), self.need_live()
-        if not _close(live):
-            raise InputError("the language model is at work; expected an idle one, try again")
+        model, live = self.need_model(), self.live
+        if live is None:
+            raise InputError("the node is not configured; expected a configured node")
+        with self._lock:
+            self._waiting, self.live = live.spoken(), None
+        ended = live.close(patience)
         try:
+            if not ended:
+                raise InputError("the language model is at work; expected an idle one, try again")
             if path:
                 _load_adapter(model, path)
             else:
@@ -127,9 +173,20 @@ class Engine:
 
                 unload_adapter(model)
         finally:
-            self.adapter = _adapter_name(model)
-            self._begin()
+            self._go_on(model)
         return f"adapter {path}" if path else "no adapter"
+
+    def _go_on(self, model: Sa2VA) -> None:
+        """A new tracker takes over what the last one followed by words."""
+        if self.model is not model:
+            raise InputError("the model was freed meanwhile; expected it to be kept")
+        self.adapter = _adapter_name(model)
+        with self._lock:
+            self._begin()
+            assert self.live is not None
+            for name, expression in self._waiting.items():
+                self.live.resume(name, expression)
+            self._waiting = {}
 
     # --- work -------------------------------------------------------------------------------------
 
@@ -144,10 +201,30 @@ class Engine:
         return self.model
 
     def need_live(self) -> LiveTracker:
-        """The live tracker; raises as `need_model`."""
+        """The live tracker.
+
+        Raises:
+            InputError: none is loaded, or another one is being made.
+        """
         if self.live is None:
-            raise InputError("the node is not configured; expected a configured node")
+            raise InputError(
+                f"{self.held}; expected to be asked when that is done"
+                if self.held
+                else "the node is not configured; expected a configured node"
+            )
         return self.live
+
+    def need_conversation(self) -> Conversation:
+        """The conversation.
+
+        Raises:
+            InputError: none is loaded, or the model is held for something else.
+        """
+        if self.held:
+            raise InputError(f"{self.held}; expected to be asked when that is done")
+        if self.conversation is None:
+            raise InputError("no model is loaded; expected a configured node")
+        return self.conversation
 
     def process(self, frame: Frame) -> FrameResult:
         """One frame."""
@@ -162,8 +239,16 @@ class Engine:
         return self.need_live().prompt(**arguments)
 
     def stop(self, track_id: str | None = None) -> int:
-        """Stop one track, or all; see `LiveTracker.stop`."""
-        return self.need_live().stop(track_id)
+        """Stop one track, or all; see `LiveTracker.stop`. Never refused: it also ends what waits for a tracker."""
+        with self._lock:
+            if self.live is not None:
+                return self.live.stop(track_id)
+            names = [name for name in self._waiting if track_id in (None, name)]
+            for name in names:
+                del self._waiting[name]
+        if not self.held:
+            self.need_live()
+        return len(names)
 
 
 def _close(live: LiveTracker) -> bool:

@@ -54,7 +54,8 @@ class Health:
 
     def _status(self, expression: str) -> TrackerStatus:
         pipeline, counts = self._pipeline, self._pipeline.worker.counts()
-        message = TrackerStatus(state=self.state, model=self._model(), message=self.problem)
+        why = self.problem or self._engine.held
+        message = TrackerStatus(state=self.state, model=self._model(), message=why)
         message.adapter, message.device = self._engine.adapter, self._device()
         message.active_expression = expression
         if (latest := pipeline.latest) is not None:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An action server for goals that other threads work on, beside a single-threaded executor.
+"""Actions and services that other threads work on, beside a single-threaded executor.
 
-rclpy runs a goal as a task of the executor. A blocking one would stop the node, and a waiting one
-(`await`) has Jazzy's executor turn without pause until it is done. Here a goal that begins is only
-marked as executing, and the task that hands over its result is made when there is one.
+rclpy runs a goal, and what answers a service, as a task of the executor. A blocking one would stop the node, and a
+waiting one (`await`) has Jazzy's executor turn without pause until it is done. Here a goal that begins is only marked
+as executing, and the task that hands over its result is made when there is one; a service's request is answered by
+a task that is made when the answer is there.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -57,3 +59,50 @@ class PatientServer(ActionServer):
 
 def _never(goal: ServerGoalHandle) -> Any:
     raise RuntimeError("a goal is ended by PatientServer.finish")
+
+
+class Later:
+    """Returned by a service's callback in place of an answer that another thread will `give`, once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answer: Any = None
+        self._send: Callable[[Any], None] | None = None
+
+    def give(self, answer: Any) -> None:
+        """The answer, from any thread."""
+        with self._lock:
+            self._answer = answer
+            send = self._send
+        if send is not None:
+            send(answer)
+
+    def _sent_by(self, send: Callable[[Any], None]) -> None:
+        with self._lock:
+            self._send = send
+            answer = self._answer
+        if answer is not None:
+            send(answer)
+
+
+def create_patient_service(
+    node: Any, kind: Any, name: str, callback: Callable[[Any, Any], Any]
+) -> Any:
+    """A service whose callback may return a `Later` in place of the answer."""
+    service = node.create_service(kind, name, callback)
+    send_now = service.send_response
+
+    def send(response: Any, header: Any) -> None:
+        if not isinstance(response, Later):
+            send_now(response, header)
+            return
+
+        def on_executor(answer: Any) -> None:
+            executor = node.executor
+            if executor is not None:  # None: the node ends, nobody waits for the answer any more
+                executor.create_task(send_now, answer, header)
+
+        response._sent_by(on_executor)
+
+    service.send_response = send
+    return service

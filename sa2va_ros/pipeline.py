@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from sa2va_ros.worker import FrameWorker
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+RESET_SECONDS = 5.0  # how long the image in work may take before a reset is refused
 LIVE_PIXELS = 5000  # depth pixels of one object that are looked at on every image
 
 
@@ -122,8 +124,27 @@ class Pipeline:
 
     def reset(self, reason: str) -> None:
         """Forget all tracks, between two images; what is commanded afterwards is not forgotten."""
-        with self._step:
+        with self.still(RESET_SECONDS):
             self._forget_tracks(reason, clock_jumped=False)
+
+    @contextmanager
+    def still(self, seconds: float) -> Iterator[None]:
+        """The tracker works on no image while this lasts; the newest one waits.
+
+        Raises:
+            InputError: the image in work takes longer than `seconds`.
+        """
+        if not self._step.acquire(timeout=seconds):
+            raise InputError(f"an image is in work for over {seconds:g} s; expected it to be done")
+        try:
+            yield
+        finally:
+            self._step.release()
+
+    def begin_anew(self) -> None:
+        """The tracker was changed for another one; the stream goes on."""
+        self.latest = None
+        self._locator.reset()
 
     def forget(self) -> None:
         """Forget the stream as well, as when the model is freed."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's services. Each answers at once; what follows is told on the topics.
+"""The node's services. Each answers at once, and `load_adapter` when it is done; what follows is told on the topics.
 
 A refused request is an answer with the reason in its `message`, never an exception.
 """
@@ -16,9 +16,11 @@ from std_srvs.srv import SetBool, Trigger
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
 from sa2va_ros import conversions
+from sa2va_ros.adapter_change import AdapterChange
 from sa2va_ros.commands import Router, tracks_named
 from sa2va_ros.conversions_3d import fill_cloud, fill_point, fill_pose
 from sa2va_ros.engine import Engine
+from sa2va_ros.patient import Later, create_patient_service
 from sa2va_ros.pipeline import Latest, Pipeline
 from sa2va_ros.spatial import ENDED, locate_one, target
 from sa2va_ros.srv import (
@@ -38,7 +40,7 @@ class Services:
     """Serves them for as long as the node lives, whatever its lifecycle state.
 
     Args:
-        change_adapter: pauses the node, changes the adapter, and says what is loaded now.
+        adapters: loads them.
     """
 
     def __init__(
@@ -47,10 +49,10 @@ class Services:
         engine: Engine,
         pipeline: Pipeline,
         router: Router,
-        change_adapter: Callable[[str], str],
+        adapters: AdapterChange,
     ) -> None:
         self._engine, self._pipeline, self._router = engine, pipeline, router
-        self._change_adapter = change_adapter
+        self._node, self._adapters = node, adapters
         served = {
             "set_target": (SetTarget, self._set_target),
             "add_prompt": (AddPrompt, self._add_prompt),
@@ -62,7 +64,7 @@ class Services:
             "enable": (SetBool, self._enable),
         }
         for name, (kind, serve) in served.items():
-            node.create_service(kind, f"~/{name}", _refusing(serve))
+            create_patient_service(node, kind, f"~/{name}", _refusing(serve))
 
     def _set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> None:
         response.track_id = self._router.track(
@@ -80,7 +82,7 @@ class Services:
     def _remove_track(self, request: RemoveTrack.Request, response: RemoveTrack.Response) -> None:
         before = len(self._living())
         response.remaining = before
-        self._engine.need_live()
+        self._engine.need_model()
         stopped = self._router.stop(request.track_id)
         response.success = stopped > 0 or not request.track_id
         response.remaining = max(before - stopped, 0)
@@ -107,12 +109,18 @@ class Services:
         fill_point(response.size, solid.box.size)
         response.success = True
 
-    def _load_adapter(self, request: LoadAdapter.Request, response: LoadAdapter.Response) -> None:
+    def _load_adapter(self, request: LoadAdapter.Request, response: LoadAdapter.Response) -> Later:
         if request.scale not in (0.0, 1.0):
             raise InputError(f"scale is {request.scale:g}; expected 1 (or 0, which means 1)")
-        self._engine.need_live()
-        response.message = self._change_adapter(request.path)
-        response.success = True
+        later = Later()
+
+        def done(loaded: str, problem: str) -> None:
+            response.success, response.message = not problem, problem or loaded
+            self._node.get_logger().info(f"load_adapter: {response.message}")
+            later.give(response)
+
+        self._adapters.begin(request.path, done)
+        return later
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
         self._engine.need_live()
@@ -130,12 +138,12 @@ class Services:
         return [track for track in tracks if track.state not in ENDED]
 
 
-def _refusing(serve: Callable[[Any, Any], None]) -> Callable[[Any, Any], Any]:
+def _refusing(serve: Callable[[Any, Any], Later | None]) -> Callable[[Any, Any], Any]:
     """A service callback that answers with the reason where a request is refused."""
 
     def answer(request: Any, response: Any) -> Any:
         try:
-            serve(request, response)
+            return serve(request, response) or response
         except InputError as error:
             response.message = str(error)
         return response

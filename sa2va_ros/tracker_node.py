@@ -25,6 +25,7 @@ from std_msgs.msg import String
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
 from sa2va_ros import conversions, parameters, standard
+from sa2va_ros.adapter_change import AdapterChange
 from sa2va_ros.ask_action import SceneQuestions
 from sa2va_ros.camera import CameraTopics
 from sa2va_ros.commands import Router
@@ -35,7 +36,6 @@ from sa2va_ros.msg import TrackerStatus, VisualPrompt
 from sa2va_ros.pipeline import Latest, Pipeline
 from sa2va_ros.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
 from sa2va_ros.services import Services
-from sa2va_ros.spatial import ENDED
 from sa2va_ros.spinning import context, spin
 from sa2va_ros.track_action import TrackAction
 from sa2va_ros.transforms import require_tf2
@@ -67,7 +67,8 @@ class TrackerNode(LifecycleNode):
         self._questions = SceneQuestions(self, self._engine, self._pipeline, self._need_active)
         self._router = Router(self._engine, self._tracks, self._questions.ask)
         self._goals = TrackAction(self, self._router, self._need_active)
-        Services(self, self._engine, self._pipeline, self._router, self._change_adapter)
+        self._adapters = AdapterChange(self._engine, self._pipeline, self._quiet)
+        Services(self, self._engine, self._pipeline, self._router, self._adapters)
         self._health = Health(self, self._engine, self._pipeline)
         self._active = False
         self._loading: Loading | None = None
@@ -128,6 +129,9 @@ class TrackerNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
+        if self._adapters.busy:
+            self.get_logger().error("not cleaned up: an adapter is being loaded")
+            return TransitionCallbackReturn.FAILURE
         self._unload()
         self._set_state(TrackerStatus.UNCONFIGURED)
         return TransitionCallbackReturn.SUCCESS
@@ -158,18 +162,23 @@ class TrackerNode(LifecycleNode):
     def close(self) -> bool:
         """Stop all threads and free the model; False if one of them is still at work."""
         ended = self._pause("the node ends")
-        loaded = self._loading is None or self._loading.ended
-        return self._engine.close() and ended and loaded
+        loading = self._loading is not None and not self._loading.ended
+        return self._engine.close() and ended and not loading and not self._adapters.busy
 
     def _pause(self, reason: str) -> bool:
         self._active = False
         self._unsubscribe()
-        answered = self._questions.stop(reason, PAUSE_SECONDS)
-        self._goals.cancel_all(reason)
+        answered = self._quiet(PAUSE_SECONDS, reason)
         stopped = self._pipeline.stop(PAUSE_SECONDS)
         if not stopped:
             self.get_logger().warning("the image in work goes on for a moment")
         return answered and stopped
+
+    def _quiet(self, seconds: float, reason: str = "the adapter is changed") -> bool:
+        """End questions and goals, from any thread; False if the model needs longer for that."""
+        answered = self._questions.stop(reason, seconds)
+        self._goals.cancel_all(reason)
+        return answered
 
     def _unload(self) -> None:
         self._router.forget()
@@ -235,7 +244,7 @@ class TrackerNode(LifecycleNode):
             self._router.track(expression)
 
     def _need_active(self) -> None:
-        self._engine.need_model()
+        self._engine.need_live()
         if not self._active:
             raise InputError("the node is not active; expected an active node")
 
@@ -267,29 +276,6 @@ class TrackerNode(LifecycleNode):
         latest = self._pipeline.latest
         header = latest.admitted.header if latest else None
         self._pipeline.outputs.failed(header, "", str(error))
-
-    def _change_adapter(self, path: str) -> str:
-        """Pause, change the adapter, go on; tracks named by words start again from them."""
-        active, before = self._active, self._tracks()
-        if not self._pause("the adapter is changed"):
-            self._resume(active)
-            raise InputError("the model is at work; expected an idle one, try again")
-        try:
-            loaded = self._engine.change_adapter(path)
-        finally:
-            self._pipeline.forget()
-            self._resume(active)
-        for track in before:
-            if track.expression and track.state not in ENDED:
-                self._router.track(track.expression, track_id=track.id)
-        self.get_logger().info(f"loaded: {loaded}")
-        return loaded
-
-    def _resume(self, active: bool) -> None:
-        if active:
-            self._pipeline.start()
-            self._subscribe()
-            self._active = True
 
     # --- parameters -------------------------------------------------------------------------------
 

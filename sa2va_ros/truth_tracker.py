@@ -24,6 +24,7 @@ from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
 from sa2va_model.sources import Frame
+from sa2va_model.track_names import TrackNames
 from sa2va_model.tracks import Event, EventKind, FrameResult, Track, TrackState
 from sa2va_ros.conversions import array_from_image, nanoseconds
 from sa2va_ros.engine import Engine, EngineSettings
@@ -59,7 +60,7 @@ class TruthLive:
         self._meant: dict[str, int] = {}
         self._tracks: dict[str, _Known] = {}
         self._events: list[Event] = []
-        self._count = 0
+        self._given = TrackNames()
 
     # --- the simulator's truth --------------------------------------------------------------------
 
@@ -90,8 +91,7 @@ class TruthLive:
         with self._changed:
             if replace:
                 self._stop_all()
-            self._count += 1
-            name = track_id or f"t{self._count}"
+            name = self._given.give(track_id or expression)
             used = {known.track.mask_value for known in self._tracks.values()}
             value = next(k for k in range(1, 255) if k not in used)
             track = Track(name, expression, TrackState.PENDING, mask_value=value)
@@ -227,8 +227,8 @@ class TruthEngine(Engine):
         self.model = self.live = None
         return True
 
-    def change_adapter(self, path: str) -> str:
-        """Not here.
+    def check_adapter(self, path: str) -> None:
+        """There is nothing to put an adapter on.
 
         Raises:
             InputError: always.
