@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names for tracks, each given once.
 
-`red_mug`, `red_mug_2`, `red_mug_3`: whoever keeps a name, a log or a robot's plan, never finds another object behind it.
-A name is words and a number, and the numbers of the same words only grow, so the numbers last given are all that has to
-be remembered, and only of the words that were used lately.
+`red_mug`, `red_mug_2`, `red_mug_3`: whoever keeps a name, a log or a robot's plan, never finds another object
+behind it. A name is words and a number, and the numbers of the same words only grow, so the numbers last given are all
+that has to be remembered, and only of the words that were used lately.
 """
 
 from __future__ import annotations

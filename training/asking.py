@@ -15,16 +15,22 @@ import numpy as np
 from sa2va_model import prompts
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
+from sa2va_model.images import region_cells
 from sa2va_training.collate import Asked, Exchange
+from sa2va_training.collage import Album, Thing, glue
+from sa2va_training.masks import ArrayMask
 from sa2va_training.sample import Sample, Target, Turn
 from sa2va_training.settings import DataSettings
 from sa2va_training.tiny.augmentation import disturb_clip
-from sa2va_training.wording import reworded, segment_request
+from sa2va_training.wording import DESCRIBE_REGION, called, reworded, segment_request
 
 _PLAIN = 0.6  # questions that are worded exactly as the run time words them
 _FED = 0.7  # absent things whose [SEG] is looked at all the same, where the model has a trained object score
 _CROPPED = 0.7
-_SMALLEST_CROP = 0.75
+_ABSENT = 0.25  # of the questions about a collage
+_SMALLEST_CROP = 0.65
+_MIN_CELLS = 4
+"""Regions of fewer visual tokens were left out of the official training, too."""
 
 
 class Asker:
@@ -33,6 +39,7 @@ class Asker:
     Args:
         scored: the model's object score is trained, so that it has to see `[SEG]` of what is not there.
         window: take neighbouring frames of clips instead of any.
+        album: what collages are made of; None = make none.
     """
 
     def __init__(
@@ -43,8 +50,10 @@ class Asker:
         *,
         scored: bool,
         window: bool = False,
+        album: Album | None = None,
     ) -> None:
         self.settings, self.seed, self.scored, self.window = settings, seed, scored, window
+        self.config, self.album = config, album
         ours = bool(config.extra_answers)
         found = ("Sure, [SEG].",) if ours else prompts.ANSWERS
         self.found = tuple(text for text in settings.answers if text) or found
@@ -63,6 +72,10 @@ class Asker:
         """
         if sample.clip:
             sample = sample.with_frames(self._frames(sample, rng))
+        if sample.objects and not sample.clip:
+            made = self._of_things(sample, rng)
+            if made is not None:
+                return made
         if sample.turns:
             exchanges = _exchanges(sample, rng)
             independent = False
@@ -82,6 +95,78 @@ class Asker:
             for picture in sample.frames
         )
         return Asked(sample, exchanges, independent, tuple(frames), keys, masks, regions)
+
+    def _of_things(self, sample: Sample, rng: np.random.Generator) -> Asked | None:
+        """A collage, or questions for the names of things; None if it is the turn of neither."""
+        settings = self.settings
+        album = self.album if rng.random() < settings.collage else None
+        naming = rng.random() < settings.naming
+        if album is None and not naming:
+            return None
+        if album is not None:
+            rgb, things = glue(sample, album, rng)
+        else:
+            rgb = sample.frames[0].read()
+            known = [(o.name, o.masks[0]) for o in sample.objects]
+            things = [Thing(n, m.read(*rgb.shape[:2])) for n, m in known if m is not None]
+        masks = np.stack([thing.mask for thing in things])[:, None]
+        (rgb,), masks, _ = augment([rgb], masks, masks[:0, 0], rng, settings.augment)
+        things = [Thing(thing.name, mask[0]) for thing, mask in zip(things, masks, strict=True)]
+        named = self._named(things, rng) if naming else ()
+        if named:
+            exchanges = tuple(exchange for exchange, _ in named)
+            regions = np.stack([mask for _, mask in named])
+            return Asked(
+                _with_targets(sample, ()), exchanges, True, (rgb,), ("",), masks[:0], regions
+            )
+        if album is None:
+            return None
+        targets, exchanges = self._phrases(things, album, rng)
+        if not exchanges:
+            return None
+        found = _with_targets(sample, targets)
+        chosen = np.zeros((len(targets), 1, *rgb.shape[:2]), bool)
+        for k, target in enumerate(targets):
+            chosen[k] = target.read(*rgb.shape[:2])
+        return Asked(found, exchanges, True, (rgb,), ("",), chosen, masks[:0, 0])
+
+    def _named(
+        self, things: Sequence[Thing], rng: np.random.Generator
+    ) -> list[tuple[Exchange, np.ndarray]]:
+        """What some things are called, with their masks."""
+        found: list[tuple[Exchange, np.ndarray]] = []
+        for n in rng.permutation(len(things)):
+            thing = things[int(n)]
+            if len(found) == self.settings.expressions:
+                break
+            if int(region_cells(thing.mask, self.config).sum()) >= _MIN_CELLS:
+                question = reworded(DESCRIBE_REGION, rng)
+                found.append((Exchange(question, called(thing.name), region=len(found)), thing.mask))
+        return found
+
+    def _phrases(
+        self, things: Sequence[Thing], album: Album, rng: np.random.Generator
+    ) -> tuple[tuple[Target, ...], tuple[Exchange, ...]]:
+        """Questions that names alone answer: mostly about what is there, some about what is not."""
+        one, none = album.meant([thing.name for thing in things])
+        by_thing: dict[int, list[str]] = {}
+        for text, n in one.items():
+            if things[n].mask.any():
+                by_thing.setdefault(n, []).append(text)
+        order = list(by_thing)
+        wanted = self.settings.expressions
+        missing = int(rng.binomial(wanted, _ABSENT)) if none else 0
+        targets: list[Target] = []
+        exchanges: list[Exchange] = []
+        for n in rng.permutation(len(order))[: wanted - missing]:
+            texts = by_thing[order[int(n)]]
+            thing = things[order[int(n)]]
+            asked = self._question(texts[int(rng.integers(len(texts)))], rng)
+            exchanges.append(Exchange(asked, self._yes(rng), (len(targets),)))
+            targets.append(Target((ArrayMask(thing.mask),), thing.name))
+        for n in rng.permutation(len(none))[:missing]:
+            exchanges.append(self._no(self._question(none[int(n)], rng), rng))
+        return tuple(targets), tuple(exchanges)
 
     def _frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
         """Which frames of a clip are shown, in order."""

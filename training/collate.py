@@ -37,12 +37,15 @@ class Exchange:
         targets: which targets of the sample the answer's `[SEG]` mean, in order; -1 = nothing that is there.
         decision: if set, only the first token of the answer is graded, against the first one of this text, while
             `answer` is fed. This is how the `[SEG]` state of something absent is seen.
+        region: which region of the sample this exchange alone is about, as its region1; None = whatever the whole
+            sample has.
     """
 
     question: str
     answer: str
     targets: tuple[int, ...] = ()
     decision: str | None = None
+    region: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,8 @@ class Collator:
             rows.append(row)
             count = sum(len(t) for t in shown) * per_tile
             visual.append(torch.arange(first * per_tile, first * per_tile + count))
-            if len(item.regions):
-                last = first * per_tile + count - per_tile
-                visual += [last + cells.nonzero()[:, 0] for cells in self._cells(item)]
+            last = first * per_tile + count - per_tile
+            visual += [last + cells.nonzero()[:, 0] for cells in self._repeated(item)]
             for key, part in zip(item.keys, shown, strict=True):
                 tiles.append(part)
                 tile_keys += [f"{key}#{n}/{len(part)}" if key else "" for n in range(len(part))]
@@ -236,6 +238,13 @@ class Collator:
             found.append(cells.flatten())
         return found
 
+    def _repeated(self, item: Asked) -> list[Tensor]:
+        """The cells of the regions in the order in which a row repeats them."""
+        if not len(item.regions):
+            return []
+        cells, own = self._cells(item), [e.region for e in item.exchanges if e.region is not None]
+        return [cells[region] for region in own] if own else cells
+
     def _cover(self, mask: np.ndarray, size: int) -> Tensor:
         """float32 [size, size]."""
         given = torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None]
@@ -256,8 +265,10 @@ class Collator:
     def _row(self, item: Asked, tile_counts: Sequence[int]) -> _Row:
         per_tile = self.config.tokens_per_tile
         block = "\n".join(prompts.image_block(per_tile * count) for count in tile_counts)
-        if len(item.regions):
-            block += prompts.region_text([int(cells.sum()) for cells in self._cells(item)])
+        counts = [int(cells.sum()) for cells in self._repeated(item)]
+        own = any(exchange.region is not None for exchange in item.exchanges)
+        if counts and not own:
+            block += prompts.region_text(counts)
         prefix = self._ids(self._head + block, start=True)
         row = _Row(
             list(prefix),
@@ -273,6 +284,8 @@ class Collator:
             branch = k + 1 if item.independent else 0
             position = len(prefix) if item.independent else len(row.ids)
             opening = lead if k == 0 or item.independent else f"\n{self._head}"
+            if exchange.region is not None:
+                opening = prompts.region_text([counts.pop(0)]) + lead
             self._append(row, exchange, opening, branch, position)
         if len(row.ids) > self.max_tokens:
             raise InputError(
@@ -297,7 +310,8 @@ class Collator:
         row.ids += ids
         row.labels += labels
         row.owner += [branch] * len(ids)
-        row.first += [n == len(asked) - 1 for n in range(len(ids))]
+        said = exchange.region is None  # the first word of a name decides nothing
+        row.first += [said and n == len(asked) - 1 for n in range(len(ids))]
         row.positions += range(position, position + len(ids))
         places = [start + n for n, i in enumerate(ids) if i == self.mllm.seg_id and n >= len(asked)]
         if len(places) != len(exchange.targets):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -33,7 +34,9 @@ from sa2va_model.checkpoints import load_model, save_model, suit_threads
 from sa2va_model.errors import InputError
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training import measure, state
+from sa2va_training.allocator import keep_memory
 from sa2va_training.asking import Asker
+from sa2va_training.collage import Album
 from sa2va_training.collate import Batch, Collator
 from sa2va_training.estimate import estimate
 from sa2va_training.feeder import Feeder
@@ -43,6 +46,7 @@ from sa2va_training.loop import Run, make_accelerator
 from sa2va_training.memory import MemoryLearner
 from sa2va_training.metrics.overlap import overlap
 from sa2va_training.mixture import Mixture, repeats_for_shares
+from sa2va_training.precision import decided
 from sa2va_training.sample import Dataset
 from sa2va_training.settings import Settings, save_settings
 from sa2va_training.sources import Chosen, Source, by_task, open_sources
@@ -96,6 +100,7 @@ def finetune(
             f"output {folder}: holds a run already; expected a new folder, or --resume {folder}"
         )
     accelerator = make_accelerator(settings)
+    settings = replace(settings, precision=decided(settings.precision, accelerator.device))
     main = accelerator.is_main_process
     model = _load(settings, accelerator)
     settings = resolved(settings, model)
@@ -158,6 +163,9 @@ def _load(settings: Settings, accelerator: Accelerator) -> Sa2VA:
     if settings.precision == "fp32":
         model.float()
     suit_threads(model)
+    if device.type == "cpu":
+        keep_memory()
+        cv2.setNumThreads(torch.get_num_threads())
     return model
 
 
@@ -192,7 +200,12 @@ def make_job(
     )
     scored = learner.loss.score > 0
     asker = Asker(
-        model.config, batches, settings.seed, scored=scored, window=settings.train.mode == "memory"
+        model.config,
+        batches,
+        settings.seed,
+        scored=scored,
+        window=settings.train.mode == "memory",
+        album=Album(trained) if batches.collage else None,
     )
     feeder = Feeder(
         mixture,
@@ -258,6 +271,7 @@ def summary(job: Job, first: Batch) -> Table:
     table.add_section()
     samples = settings.batches.batch * settings.batches.accumulate * processes
     table.add_row("steps", f"{job.total} of {samples} samples", f"{processes} process(es)")
+    table.add_row("", f"in {settings.precision}", f"on {job.accelerator.device}")
     needed = estimate(job.model, settings, tokens=first.ids.shape[1])
     parts = (
         f"weights {_gb(needed.weights)}, gradients and AdamW {_gb(needed.training)}, "

@@ -11,7 +11,6 @@ Letters: B samples, S tokens, C hidden size of the language model, P mask pairs,
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +23,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_training.collate import IGNORED, Batch, attention
 from sa2va_training.features import Features, FeatureStore
 from sa2va_training.losses import ious, mask_losses, token_losses
+from sa2va_training.precision import float_attention
 from sa2va_training.settings import LossSettings, PartSettings
 from sa2va_training.trainables import encoder_frozen, is_lora, vision_frozen
 
@@ -84,6 +84,11 @@ class Learner(nn.Module):
         Returns:
             `loss`: the number to differentiate; `report` [len(REPORT)]: sums for the log.
         """
+        with float_attention():
+            return self.losses(batch, totals)
+
+    def losses(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        """As `forward`, in whatever arithmetic is chosen."""
         states = self.read(batch)
         text, right = self._text(states, batch)
         weights = batch.weights(self.loss.decision)[batch.labels != IGNORED]
@@ -245,10 +250,3 @@ def _draw(batch: Batch, owners: Tensor) -> Callable[[int], Tensor]:
         return torch.stack(made).to(owners.device) if made else torch.zeros(0, count, 2)
 
     return draw
-
-
-def precision_context(device: torch.device, precision: str) -> object:
-    """Autocast to bfloat16 where that is wanted."""
-    if precision != "bf16":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)

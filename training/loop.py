@@ -27,6 +27,7 @@ from sa2va_training.collate import Batch
 from sa2va_training.feeder import Feeder
 from sa2va_training.journal import Journal
 from sa2va_training.learner import REPORT, Learner, Totals
+from sa2va_training.precision import decided
 from sa2va_training.settings import OptimiserSettings, Settings
 from sa2va_training.trainables import groups
 
@@ -36,7 +37,7 @@ _START = 1e-5  # of the peak rate, where the warm-up begins (published)
 def make_accelerator(settings: Settings) -> Accelerator:
     """The accelerator of this process, as the launcher's environment and the settings say."""
     cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and not cpu)
+    bf16 = decided(settings.precision, torch.device("cpu" if cpu else "cuda")) == "bf16"
     # Frozen parts have buffers that never change, and all trained parts take part in every pass.
     kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False)
     return Accelerator(

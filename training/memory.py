@@ -75,7 +75,7 @@ class ClipMemory:
 class MemoryLearner(Learner):
     """What `mode: memory` trains: the language half is only asked, never changed."""
 
-    def forward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """Losses of one micro-batch of clips; see `Learner.forward`."""
         total = self._touch()
         sums: dict[str, Tensor] = {}

@@ -104,6 +104,7 @@ class Sample:
         references: other right answers to the last user turn (captions of several annotators).
         kind: what sort of question `turns` ask (such as "colour"); figures are given per kind.
         foreground: masks of all objects ever referred to, [T]; only ReVOS has them.
+        objects: everything that is annotated and has a name, said or not; only the simple folder knows.
     """
 
     source: str
@@ -118,6 +119,7 @@ class Sample:
     references: tuple[str, ...] = ()
     kind: str = ""
     foreground: tuple[Mask | None, ...] = field(default=(), repr=False)
+    objects: tuple[Target, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         count = sum(turn.text.count(SEG) for turn in self.turns if turn.role == "assistant")
@@ -126,7 +128,8 @@ class Sample:
                 f"{self.record}: answers hold {count} {SEG} for {len(self.targets)} masks, "
                 "expected one mask for each"
             )
-        for target in (*self.targets, *(r.target for r in self.referrings if r.target)):
+        referred = (r.target for r in self.referrings if r.target)
+        for target in (*self.targets, *referred, *self.objects):
             if len(target.masks) != len(self.frames):
                 raise InputError(
                     f"{self.record}: object {target.name!r} has masks for {len(target.masks)} "
@@ -194,6 +197,7 @@ class Sample:
                 for r in self.referrings
             ),
             foreground=tuple(self.foreground[t] for t in chosen) if self.foreground else (),
+            objects=tuple(cut(target) for target in self.objects),
         )
 
 

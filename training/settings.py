@@ -121,6 +121,9 @@ class DataSettings:
         answers: what is answered when it is found; "" = the first one the model was trained with.
         absent: what is answered when it is not there; "" = the model's own sentence.
         augment: "none", "light" or "strong" disturbance of the pictures.
+        collage: share of the pictures into which named objects of other pictures are glued; questions are then
+            written from the names. For little data; only folders that name their `objects` have them.
+        naming: share of the draws that ask for the names of such objects, as regions.
         variants: every picture is disturbed in so many fixed ways, so that features of frozen encoders can be kept;
             0 = anew every time.
         cache_gb: memory for such features; 0 = never keep any.
@@ -138,6 +141,8 @@ class DataSettings:
     answers: tuple[str, ...] = ("",)
     absent: str = ""
     augment: str = "light"
+    collage: float = 0.0
+    naming: float = 0.0
     variants: int = 4
     cache_gb: float = 4.0
     stride: int = 3
@@ -152,8 +157,11 @@ class DataSettings:
             _above(f"batches.{name}", getattr(self, name), 0)
         _one_of("batches.layout", self.layout, ("branches", "conversation"))
         _one_of("batches.augment", self.augment, ("none", "light", "strong"))
-        if not 0 <= self.talk < 1:
-            raise InputError(f"batches.talk is {self.talk}; expected 0 <= share < 1")
+        for name in ("talk", "collage", "naming"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"batches.{name} is {getattr(self, name)}; expected 0 <= share < 1"
+                )
         if not 0 <= self.held_out < 1:
             raise InputError(f"batches.held_out is {self.held_out}; expected 0 <= share < 1")
 
@@ -171,7 +179,7 @@ class Settings:
         model: checkpoint folder; null = the tiny model that ships.
         output: the run's folder.
         steps: optimiser steps; 0 = `epochs` times the data.
-        precision: "auto" = bf16 on CUDA, fp32 on the CPU.
+        precision: "auto" = bf16 on CUDA and on CPUs that multiply it in hardware, else fp32.
         save_every, keep: steps between checkpoints, and how many are kept.
         measure: samples of every dataset that before and after are measured on; 0 = not at all.
         merge: also write the merged checkpoint in the official layout.

@@ -75,6 +75,13 @@ def reworded(text: str, rng: np.random.Generator) -> str:
     return text
 
 
+def called(name: str) -> str:
+    """What something is called, with an article unless it has one."""
+    if name.lower().startswith(("a ", "an ", "the ")):
+        return name
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def pick(options: Sequence[str], rng: np.random.Generator) -> str:
     """One of the options."""
     return options[int(rng.integers(len(options)))]

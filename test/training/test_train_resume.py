@@ -67,19 +67,29 @@ def curve(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_journal(run)]
 
 
-@pytest.mark.parametrize("step", [3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
-    tmp_path: Path, folder: Path, whole: tuple[Path, dict[str, Any]], step: int
+    tmp_path: Path,
+    folder: Path,
+    whole: tuple[Path, dict[str, Any]],
+    precision: str,
 ) -> None:
-    killed = start(str(tmp_path), str(folder), str(step))
+    step, wanted = 3, whole
+    if precision != "fp32":
+        run = make_run(settings(tmp_path / "whole", folder, precision=precision))
+        run.train()
+        wanted = tmp_path / "whole", trained(run)
+        assert curve(wanted[0]) != curve(whole[0])
+    place = tmp_path / "killed"
+    killed = start(str(place), str(folder), str(step), precision)
     assert killed.wait(timeout=120) == -signal.SIGKILL
-    assert [row["step"] for row in read_journal(tmp_path)] == list(range(1, step + 1))
-    resumed = start(str(tmp_path), str(folder))
+    assert [row["step"] for row in read_journal(place)] == list(range(1, step + 1))
+    resumed = start(str(place), str(folder), "0", precision)
     assert resumed.wait(timeout=120) == 0
-    assert curve(tmp_path) == curve(whole[0])
-    found = torch.load(tmp_path / "trained.pt")
-    assert found.keys() == whole[1].keys()
-    assert all(torch.equal(found[name], value) for name, value in whole[1].items())
+    assert curve(place) == curve(wanted[0])
+    found = torch.load(place / "trained.pt")
+    assert found.keys() == wanted[1].keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted[1].items())
 
 
 def test_a_checkpoint_that_was_being_written_is_passed_over(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A nano run that a test can start in its own process: `python train_helpers.py FOLDER DATA [kill_at]`."""
+"""A nano run that a test can start in its own process: `python train_helpers.py FOLDER DATA [kill_at [precision]]`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def settings(folder: Path, data: Path, **changes: Any) -> Settings:
         "data": str(data),
         "output": str(folder),
         "device": "cpu",
+        "precision": "fp32",
         "steps": STEPS,
         "save_every": 2,
         "measure": 0,
@@ -79,8 +80,10 @@ if __name__ == "__main__":
     changes: dict[str, Any] = {}
     if two:  # the same global batch, cut in another way
         changes = {"train": {"dropout": 0.0}, "batches": {"batch": 1}}
-    if rest:
+    if rest and int(rest[0]):
         kill_at(int(rest[0]))
+    if rest[1:]:
+        changes["precision"] = rest[1]
     work = make_run(settings(Path(folder), Path(data), **changes))
     work.train()
     if work.accelerator.is_main_process:

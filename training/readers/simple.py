@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,16 @@ class _Scene:
             kind = entry.text("kind", "" if names else "none")
             target = self.target(names, f"expressions [{i}]")
             found.append(Referring(entry.text("text"), target, kind, str(i)))
-        return self._base(source, "expressions", referrings=tuple(found))
+        return self._base(
+            source, "expressions", referrings=tuple(found), objects=tuple(self._named())
+        )
+
+    def _named(self) -> Iterator[Target]:
+        """Every object that has a name and masks."""
+        for key, entry in (self.record.data.get("objects") or {}).items():
+            labelled = "labels" in self.record and key.isdigit()
+            if entry.get("name") and (labelled or "masks" in entry):
+                yield self.target([key], "objects")
 
     def question(self, source: str, number: int) -> Sample:
         """One question with its answer."""

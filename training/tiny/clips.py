@@ -25,7 +25,7 @@ from sa2va_training.tiny.learner import Learner, repeat_rows
 from sa2va_training.tiny.losses import decoded_loss
 from sa2va_training.tiny.packing import read
 from sa2va_training.tiny.pointing import native_prompts
-from sa2va_training.tiny.precision import half_precision
+from sa2va_training.precision import half_precision
 from sa2va_training.tiny.stages import MASK_STRIDE, exact_codes, questions
 
 _MEMORY = (

@@ -22,7 +22,7 @@ from sa2va_training.tiny.learner import Encoded, Learner, repeat_rows
 from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
 from sa2va_training.tiny.packing import IGNORED, Packed, Question, Read, block_mask, look, read
 from sa2va_training.tiny.pointing import native_prompts
-from sa2va_training.tiny.precision import half_precision
+from sa2va_training.precision import half_precision
 from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
 from sa2va_training.tiny.talk import talk_loss
 
