@@ -43,7 +43,7 @@ class DepthBuffer:
         self._changed = threading.Condition()
         self._depths: deque[tuple[int, Any]] = deque(maxlen=KEPT)
         self._info: Any = None
-        self._camera: Camera | None = None
+        self._cameras: dict[bool, Camera] = {}  # of the info, by whether images are rectified
         self._arrived = float("-inf")
         self.received = 0
 
@@ -61,7 +61,7 @@ class DepthBuffer:
             same = self._info is not None and _content(message) == _content(self._info)
             self._info = message
             if not same:
-                self._camera = None
+                self._cameras = {}
             self._changed.notify_all()
 
     def clear(self) -> None:
@@ -70,13 +70,20 @@ class DepthBuffer:
             self._depths.clear()
 
     def match(
-        self, header: Any, size: tuple[int, int], *, slop: float = 0.0, wait: float = 0.0
+        self,
+        header: Any,
+        size: tuple[int, int],
+        *,
+        slop: float = 0.0,
+        wait: float = 0.0,
+        rectified: bool = False,
     ) -> DepthFrame:
         """The depth of the colour image with that header and size (height, width).
 
         Args:
             slop: seconds by which stamps may differ; an equal stamp is preferred.
             wait: seconds to wait for a depth image that is on its way.
+            rectified: the images are; see `camera_from_info`.
 
         Raises:
             InputError: there is none, it is of another size or frame, or it cannot be decoded.
@@ -89,13 +96,15 @@ class DepthBuffer:
                 if not self._changed.wait(end - time.monotonic()):
                     break
                 found = self._nearest(stamp, slop)
-            info = self._info
+            info, cameras = self._info, self._cameras
             if found is None:
                 raise InputError(self._missing(stamp, slop))
         if info is None:
             raise InputError("no camera_info yet; expected one on the camera_info topic")
         _check_frames(header, found, info)
-        camera = self._decoded_camera(info)
+        if rectified not in cameras:
+            cameras[rectified] = camera_from_info(info, rectified=rectified)
+        camera = cameras[rectified]
         metres = depth_from_image(found)
         for what, (height, width) in (
             ("depth", metres.shape),
@@ -125,13 +134,6 @@ class DepthBuffer:
             f"no depth image of the image's stamp; the nearest is {nearest / 1e9:+.3f} s away, "
             f"sync_slop is {slop:g} s"
         )
-
-    def _decoded_camera(self, info: Any) -> Camera:
-        camera = self._camera
-        if camera is None:
-            camera = camera_from_info(info)
-            self._camera = camera
-        return camera
 
 
 def _content(info: Any) -> tuple[Any, ...]:

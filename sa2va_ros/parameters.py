@@ -236,6 +236,12 @@ TRACKING: tuple[Parameter, ...] = (
 SPACE: tuple[Parameter, ...] = (
     Parameter("use_depth", True, "Use `depth` and `camera_info` where they arrive.", dynamic=True),
     Parameter(
+        "rectified",
+        False,
+        "The images are rectified (image_rect): `p` of camera_info holds, without distortion, and not `k` and `d`.",
+        dynamic=True,
+    ),
+    Parameter(
         "sync_slop",
         0.005,
         "Seconds by which the stamps of an image and its depth may differ; at most half a period.",

@@ -248,6 +248,7 @@ class Pipeline:
             admitted.frame.rgb.shape[:2],
             slop=self._value("sync_slop"),
             wait=wait,
+            rectified=self._value("rectified"),
         )
 
     def place(self, admitted: Admitted) -> Place:

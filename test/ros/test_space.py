@@ -205,6 +205,24 @@ def test_the_service_gives_the_same_object_once(client: Any) -> None:
     assert "nobody" in refused.message
 
 
+def test_rectified_images_have_another_camera(client: Any, wait_for: Any) -> None:
+    """The same camera_info: a fish-eye lens as it comes, twice the focal length after rectification."""
+    zoomed = [2 * FOCAL, 0, WIDTH / 2, 0, 0, 2 * FOCAL, HEIGHT / 2, 0, 0, 0, 1, 0]
+    info = {"d": [0.1] * 4, "distortion_model": "equidistant", "p": [float(v) for v in zoomed]}
+    straight = seen(shoot(client, wall(1.0)))[0]
+    assert not seen(shoot(client, wall(1.0), info=info))[0].has_3d
+    assert client.set_parameter("rectified", True)[0]
+    track = seen(shoot(client, wall(1.0), info=info))[0]
+    assert track.has_3d
+    assert vector(track.size)[:2].max() == pytest.approx(
+        vector(straight.size)[:2].max() / 2, rel=0.1
+    )
+    assert not seen(shoot(client, wall(1.0), info={"p": [0.0] * 12}))[0].has_3d
+    assert "p is [0.0, 0.0, 0.0, 0.0" in cloud_of(client).message
+    assert client.set_parameter("rectified", False)[0]
+    assert seen(shoot(client, wall(1.0)))[0].has_3d
+
+
 def test_velocity_is_the_slope_of_the_positions(client: Any) -> None:
     for n in range(6):
         tracks = shoot(client, wall(1.5 - 0.02 * n))  # 0.1 s apart
