@@ -252,7 +252,8 @@ class Client:
         for transition in transitions:
             request = ChangeState.Request()
             request.transition.id = transition
-            answer = self.call(ChangeState, "sa2va_tracker/change_state", request)
+            # Configuring loads torch and a model.
+            answer = self.call(ChangeState, "sa2va_tracker/change_state", request, START_SECONDS)
             assert answer.success, f"transition {transition} was refused"
 
     def state(self) -> str:

@@ -170,7 +170,7 @@ def test_without_autostart_it_waits_for_transitions_and_a_failed_one_leaves_it_a
     answer = client.call(SetTarget, "sa2va_tracker/set_target", SetTarget.Request(expression="x"))
     assert not answer.accepted
     assert "not configured" in answer.message
-    answer = client.call(ChangeState, "sa2va_tracker/change_state", request)
+    answer = client.call(ChangeState, "sa2va_tracker/change_state", request, 240.0)
     assert not answer.success
     status = client.status_after(lambda s: s.state == s.ERROR)
     assert "missing" in status.message
