@@ -16,8 +16,8 @@ from sa2va_model import prompts
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.images import region_cells
-from sa2va_training.collate import Asked, Exchange
 from sa2va_training.collage import Album, Thing, glue
+from sa2va_training.collate import Asked, Exchange
 from sa2va_training.masks import ArrayMask
 from sa2va_training.sample import Sample, Target, Turn
 from sa2va_training.settings import DataSettings
@@ -141,7 +141,9 @@ class Asker:
                 break
             if int(region_cells(thing.mask, self.config).sum()) >= _MIN_CELLS:
                 question = reworded(DESCRIBE_REGION, rng)
-                found.append((Exchange(question, called(thing.name), region=len(found)), thing.mask))
+                found.append(
+                    (Exchange(question, called(thing.name), region=len(found)), thing.mask)
+                )
         return found
 
     def _phrases(
