@@ -22,8 +22,14 @@ from sa2va_training.tiny.settings import StageSettings, stage_settings
 from sa2va_training.tiny.stages import sight_stage
 
 
+SHARES = {
+    "memory": {"flat-clips": 1.0},
+    "together": {"flat": 1.0, "flat-clips": 1.0},
+}
+
+
 def settings(kind: str, **changes: object) -> StageSettings:
-    shares = {"flat-clips" if kind == "memory" else "flat": 1.0}
+    shares = SHARES.get(kind, {"flat": 1.0})
     values = {"images": 2, "each": 2, "steps": 4, "held": 2, "warmup": 0.0, **changes}
     return StageSettings(kind, kind, shares, **values)
 
@@ -92,7 +98,7 @@ def test_half_precision_is_near_full(data: Path) -> None:
     assert (exact - rounded).norm() < 0.02 * exact.norm()
 
 
-@pytest.mark.parametrize("kind", ["joint", "memory"])
+@pytest.mark.parametrize("kind", ["joint", "memory", "together"])
 def test_resumed_run_equals_straight_run(kind: str, data: Path, tmp_path: Path) -> None:
     straight = Run(settings(kind), small_learner(), runs=tmp_path / "straight", data=data)
     straight.train()

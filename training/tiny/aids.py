@@ -178,7 +178,8 @@ class WordAids(nn.Module):
             distance = F.l1_loss(boxes, meant[found, BOX])
             names = F.cross_entropy(colours, meant[found, COLOUR].long())
             names = names + F.cross_entropy(shapes, meant[found, SHAPE].long())
-            overlap = box_iou(boxes, meant[found, BOX]).mean()  # distances alone neglect small things
+            # Distances alone neglect small things.
+            overlap = box_iou(boxes, meant[found, BOX]).mean()
             share = 1.0 if name == "seg" else 0.5
             total = total + share * (8 * distance + 0.3 * names + 0.5 * (1 - overlap))
             report[f"{name}iou"] = plain(overlap)

@@ -19,13 +19,13 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
 from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_training.precision import half_precision
 from sa2va_training.tiny.augmentation import disturb_clip, without
 from sa2va_training.tiny.batches import Batch, Expression, Library, Shard, normalised, seen_objects
 from sa2va_training.tiny.learner import Learner, repeat_rows
 from sa2va_training.tiny.losses import decoded_loss
 from sa2va_training.tiny.packing import read
 from sa2va_training.tiny.pointing import native_prompts
-from sa2va_training.precision import half_precision
 from sa2va_training.tiny.stages import MASK_STRIDE, exact_codes, questions
 
 _MEMORY = (

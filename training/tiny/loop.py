@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sa2va_model.checkpoints import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.internvl import InternVL
-from sa2va_training.tiny import clips, crops, stages
+from sa2va_training.tiny import clips, crops, stages, together
 from sa2va_training.tiny.batches import Batches, Library
 from sa2va_training.tiny.evaluation import evaluate
 from sa2va_training.tiny.learner import SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
@@ -42,6 +42,7 @@ STAGES: dict[str, Step] = {
     "words": stages.words_stage,
     "joint": stages.joint_stage,
     "memory": clips.memory_stage,
+    "together": together.together_stage,
 }
 TRAINED = {
     "sam": SAM_HALF,
@@ -50,6 +51,7 @@ TRAINED = {
     "words": WORD_HALF,
     "joint": ("",),
     "memory": ("model.grounder.",),
+    "together": ("model.grounder.",),
 }
 _SAVE_SECONDS = 150.0
 
@@ -84,6 +86,8 @@ def _starts_trained(kind: str, name: str) -> bool:
         return not clips.is_memory(name)
     if kind == "joint":
         return name.startswith(WORD_HALF)
+    if kind == "together":
+        return "image_encoder" in name
     return kind == "words" and name.startswith(SIGHT)
 
 
@@ -110,6 +114,8 @@ def _batches(settings: StageSettings, library: Library) -> Any:
     if settings.kind == "stem":
         return crops.CropBatches(library, count=images, seed=seed)
     share = settings.none_share
+    if settings.kind == "together":
+        return together.BothBatches(library, images=images, each=each, none_share=share, seed=seed)
     return Batches(library, images=images, each=each, none_share=share, seed=seed)
 
 
@@ -265,6 +271,8 @@ class Run:
             result: dict[str, Any] = clips.evaluate_clips(
                 self.learner, self.held, self.settings.held
             )
+        elif self.settings.kind == "together":
+            result = dict(together.evaluate_both(self.learner, self.held, self.settings.held))
         else:
             result = evaluate(self.learner, self.held, self.settings.held, self.settings.kind)
         self._training_mode()

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sa2va_model import prompts
 from sa2va_model.internvl import InternVL
-from sa2va_training.tiny.language import FOUND
 from sa2va_training.precision import half_precision
+from sa2va_training.tiny.language import FOUND
 
 IGNORED = -100
 

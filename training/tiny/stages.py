@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va_model.internvl import InternVL
+from sa2va_training.precision import half_precision
 from sa2va_training.tiny.batches import Batch
 from sa2va_training.tiny.language import ABSENT, FOUND, phrase
 from sa2va_training.tiny.learner import Encoded, Learner, repeat_rows
 from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
 from sa2va_training.tiny.packing import IGNORED, Packed, Question, Read, block_mask, look, read
 from sa2va_training.tiny.pointing import native_prompts
-from sa2va_training.precision import half_precision
 from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
 from sa2va_training.tiny.talk import talk_loss
 
@@ -162,7 +162,7 @@ def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
         encoded = learner.encode(batch.pixels)
         spoken = learner.decode(encoded.features, codes, each)
         if rng.random() < 0.6:
-            parts["taught"] = _taught(learner, encoded, batch, rng)
+            parts["taught"] = taught_loss(learner, encoded, batch, rng)
     parts["masks"], masks = decoded_loss(spoken, batch.masks(MASK_STRIDE), batch.found)
     weights = {
         "masks": 1.0, "taught": 0.5, "visual": 0.3, "states": 0.5,
@@ -171,7 +171,9 @@ def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
     return weighted(parts, weights), {**report, **masks}
 
 
-def _taught(learner: Learner, encoded: Encoded, batch: Batch, rng: np.random.Generator) -> Tensor:
+def taught_loss(
+    learner: Learner, encoded: Encoded, batch: Batch, rng: np.random.Generator
+) -> Tensor:
     """Masks from teacher codes or, as often, from the clicks and boxes that users may give as well."""
     each, cover, found = batch.targets.shape[1], batch.masks(MASK_STRIDE), batch.found
     if rng.random() < 0.5:
