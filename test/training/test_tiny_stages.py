@@ -21,7 +21,6 @@ from sa2va_training.tiny.packing import look
 from sa2va_training.tiny.settings import StageSettings, stage_settings
 from sa2va_training.tiny.stages import sight_stage
 
-
 SHARES = {
     "memory": {"flat-clips": 1.0},
     "together": {"flat": 1.0, "flat-clips": 1.0},
@@ -34,7 +33,7 @@ def settings(kind: str, **changes: object) -> StageSettings:
     return StageSettings(kind, kind, shares, **values)
 
 
-@pytest.mark.parametrize("kind", ["sam", "sight", "words", "joint"])
+@pytest.mark.parametrize("kind", ["sam", "sight", "words"])
 def test_loss_falls_on_one_batch(kind: str, data: Path) -> None:
     learner = small_learner()
     batch = Batches(
@@ -98,7 +97,7 @@ def test_half_precision_is_near_full(data: Path) -> None:
     assert (exact - rounded).norm() < 0.02 * exact.norm()
 
 
-@pytest.mark.parametrize("kind", ["joint", "memory", "together"])
+@pytest.mark.parametrize("kind", ["words", "memory", "together"])
 def test_resumed_run_equals_straight_run(kind: str, data: Path, tmp_path: Path) -> None:
     straight = Run(settings(kind), small_learner(), runs=tmp_path / "straight", data=data)
     straight.train()
@@ -118,7 +117,7 @@ def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:
             settings(kind, steps=1), small_learner(seed=len(kind)), runs=tmp_path, data=data
         ).train()
     joined = Run(
-        settings("joint", start=("sam:sam", "words:words")),
+        settings("together", start=("sam:sam", "words:words")),
         small_learner(),
         runs=tmp_path,
         data=data,
@@ -134,7 +133,7 @@ def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:
 
 def test_a_start_that_is_not_there_is_an_input_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sam:sam"):
-        Run(settings("joint", start=("sam:sam",)), small_learner(), runs=tmp_path, data=data)
+        Run(settings("together", start=("sam:sam",)), small_learner(), runs=tmp_path, data=data)
 
 
 def test_exported_model_makes_the_learners_masks(data: Path, tmp_path: Path) -> None:
@@ -184,10 +183,10 @@ def test_near_miss_prompts_never_match_an_object(data: Path) -> None:
 
 
 def test_overrides_name_the_key_that_is_wrong() -> None:
-    assert stage_settings("joint", ["rate=1e-4", "shares=flat:1"]).shares == {"flat": 1.0}
+    assert stage_settings("together", ["rate=1e-4", "shares=flat:1"]).shares == {"flat": 1.0}
     with pytest.raises(InputError, match="did you mean 'rate'"):
-        stage_settings("joint", ["rat=1"])
+        stage_settings("together", ["rat=1"])
     with pytest.raises(InputError, match="expected one of sam"):
         stage_settings("joynt")
     with pytest.raises(InputError, match="rate='fast'"):
-        stage_settings("joint", ["rate=fast"])
+        stage_settings("together", ["rate=fast"])

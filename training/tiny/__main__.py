@@ -2,7 +2,7 @@
 """Makes the model that ships, stage by stage.
 
 python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, resumed if it was begun
-python -m sa2va_training.tiny export run=runs/memory weights=DIR
+python -m sa2va_training.tiny export run=runs/together weights=DIR
 python -m sa2va_training.tiny report weights=DIR scenes=300 clips=60
 """
 
@@ -64,7 +64,7 @@ def _values(items: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _export(run: str = "runs/memory", weights: str = str(SHIPPED)) -> None:
+def _export(run: str = "runs/together", weights: str = str(SHIPPED)) -> None:
     from sa2va_training.tiny.export import export
 
     file = export(Path(run), Path(weights))

@@ -55,7 +55,7 @@ def _mean(values: np.ndarray) -> float:
 
 @torch.no_grad()
 def evaluate(learner: Learner, held: Library, count: int, kind: str) -> dict[str, Any]:
-    """Measures by stage: `sam` from exact codes, `words` boxes and decisions, `joint` everything.
+    """Measures by stage: `sam` from exact codes, `words` boxes and decisions, `together` everything.
 
     Args:
         count: pictures of every held-out shard.
@@ -111,7 +111,7 @@ def summary(tally: Tally, kind: str) -> dict[str, Any]:
     if kind != "words":
         out["giou"] = tally.means("iou")
         out["sees"] = tally.decision("sees")
-    if kind == "joint":
+    if kind == "together":
         tally.rows["both"] = [tally.column("says") & tally.column("sees")]
         tally.rows["answered"] = [tally.column("iou") * tally.column("both")]
         out["both"] = tally.decision("both")

@@ -40,7 +40,6 @@ STAGES: dict[str, Step] = {
     "stem": crops.stem_stage,
     "sight": stages.sight_stage,
     "words": stages.words_stage,
-    "joint": stages.joint_stage,
     "memory": clips.memory_stage,
     "together": together.together_stage,
 }
@@ -49,7 +48,6 @@ TRAINED = {
     "stem": STEM,
     "sight": SIGHT,
     "words": WORD_HALF,
-    "joint": ("",),
     "memory": ("model.grounder.",),
     "together": ("model.grounder.",),
 }
@@ -63,8 +61,6 @@ def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str
         wanted = name.startswith(TRAINED[settings.kind])
         if settings.kind == "memory" and not clips.is_trained(name):
             wanted = False
-        if settings.kind == "joint" and (clips.is_memory(name) or "image_encoder" in name):
-            wanted = False  # still pictures have no gradient for the memory, which reads what the encoder sees
         slow = _starts_trained(settings.kind, name)
         wanted = wanted and not (slow and settings.slow == 0)
         parameter.requires_grad_(wanted)
@@ -84,8 +80,6 @@ def _starts_trained(kind: str, name: str) -> bool:
     """Parts that another stage brought up and that this one must not shake."""
     if kind == "memory":
         return not clips.is_memory(name)
-    if kind == "joint":
-        return name.startswith(WORD_HALF)
     if kind == "together":
         return "image_encoder" in name
     return kind == "words" and name.startswith(SIGHT)

@@ -2,8 +2,8 @@
 """What each stage on still pictures minimises.
 
 `sam`: the mask decoder learns to read teacher codes. `stem`: the ViT's stem learns to name things cut out of pictures
-(`crops.py`). `sight`: the ViT learns what is where. `words`: the language
-model learns to write teacher codes at [SEG], and when not to. `joint`: the two halves as one, masks from sentences.
+(`crops.py`). `sight`: the ViT learns what is where. `words`: the language model learns to write teacher codes at [SEG],
+and when not to.
 """
 
 from __future__ import annotations
@@ -141,34 +141,6 @@ def words_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tup
     parts, report = word_losses(learner, batch, packed, seen)
     weights = {"visual": 0.5, "states": 1.0, "answers": 1.0, "code": 0.5, "gaze": 0.5}
     return weighted(parts, weights), report
-
-
-def joint_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
-    """Masks from sentences; teacher prompts in the same encoder pass keep the decoder's footing.
-
-    The image encoder stands still: memory that was trained with it loses half of its J when it moves. With `slow=0`
-    the language half stands still, too, and the decoder learns to read it as it is.
-    """
-    learns_words = next(learner.model.text_hidden_fcs.parameters()).requires_grad
-    if learns_words and rng.random() < 0.6 * TALK_SHARE:
-        parts, report = talk_loss(learner, batch, rng)
-        return weighted(parts, {"visual": 0.3, "answers": 1.0, "code": 0.3}), report
-    each = batch.targets.shape[1]
-    packed = learner.packer.pack(questions(batch, rng))
-    seen = read(learner.mllm, batch.pixels, packed)
-    parts, report = word_losses(learner, batch, packed, seen)
-    codes = learner.model.text_hidden_fcs(seen.seg)
-    with half_precision():
-        encoded = learner.encode(batch.pixels)
-        spoken = learner.decode(encoded.features, codes, each)
-        if rng.random() < 0.6:
-            parts["taught"] = taught_loss(learner, encoded, batch, rng)
-    parts["masks"], masks = decoded_loss(spoken, batch.masks(MASK_STRIDE), batch.found)
-    weights = {
-        "masks": 1.0, "taught": 0.5, "visual": 0.3, "states": 0.5,
-        "answers": 1.0, "code": 0.3, "gaze": 0.3,
-    }  # fmt: skip
-    return weighted(parts, weights), {**report, **masks}
 
 
 def taught_loss(

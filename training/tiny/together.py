@@ -89,6 +89,6 @@ def evaluate_both(learner: Learner, held: Library, count: int) -> Mapping[str, A
     """Both kinds of measures on held-out pictures (four times `count` of each shard) and clips."""
     stills, clips = libraries(held)
     return {
-        "stills": evaluate(learner, stills, 4 * count, "joint"),
+        "stills": evaluate(learner, stills, 4 * count, "together"),
         "clips": evaluate_clips(learner, clips, count),
     }
