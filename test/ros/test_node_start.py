@@ -4,6 +4,9 @@ with the reason."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,20 @@ def test_it_ends_although_a_grounding_does_not(
     client.stream_until(PICTURE, lambda c: EventKind.STARTED in [e.type for e in c.got["events"]])
     assert node.stop(seconds=30.0) == 0, node.output  # benchmarks/ros_faults.py measures how soon
     assert "it is not waited for" in node.output
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_error(wait_for: Any) -> None:
+    """As a terminal sends it in the first seconds of `ros2 run` or `ros2 launch`."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "tracker_node"
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: "_rclpy" in maps.read_text() or process.poll() is not None, 240, "rclpy")
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
 
 
 def test_it_ends_while_it_loads(
