@@ -128,7 +128,7 @@ class Asker:
         chosen = np.zeros((len(targets), 1, *rgb.shape[:2]), bool)
         for k, target in enumerate(targets):
             chosen[k] = target.read(*rgb.shape[:2])
-        return Asked(found, exchanges, True, (rgb,), ("",), chosen, masks[:0, 0])
+        return Asked(found, exchanges, True, (rgb,), ("",), chosen, masks[:0, 0], collage=True)
 
     def _named(
         self, things: Sequence[Thing], rng: np.random.Generator

@@ -56,6 +56,7 @@ class Asked:
         independent: the exchanges do not see each other.
         frames: uint8 [H, W, 3] as the model shall see them (augmented); `masks` bool [K, T, H, W] likewise.
         keys: names of the frames, including how they were augmented; "" = never the same again.
+        collage: the picture was made of several.
     """
 
     sample: Sample
@@ -65,6 +66,7 @@ class Asked:
     keys: tuple[str, ...]
     masks: np.ndarray
     regions: np.ndarray
+    collage: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Batch:
         owners: long [P], which sample of the batch the pair belongs to.
         first: bool [B, S], the places that predict the first token of an answer.
         seeds: [B], one number per sample, for its random points.
+        kept: bool [M], the model is to answer as it did before it was trained; only rehearsed pictures, no collages.
     """
 
     ids: Tensor
@@ -102,6 +105,7 @@ class Batch:
     owners: Tensor
     first: Tensor
     seeds: tuple[int, ...]
+    kept: Tensor
 
     def weights(self, decision: float) -> Tensor:
         """What every place counts in the text loss, [B, S]: 0 = not graded, `decision` where an answer begins."""
@@ -148,8 +152,13 @@ class Collator:
         self._end = mllm.template.stop_words[0]
         self._known: dict[tuple[str, bool], list[int]] = {}
 
-    def __call__(self, asked: Sequence[Asked], seeds: Sequence[int]) -> Batch:
+    def __call__(
+        self, asked: Sequence[Asked], seeds: Sequence[int], *, rehearsed: bool = False
+    ) -> Batch:
         """One batch.
+
+        Args:
+            rehearsed: the model knows what these samples teach.
 
         Raises:
             InputError: a row is too long, or a sample's masks do not fit its answers.
@@ -211,6 +220,9 @@ class Collator:
             seen=stacked.flatten(1).any(1),
             owners=torch.tensor(owners, dtype=torch.long),
             seeds=tuple(seeds),
+            kept=torch.tensor(
+                [rehearsed and not asked[b].collage for b, _ in seg], dtype=torch.bool
+            ),
         )
 
     def _needed(self, item: Asked, row: _Row) -> list[int]:

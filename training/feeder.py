@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -22,6 +22,7 @@ class Feeder:
         batch: samples of this process for one forward pass.
         accumulate: forward passes per step.
         seed: of everything random about a sample; the order has the mixture's own.
+        rehearsed: datasets of the mixture, by number, that the model knows already.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Feeder:
         seed: int,
         rank: int = 0,
         workers: int = 2,
+        rehearsed: Collection[int] = (),
     ) -> None:
         self.mixture, self.asker, self.collator = mixture, asker, collator
         self.batch, self.accumulate, self.seed, self.rank = batch, accumulate, seed, rank
-        self.workers = workers
+        self.workers, self.rehearsed = workers, frozenset(rehearsed)
 
     def micro(self, step: int, number: int) -> Batch:
         """Forward pass `number` of a step."""
@@ -48,7 +50,7 @@ class Feeder:
         seeds = [
             int(np.random.default_rng([self.seed, draw.number, 1]).integers(2**62)) for draw in mine
         ]
-        return self.collator(asked, seeds)
+        return self.collator(asked, seeds, rehearsed=mine[0].dataset in self.rehearsed)
 
     def step(self, step: int) -> list[Batch]:
         """All forward passes of a step."""

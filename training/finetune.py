@@ -41,7 +41,7 @@ from sa2va_training.collate import Batch, Collator
 from sa2va_training.estimate import estimate
 from sa2va_training.feeder import Feeder
 from sa2va_training.journal import draw_curves, read_journal
-from sa2va_training.learner import Learner
+from sa2va_training.learner import Before, Learner
 from sa2va_training.loop import Run, make_accelerator
 from sa2va_training.memory import MemoryLearner
 from sa2va_training.metrics.overlap import overlap
@@ -174,7 +174,8 @@ def open_all(settings: Settings, overfit: int = 0) -> list[Source]:
     stills, share = settings.batches.frames == 1, settings.batches.held_out
     sources = open_sources(settings.data, held_out=share, stills=stills)
     if settings.rehearsal is not None:
-        sources += open_sources(settings.rehearsal, held_out=share, stills=stills)
+        known = open_sources(settings.rehearsal, held_out=share, stills=stills)
+        sources += [replace(source, rehearsed=True) for source in known]
     if settings.validation is not None:
         given = open_sources(settings.validation, held_out=0.0, stills=stills)
         for n, source in enumerate(given[: len(sources)]):
@@ -191,10 +192,12 @@ def make_job(
     """Puts model, data and process together."""
     batches = settings.batches
     torch.manual_seed(settings.seed)  # LoRA starts at random
+    before = Before(model) if settings.loss.keep else None
     trainables = prepare(model, settings.train)
     kind = MemoryLearner if settings.train.mode == "memory" else Learner
-    learner = kind(model, settings.train, settings.loss, cache=int(batches.cache_gb * 2**30))
-    trained, repeats = weighted(sources, batches.talk)
+    cache = int(batches.cache_gb * 2**30)
+    learner = kind(model, settings.train, settings.loss, cache=cache, before=before)
+    trained, repeats, rehearsed = weighted(sources, batches.talk)
     mixture = Mixture(
         trained, batches.batch * accelerator.num_processes, repeats=repeats, seed=settings.seed
     )
@@ -216,6 +219,7 @@ def make_job(
         seed=settings.seed,
         rank=accelerator.process_index,
         workers=batches.workers,
+        rehearsed=rehearsed,
     )
     whole = settings.epochs * mixture.batches_per_epoch / batches.accumulate
     total = settings.steps or max(1, round(whole))
@@ -224,17 +228,21 @@ def make_job(
 
 def weighted(
     sources: Sequence[Source], talk: float
-) -> tuple[list[Dataset], tuple[float, ...] | None]:
-    """Datasets of one task each, and how often each of them counts; None = all alike.
+) -> tuple[list[Dataset], tuple[float, ...] | None, set[int]]:
+    """Datasets of one task each, how often each of them counts (None = all alike), and which are rehearsed.
 
     The weight of the first source is 1 where only the others have one.
     """
     datasets: list[Dataset] = []
+    rehearsed: set[int] = set()
     shares: list[float] = []
     given = any(source.weight is not None for source in sources)
     for source in sources:
         weight = source.weight or (1.0 if given else float(len(source.train)))
         masks, words = by_task(source.train)
+        both = masks is not None and words is not None and bool(talk)
+        if source.rehearsed:
+            rehearsed |= {len(datasets), len(datasets) + both}
         if masks is None or words is None or not talk:
             datasets.append(source.train if masks is None or words is None else masks)
             shares.append(weight)
@@ -242,8 +250,9 @@ def weighted(
         datasets += [masks, words]
         shares += [weight * (1 - talk), weight * talk]
     if not given and len(datasets) == len(sources):
-        return datasets, None
-    return datasets, repeats_for_shares(shares, [len(dataset) for dataset in datasets])
+        return datasets, None, rehearsed
+    repeats = repeats_for_shares(shares, [len(dataset) for dataset in datasets])
+    return datasets, repeats, rehearsed
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

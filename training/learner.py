@@ -10,6 +10,7 @@ Letters: B samples, S tokens, C hidden size of the language model, P mask pairs,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,7 @@ class Totals:
     seen: float
 
 
-REPORT = ("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right")
+REPORT = ("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right", "kept")
 
 
 class Learner(nn.Module):
@@ -50,10 +51,17 @@ class Learner(nn.Module):
     Args:
         model: prepared by `trainables.prepare`. Its object score gate is opened: an erased mask has no gradient.
         cache: bytes for features of frozen encoders.
+        before: the language half as it was, where `loss.keep` asks for it; see `Before`.
     """
 
     def __init__(
-        self, model: Sa2VA, parts: PartSettings, loss: LossSettings, *, cache: int = 0
+        self,
+        model: Sa2VA,
+        parts: PartSettings,
+        loss: LossSettings,
+        *,
+        cache: int = 0,
+        before: Before | None = None,
     ) -> None:
         super().__init__()
         self.model, self.parts = model, parts
@@ -66,6 +74,7 @@ class Learner(nn.Module):
         model.grounder.config = replace(model.grounder.config, object_score_gate=False)
         self.sam_store = FeatureStore(cache * 3 // 4 if encoder_frozen(parts) else 0)
         self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
+        self.before = before
 
     @property
     def mllm(self) -> InternVL:
@@ -101,6 +110,10 @@ class Learner(nn.Module):
             more, mask_sums = self.judge(decoded, batch, totals)
             total = total + more
             sums |= mask_sums
+            if self.before is not None and bool(batch.kept.any()):
+                apart = self.before.distance(codes, batch)
+                total = total + self.loss.keep * apart / totals.pairs
+                sums["kept"] = apart
         total = total + self._touch()
         zero = total.new_zeros(())
         report = torch.stack([sums.get(name, zero).detach().float() for name in REPORT])
@@ -108,20 +121,7 @@ class Learner(nn.Module):
 
     def read(self, batch: Batch) -> Tensor:
         """Final-norm states [B, S, C] of the language model."""
-        mllm = self.mllm
-        embeddings = mllm.embed(batch.ids, self.visual(batch) if len(batch.tiles) else None)
-        if torch.is_grad_enabled() and not embeddings.requires_grad:
-            # Text alone, too, has a gradient at the first layer: sharded layers then finish in one order everywhere.
-            embeddings.requires_grad_(True)
-        mask = attention(batch.owner, embeddings.dtype)
-        out = mllm.language_model.base_model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        )
-        states: Tensor = out.last_hidden_state
-        return states
+        return states_of(self.mllm, batch, self.visual(batch) if len(batch.tiles) else None)
 
     def visual(self, batch: Batch) -> Tensor:
         """Projected visual tokens [K, C] in the order in which they stand in the rows."""
@@ -130,18 +130,10 @@ class Learner(nn.Module):
             (tokens,) = self.vision_store.get(batch.tile_keys, batch.tiles, self._tokens)
         else:
             (tokens,) = self._tokens(batch.tiles)
-        projected: Tensor = mllm.mlp1(tokens.to(next(mllm.mlp1.parameters()).dtype))
-        return projected.flatten(0, 1)[batch.visual]
+        return projected(mllm, tokens, batch)
 
     def _tokens(self, tiles: Tensor) -> Features:
-        """The vision model's tokens before the projector, [N, V, c]."""
-        mllm = self.mllm
-        out = mllm._layer(tiles.to(mllm.device, mllm.dtype))[:, 1:]  # without the class token
-        side = int(out.shape[1] ** 0.5)
-        grid = out.reshape(out.shape[0], side, side, -1)
-        config = mllm.config
-        grid = pixel_shuffle(grid, config.downsample_ratio, config.pixel_shuffle_version)
-        return (grid.reshape(grid.shape[0], -1, grid.shape[-1]),)
+        return (tokens_of(self.mllm, tiles),)
 
     def _text(self, states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross entropy of graded tokens [G], and how many of them would have been written."""
@@ -228,6 +220,68 @@ class Learner(nn.Module):
         if not used:
             return torch.zeros((), device=self.model.device)
         return torch.stack(used).sum() * 0.0
+
+
+def tokens_of(mllm: InternVL, tiles: Tensor) -> Tensor:
+    """The vision model's tokens before the projector, [N, V, c]."""
+    out = mllm._layer(tiles.to(mllm.device, mllm.dtype))[:, 1:]  # without the class token
+    side = int(out.shape[1] ** 0.5)
+    grid = out.reshape(out.shape[0], side, side, -1)
+    config = mllm.config
+    grid = pixel_shuffle(grid, config.downsample_ratio, config.pixel_shuffle_version)
+    return grid.reshape(grid.shape[0], -1, grid.shape[-1])
+
+
+def projected(mllm: InternVL, tokens: Tensor, batch: Batch) -> Tensor:
+    """Tokens [N, V, c] through the projector, [K, C] in the order in which they stand in the rows."""
+    out: Tensor = mllm.mlp1(tokens.to(next(mllm.mlp1.parameters()).dtype))
+    return out.flatten(0, 1)[batch.visual]
+
+
+def states_of(mllm: InternVL, batch: Batch, visual: Tensor | None) -> Tensor:
+    """Final-norm states [B, S, C] of a language model that reads a batch with these visual tokens [K, C]."""
+    embeddings = mllm.embed(batch.ids, visual)
+    if torch.is_grad_enabled() and not embeddings.requires_grad:
+        # Text alone, too, has a gradient at the first layer: sharded layers then finish in one order everywhere.
+        embeddings.requires_grad_(True)
+    out = mllm.language_model.base_model(
+        inputs_embeds=embeddings,
+        attention_mask=attention(batch.owner, embeddings.dtype),
+        position_ids=batch.positions,
+        use_cache=False,
+    )
+    states: Tensor = out.last_hidden_state
+    return states
+
+
+class Before:
+    """The language half as it was before training, to stay near (learning without forgetting, arXiv 1606.09282).
+
+    No module, so that it is neither trained nor saved. It needs the memory of a second language half.
+    """
+
+    def __init__(self, model: Sa2VA) -> None:
+        assert isinstance(model.mllm, InternVL)
+        self.mllm = copy.deepcopy(model.mllm).eval().requires_grad_(requires_grad=False)
+        heads = copy.deepcopy(model.text_hidden_fcs)
+        self.heads: nn.Module = heads.eval().requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def codes(self, batch: Batch) -> Tensor:
+        """What stood at every answered `[SEG]`, [M, d]."""
+        visual = None
+        if len(batch.tiles):
+            visual = projected(self.mllm, tokens_of(self.mllm, batch.tiles), batch)
+        states = states_of(self.mllm, batch, visual)
+        rows, places = batch.seg.unbind(1)
+        codes: Tensor = self.heads(states[rows, places])
+        return codes
+
+    def distance(self, codes: Tensor, batch: Batch) -> Tensor:
+        """How far codes [M, d] of rehearsed pictures have moved, as a share of their size; summed over them."""
+        wanted = self.codes(batch)[batch.kept].float()
+        apart = (codes[batch.kept].float() - wanted).square().mean(1)
+        return (apart / wanted.square().mean(1).clamp(min=1e-6)).sum()
 
 
 def take(features: ImageFeatures, rows: Tensor) -> ImageFeatures:

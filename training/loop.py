@@ -207,7 +207,9 @@ class Run:
             ("dice", "seen"),
             ("iou", "seen"),
             ("score", "pairs"),
+            ("kept", "pairs"),
         ):
-            if found[by] and (name != "score" or self.learner.loss.score):
+            weights = {"score": self.learner.loss.score, "kept": self.learner.loss.keep}
+            if found[by] and weights.get(name, 1.0):
                 out[name] = found[name] / found[by]
         return out

@@ -93,6 +93,8 @@ class LossSettings(MaskLossSettings):
         decision: how many tokens the first one of an answer counts as; it says whether the thing is there at all.
         score, quality: of the object score and the predicted IoU; -1 = 0.3 and 0.2 where the run time relies on them
             (`object_score_gate`), else 0 as published.
+        keep: of the squared distance, as a share, between the `[SEG]` codes of rehearsed pictures and those that the
+            model gave before; against forgetting. Needs the memory of a second language half.
         target: true masks at the size of the logits: "area" (share of the cell) or "nearest" (published).
     """
 
@@ -100,6 +102,7 @@ class LossSettings(MaskLossSettings):
     decision: float = 1.0
     score: float = -1.0
     quality: float = -1.0
+    keep: float = 0.0
     target: str = "area"
 
     def __post_init__(self) -> None:

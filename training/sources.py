@@ -25,11 +25,13 @@ class Source:
     Attributes:
         validation: what it is measured on; None = nothing.
         weight: of all draws; None = by its number of samples.
+        rehearsed: the model knows it already.
     """
 
     train: Dataset
     validation: Dataset | None
     weight: float | None = None
+    rehearsed: bool = False
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_training import asking
 from sa2va_training.asking import Asker, augment
 from sa2va_training.collate import IGNORED, PADDING, Batch, Collator
-from sa2va_training.learner import Learner, Totals
+from sa2va_training.learner import Before, Learner, Totals
 from sa2va_training.masks import ArrayMask, EmptyMask
 from sa2va_training.pictures import ArrayPicture
 from sa2va_training.sample import Referring, Sample, Target, Turn
@@ -206,6 +206,36 @@ def test_kept_features_are_those_that_are_computed() -> None:
     full = Learner(model, PartSettings(), LossSettings(), cache=100)
     assert torch.equal(full(batch, totals)["loss"], first)  # what does not fit is computed again
     assert len(full.sam_store) == 0
+
+
+def test_rehearsed_pictures_hold_the_model_where_it_was() -> None:
+    """The distance from the codes of before is 0 at the start, grows as weights move, and pulls them back."""
+    model = nano_model()
+    settings = PartSettings(mode="full")
+    before = Before(model)
+    prepare(model, settings)
+    plain = Learner(model, settings, LossSettings())
+    held = Learner(model, settings, LossSettings(keep=2.0), before=before)
+    assert {n for n, _ in held.named_parameters()} == {n for n, _ in plain.named_parameters()}
+    asker, totals = Asker(model.config, PLAIN, 0, scored=False), Totals(20, 6, 6)
+    asked = [asker(pointed(n), np.random.default_rng(n)) for n in range(2)]
+    collate = Collator(model.mllm)
+    fresh, known = collate(asked, [0, 1]), collate(asked, [0, 1], rehearsed=True)
+    glued = collate([replace(one, collage=True) for one in asked], [0, 1], rehearsed=True)
+
+    def loss(learner: Learner, batch: Batch) -> float:
+        return float(learner(batch, totals)["loss"].detach())
+
+    assert loss(held, known) == pytest.approx(loss(plain, known))
+    with torch.no_grad():
+        model.text_hidden_fcs[2].weight.mul_(1.5)
+    assert loss(held, fresh) == pytest.approx(loss(plain, fresh))
+    assert loss(held, glued) == pytest.approx(loss(plain, glued))
+    assert loss(held, known) > loss(plain, known) + 0.1
+    (held(known, totals)["loss"] - plain(known, totals)["loss"]).backward()
+    gradient = model.text_hidden_fcs[2].weight.grad
+    assert gradient is not None
+    assert float((gradient * model.text_hidden_fcs[2].weight.detach()).sum()) > 0  # smaller again
 
 
 def test_something_absent_is_denied_and_where_scores_are_trained_looked_at() -> None:
