@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TF and vision_msgs, which the wheels lack: what would be asked and sent, with stand-ins of the same shape.
 
-Where the real packages are installed the node uses those; these tests do not prove that it works then.
+Where the real packages are installed the node uses those; that was tried by hand (QUALITY_DECLARATION.md).
 """
 
 from __future__ import annotations
