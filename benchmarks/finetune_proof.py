@@ -60,7 +60,8 @@ def main() -> int:
     minutes = (time.monotonic() - begun) / 60
     results = json.loads((out / "run" / "results.json").read_text())
     before, after = results["before"], results["after"]
-    print(f"whole command: {minutes:.1f} min, training alone {results['seconds'] / 60:.1f} min")
+    wall, processor = results["seconds"] / 60, results["processor_seconds"] / 60
+    print(f"whole command: {minutes:.1f} min; training {wall:.1f} min, {processor:.1f} of one core")
     new, old = list(before)[:2]
     for name in (new, old):
         print(f"{name}: before {before[name]}\n{' ' * len(name)}  after  {after[name]}")

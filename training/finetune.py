@@ -122,16 +122,16 @@ def finetune(
         done = run.resume()
         if main:
             console.print(f"going on after step {done} of {job.total}")
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), time.process_time()
     run.train()
-    seconds = time.monotonic() - begun
+    seconds, worked = time.monotonic() - begun, time.process_time() - worked
     if accelerator.num_processes > 1 and state.sharded(accelerator):
         gathered = accelerator.get_state_dict(run.wrapped)
     else:
         gathered = None
     results: dict[str, Any] = {}
     if main:
-        results = _finish(job, before, gathered, seconds)
+        results = _finish(job, before, gathered, seconds, worked)
         console.print(outcome(results))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -192,12 +192,12 @@ def make_job(
     """Puts model, data and process together."""
     batches = settings.batches
     torch.manual_seed(settings.seed)  # LoRA starts at random
-    before = Before(model) if settings.loss.keep else None
+    trained, repeats, rehearsed = weighted(sources, batches.talk)
+    before = Before(model) if settings.loss.keep and rehearsed else None
     trainables = prepare(model, settings.train)
     kind = MemoryLearner if settings.train.mode == "memory" else Learner
     cache = int(batches.cache_gb * 2**30)
     learner = kind(model, settings.train, settings.loss, cache=cache, before=before)
-    trained, repeats, rehearsed = weighted(sources, batches.talk)
     mixture = Mixture(
         trained, batches.batch * accelerator.num_processes, repeats=repeats, seed=settings.seed
     )
@@ -370,7 +370,11 @@ def _old(folder: Path, name: str, after: Sequence[measure.Seen]) -> list[measure
 
 
 def _finish(
-    job: Job, before: dict[str, Any], gathered: dict[str, Any] | None, seconds: float
+    job: Job,
+    before: dict[str, Any],
+    gathered: dict[str, Any] | None,
+    seconds: float,
+    worked: float,
 ) -> dict[str, Any]:
     """Writes what was learnt, reads it back as a user would, and measures that."""
     folder, settings = job.folder, job.settings
@@ -382,6 +386,7 @@ def _finish(
         "folder": str(folder),
         "steps": job.total,
         "seconds": round(seconds, 1),
+        "processor_seconds": round(worked, 1),
         "before": before.get("figures", {}),
         "after": {name: measure.figures(found) for name, found in seen.items()},
         "last": rows[-1] if rows else {},

@@ -31,6 +31,7 @@ class PartSettings:
         mode: "lora" = LoRA on the language model; "full" = all of its weights and the vision model's; "memory" = only
             what SAM-2 tracks with, on clips.
         rank, alpha, dropout, targets: of LoRA; `targets` as `peft` takes them.
+        memory_dropout: of SAM-2's memory attention in mode "memory"; 0 for a small model.
         embeddings: "none", "special" (only the rows of [SEG], <p>, </p>, <vp>, </vp>) or "all" (the whole table and
             the output layer, as published; they stay tied where they are).
         text_hidden, projector, decoder: train `text_hidden_fcs`, `mlp1`, SAM-2's mask decoder.
@@ -44,6 +45,7 @@ class PartSettings:
     alpha: int = 64
     dropout: float = 0.05
     targets: str = "all-linear"
+    memory_dropout: float = 0.1
     embeddings: str = "none"
     text_hidden: bool = True
     projector: bool = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from sam2.modeling.sam.transformer import Attention
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -88,12 +89,23 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
             parameter.requires_grad_(True)
     if settings.checkpointing and settings.mode != "memory":
         _checkpoint(model.mllm.language_model)
+    if settings.mode == "memory":
+        _drop(model.grounder.sam2_model.memory_attention, settings.memory_dropout)
     chosen = [name for name, p in model.named_parameters() if p.requires_grad]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             _place(model, name).data = parameter.data.float()
     lora = {name for name in chosen if is_lora(name)}
     return Trainables(peft, tuple(chosen), tuple(name for name in chosen if name not in lora))
+
+
+def _drop(attention: nn.Module, share: float) -> None:
+    """Sets how much memory attention drops while it is trained."""
+    for module in attention.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        if isinstance(module, Attention):
+            module.dropout_p = share
 
 
 def _checkpoint(language_model: PreTrainedModel) -> None:

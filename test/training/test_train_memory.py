@@ -72,6 +72,30 @@ def test_every_kind_of_prompt_teaches_memory(seed: int) -> None:
     assert not any("language_model" in name or "image_encoder" in name for name in taught)
 
 
+def test_memory_is_taught_in_bfloat16_as_well() -> None:
+    model = nano_model()
+    learner = learner_of(model)
+    batch, totals = batch_of(model, clip(), 0), Totals(1, 8, 8)
+    exact = learner(batch, totals)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = learner(batch, totals)["loss"]
+    rough.backward()
+    assert rough.dtype == torch.float32
+    assert float(rough.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
+    assert all(p.grad.isfinite().all() for p in learner.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_memory_attention_drops_what_it_is_told(share: float) -> None:
+    model = nano_model()
+    settings = PartSettings(mode="memory", memory_dropout=share)
+    prepare(model, settings)
+    learner = MemoryLearner(model, settings, LossSettings()).train()
+    batch, totals = batch_of(model, clip(), 0), Totals(1, 8, 8)
+    one, two = (float(learner(batch, totals)["loss"].detach()) for _ in range(2))
+    assert (one == two) == (share == 0)
+
+
 @torch.no_grad()
 def test_unrolled_memory_is_what_the_tracker_remembers() -> None:
     """From the same mask, the same frames give the masks of `OnlineTracker` (which stores bfloat16)."""
