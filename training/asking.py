@@ -16,7 +16,7 @@ from sa2va_model import prompts
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.images import region_cells
-from sa2va_training.collage import Album, Thing, glue
+from sa2va_training.collage import SMALLEST, Album, Thing, glue
 from sa2va_training.collate import Asked, Exchange
 from sa2va_training.masks import ArrayMask
 from sa2va_training.sample import Sample, Target, Turn
@@ -153,7 +153,7 @@ class Asker:
         one, none = album.meant([thing.name for thing in things])
         by_thing: dict[int, list[str]] = {}
         for text, n in one.items():
-            if things[n].mask.any():
+            if things[n].mask.mean() >= SMALLEST:
                 by_thing.setdefault(n, []).append(text)
         order = list(by_thing)
         wanted = self.settings.expressions

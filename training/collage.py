@@ -25,7 +25,7 @@ _SCALES = 0.65, 1.4
 _TURN = 15.0  # degrees
 _TRIES = 6
 _HIDDEN = 0.45  # of an object; one that is covered further is no longer asked for
-_SMALLEST = 0.0015  # of a picture
+SMALLEST = 0.0015  # of a picture; less of an object is neither cut out nor asked for
 _KEPT = 4096  # cut-outs in memory
 
 
@@ -64,7 +64,7 @@ def _cut(cutting: Cutting) -> Cutout | None:
     """None if it shows too little."""
     rgb = cutting.picture.read()
     mask = cutting.mask.read(*rgb.shape[:2])
-    if mask.mean() < _SMALLEST:
+    if mask.mean() < SMALLEST:
         return None
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     window = tuple(slice(max(i[0] - 2, 0), i[-1] + 3) for i in (rows, columns))
@@ -176,7 +176,7 @@ def _placed(
         move = np.column_stack([turn, place - middle])
         warped = cv2.warpAffine(rgba, move, (width, height), flags=cv2.INTER_LINEAR)
         mask = warped[..., 3] > 127
-        if mask.mean() < _SMALLEST:
+        if mask.mean() < SMALLEST:
             continue
         if any((m & mask).sum() > _HIDDEN * m.sum() > 0 for m in whole if m.any()):
             continue
