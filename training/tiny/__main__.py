@@ -3,12 +3,12 @@
 
 python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, resumed if it was begun
 python -m sa2va_training.tiny export run=runs/together weights=DIR
-python -m sa2va_training.tiny report weights=DIR scenes=300 clips=60
+
+`sa2va evaluate` measures what comes out; the model card tells how.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -45,8 +45,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments[0] == "export":
             _export(**_values(arguments[1:], ("run", "weights")))
-        elif arguments[0] == "report":
-            _report(**_values(arguments[1:], ("weights", "scenes", "clips", "out")))
         else:
             work(stage_settings(arguments[0], arguments[1:]))
     except InputError as error:
@@ -69,18 +67,6 @@ def _export(run: str = "runs/together", weights: str = str(SHIPPED)) -> None:
 
     file = export(Path(run), Path(weights))
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201
-
-
-def _report(
-    weights: str = str(SHIPPED),
-    scenes: str = "300",
-    clips: str = "60",
-    out: str = "runs/report.json",
-) -> None:
-    from sa2va_training.tiny.report import write_report
-
-    figures = write_report(Path(weights), Path(out), scenes=int(scenes), clips=int(clips))
-    print(json.dumps(figures, indent=2))  # noqa: T201
 
 
 if __name__ == "__main__":

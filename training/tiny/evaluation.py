@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quick measures on held-out pictures while training: the packed forward pass, by kind of expression.
 
-The final figures come from `report`, which goes through `Sa2VA.segment` as a user does.
+The final figures come from `sa2va evaluate`, which asks as a user does.
 """
 
 from __future__ import annotations
