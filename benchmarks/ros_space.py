@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """3D errors in centimetres against the simulator, at 0.5 to 1.5 m.
 
-    python benchmarks/ros_space.py [--scenes 24] [--model FOLDER] [--size 640x480]
+    python benchmarks/ros_space.py [--scenes 24] [--seed 0] [--model FOLDER] [--size 640x480]
 
 What is published is the centroid of the visible surface: the mean of the points under the mask's pixels.
 It is compared with the same from the simulator's true mask and true depth, and with the middle of the
@@ -58,12 +58,12 @@ class Errors:
         }
 
 
-def scenes(count: int, width: int, height: int) -> Iterator[tuple[Any, Any]]:
-    """Seeded tables, each with one picture."""
+def scenes(first: int, count: int, width: int, height: int) -> Iterator[tuple[Any, Any]]:
+    """Seeded tables from the seed `first` on, each with one picture."""
     from sa2va_sim.scene import SceneConfig, sample_scene
     from sa2va_sim.simulator import Simulator
 
-    for seed in range(5000, 5000 + count):
+    for seed in range(first, first + count):
         simulator = Simulator(sample_scene(seed, SceneConfig(objects=(3, 6))), width, height)
         yield simulator, simulator.render()
         simulator.close()
@@ -123,6 +123,7 @@ def main() -> int:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenes", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene")
     parser.add_argument("--model", default=None)
     parser.add_argument("--size", default="640x480")
     arguments = parser.parse_args()
@@ -133,7 +134,7 @@ def main() -> int:
     width, height = (int(side) for side in arguments.size.split("x"))
     rng = np.random.default_rng(7)
     own, named = Errors(), Errors()
-    for simulator, frame in scenes(arguments.scenes, width, height):
+    for simulator, frame in scenes(arguments.seed, arguments.scenes, width, height):
         depth = measured(frame.depth, rng)
         camera = Camera(frame.camera_matrix, width, height)
         said = sentences(frame, rng)

@@ -20,6 +20,7 @@ import numpy as np
 from sa2va_model.errors import InputError
 from sa2va_ros.box import Box, grown, oriented_box, rotation_covariance
 from sa2va_ros.motion import Motion
+from sa2va_ros.pieces import main_pieces
 from sa2va_ros.rotations import matrix_of, quaternion
 
 __all__ = [
@@ -41,8 +42,6 @@ LAYER_GAP = (
     0.03  # metres without a point along the line of sight part an object from what is behind
 )
 LAYER_SHARE = 0.4  # of the pixels of the largest layer, for one that counts as large
-PIECE = 0.5  # of the largest piece's pixels, for one that counts wherever it lies
-REACH = 0.6  # of the largest piece's diagonal, within which smaller ones count
 EDGE = 0.03  # metres of depth change over three pixels at one metre; steeper is no surface
 PATCH = 25  # neighbouring pixels whose depth errors go together, as a number of pixels
 EDGE_PIXELS = 1.0  # standard deviation of a mask's outline, pixels
@@ -143,7 +142,7 @@ def solid(
             f"3D: mask {_size(mask)}, depth {_size(depth)}, image {_size(rgb)} and camera "
             f"{camera.width}x{camera.height} differ; expected one size (depth aligned to colour)"
         )
-    rows, columns, eroded = _surface(mask, depth, config)
+    rows, columns, eroded = _surface(mask, depth, config, float(camera.matrix[0, 0]))
     z = depth[rows, columns].astype(np.float64)
     rays = camera.rays(columns, rows)
     points, colours = rays * z[:, None], rgb[rows, columns]
@@ -179,7 +178,7 @@ def _size(array: np.ndarray) -> str:
 
 
 def _surface(
-    mask: np.ndarray, depth: np.ndarray, config: CloudConfig
+    mask: np.ndarray, depth: np.ndarray, config: CloudConfig, focal: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Rows and columns of the mask's pixels whose depth is that of the object, and how far its edge
     was taken off, in pixels.
@@ -204,10 +203,10 @@ def _surface(
             f"3D: {measured} of {area} pixels of the mask have a depth of {config.depth_min:g} to "
             f"{config.depth_max:g} m; expected at least {MIN_POINTS}"
         )
-    smooth = valid & ~_edges(z, valid)
-    if smooth.sum() < MIN_POINTS:  # a thin thing is all edge
-        smooth = valid
-    smooth = _main_pieces(smooth)
+    edges = _edges(z, valid)
+    if (valid & ~edges).sum() < MIN_POINTS:  # a thin thing is all edge
+        edges[:] = False
+    smooth = valid & main_pieces(inside & ~edges, z, focal)
     rows, columns = np.nonzero(smooth)
     if config.max_pixels and len(rows) > config.max_pixels:
         chosen = np.linspace(0, len(rows) - 1, config.max_pixels).astype(int)
@@ -234,23 +233,6 @@ def _edges(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
     far = cv2.dilate(np.where(valid, z, np.float32(-1e6)).astype(np.float32), kernel)
     with np.errstate(invalid="ignore"):
         return (far - near) > EDGE * np.maximum(z, 1.0)
-
-
-def _main_pieces(inside: np.ndarray) -> np.ndarray:
-    """Without the crumbs of a mask: pieces that are small beside the largest one and far from it.
-
-    An object that something thin stands before is in pieces as well; those lie beside each other.
-    """
-    count, labels, stats, centres = cv2.connectedComponentsWithStats(inside.view(np.uint8))
-    if count <= 2:
-        return inside
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    largest = int(np.argmax(areas))
-    reach = REACH * float(np.hypot(*stats[1 + largest, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]))
-    near = np.linalg.norm(centres[1:] - centres[1 + largest], axis=1) <= reach
-    kept = np.flatnonzero((areas >= PIECE * areas[largest]) | near) + 1
-    pieces: np.ndarray = np.isin(labels, kept)
-    return pieces
 
 
 def nearest_layer(z: np.ndarray) -> np.ndarray:

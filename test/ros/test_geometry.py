@@ -66,6 +66,26 @@ def test_a_mask_that_leaks_onto_the_wall_and_a_few_wild_pixels_change_little() -
     assert len(solid(mask, depth, RGB, CAMERA, nothing_done).points) > len(clean.points)
 
 
+def test_a_neighbour_in_the_mask_is_left_out_and_what_stands_before_parts_nothing() -> None:
+    """Two boards 12 cm apart at nearly one distance, on nothing; then one board behind a pole."""
+    depth = np.full((120, 160), 3.0, np.float32)
+    depth[40:80, 30:80], depth[40:80, 100:130] = 1.0, 1.01
+    mask = np.zeros(depth.shape, bool)
+    mask[40:80, 30:80] = mask[40:80, 100:130] = True
+    rgb = np.zeros((*depth.shape, 3), np.uint8)
+    camera = Camera(np.array([[150.0, 0, 80], [0, 150, 60], [0, 0, 1]]), 160, 120)
+    alone = mask.copy()
+    alone[:, 90:] = False
+    expected = solid(alone, depth, rgb, camera).centroid
+    assert solid(mask, depth, rgb, camera).centroid == pytest.approx(expected, abs=1e-3)
+
+    depth[40:80, 80:100] = 1.005  # all one board
+    depth[:, 82:98] = 0.6  # and a pole before it
+    whole = solid(mask, depth, rgb, camera)
+    right = solid(mask & ~alone, depth, rgb, camera).centroid
+    assert expected[0] + 0.05 < whole.centroid[0] < right[0] - 0.05
+
+
 @pytest.mark.parametrize("size", [0, 3])
 def test_holes_in_the_depth_are_left_out(size: int) -> None:
     mask, depth = ball((0.0, 0.0, 0.8), 0.06)
