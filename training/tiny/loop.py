@@ -87,16 +87,19 @@ def _starts_trained(kind: str, name: str) -> bool:
 
 def _loss(settings: StageSettings) -> Step:
     """What the stage minimises."""
-    if not settings.like:
-        return STAGES[settings.kind]
-    if settings.kind != "sight":
-        raise InputError(
-            f"{settings.name}: like is {settings.like!r}; only `sight` imitates a model"
-        )
-    example = load_model(settings.like).mllm.eval()
-    if not isinstance(example, InternVL):
-        raise InputError(f"{settings.like}: expected a model of the InternVL family to imitate")
-    return partial(stages.sight_stage, example=example)
+    if settings.kind == "words":
+        return partial(stages.words_stage, talk=settings.talk)
+    if settings.kind == "sight" and settings.like:
+        return partial(stages.sight_stage, example=_example(settings.like))
+    return STAGES[settings.kind]
+
+
+def _example(folder: str) -> InternVL:
+    """The exported model that is imitated."""
+    mllm = load_model(folder).mllm.eval()
+    if not isinstance(mllm, InternVL):
+        raise InputError(f"{folder}: expected a model of the InternVL family to imitate")
+    return mllm
 
 
 def _batches(settings: StageSettings, library: Library) -> Any:

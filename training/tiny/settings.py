@@ -34,6 +34,7 @@ class StageSettings:
             before the language half is there.
         like: folder of an exported model whose visual tokens `sight` also imitates, so that a language model that
             reads them can go on from where it is when the ViT or its stem is built anew.
+        talk: share of the steps of `words` that are about questions, captions and regions instead of expressions.
     """
 
     name: str
@@ -57,11 +58,17 @@ class StageSettings:
     workers: int = 1
     spoken: bool = True
     like: str = ""
+    talk: float = 0.35
 
     def __post_init__(self) -> None:
         if (self.minutes > 0) == (self.steps > 0):
             raise InputError(
                 f"{self.name}: minutes is {self.minutes}, steps is {self.steps}; expected exactly one above 0"
+            )
+        if self.like and self.kind != "sight":
+            raise InputError(
+                f"{self.name}: like is {self.like!r}; expected a stage of kind 'sight', "
+                f"as only that imitates a model, not {self.kind!r}"
             )
         if not 0 <= self.none_share < 1:
             raise InputError(

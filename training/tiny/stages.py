@@ -127,13 +127,15 @@ def sight_stage(
     return loss + _LIKENESS * apart, {**report, "apart": plain(apart)}
 
 
-TALK_SHARE = 0.35
-"""How many steps of the language half are about something else than referring expressions."""
+def words_stage(
+    learner: Learner, batch: Batch, rng: np.random.Generator, talk: float = 0.35
+) -> tuple[Tensor, Report]:
+    """Answers, and teacher codes at [SEG].
 
-
-def words_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
-    """Answers, and teacher codes at [SEG]."""
-    if rng.random() < TALK_SHARE:
+    Args:
+        talk: share of the steps that are about something else than referring expressions.
+    """
+    if rng.random() < talk:
         parts, report = talk_loss(learner, batch, rng)
         return weighted(parts, {"visual": 0.5, "answers": 1.0, "code": 0.5}), report
     packed = learner.packer.pack(questions(batch, rng))
