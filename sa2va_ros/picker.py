@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -35,6 +35,7 @@ from sa2va_ros.commands import clean_text
 from sa2va_ros.grasping import Grasp, NoGraspError, plan_grasp, rival, whole, without
 from sa2va_ros.msg import Track
 from sa2va_ros.parameters import Parameter, declare
+from sa2va_ros.pick_result import PickResult
 from sa2va_ros.qos import reliable
 from sa2va_ros.spinning import context, spin
 from sa2va_ros.table_view import Refusal, TableView
@@ -56,6 +57,12 @@ TABLE = (
     Parameter(
         "confirm_images", 8, "Images on which it must be seen before the arm moves.", span=(1, 50)
     ),
+    Parameter(
+        "looks",
+        2,
+        "How often it is looked for before it counts as lost while the arm has not moved.",
+        span=(1, 5),
+    ),
     Parameter("attempts", 2, "How often the fingers close before it gives up.", span=(1, 5)),
 )
 VERBS = re.compile(r"^(please\s+)?(pick\s+up|pick|grasp|grab|take|lift|get|fetch|give me)\s+", re.I)
@@ -72,27 +79,6 @@ _CAUSES = {
     TrackExpression.Result.TIMEOUT: "not found",
     TrackExpression.Result.LOST: "lost",
 }
-
-
-@dataclass(frozen=True)
-class PickResult:
-    """What became of a command.
-
-    Attributes:
-        outcome: held; refused (the fingers never closed); failed (they did, and it is not in them).
-        score: median score of the track before the arm moved.
-        grasp: x, y, z, yaw and width of the last plan, metres and radians, in `world`.
-        seconds: of each stage.
-    """
-
-    command: str
-    outcome: str
-    cause: str = ""
-    detail: str = ""
-    score: float = 0.0
-    attempts: int = 0
-    grasp: tuple[float, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Picker(Node):
@@ -161,7 +147,7 @@ class Attempt:
         self._tracker, self._arm = picker._tracker, picker._arm
         self._result = PickResult(command, "refused")
         self._began = time.monotonic()
-        self._closed = False
+        self._closed = self._moved = False
         self._missed = "error", "not tried"  # why the last attempt ended
 
     def run(self) -> PickResult:
@@ -174,20 +160,37 @@ class Attempt:
         self._arm.wait_ready(30.0)
         self._park()
         self._lap("park")
+        looks = self._picker._value("looks")
+        for number in range(1, looks + 1):
+            track_id = self._find(expression)
+            try:
+                self._confirm(track_id)
+                return self._take(track_id)
+            except Refusal as refusal:
+                # What flickers may be found firmly on another image; once the arm has moved it is in the way.
+                if refusal.cause != "lost" or self._moved or number == looks:
+                    raise
+            finally:
+                self._tracker.stop(track_id)
+        raise AssertionError("looks is at least 1")
+
+    def _find(self, expression: str) -> str:
         timeout = self._picker._value("acquire_timeout")
         track = self._tracker.find(expression, timeout, told=self._picker._told.is_set)
         self._lap("find")
-        try:
-            attempts = self._picker._value("attempts")
-            for number in range(1, attempts + 1):
-                self._result = replace(self._result, attempts=number)
-                if self._grasp(track.id):
-                    return self.ended("", "")
-                if number < attempts:
-                    self._park()
-            raise Refusal(*self._missed)
-        finally:
-            self._tracker.stop(track.id)
+        return str(track.id)
+
+    def _take(self, track_id: str) -> PickResult:
+        """Grasp what was confirmed, again if it slipped."""
+        attempts = self._picker._value("attempts")
+        for number in range(1, attempts + 1):
+            self._result = replace(self._result, attempts=number)
+            if number > 1:
+                self._park()
+                self._confirm(track_id)
+            if self._grasp(track_id):
+                return self.ended("", "")
+        raise Refusal(*self._missed)
 
     def ended(self, cause: str, detail: str) -> PickResult:
         """The result as it is now."""
@@ -211,10 +214,10 @@ class Attempt:
         self._arm.go(PARKED[:3], PARKED[3], opening=OPENING)
 
     def _grasp(self, track_id: str) -> bool:
-        """Confirm, plan, close and lift; whether it is in the fingers."""
-        self._confirm(track_id)
+        """Plan, close and lift; whether it is in the fingers."""
         grasp = self._plan(track_id)
         self._lap("confirm and plan")
+        self._moved = True
         x, y, tip = grasp.position
         above = max(grasp.top + CLEAR, tip + LIFT)
         travel = max(TRAVEL, above)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,51 @@ def test_rates_and_intervals() -> None:
     assert summary["by_shape"] == {"can": "3/4"}
     low, high = wilson(8, 10)  # 0.490 to 0.943 in Wilson's own form
     assert (low, high) == (pytest.approx(0.490, abs=1e-3), pytest.approx(0.943, abs=1e-3))
+
+
+class Looks:
+    """A picker's attempt in which only finding and confirming happen."""
+
+    def __init__(self, *confirmed: Exception | None) -> None:
+        from sa2va_ros.picker import Attempt
+
+        self.found: list[str] = []
+        self.stopped: list[str] = []
+        answers = iter(confirmed)
+
+        class Short(Attempt):
+            def _park(self) -> None:
+                return
+
+            def _find(self, expression: str) -> str:
+                looks.found.append(f"{expression}_{len(looks.found)}")
+                return looks.found[-1]
+
+            def _confirm(self, track_id: str) -> None:
+                if (problem := next(answers)) is not None:
+                    raise problem
+
+            def _take(self, track_id: str) -> Any:
+                return track_id
+
+        looks = self
+        tracker = SimpleNamespace(stop=self.stopped.append)
+        arm = SimpleNamespace(wait_ready=lambda seconds: None)
+        picker: Any = SimpleNamespace(_tracker=tracker, _arm=arm, _value={"looks": 2}.get)
+        self.attempt: Any = Short(picker, "pick up the mug")
+
+
+def test_what_was_lost_before_the_arm_moved_is_looked_for_once_more() -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
+    from sa2va_ros.table_view import Refusal
+
+    again = Looks(Refusal("lost", "flicker"), None)
+    assert again.attempt.run() == "the mug_1"
+    assert again.stopped == ["the mug_0", "the mug_1"]
+    twice = Looks(Refusal("lost", "flicker"), Refusal("lost", "gone"))
+    with pytest.raises(Refusal, match="gone"):
+        twice.attempt.run()
+    unsure = Looks(Refusal("unsure", "score .1"))
+    with pytest.raises(Refusal, match=r"score \.1"):
+        unsure.attempt.run()
+    assert len(unsure.found) == 1

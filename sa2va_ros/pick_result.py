@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a picker says on `pick_result`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class PickResult:
+    """What became of a command.
+
+    Attributes:
+        outcome: held; refused (the fingers never closed); failed (they did, and it is not in them).
+        score: median score of the track before the arm moved.
+        grasp: x, y, z, yaw and width of the last plan, metres and radians, in `world`.
+        seconds: of each stage.
+    """
+
+    command: str
+    outcome: str
+    cause: str = ""
+    detail: str = ""
+    score: float = 0.0
+    attempts: int = 0
+    grasp: tuple[float, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
