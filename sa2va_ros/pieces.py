@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 LOOKED_AT = 12  # largest pieces; the others are crumbs
-TOUCH = 0.04  # metres between two surfaces at one metre that still belong to one thing
+TOUCH = 0.03  # metres between two surfaces at one metre that still belong to one thing
 BEFORE = 0.03  # metres by which what stands before both pieces is nearer than they are
 SAMPLES = 200  # pixels of a piece that are compared
 
