@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.settings import Settings
 from sa2va_training.trainables import counts
@@ -34,6 +36,10 @@ class Estimate:
         return self.weights + self.training + self.activations + self.working
 
 
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
 def estimate(model: Sa2VA, settings: Settings, *, tokens: int) -> Estimate:
     """What one process needs.
 
@@ -43,7 +49,9 @@ def estimate(model: Sa2VA, settings: Settings, *, tokens: int) -> Estimate:
     """
     parts = counts(model)
     trained = sum(t for t, _ in parts.values())
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = _size(model)
+    if settings.loss.keep and settings.rehearsal is not None:
+        weights += _size(model.mllm)  # as it was
     batches, sam = settings.batches, model.config.sam2
     text = model.mllm.language_model.config.get_text_config()
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)

@@ -104,7 +104,7 @@ def read_journal(run: Path) -> list[dict[str, Any]]:
 def draw_curves(
     rows: Sequence[Mapping[str, Any]],
     path: Path,
-    names: Sequence[str] = ("loss", "text", "mask", "dice", "iou"),
+    names: Sequence[str] = ("loss", "text", "mask", "dice", "iou", "kept"),
 ) -> None:
     """`loss.png`: every figure in its own strip, raw values pale and a running mean on top."""
     names = [name for name in names if any(name in row for row in rows)]
