@@ -14,7 +14,7 @@ from sa2va_model.errors import InputError
 from sa2va_training.tiny import stages
 from sa2va_training.tiny.batches import Batches, Library
 from sa2va_training.tiny.crops import SIDE, CropBatches
-from sa2va_training.tiny.export import export_learner
+from sa2va_training.tiny.export import export, export_learner
 from sa2va_training.tiny.loop import STAGES, Run
 from sa2va_training.tiny.nano import small_learner
 from sa2va_training.tiny.packing import look
@@ -129,6 +129,24 @@ def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:
         assert torch.equal(state[name], sam[name])
     for name in ("model.mllm.mlp1.1.weight", "model.text_hidden_fcs.0.weight"):
         assert torch.equal(state[name], words[name])
+
+
+def test_an_export_may_average_language_halves(data: Path, tmp_path: Path) -> None:
+    runs = []
+    for seed in (1, 2):
+        run = Run(
+            settings("words", steps=1), small_learner(seed), runs=tmp_path / str(seed), data=data
+        )
+        run.save()
+        runs.append(run.folder)
+    export(runs[0], tmp_path / "mean", small_learner(), words=runs)
+    weights = load_model(tmp_path / "mean", device="cpu").state_dict()
+    states = [torch.load(r / "last.pt", weights_only=False)["learner"] for r in runs]
+    name = "mllm.language_model.model.norm.weight"
+    other = "mllm.mlp1.1.weight"
+    for key in (name, other):
+        mean = sum(state[f"model.{key}"] for state in states) / 2
+        torch.testing.assert_close(weights[key], mean, rtol=2e-3, atol=1e-4)
 
 
 def test_a_start_that_is_not_there_is_an_input_error(data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 """Makes the model that ships, stage by stage.
 
 python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, resumed if it was begun
-python -m sa2va_training.tiny export run=runs/together weights=DIR
+python -m sa2va_training.tiny export run=runs/together words=runs/polish weights=DIR
 
 `sa2va evaluate` measures what comes out; the model card tells how.
 """
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     cv2.setNumThreads(1)
     try:
         if arguments[0] == "export":
-            _export(**_values(arguments[1:], ("run", "weights")))
+            _export(**_values(arguments[1:], ("run", "weights", "words")))
         else:
             work(stage_settings(arguments[0], arguments[1:]))
     except InputError as error:
@@ -62,10 +62,10 @@ def _values(items: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _export(run: str = "runs/together", weights: str = str(SHIPPED)) -> None:
+def _export(run: str = "runs/together", weights: str = str(SHIPPED), words: str = "") -> None:
     from sa2va_training.tiny.export import export
 
-    file = export(Path(run), Path(weights))
+    file = export(Path(run), Path(weights), words=[Path(w) for w in words.split(",") if w])
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201
 
 
