@@ -241,7 +241,7 @@ class TrackJob:
         for track_id, (expression, due) in list(self._retries.items()):
             if stamp >= due:
                 del self._retries[track_id]
-                self._tracker.track(expression, track_id=track_id)
+                self._tracker.resume(track_id, expression)
 
     def _step(self, frame: Frame) -> FrameResult:
         self._look_again(frame.stamp)

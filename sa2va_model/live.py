@@ -77,7 +77,7 @@ class LiveTracker:
         return name
 
     def resume(self, track_id: str, expression: str) -> None:
-        """Goes on, from the words, with a track of a tracker that had the same `names`; raises as `track`."""
+        """Goes on, from the words, with a track that ended or one of a tracker with the same `names`; as `track`."""
         words = prompts.clean_expression(expression)
         self._register.keep(track_id, words)
         self._register.command(lambda frame: self._start_spoken(track_id, words, False, frame))
