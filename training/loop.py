@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor
 
@@ -38,6 +39,8 @@ def make_accelerator(settings: Settings) -> Accelerator:
     """The accelerator of this process, as the launcher's environment and the settings say."""
     cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
     bf16 = decided(settings.precision, torch.device("cpu" if cpu else "cuda")) == "bf16"
+    # A process may train more than once and in another precision, which accelerate takes for a mistake.
+    AcceleratorState._reset_state()
     # Frozen parts have buffers that never change, and all trained parts take part in every pass.
     kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False)
     return Accelerator(
