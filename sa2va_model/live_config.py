@@ -30,7 +30,8 @@ class LiveConfig:
         give_up_after: seconds after which a lost track is stopped; 0 = never.
         verify_period: between two checks that a tracked object is still what was asked for; 0 = never.
         verify_strikes: so many checks in a row that find another object restart the memory.
-        verify_share: a check that takes long is made rarer, so that checks take at most this share of the time.
+        verify_share: with `background`, a check that takes long is made rarer, so that checks take at most this share
+            of the time.
         agreement: IoU of memory's mask and the words' mask from which on they mean the same.
         drift_after: frames in a row on which the [SEG] embedding's mask disagrees with memory's and has more
             evidence, after which memory is prompted again with it; 0 = never.

@@ -65,8 +65,13 @@ class Words:
                 self.ask(record, frame, "verify")
 
     def pause(self) -> float:
-        """Seconds between two checks of one track."""
+        """Seconds between two checks of one track; without a thread of its own only the frames' stamps decide.
+
+        There nothing has to keep up, and a busy machine must not change what becomes of a file.
+        """
         config = self._parts.config
+        if not config.background:
+            return config.verify_period
         spoken = sum(record.spoken for record in self._parts.register.records.values())
         return max(config.verify_period, spoken * self._seconds / config.verify_share)
 

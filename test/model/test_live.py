@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -315,6 +316,29 @@ def test_agreement_refreshes_the_memory_quietly() -> None:
     keyframes = [result.tracks[0].last_keyframe for result in results]
     assert keyframes[-1] is not None
     assert keyframes[-1] > 1.0
+
+
+class SlowModel(Sa2VA):
+    """Takes as long for an answer as a busy machine may."""
+
+    def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
+        """As ever, later."""
+        time.sleep(0.15)
+        return super().ground(frames, expression)
+
+
+def test_a_slow_model_changes_nothing_about_a_file() -> None:
+    """Checks are spaced by the stamps of the frames; only a robot's are made rarer by the clock."""
+    runs = []
+    for kind in (Sa2VA, SlowModel):
+        model = nano_model()
+        model.__class__ = kind
+        live = LiveTracker(model, LiveConfig(verify_period=0.2, agreement=0.0))
+        live.track("the mug")
+        results = [live.process(frame) for frame in frames(12)]
+        runs.append([result.tracks[0].last_keyframe for result in results])
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 5
 
 
 class ForgetfulModel(Sa2VA):
