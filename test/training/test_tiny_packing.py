@@ -10,6 +10,7 @@ import torch
 
 from sa2va_model.memory import MemoryBank
 from sa2va_sim.vocabulary import words
+from sa2va_training.clip_memory import ClipMemory
 from sa2va_training.tiny import clips
 from sa2va_training.tiny.batches import Library, normalised
 from sa2va_training.tiny.language import ABSENT, FOUND, phrase, tiny_tokenizer
@@ -101,7 +102,7 @@ def test_clip_memory_holds_what_the_trackers_memory_holds(data: Path) -> None:
     grounder = learner.grounder
     with torch.no_grad():
         features = clips.clip_features(learner, clip)
-        ours = clips.ClipMemory(grounder)
+        ours = ClipMemory(grounder, gated=True)
         bank = MemoryBank(grounder, rows=2, max_conditioning=8)
         for t, rows in enumerate(features):
             code = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(t))

@@ -9,7 +9,6 @@ python -m sa2va_training.tiny export run=runs/together words=runs/polish weights
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,20 +19,6 @@ from sa2va_model.checkpoints import SHIPPED
 from sa2va_model.errors import InputError
 from sa2va_training.tiny.settings import RECIPE, stage_settings
 from sa2va_training.tiny.team import work
-
-# glibc gives freed memory back to the kernel at once, which costs a third of every step.
-_ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
-
-
-def keep_memory() -> None:
-    """Starts this program again with an allocator that keeps what it has, unless that is so already."""
-    if any(name not in os.environ for name in _ALLOCATOR):
-        os.environ.update(_ALLOCATOR)
-        os.execv(sys.executable, [sys.executable, "-m", "sa2va_training.tiny", *sys.argv[1:]])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,5 +55,4 @@ def _export(run: str = "runs/together", weights: str = str(SHIPPED), words: str 
 
 
 if __name__ == "__main__":
-    keep_memory()
     sys.exit(main(sys.argv[1:]))

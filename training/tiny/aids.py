@@ -49,11 +49,11 @@ class DenseTargets:
     covered: Tensor
 
 
-def object_shares(batch: Batch, stride: int) -> Tensor:
-    """[B, O + 1, h, w]: the share of each cell that the background and every object cover."""
+def object_shares(batch: Batch, side: int) -> Tensor:
+    """[B, O + 1, side, side]: the share of each cell that the background and every object cover."""
     count = batch.objects.shape[1] + 1
     planes = F.one_hot(batch.instances.long(), count).permute(0, 3, 1, 2).float()
-    return F.avg_pool2d(planes, stride)
+    return F.adaptive_avg_pool2d(planes, side)
 
 
 def dense_targets(batch: Batch, shares: Tensor) -> DenseTargets:
@@ -126,7 +126,7 @@ class MapAids(nn.Module):
 
     def loss(self, fine: Tensor, coarse: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Of the pyramid's finest and coarsest level, [B, C, h, w]."""
-        shares = object_shares(batch, batch.instances.shape[-1] // fine.shape[-1])
+        shares = object_shares(batch, fine.shape[-1])
         pooled = F.avg_pool2d(shares, fine.shape[-1] // coarse.shape[-1])
         total, report = torch.zeros(()), {}
         for name, head, level, cells in (
@@ -156,7 +156,7 @@ class WordAids(nn.Module):
         """Of the projected visual tokens [B, V, C]."""
         side = int(visual.shape[1] ** 0.5)
         logits = self.visual(visual).transpose(1, 2).unflatten(2, (side, side))
-        shares = object_shares(batch, batch.instances.shape[-1] // side)
+        shares = object_shares(batch, side)
         classes, boxes = dense_loss(logits, dense_targets(batch, shares), absolute=True)
         pooled, right = object_loss(self.visual_object, visual.transpose(1, 2), shares, batch)
         report = {"token": plain(classes), "tokenbox": plain(boxes), "shape": right}
@@ -222,7 +222,7 @@ class Gaze:
             visual: where the visual tokens are in the sequence.
         """
         side = int((visual.stop - visual.start) ** 0.5)
-        cells = batch.masks(batch.instances.shape[-1] // side).flatten(1)  # [N, V]
+        cells = batch.cover(side).flatten(1)  # [N, V]
         wanted = cells / cells.sum(1, keepdim=True).clamp(min=1e-3)
         found = batch.found
         total = torch.zeros(())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va_model.errors import InputError
@@ -116,12 +117,22 @@ class Batch:
         index = self.targets.clamp(min=0)[:, :, None].expand(-1, -1, self.objects.shape[-1])
         return self.objects.gather(1, index).flatten(0, 1)
 
-    def masks(self, stride: int) -> Tensor:
-        """float32 [N, S/stride, S/stride]: covered share of each cell by the target; zero without one."""
+    def cover(self, side: int) -> Tensor:
+        """float32 [N, side, side]: covered share of each cell by the target; zero without one."""
         wanted = (self.targets + 1)[:, :, None, None]
         hit = (self.instances[:, None] == wanted) & (wanted > 0)
-        cells = hit.flatten(0, 1)[:, None].float()
-        return torch.nn.functional.avg_pool2d(cells, stride)[:, 0] if stride > 1 else cells[:, 0]
+        return F.adaptive_avg_pool2d(hit.flatten(0, 1).float(), side)
+
+    def masks(self, side: int) -> Tensor:
+        """bool [N, side, side]: the target."""
+        return self.cover(side) > 0.5
+
+
+def fitted(pixels: Tensor, side: int) -> Tensor:
+    """Pictures [B, 3, S, S] at [B, 3, side, side], resampled as `sa2va_model.images` does."""
+    if pixels.shape[-1] == side:
+        return pixels
+    return F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
 
 
 def normalised(rgb: Sequence[np.ndarray]) -> Tensor:

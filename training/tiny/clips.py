@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory stage: an object is named, pointed at or outlined on the first frame of a clip and followed through the rest.
 
-The same tokens in the same order as `sa2va_model.memory.ObjectMemory` (a test holds the two together), but with
-gradients and with all objects in one batch, which the run time's slots do not allow.
-
 Letters: B clips, K objects of each, N = B · K, T frames, L memory tokens.
 """
 
@@ -14,19 +11,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from sam2.modeling.sam2_base import NO_OBJ_SCORE
-from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.grounding import Decoded, ImageFeatures
+from sa2va_training.clip_memory import ClipMemory
 from sa2va_training.precision import half_precision
 from sa2va_training.tiny.augmentation import disturb_clip, without
-from sa2va_training.tiny.batches import Batch, Expression, Library, Shard, normalised, seen_objects
+from sa2va_training.tiny.batches import (
+    Batch,
+    Expression,
+    Library,
+    Shard,
+    fitted,
+    normalised,
+    seen_objects,
+)
 from sa2va_training.tiny.learner import Learner, repeat_rows
 from sa2va_training.tiny.losses import decoded_loss
 from sa2va_training.tiny.packing import read
 from sa2va_training.tiny.pointing import native_prompts
-from sa2va_training.tiny.stages import MASK_STRIDE, exact_codes, questions
+from sa2va_training.tiny.stages import exact_codes, questions
 
 _MEMORY = (
     "memory_attention",
@@ -154,48 +158,6 @@ def take_away(
         instances[t][mask] = 0
 
 
-class ClipMemory:
-    """Differentiable memory of N objects, all prompted on frame 0 and remembered on every frame since."""
-
-    def __init__(self, grounder: Grounder) -> None:
-        self.grounder = grounder
-        self.spatial: list[Tensor] = []  # [N, memory_dim, h, w] per frame
-        self.pointers: list[Tensor] = []  # [N, C] per frame
-
-    def write(self, features: ImageFeatures, decoded: Decoded, *, prompted: bool) -> None:
-        """Remembers a frame as the run time does: hidden objects leave an empty mask."""
-        visible = decoded.object_scores[:, :, None, None] > 0
-        gated = replace(decoded, logits=torch.where(visible, decoded.logits, NO_OBJ_SCORE))
-        self.spatial.append(self.grounder.encode_memory(features, gated, prompted=prompted))
-        self.pointers.append(decoded.pointers)
-
-    def tokens(self) -> tuple[Tensor, Tensor, int]:
-        """Values and positions [L, N, memory_dim] for the next frame, and how many of L are pointers."""
-        config, sam = self.grounder.config, self.grounder.sam2_model
-        now, recent = len(self.spatial), config.memory_frames - 1
-        near = [(now - d, d - 1) for d in range(recent, 0, -1) if now - d >= 1]
-        slots = [(0, recent), *near]
-        cells = self.grounder.memory_position(self.spatial[0].device)
-        temporal = sam.maskmem_tpos_enc[:, 0, 0]
-        values = [self.spatial[t].flatten(2).permute(2, 0, 1) for t, _ in slots]
-        positions = [(cells.flatten(1).T + temporal[code])[:, None] for _, code in slots]
-        horizon = config.max_pointers - 1
-        times = [0, *(now - d for d in range(1, horizon + 1) if now - d >= 1)]
-        parts = config.hidden_dim // config.memory_dim
-        pointers = torch.stack([self.pointers[t] for t in times])  # [P, N, C]
-        pointers = (
-            pointers.unflatten(2, (parts, config.memory_dim)).permute(0, 2, 1, 3).flatten(0, 1)
-        )
-        steps = torch.tensor([now - t for t in times]) / horizon
-        codes = torch.zeros(len(times), config.memory_dim)
-        if config.pointer_positions:
-            codes = sam.obj_ptr_tpos_proj(get_1d_sine_pe(steps, dim=config.hidden_dim))
-        positions.append(codes.repeat_interleave(parts, dim=0)[:, None])
-        count = values[0].shape[1]
-        together = torch.cat([p.expand(-1, count, -1) for p in positions])
-        return torch.cat([*values, pointers]), together, len(pointers)
-
-
 def unroll(
     learner: Learner, clip: ClipBatch, first: Decoded, features: Sequence[ImageFeatures]
 ) -> list[Decoded]:
@@ -204,7 +166,7 @@ def unroll(
     Args:
         features: of every frame, one row for each object.
     """
-    memory = ClipMemory(learner.grounder)
+    memory = ClipMemory(learner.grounder, gated=True)
     memory.write(features[0], first, prompted=True)
     seen = []
     for t in range(1, len(clip.frames)):
@@ -219,10 +181,9 @@ def unroll(
 def clip_features(learner: Learner, clip: ClipBatch) -> list[ImageFeatures]:
     """Features of every frame with a row for each object; the encoder is frozen here."""
     each = clip.frames[0].targets.shape[1]
+    pixels = fitted(torch.cat([f.pixels for f in clip.frames]), learner.side)
     with torch.no_grad():
-        together = learner.grounder.sam2_model.image_encoder(
-            torch.cat([f.pixels for f in clip.frames])
-        )
+        together = learner.grounder.sam2_model.image_encoder(pixels)
     decoder, count = learner.grounder.sam2_model.sam_mask_decoder, len(clip.frames[0].pixels)
     fine, middle, top = together["backbone_fpn"]
     position = together["vision_pos_enc"][-1]
@@ -254,10 +215,10 @@ def _first_frame(
         codes = spoken_codes(learner, batch) if clip.spoken else exact_codes(learner, batch)
         return grounder.decode_tokens(features, plain, extra=codes[:, None])
     if chance < 0.8:
-        points, labels = native_prompts(batch, rng)
+        points, labels = native_prompts(batch, learner.side, rng)
         return grounder.decode_tokens(features, plain, points=points, labels=labels)
     one = [_row(features, n) for n in range(len(features.top))]
-    masks = batch.masks(1) > 0.5
+    masks = batch.masks(learner.side)
     given = [grounder.adopt_mask(one[n], masks[n]) for n in range(len(one))]
     return _stacked(given)
 
@@ -286,8 +247,8 @@ def memory_stage(
     for t, (decoded, batch) in enumerate(zip(answers, clip.frames, strict=True)):
         if not decoded.logits.requires_grad:  # a given mask
             continue
-        cover = batch.masks(MASK_STRIDE)
-        visible = batch.masks(1).flatten(1).sum(1) >= _MIN_PIXELS
+        cover = batch.cover(learner.cells)
+        visible = batch.masks(learner.side).flatten(1).sum(1) >= _MIN_PIXELS
         loss, more = decoded_loss(decoded, cover, visible, score_weight=0.6)
         total = total + loss
         report["score"] += more["score"] / len(answers)
@@ -322,7 +283,7 @@ def evaluate_clips(learner: Learner, held: Library, count: int) -> dict[str, dic
 
 
 def _measure(learner: Learner, clip: ClipBatch) -> dict[str, Tensor]:
-    features, truth = clip_features(learner, clip), [b.masks(1) > 0.5 for b in clip.frames]
+    features, truth = clip_features(learner, clip), [b.masks(learner.side) for b in clip.frames]
     plain = learner.grounder.without_memory(features[0])
     codes = spoken_codes(learner, clip.frames[0])
     spoken = learner.grounder.decode_tokens(features[0], plain, extra=codes[:, None])

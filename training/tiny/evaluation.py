@@ -97,7 +97,7 @@ def _measure(learner: Learner, batch: Batch, kind: str, tally: Tally) -> None:
     if kind != "words":
         decoded = learner.decode(learner.encode(batch.pixels).features, codes, each)
         masks = learner.grounder.image_logits(decoded.logits)[:, 0] > 0
-        truth = batch.masks(1) > 0.5
+        truth = batch.masks(learner.side)
         ious = (masks & truth).flatten(1).sum(1) / (masks | truth).flatten(1).sum(1).clamp(min=1)
         tally.add(iou=ious, sees=decoded.object_scores[:, 0] > 0)
 

@@ -18,6 +18,7 @@ from sa2va_model.internvl import InternVL
 from sa2va_model.presets import tiny_config
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.tiny.aids import Gaze, MapAids, WordAids
+from sa2va_training.tiny.batches import fitted
 from sa2va_training.tiny.language import tiny_tokenizer
 from sa2va_training.tiny.norms import add_norms
 from sa2va_training.tiny.packing import Packer
@@ -71,14 +72,24 @@ class Learner(nn.Module):
         return mllm
 
     @property
+    def side(self) -> int:
+        """Side of the square that SAM-2 sees, pixels."""
+        return self.shipped_config.sam2.image_size
+
+    @property
+    def cells(self) -> int:
+        """Side of its mask logits."""
+        return self.shipped_config.sam2.mask_size
+
+    @property
     def grounder(self) -> Grounder:
         """The SAM-2 half."""
         return self.model.grounder
 
     def encode(self, pixels: Tensor) -> Encoded:
-        """As `Grounder.encode_image`, keeping the pyramid before the decoder's projections."""
+        """As `Grounder.encode_image`, for any size of picture, with the pyramid before the decoder's projections."""
         sam = self.grounder.sam2_model
-        out = sam.image_encoder(pixels)
+        out = sam.image_encoder(fitted(pixels, self.side))
         fine, middle, top = out["backbone_fpn"]
         decoder = sam.sam_mask_decoder
         features = ImageFeatures(

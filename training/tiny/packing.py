@@ -19,6 +19,7 @@ from torch import Tensor
 from sa2va_model import prompts
 from sa2va_model.internvl import InternVL
 from sa2va_training.precision import half_precision
+from sa2va_training.tiny.batches import fitted
 from sa2va_training.tiny.language import FOUND
 
 IGNORED = -100
@@ -158,13 +159,13 @@ class Read:
 
 
 def look(mllm: InternVL, pixels: Tensor) -> Tensor:
-    """Visual tokens float32 [B, V, C] of images [B, 3, s, s]."""
+    """Visual tokens float32 [B, V, C] of square images of any size."""
     with half_precision(mllm.training):
-        return mllm.visual_tokens(pixels).float()
+        return mllm.visual_tokens(fitted(pixels, mllm.config.vision.image_size)).float()
 
 
 def read(mllm: InternVL, pixels: Tensor, packed: Packed) -> Read:
-    """Runs the language model on images [B, 3, s, s] with their packed questions."""
+    """Runs the language model on square images of any size with their packed questions."""
     count, each, length = packed.branches.shape
     prefix = packed.prefix.expand(count, -1)
     visual = look(mllm, pixels)

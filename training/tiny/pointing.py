@@ -11,16 +11,17 @@ from sa2va_training.tiny.batches import Batch
 from sa2va_training.tiny.scenes import BOX
 
 
-def native_prompts(batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Points [N, 2, 2] in pixels and labels int32 [N, 2] for every target: a box, or one click and padding.
+def native_prompts(batch: Batch, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Points [N, 2, 2] in pixels of a square of side `size`, and labels int32 [N, 2], for every target.
+
+    A box, or one click and padding.
 
     Targets that are not there get a click anywhere; nothing should be learnt from their masks.
     """
-    size = batch.instances.shape[-1]
     meant = batch.meant
     points = torch.zeros(len(meant), 2, 2)
     labels = torch.full((len(meant), 2), -1, dtype=torch.int32)
-    masks = (batch.masks(1) > 0.5).numpy()
+    masks = batch.masks(size).numpy()
     for i, row in enumerate(meant):
         if rng.random() < 0.5:
             centre, extent = row[BOX][:2].numpy(), row[BOX][2:].numpy()

@@ -27,9 +27,9 @@ from sa2va_sim.facts import LabelledImage, ObjectFact, measure
 from sa2va_sim.flat import flat_clip, flat_scene
 from sa2va_sim.vocabulary import COLOURS, SHAPES
 
-SIZE = 192
+SIZE = 256
 MAX_OBJECTS = 10
-CLIP_FRAMES = 6
+CLIP_FRAMES = 8
 HELD_SEEDS = 100_000
 TRAIN_SEEDS = 1_000_000
 ROOT = Path("runs/data")

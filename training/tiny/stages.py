@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sa2va_model.internvl import InternVL
 from sa2va_training.precision import half_precision
-from sa2va_training.tiny.batches import Batch
+from sa2va_training.tiny.batches import Batch, fitted
 from sa2va_training.tiny.language import ABSENT, FOUND, phrase
 from sa2va_training.tiny.learner import Encoded, Learner, repeat_rows
 from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
@@ -27,7 +27,6 @@ from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE
 from sa2va_training.tiny.talk import talk_loss
 
 Report = dict[str, float]
-MASK_STRIDE = 4
 _LIKENESS = 2.0
 
 
@@ -104,7 +103,7 @@ def sam_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple
     with half_precision():
         encoded = learner.encode(batch.pixels)
         decoded = learner.decode(encoded.features, codes, batch.targets.shape[1])
-    loss, report = decoded_loss(decoded, batch.masks(MASK_STRIDE), batch.found)
+    loss, report = decoded_loss(decoded, batch.cover(learner.cells), batch.found)
     maps, more = learner.map_aids.loss(encoded.fine.float(), encoded.coarse.float(), batch)
     return loss + 0.5 * maps, {**report, **more}
 
@@ -122,7 +121,7 @@ def sight_stage(
     if example is None:
         return loss, report
     with torch.no_grad():
-        wanted = example.visual_tokens(batch.pixels)
+        wanted = example.visual_tokens(fitted(batch.pixels, example.config.vision.image_size))
     apart = F.mse_loss(visual, wanted) / wanted.var()
     return loss + _LIKENESS * apart, {**report, "apart": plain(apart)}
 
@@ -149,12 +148,12 @@ def taught_loss(
     learner: Learner, encoded: Encoded, batch: Batch, rng: np.random.Generator
 ) -> Tensor:
     """Masks from teacher codes or, as often, from the clicks and boxes that users may give as well."""
-    each, cover, found = batch.targets.shape[1], batch.masks(MASK_STRIDE), batch.found
+    each, cover, found = batch.targets.shape[1], batch.cover(learner.cells), batch.found
     if rng.random() < 0.5:
         taught = learner.decode(encoded.features, prompt_codes(learner, batch, rng), each)
         return decoded_loss(taught, cover, found)[0]
     rows = repeat_rows(encoded.features, each)
-    points, labels = native_prompts(batch, rng)
+    points, labels = native_prompts(batch, learner.side, rng)
     plain = learner.grounder.without_memory(rows)
     pointed = learner.grounder.decode_tokens(rows, plain, points=points, labels=labels)
     shown = (pointed.logits[:, 0][found].float(), cover[found])

@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from sa2va_training.allocator import keep_memory
 from sa2va_training.tiny.settings import StageSettings
 
 
@@ -32,12 +33,7 @@ class Team:
         """Replaces gradients by their mean over the team; a part that one member did not use counts as zero there."""
         if self.size == 1:
             return
-        flat = torch.cat(
-            [
-                (p if p.grad is None else p.grad).detach().flatten() * (p.grad is not None)
-                for p in parameters
-            ]
-        )
+        flat = torch.cat([_gradient(p).flatten() for p in parameters])
         dist.all_reduce(flat)
         flat /= self.size
         start = 0
@@ -73,6 +69,7 @@ def _member(rank: int, settings: StageSettings, port: int) -> None:
     from sa2va_training.tiny.learner import Learner
     from sa2va_training.tiny.loop import Run
 
+    keep_memory()
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)

@@ -26,7 +26,7 @@ from sa2va_training.tiny.clips import (
 from sa2va_training.tiny.evaluation import evaluate
 from sa2va_training.tiny.learner import Learner
 from sa2va_training.tiny.losses import decoded_loss
-from sa2va_training.tiny.stages import MASK_STRIDE, taught_loss
+from sa2va_training.tiny.stages import taught_loss
 
 _CLIPS = "-clips"
 _STILL_EACH = 4
@@ -79,7 +79,7 @@ def together_stage(
         encoded = learner.encode(batch.pixels)
         spoken = learner.decode(encoded.features, codes, batch.targets.shape[1])
         taught = taught_loss(learner, encoded, batch, rng) if rng.random() < _TAUGHT_SHARE else None
-    masks, report = decoded_loss(spoken, batch.masks(MASK_STRIDE), batch.found)
+    masks, report = decoded_loss(spoken, batch.cover(learner.cells), batch.found)
     followed, more = memory_stage(learner, both.clips, rng)
     loss = masks + followed if taught is None else masks + 0.5 * taught + followed
     return loss, {**report, **{f"clip {name}": value for name, value in more.items()}}
