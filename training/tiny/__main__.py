@@ -2,6 +2,7 @@
 """Makes the model that ships, stage by stage.
 
 python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, resumed if it was begun
+python -m sa2va_training.tiny revive weights=DIR run=runs/shipped   what was exported, as a run to start from
 python -m sa2va_training.tiny export run=runs/together words=runs/polish weights=DIR
 
 `sa2va evaluate` measures what comes out; the model card tells how.
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments[0] == "export":
             _export(**_values(arguments[1:], ("run", "weights", "words")))
+        elif arguments[0] == "revive":
+            _revive(**_values(arguments[1:], ("run", "weights")))
         else:
             work(stage_settings(arguments[0], arguments[1:]))
     except InputError as error:
@@ -52,6 +55,14 @@ def _export(run: str = "runs/together", weights: str = str(SHIPPED), words: str 
 
     file = export(Path(run), Path(weights), words=[Path(w) for w in words.split(",") if w])
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201
+
+
+def _revive(run: str = "runs/shipped", weights: str = str(SHIPPED)) -> None:
+    from sa2va_training.tiny.batches import Library
+    from sa2va_training.tiny.revival import revive
+
+    revive(Path(weights), Path(run), Library({"flat": 0.4, "sim": 0.6}, "train"))
+    print(f"{run}: stages can begin with start={Path(run).name}:all")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from sa2va_training.tiny.norms import add_norms
 from sa2va_training.tiny.packing import Packer
 from sa2va_training.tiny.teacher import TeacherCode
 
+AIDS = ("map_aids.", "word_aids.")
 SAM_HALF = ("model.grounder.", "map_aids.")
 STEM = ("model.mllm.vision_model.embeddings.patch_embeddings.", "word_aids.stem")
 SIGHT = ("model.mllm.vision_model.", "model.mllm.mlp1.", "word_aids.visual")

@@ -26,7 +26,7 @@ from sa2va_model.internvl import InternVL
 from sa2va_training.tiny import clips, crops, stages, together
 from sa2va_training.tiny.batches import Batches, Library
 from sa2va_training.tiny.evaluation import evaluate
-from sa2va_training.tiny.learner import SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
+from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
 from sa2va_training.tiny.losses import plain
 from sa2va_training.tiny.norms import freeze_norms
 from sa2va_training.tiny.settings import StageSettings
@@ -52,11 +52,12 @@ TRAINED = {
     "together": ("model.grounder.",),
 }
 _SAVE_SECONDS = 150.0
+_HURRY = 6.0  # of the rate, for aids that begin anew while nothing else moves
 
 
 def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str, Any]]:
     """Matrices decay, vectors do not; parts that start trained go slower while new ones learn, or not at all."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.named_parameters():
         wanted = name.startswith(TRAINED[settings.kind])
         if settings.kind == "memory" and not clips.is_trained(name):
@@ -65,14 +66,16 @@ def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str
         wanted = wanted and not (slow and settings.slow == 0)
         parameter.requires_grad_(wanted)
         if wanted:
-            groups.setdefault((parameter.ndim > 1, slow), []).append(parameter)
+            place = (parameter.ndim > 1, slow, name.startswith(AIDS))
+            groups.setdefault(place, []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": settings.decay if matrix else 0.0,
             "base": settings.rate * (settings.slow if slow else 1.0),
+            "aid": aid,
         }
-        for (matrix, slow), parameters in groups.items()
+        for (matrix, slow, aid), parameters in groups.items()
     ]
 
 
@@ -232,9 +235,10 @@ class Run:
             freeze_norms(self.learner.model)
 
     def _one_step(self) -> None:
-        rate = self._rate()
+        rate, settling = self._rate(), self.step < self.settings.settle
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * rate
+            share = _HURRY * group["aid"] if settling else rate
+            group["lr"] = group["base"] * share
         draw = self.step * self.team.size + self.team.rank
         torch.manual_seed(self.settings.seed * 1_000_003 + draw)
         batch = self.batches.at(draw)

@@ -9,6 +9,7 @@ shipped model is plain and fine-tuning it has no batch statistics to spoil.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,18 @@ class Normed(nn.Module):
         plain.weight.copy_(conv.weight * gain[:, None, None, None])
         plain.bias.copy_((conv.bias - norm.running_mean) * gain + norm.bias)
         return plain
+
+    @torch.no_grad()
+    def adopt(self, seen: Tensor) -> None:
+        """Normalises by the statistics of `seen` [B, C, h, w], what the convolution gives, and undoes it again."""
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        variance, mean = torch.var_mean(seen.float(), dim=(0, 2, 3))
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(mean)
 
 
 class HalfStem(nn.Module):
@@ -113,6 +126,24 @@ def fold_norms(model: Sa2VA) -> None:
             elif isinstance(layer, Normed):
                 stem[i] = layer.folded()
         setattr(parent, name, stem)
+
+
+@torch.no_grad()
+def unfold_norms(model: Sa2VA, see: Callable[[], object]) -> None:
+    """Undoes `fold_norms`: normalisation with statistics of its own, and the model gives what it gave.
+
+    Args:
+        see: shows pictures to the model, which is in evaluation mode.
+    """
+    add_norms(model)
+    normed = [layer for layer in model.modules() if isinstance(layer, Normed)]
+    hooks = [
+        layer.conv.register_forward_hook(lambda _, given, seen, layer=layer: layer.adopt(seen))
+        for layer in normed
+    ]
+    see()
+    for hook in hooks:
+        hook.remove()
 
 
 def _folded(layer: nn.Module) -> nn.Conv2d:

@@ -27,6 +27,7 @@ class StageSettings:
         none_share: how many expressions mean nothing that is there.
         rate: peak learning rate; `slow` scales it for parts that start trained (see `loop.parameter_groups`).
         minutes: wall-clock budget; the cosine schedule ends with it. 0 = `steps` counts.
+        settle: steps in which only the aids move, for models whose aids are new (`revival.py`).
         workers: processes that share the work, each with `images` pictures a step and `threads` threads.
         look: evaluate every so many minutes; with `steps` only at the end.
         held: pictures or clips of each held-out shard that are looked at.
@@ -53,6 +54,7 @@ class StageSettings:
     steps: int = 0
     look: float = 3.0
     held: int = 100
+    settle: int = 0
     seed: int = 1
     threads: int = 1
     workers: int = 1
