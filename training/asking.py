@@ -16,7 +16,7 @@ from sa2va_model import prompts
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.images import region_cells
-from sa2va_training.collage import SMALLEST, Album, Thing, glue
+from sa2va_training.collage import SMALLEST, Album, Thing, glue, nearly
 from sa2va_training.collate import Asked, Exchange
 from sa2va_training.masks import ArrayMask
 from sa2va_training.sample import Sample, Target, Turn
@@ -27,7 +27,6 @@ from sa2va_training.wording import DESCRIBE_REGION, called, reworded, segment_re
 _PLAIN = 0.6  # questions that are worded exactly as the run time words them
 _FED = 0.7  # absent things whose [SEG] is looked at all the same, where the model has a trained object score
 _CROPPED = 0.7
-_ABSENT = 0.25  # of the questions about a collage
 _SMALLEST_CROP = 0.65
 _MIN_CELLS = 4
 """Regions of fewer visual tokens were left out of the official training, too."""
@@ -40,6 +39,7 @@ class Asker:
         scored: the model's object score is trained, so that it has to see `[SEG]` of what is not there.
         window: take neighbouring frames of clips instead of any.
         album: what collages are made of; None = make none.
+        things: also tell which named things the pictures show.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class Asker:
         scored: bool,
         window: bool = False,
         album: Album | None = None,
+        things: bool = False,
     ) -> None:
         self.settings, self.seed, self.scored, self.window = settings, seed, scored, window
-        self.config, self.album = config, album
+        self.config, self.album, self.things = config, album, things
         ours = bool(config.extra_answers)
         found = ("Sure, [SEG].",) if ours else prompts.ANSWERS
         self.found = tuple(text for text in settings.answers if text) or found
@@ -89,12 +90,31 @@ class Asker:
         frames = sample.read_frames()
         masks, regions = sample.read_masks(), sample.read_regions()
         variant, disturbance = self._variant(sample, rng)
-        frames, masks, regions = augment(frames, masks, regions, disturbance, self.settings.augment)
+        things = _things(sample) if self.things else []
+        others = np.stack([thing.mask for thing in things]) if things else None
+        frames, masks, regions, others = augment(
+            frames, masks, regions, disturbance, self.settings.augment, others
+        )
+        if others is not None:
+            things = [
+                Thing(thing.name, mask)
+                for thing, mask in zip(things, others, strict=True)
+                if mask.sum() > 0.5 * thing.mask.sum()
+            ]
         keys = tuple(
             f"{picture.name}@{variant}" if picture.name and variant is not None else ""
             for picture in sample.frames
         )
-        return Asked(sample, exchanges, independent, tuple(frames), keys, masks, regions)
+        return Asked(
+            sample,
+            exchanges,
+            independent,
+            tuple(frames),
+            keys,
+            masks,
+            regions,
+            things=tuple(things),
+        )
 
     def _of_things(self, sample: Sample, rng: np.random.Generator) -> Asked | None:
         """A collage, or questions for the names of things; None if it is the turn of neither."""
@@ -107,18 +127,17 @@ class Asker:
             rgb, things = glue(sample, album, rng)
         else:
             rgb = sample.frames[0].read()
-            known = [(o.name, o.masks[0]) for o in sample.objects]
-            things = [Thing(n, m.read(*rgb.shape[:2])) for n, m in known if m is not None]
+            things = _things(sample)
         masks = np.stack([thing.mask for thing in things])[:, None]
-        (rgb,), masks, _ = augment([rgb], masks, masks[:0, 0], rng, settings.augment)
+        (rgb,), masks, _, _ = augment([rgb], masks, masks[:0, 0], rng, settings.augment)
         things = [Thing(thing.name, mask[0]) for thing, mask in zip(things, masks, strict=True)]
+        seen = tuple(thing for thing in things if thing.mask.any()) if self.things else ()
         named = self._named(things, rng) if naming else ()
         if named:
             exchanges = tuple(exchange for exchange, _ in named)
             regions = np.stack([mask for _, mask in named])
-            return Asked(
-                _with_targets(sample, ()), exchanges, True, (rgb,), ("",), masks[:0], regions
-            )
+            found = _with_targets(sample, ())
+            return Asked(found, exchanges, True, (rgb,), ("",), masks[:0], regions, things=seen)
         if album is None:
             return None
         targets, exchanges = self._phrases(things, album, rng)
@@ -128,7 +147,17 @@ class Asker:
         chosen = np.zeros((len(targets), 1, *rgb.shape[:2]), bool)
         for k, target in enumerate(targets):
             chosen[k] = target.read(*rgb.shape[:2])
-        return Asked(found, exchanges, True, (rgb,), ("",), chosen, masks[:0, 0], collage=True)
+        return Asked(
+            found,
+            exchanges,
+            True,
+            (rgb,),
+            ("",),
+            chosen,
+            masks[:0, 0],
+            collage=True,
+            things=seen,
+        )
 
     def _named(
         self, things: Sequence[Thing], rng: np.random.Generator
@@ -157,7 +186,7 @@ class Asker:
                 by_thing.setdefault(n, []).append(text)
         order = list(by_thing)
         wanted = self.settings.expressions
-        missing = int(rng.binomial(wanted, _ABSENT)) if none else 0
+        missing = int(rng.binomial(wanted, self.settings.denied)) if none else 0
         targets: list[Target] = []
         exchanges: list[Exchange] = []
         for n in rng.permutation(len(order))[: wanted - missing]:
@@ -166,8 +195,11 @@ class Asker:
             asked = self._question(texts[int(rng.integers(len(texts)))], rng)
             exchanges.append(Exchange(asked, self._yes(rng), (len(targets),)))
             targets.append(Target((ArrayMask(thing.mask),), thing.name))
-        for n in rng.permutation(len(none))[:missing]:
-            exchanges.append(self._no(self._question(none[int(n)], rng), rng))
+        near = nearly([thing.name for thing in things], none) if self.settings.near else []
+        for _ in range(missing):
+            texts = near if near and rng.random() < self.settings.near else none
+            asked = self._question(texts[int(rng.integers(len(texts)))], rng)
+            exchanges.append(self._no(asked, rng))
         return tuple(targets), tuple(exchanges)
 
     def _frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
@@ -247,6 +279,15 @@ def _exchanges(sample: Sample, rng: np.random.Generator) -> tuple[Exchange, ...]
     return tuple(found)
 
 
+def _things(sample: Sample) -> list[Thing]:
+    """The named objects of one image, where they are."""
+    if sample.clip or len(sample.frames) != 1 or not sample.objects:
+        return []
+    size = sample.size()
+    known = [(o.name, o.masks[0]) for o in sample.objects]
+    return [Thing(name, mask.read(*size)) for name, mask in known if mask is not None]
+
+
 def _annotated(sample: Sample, frame: int) -> bool:
     targets = (*sample.targets, *(r.target for r in sample.referrings if r.target is not None))
     return not targets or any(target.masks[frame] is not None for target in targets)
@@ -263,7 +304,8 @@ def augment(
     regions: np.ndarray,
     rng: np.random.Generator | None,
     strength: str,
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    others: np.ndarray | None = None,
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray | None]:
     """Disturbs pictures as other cameras might have taken them; all frames of a clip alike.
 
     "light" changes light, colour, noise and blur; "strong" also cuts out a part, which keeps every object that is
@@ -273,9 +315,10 @@ def augment(
         frames: T arrays uint8 [H, W, 3].
         masks: bool [K, T, H, W]; regions: bool [R, H, W].
         rng: None = leave them as they are.
+        others: bool [O, H, W], masks of what is cut along but need not stay.
     """
     if rng is None or strength == "none" or not frames:
-        return list(frames), masks, regions
+        return list(frames), masks, regions, others
     clip = np.stack(frames)
     if strength == "strong" and rng.random() < _CROPPED:
         window = _window(masks, regions, clip.shape[1:3], rng)
@@ -284,7 +327,8 @@ def augment(
             masks[(..., *window)],
             regions[(..., *window)],
         )
-    return list(disturb_clip(np.ascontiguousarray(clip), rng)), masks, regions
+        others = None if others is None else others[(..., *window)]
+    return list(disturb_clip(np.ascontiguousarray(clip), rng)), masks, regions, others
 
 
 def _window(

@@ -23,6 +23,8 @@ _FILLERS = frozenset(("the", "a", "an", "this", "that", "object", "thing", "item
 _GLUED = 1, 5  # objects of a collage that were not there
 _SCALES = 0.65, 1.4
 _TURN = 15.0  # degrees
+_STRETCH = 1.0  # of one side against the other, at most
+_GAIN = 0.85, 1.15
 _TRIES = 6
 _HIDDEN = 0.45  # of an object; one that is covered further is no longer asked for
 SMALLEST = 0.0015  # of a picture; less of an object is neither cut out nor asked for
@@ -124,6 +126,16 @@ class Album:
         return one, none
 
 
+def nearly(names: Sequence[str], none: Iterable[str]) -> list[str]:
+    """Those of the phrases that mean nothing of what is there, of which something has all words but one."""
+    words = [content(name) for name in names]
+    return [t for t in none if len(said := content(t)) > 1 and _misses_one(said, words)]
+
+
+def _misses_one(said: frozenset[str], words: Sequence[frozenset[str]]) -> bool:
+    return any(len(said - own) == 1 for own in words)
+
+
 def glue(sample: Sample, album: Album, rng: np.random.Generator) -> tuple[np.ndarray, list[Thing]]:
     """A picture with things of others in it.
 
@@ -169,7 +181,10 @@ def _placed(
     angle, mirror = np.deg2rad(rng.uniform(-_TURN, _TURN)), -1.0 if rng.random() < 0.5 else 1.0
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn[:, 0] *= mirror
-    gain = rng.uniform(0.85, 1.15)
+    bend, stretch = rng.uniform(0, np.pi), float(np.exp(rng.uniform(-1, 1) * np.log(_STRETCH) / 2))
+    axes = np.array([[np.cos(bend), -np.sin(bend)], [np.sin(bend), np.cos(bend)]])
+    turn = axes @ np.diag([stretch, 1 / stretch]) @ axes.T @ turn
+    gain = rng.uniform(*_GAIN)
     middle = turn @ np.array([rgba.shape[1] / 2, rgba.shape[0] / 2])
     for _ in range(_TRIES):
         place = np.array([rng.uniform(0.06, 0.94) * width, rng.uniform(0.1, 0.94) * height])

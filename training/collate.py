@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from torch import Tensor
 from sa2va_model import images, prompts
 from sa2va_model.errors import InputError
 from sa2va_model.internvl import InternVL
+from sa2va_training.collage import Thing
+from sa2va_training.names import NamedThings, named_things
 from sa2va_training.sample import Sample
 
 IGNORED = -100
@@ -57,6 +60,7 @@ class Asked:
         frames: uint8 [H, W, 3] as the model shall see them (augmented); `masks` bool [K, T, H, W] likewise.
         keys: names of the frames, including how they were augmented; "" = never the same again.
         collage: the picture was made of several.
+        things: what has a name in the one picture, as far as it is to be read off its visual tokens.
     """
 
     sample: Sample
@@ -67,6 +71,7 @@ class Asked:
     masks: np.ndarray
     regions: np.ndarray
     collage: bool = False
+    things: tuple[Thing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Batch:
         first: bool [B, S], the places that predict the first token of an answer.
         seeds: [B], one number per sample, for its random points.
         kept: bool [M], the model is to answer as it did before it was trained; only rehearsed pictures, no collages.
+        things: what has a name.
     """
 
     ids: Tensor
@@ -106,6 +112,7 @@ class Batch:
     first: Tensor
     seeds: tuple[int, ...]
     kept: Tensor
+    things: NamedThings
 
     def weights(self, decision: float) -> Tensor:
         """What every place counts in the text loss, [B, S]: 0 = not graded, `decision` where an answer begins."""
@@ -114,11 +121,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: getattr(self, f.name).to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(getattr(self, f.name), Tensor)
         }
+        moved["things"] = self.things.to(device)
         return replace(self, **moved)
 
 
@@ -141,11 +149,18 @@ class Collator:
     Args:
         mask_target: "area" = the share of a cell that is covered, "nearest" = as the official code.
         max_tokens: rows longer than this are refused.
+        words: of the names that are read off visual tokens.
     """
 
     def __init__(
-        self, mllm: InternVL, *, mask_target: str = "area", max_tokens: int = 8192
+        self,
+        mllm: InternVL,
+        *,
+        mask_target: str = "area",
+        max_tokens: int = 8192,
+        words: Sequence[str] = (),
     ) -> None:
+        self.words = tuple(words)
         self.mllm, self.config = mllm, mllm.config
         self.mask_target, self.max_tokens = mask_target, max_tokens
         self._head, _, self._tail = mllm.template.instruction.partition("{input}")
@@ -173,6 +188,7 @@ class Collator:
         pairs: list[tuple[int, int]] = []
         masks: list[Tensor] = []
         owners: list[int] = []
+        things: list[tuple[int, Tensor, str]] = []
         per_tile, mask_size = self.config.tokens_per_tile, self.config.sam2.mask_size
         for b, item in enumerate(asked):
             single = item.sample.clip
@@ -187,6 +203,11 @@ class Collator:
             for key, part in zip(item.keys, shown, strict=True):
                 tiles.append(part)
                 tile_keys += [f"{key}#{n}/{len(part)}" if key else "" for n in range(len(part))]
+            # As with regions, it is the last tile that shows the whole picture.
+            things += [
+                (sum(map(len, tiles)) - 1, self._share(thing.mask), thing.name)
+                for thing in (item.things if self.words else ())
+            ]
             if not row.seg:
                 continue
             start = len(pixels)
@@ -223,6 +244,7 @@ class Collator:
             kept=torch.tensor(
                 [rehearsed and not asked[b].collage for b, _ in seg], dtype=torch.bool
             ),
+            things=named_things(things, self.words, per_tile),
         )
 
     def _needed(self, item: Asked, row: _Row) -> list[int]:
@@ -256,6 +278,11 @@ class Collator:
             return []
         cells, own = self._cells(item), [e.region for e in item.exchanges if e.region is not None]
         return [cells[region] for region in own] if own else cells
+
+    def _share(self, mask: np.ndarray) -> Tensor:
+        """float32 [V], how much of each visual token's cell a mask covers."""
+        given = torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None]
+        return F.interpolate(given, size=(self.config.region_size,) * 2, mode="area").flatten()
 
     def _cover(self, mask: np.ndarray, size: int) -> Tensor:
         """float32 [size, size]."""

@@ -36,6 +36,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_training import measure, state
 from sa2va_training.allocator import keep_memory
 from sa2va_training.asking import Asker
+from sa2va_training.blend import Line, Tried, chosen
 from sa2va_training.collage import Album
 from sa2va_training.collate import Batch, Collator
 from sa2va_training.estimate import estimate
@@ -46,10 +47,11 @@ from sa2va_training.loop import Run, make_accelerator
 from sa2va_training.memory import MemoryLearner
 from sa2va_training.metrics.overlap import overlap
 from sa2va_training.mixture import Mixture, repeats_for_shares
+from sa2va_training.names import vocabulary
 from sa2va_training.precision import decided
 from sa2va_training.sample import Dataset
 from sa2va_training.settings import Settings, save_settings
-from sa2va_training.sources import Chosen, Source, by_task, open_sources
+from sa2va_training.sources import Chosen, Source, by_task, open_sources, set_aside
 from sa2va_training.trainables import Trainables, counts, prepare
 
 DRY_STEPS = 2
@@ -175,7 +177,8 @@ def open_all(settings: Settings, overfit: int = 0) -> list[Source]:
     sources = open_sources(settings.data, held_out=share, stills=stills)
     if settings.rehearsal is not None:
         known = open_sources(settings.rehearsal, held_out=share, stills=stills)
-        sources += [replace(source, rehearsed=True) for source in known]
+        known = [replace(source, rehearsed=True) for source in known]
+        sources += [set_aside(source, settings.aside) for source in known]
     if settings.validation is not None:
         given = open_sources(settings.validation, held_out=0.0, stills=stills)
         for n, source in enumerate(given[: len(sources)]):
@@ -197,7 +200,8 @@ def make_job(
     trainables = prepare(model, settings.train)
     kind = MemoryLearner if settings.train.mode == "memory" else Learner
     cache = int(batches.cache_gb * 2**30)
-    learner = kind(model, settings.train, settings.loss, cache=cache, before=before)
+    words = vocabulary(trained) if settings.loss.names and kind is Learner else ()
+    learner = kind(model, settings.train, settings.loss, cache=cache, before=before, words=words)
     mixture = Mixture(
         trained, batches.batch * accelerator.num_processes, repeats=repeats, seed=settings.seed
     )
@@ -209,11 +213,17 @@ def make_job(
         scored=scored,
         window=settings.train.mode == "memory",
         album=Album(trained) if batches.collage else None,
+        things=bool(words),
     )
     feeder = Feeder(
         mixture,
         asker,
-        Collator(learner.mllm, mask_target=settings.loss.target, max_tokens=batches.max_tokens),
+        Collator(
+            learner.mllm,
+            mask_target=settings.loss.target,
+            max_tokens=batches.max_tokens,
+            words=words,
+        ),
         batch=batches.batch,
         accumulate=batches.accumulate,
         seed=settings.seed,
@@ -307,6 +317,8 @@ def outcome(results: dict[str, Any]) -> Table:
     table.caption = (
         f"{results['seconds']:.0f} s; {results['folder']}: adapter/, loss.png, qualitative.png"
     )
+    if "share" in results:
+        table.caption += f"; {results['share']:.0%} of the way from before to after"
     return table
 
 
@@ -380,7 +392,7 @@ def _finish(
     folder, settings = job.folder, job.settings
     rows = read_journal(folder)
     draw_curves(rows, folder / "loss.png")
-    fresh = _write(job, gathered)
+    fresh, notes = _write(job, gathered)
     seen = _measured(fresh, job.sources, settings)
     results = {
         "folder": str(folder),
@@ -391,6 +403,7 @@ def _finish(
         "after": {name: measure.figures(found) for name, found in seen.items()},
         "last": rows[-1] if rows else {},
     }
+    results |= {key: notes[key] for key in ("share", "aside") if key in notes}
     for name, found in list(seen.items())[:1]:
         measure.draw_comparison(_old(folder, name, found), found, folder / "qualitative.png")
     if settings.merge:
@@ -400,8 +413,8 @@ def _finish(
     return results
 
 
-def _write(job: Job, gathered: dict[str, Any] | None) -> Sa2VA:
-    """The adapter folder; returns a fresh model with it, the way users will load it."""
+def _write(job: Job, gathered: dict[str, Any] | None) -> tuple[Sa2VA, dict[str, Any]]:
+    """The adapter folder; returns a fresh model with it, the way users will load it, and the adapter's notes."""
     settings, model, trained = job.settings, job.model, job.trainables
     job.learner.close_gate()
     if gathered is not None:  # sharded: put the whole numbers into a model of our own
@@ -412,13 +425,39 @@ def _write(job: Job, gathered: dict[str, Any] | None) -> Sa2VA:
             k.removeprefix(prefix): v for k, v in gathered.items() if k.startswith(prefix)
         }
         model.load_state_dict(state_dict, strict=False)
-    notes = {"data": [source.name for source in job.sources], "steps": job.total}
-    adapter = job.folder / "adapter"
-    save_adapter(model, adapter, base=job.base, parts=trained.parts, peft=trained.peft, notes=notes)
     device = job.accelerator.device
     fresh = load_model(settings.model, device="cpu" if device.type == "cpu" else str(device))
+    notes = {"data": [source.name for source in job.sources], "steps": job.total}
+    notes |= _weighed(job, model, trained, fresh)
+    adapter = job.folder / "adapter"
+    save_adapter(model, adapter, base=job.base, parts=trained.parts, peft=trained.peft, notes=notes)
     load_adapter(fresh, adapter)
-    return fresh
+    return fresh, notes
+
+
+def _weighed(job: Job, model: Sa2VA, trained: Trainables, before: Sa2VA) -> dict[str, Any]:
+    """Goes back as far as too much was forgotten; what was tried on the way."""
+    aside = [source.aside for source in job.sources if source.aside is not None]
+    if not aside:
+        return {}
+    line = Line(model, trained.names, before)
+    model.eval()
+
+    def worth() -> float:
+        model.forget()
+        seen = [
+            one
+            for dataset in aside
+            for one in measure.look(model, dataset, len(dataset), seed=job.settings.seed)
+        ]
+        return measure.figures(seen).get("giou", 0.0)
+
+    line.go(0.0)
+    known = worth()
+    share, tried = chosen(line, worth, known - job.settings.forget)
+    model.forget()
+    places = {str(one.share): one.worth for one in (Tried(0.0, known), *tried)}
+    return {"share": share, "aside": places}
 
 
 def _dry(run: Run, job: Job, console: Console | None) -> dict[str, Any]:

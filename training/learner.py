@@ -11,7 +11,7 @@ Letters: B samples, S tokens, C hidden size of the language model, P mask pairs,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_training.collate import IGNORED, Batch, attention
 from sa2va_training.features import Features, FeatureStore
 from sa2va_training.losses import ious, mask_losses, token_losses
+from sa2va_training.names import NameHead
 from sa2va_training.precision import float_attention
 from sa2va_training.settings import LossSettings, PartSettings
 from sa2va_training.trainables import encoder_frozen, is_lora, vision_frozen
@@ -40,9 +41,13 @@ class Totals:
     tokens: float
     pairs: float
     seen: float
+    things: float = 1.0
 
 
-REPORT = ("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right", "kept")
+REPORT = (
+    *("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right", "kept"),
+    *("named", "things"),
+)
 
 
 class Learner(nn.Module):
@@ -52,6 +57,7 @@ class Learner(nn.Module):
         model: prepared by `trainables.prepare`. Its object score gate is opened: an erased mask has no gradient.
         cache: bytes for features of frozen encoders.
         before: the language half as it was, where `loss.keep` asks for it; see `Before`.
+        words: of the names that `loss.names` reads off visual tokens.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Learner(nn.Module):
         *,
         cache: int = 0,
         before: Before | None = None,
+        words: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model, self.parts = model, parts
@@ -75,6 +82,7 @@ class Learner(nn.Module):
         self.sam_store = FeatureStore(cache * 3 // 4 if encoder_frozen(parts) else 0)
         self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
         self.before = before
+        self.names = NameHead(int(model.config.llm["hidden_size"]), words) if words else None
 
     @property
     def mllm(self) -> InternVL:
@@ -98,7 +106,9 @@ class Learner(nn.Module):
 
     def losses(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """As `forward`, in whatever arithmetic is chosen."""
-        states = self.read(batch)
+        tokens = self.tokens(batch) if len(batch.tiles) else None
+        visual = None if tokens is None else tokens.flatten(0, 1)[batch.visual]
+        states = states_of(self.mllm, batch, visual)
         text, right = self._text(states, batch)
         weights = batch.weights(self.loss.decision)[batch.labels != IGNORED]
         total = self.loss.text * (weights * text).sum() / totals.tokens
@@ -114,6 +124,10 @@ class Learner(nn.Module):
                 apart = self.before.distance(codes, batch)
                 total = total + self.loss.keep * apart / totals.pairs
                 sums["kept"] = apart
+        if self.names is not None and tokens is not None and len(batch.things):
+            named = self.names(tokens, batch.things).sum()
+            total = total + self.loss.names * named / totals.things
+            sums |= {"named": named, "things": torch.tensor(float(len(batch.things)))}
         total = total + self._touch()
         zero = total.new_zeros(())
         report = torch.stack([sums.get(name, zero).detach().float() for name in REPORT])
@@ -125,12 +139,16 @@ class Learner(nn.Module):
 
     def visual(self, batch: Batch) -> Tensor:
         """Projected visual tokens [K, C] in the order in which they stand in the rows."""
+        return self.tokens(batch).flatten(0, 1)[batch.visual]
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """Projected visual tokens [N, V, C] of all tiles."""
         mllm = self.mllm
         if vision_frozen(self.parts):
             (tokens,) = self.vision_store.get(batch.tile_keys, batch.tiles, self._tokens)
         else:
             (tokens,) = self._tokens(batch.tiles)
-        return projected(mllm, tokens, batch)
+        return projected(mllm, tokens)
 
     def _tokens(self, tiles: Tensor) -> Features:
         return (tokens_of(self.mllm, tiles),)
@@ -217,6 +235,8 @@ class Learner(nn.Module):
             for name, p in self.model.named_parameters()
             if p.requires_grad and not is_lora(name) and not name.startswith("mllm.language_model.")
         ]
+        if self.names is not None:
+            used += [p.flatten()[0] for p in self.names.parameters()]
         if not used:
             return torch.zeros((), device=self.model.device)
         return torch.stack(used).sum() * 0.0
@@ -232,10 +252,10 @@ def tokens_of(mllm: InternVL, tiles: Tensor) -> Tensor:
     return grid.reshape(grid.shape[0], -1, grid.shape[-1])
 
 
-def projected(mllm: InternVL, tokens: Tensor, batch: Batch) -> Tensor:
-    """Tokens [N, V, c] through the projector, [K, C] in the order in which they stand in the rows."""
+def projected(mllm: InternVL, tokens: Tensor) -> Tensor:
+    """Tokens [N, V, c] through the projector, [N, V, C]."""
     out: Tensor = mllm.mlp1(tokens.to(next(mllm.mlp1.parameters()).dtype))
-    return out.flatten(0, 1)[batch.visual]
+    return out
 
 
 def states_of(mllm: InternVL, batch: Batch, visual: Tensor | None) -> Tensor:
@@ -271,7 +291,8 @@ class Before:
         """What stood at every answered `[SEG]`, [M, d]."""
         visual = None
         if len(batch.tiles):
-            visual = projected(self.mllm, tokens_of(self.mllm, batch.tiles), batch)
+            tokens = projected(self.mllm, tokens_of(self.mllm, batch.tiles))
+            visual = tokens.flatten(0, 1)[batch.visual]
         states = states_of(self.mllm, batch, visual)
         rows, places = batch.seg.unbind(1)
         codes: Tensor = self.heads(states[rows, places])

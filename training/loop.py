@@ -191,13 +191,13 @@ class Run:
             sum(float(batch.weights(self.learner.loss.decision).sum()) for batch in batches),
             sum(len(batch.pairs) for batch in batches),
             sum(int(batch.seen.sum()) if scored else len(batch.pairs) for batch in batches),
+            sum(len(batch.things) for batch in batches),
         ]
         every = self.accelerator.reduce(
             torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device), "sum"
         )
         assert isinstance(every, Tensor)
-        tokens, pairs, seen = (max(value, 1.0) for value in every.tolist())
-        return Totals(tokens, pairs, seen)
+        return Totals(*(max(value, 1.0) for value in every.tolist()))
 
     def _figures(self, sums: Tensor) -> dict[str, float]:
         """Means for the log."""
@@ -211,6 +211,7 @@ class Run:
             ("iou", "seen"),
             ("score", "pairs"),
             ("kept", "pairs"),
+            ("named", "things"),
         ):
             weights = {"score": self.learner.loss.score, "kept": self.learner.loss.keep}
             if found[by] and weights.get(name, 1.0):

@@ -66,7 +66,8 @@ class OptimiserSettings:
 
     Attributes:
         rate: peak learning rate of the language model.
-        heads, decoder: factors on it for `text_hidden_fcs` and `mlp1`, and for SAM-2.
+        heads, decoder, encoder: factors on it for `text_hidden_fcs` and `mlp1`, for SAM-2, and for its image encoder
+            where that is trained.
         warmup: share of all steps; floor: where the cosine ends, as a share of the peak.
         clip: largest norm of all gradients together.
     """
@@ -74,6 +75,7 @@ class OptimiserSettings:
     rate: float = 1e-4
     heads: float = 1.0
     decoder: float = 0.3
+    encoder: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     decay: float = 0.05
     warmup: float = 0.05
@@ -97,6 +99,8 @@ class LossSettings(MaskLossSettings):
             (`object_score_gate`), else 0 as published.
         keep: of the squared distance, as a share, between the `[SEG]` codes of rehearsed pictures and those that the
             model gave before; against forgetting. Needs the memory of a second language half.
+        names: of the words of every object's name, read off its visual tokens by a layer of its own, which is dropped
+            afterwards; for new shapes. Only folders that name their `objects` have them.
         target: true masks at the size of the logits: "area" (share of the cell) or "nearest" (published).
     """
 
@@ -105,6 +109,7 @@ class LossSettings(MaskLossSettings):
     score: float = -1.0
     quality: float = -1.0
     keep: float = 0.0
+    names: float = 0.0
     target: str = "area"
 
     def __post_init__(self) -> None:
@@ -128,6 +133,8 @@ class DataSettings:
         augment: "none", "light" or "strong" disturbance of the pictures.
         collage: share of the pictures into which named objects of other pictures are glued; questions are then
             written from the names. For little data; only folders that name their `objects` have them.
+        denied: share of the questions about a collage that nothing in it answers.
+        near: share of those that something in it nearly answers: all of their words but one are in its name.
         naming: share of the draws that ask for the names of such objects, as regions.
         variants: every picture is disturbed in so many fixed ways, so that features of frozen encoders can be kept;
             0 = anew every time.
@@ -147,6 +154,8 @@ class DataSettings:
     absent: str = ""
     augment: str = "light"
     collage: float = 0.0
+    denied: float = 0.25
+    near: float = 0.0
     naming: float = 0.0
     variants: int = 4
     cache_gb: float = 4.0
@@ -162,7 +171,7 @@ class DataSettings:
             _above(f"batches.{name}", getattr(self, name), 0)
         _one_of("batches.layout", self.layout, ("branches", "conversation"))
         _one_of("batches.augment", self.augment, ("none", "light", "strong"))
-        for name in ("talk", "collage", "naming"):
+        for name in ("talk", "collage", "denied", "near", "naming"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(
                     f"batches.{name} is {getattr(self, name)}; expected 0 <= share < 1"
@@ -181,6 +190,9 @@ class Settings:
         validation: what before and after are measured on, in the order of `data` and `rehearsal`; default: the `val`
             split, else a share held out.
         rehearsal: what the model must not forget; drawn with this weight against `data`: {"data": …, "weight": 0.3}.
+        aside: share of the rehearsed pictures that is not trained on but chooses how far to go from the weights of
+            before to those of after; 0 = all the way. See `sa2va_training.blend`.
+        forget: how much gIoU may fall on those pictures.
         model: checkpoint folder; null = the tiny model that ships.
         output: the run's folder.
         steps: optimiser steps; 0 = `epochs` times the data.
@@ -193,6 +205,8 @@ class Settings:
     data: Any = None
     validation: Any = None
     rehearsal: Any = None
+    aside: float = 0.0
+    forget: float = 0.02
     model: str | None = None
     output: str = "runs/finetune"
     steps: int = 1000
@@ -212,6 +226,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
+        if not 0 <= self.aside < 1:
+            raise InputError(f"aside is {self.aside}; expected 0 <= share < 1")
         for name in ("save_every", "keep", "log_every"):
             _above(name, getattr(self, name), 0)
         if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):

@@ -26,12 +26,14 @@ class Source:
         validation: what it is measured on; None = nothing.
         weight: of all draws; None = by its number of samples.
         rehearsed: the model knows it already.
+        aside: what chooses how far to go; see `blend`.
     """
 
     train: Dataset
     validation: Dataset | None
     weight: float | None = None
     rehearsed: bool = False
+    aside: Dataset | None = None
 
     @property
     def name(self) -> str:
@@ -51,6 +53,15 @@ class Chosen:
 
     def __getitem__(self, index: int) -> Sample:
         return self._dataset[self._indices[index]]
+
+
+def set_aside(source: Source, share: float) -> Source:
+    """The same source with a share of its training pictures set aside."""
+    kept, held = _cut(source.train, share)
+    if not held:
+        return source
+    aside = Chosen(source.train, held)
+    return replace(source, train=Chosen(source.train, kept), aside=aside)
 
 
 def by_task(dataset: Dataset) -> tuple[Dataset | None, Dataset | None]:

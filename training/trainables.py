@@ -45,6 +45,8 @@ VISION = ("mllm.vision_model.",)
 TEXT_HIDDEN = ("text_hidden_fcs.",)
 LANGUAGE = ("mllm.language_model.",)
 _SMALL = 100_000_000
+_FRESH = 10.0
+"""Rate of a layer that begins at nothing and is thrown away, as a factor."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,14 @@ def groups(model: nn.Module, settings: OptimiserSettings) -> list[dict[str, Any]
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in _trained(model):
         factor = 1.0
-        if SAM in name:
+        if ENCODER[0] in name:
+            factor = settings.encoder
+        elif SAM in name:
             factor = settings.decoder
         elif "text_hidden_fcs." in name or "mlp1." in name:
             factor = settings.heads
+        elif name.startswith("names."):
+            factor = _FRESH
         found.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     return [
         {

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sa2va_cli.main import main
 from sa2va_model.adapters import active_adapter, load_adapter
@@ -112,6 +113,24 @@ def test_a_dry_run_writes_nothing(
     shown = capsys.readouterr().err
     for word in ("language model", "text_hidden_fcs", "memory", "dry run"):
         assert word in shown
+
+
+def test_pictures_set_aside_choose_how_far_to_go(base: Path, data: Path, tmp_path: Path) -> None:
+    """Nothing is good enough here, so all places are tried; the adapter holds the weights of the best one."""
+    out = tmp_path / "o"
+    words = ["train", "finetune.yaml", f"data={data}", f"output={out}", "steps=3", *SMALL]
+    more = [f"rehearsal={data}", "aside=0.4", "forget=-2", "optimiser.rate=0.01", "merge=false"]
+    assert main([*words, *more, "--model", str(base)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["aside"]) == ["0.0", "1.0", "0.85", "0.7", "0.55", "0.4"]
+    share = results["share"]
+    assert json.loads((out / "adapter" / "adapter.json").read_text())["notes"]["share"] == share
+    name = "text_hidden_fcs.2.weight"
+    before = load_model(base, device="cpu").state_dict()[name]
+    saved = torch.load(next(out.glob("checkpoints/*3/state.pt")), weights_only=True)
+    after = saved["trained"][f"model.{name}"]
+    kept = load_file(out / "adapter" / "parts.safetensors")[name]
+    assert torch.allclose(kept, torch.lerp(before, after, share), atol=1e-6)
 
 
 def test_a_few_samples_are_learnt_by_heart(base: Path, data: Path, tmp_path: Path) -> None:

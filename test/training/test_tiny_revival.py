@@ -109,7 +109,7 @@ def test_a_folder_of_another_model_is_refused_by_name(
     exported: Path, data: Path, tmp_path: Path
 ) -> None:
     library = Library({"flat": 1.0}, "train", data)
+    wider = Learner(replace(config(), sam2=replace(config().sam2, stem_blocks=2)))
     with pytest.raises(InputError, match=r"weights: has no .*proj.*; expected a model exported"):
-        wider = replace(config(), sam2=replace(config().sam2, stem_blocks=2))
-        revive(exported, tmp_path / "run", library, Learner(wider))
+        revive(exported, tmp_path / "run", library, wider)
     assert not (tmp_path / "run").exists()

@@ -268,7 +268,7 @@ def test_the_same_draw_is_asked_the_same() -> None:
 def test_cutting_a_picture_keeps_what_is_meant() -> None:
     frame, shown = picture(1), mask(30, 30)[None, None]
     for seed in range(20):
-        frames, masks, _ = augment(
+        frames, masks, _, _ = augment(
             [frame], shown, np.zeros((0, 48, 48), bool), np.random.default_rng(seed), "strong"
         )
         assert frames[0].shape[:2] == masks.shape[2:]

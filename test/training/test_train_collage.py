@@ -12,7 +12,7 @@ import torch
 from sa2va_model.nano import nano_model
 from sa2va_training import asking
 from sa2va_training.asking import Asker
-from sa2va_training.collage import Album, content, glue
+from sa2va_training.collage import Album, content, glue, nearly
 from sa2va_training.collate import IGNORED, Collator
 from sa2va_training.folder import FolderWriter
 from sa2va_training.readers.simple import SimpleFolder
@@ -49,6 +49,7 @@ def test_phrases_mean_the_one_thing_whose_name_has_their_words(folder: SimpleFol
     assert one == {"the red square": 0, "the red thing": 0}  # two are green, "square" fits all
     assert none == ["the blue square", "the blue thing"]
     assert content("the red thing.") == {"red"}
+    assert nearly(["red square", "green square"], none) == ["the blue square"]
 
 
 def test_masks_of_a_collage_are_where_its_things_are(folder: SimpleFolder) -> None:
@@ -136,7 +137,7 @@ def test_nothing_is_glued_or_named_unless_asked_for(folder: SimpleFolder) -> Non
     assert np.array_equal(asked.frames[0], folder[0].frames[0].read())
 
 
-@pytest.mark.parametrize("name", ["collage", "naming"])
+@pytest.mark.parametrize("name", ["collage", "denied", "near", "naming"])
 def test_shares_are_checked(name: str) -> None:
     with pytest.raises(Exception, match=f"batches.{name} is 1.5"):
         DataSettings(**{name: 1.5})

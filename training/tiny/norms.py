@@ -133,9 +133,10 @@ def unfold_norms(model: Sa2VA, see: Callable[[], object]) -> None:
     """Undoes `fold_norms`: normalisation with statistics of its own, and the model gives what it gave.
 
     Args:
-        see: shows pictures to the model, which is in evaluation mode.
+        see: shows pictures to the model, which is put into evaluation mode.
     """
     add_norms(model)
+    model.eval()
     normed = [layer for layer in model.modules() if isinstance(layer, Normed)]
     hooks = [
         layer.conv.register_forward_hook(lambda _, given, seen, layer=layer: layer.adopt(seen))

@@ -46,7 +46,6 @@ def revive(folder: Path, run: Path, library: Library, learner: Learner | None = 
         learner.encode(batch.pixels)
         look(learner.mllm, batch.pixels)
 
-    learner.eval()
     unfold_norms(learner.model, see)
     run.mkdir(parents=True, exist_ok=True)
     torch.save({"learner": learner.state_dict()}, run / "last.pt")

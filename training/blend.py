@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights between those of before and after training: what was learnt, less what it cost.
+
+Along the straight line from the model before fine-tuning to the model after it most of the gain comes early and most of
+the forgetting late (WiSE-FT, arXiv 2109.01903). How far to go is chosen on pictures of what is rehearsed that were set
+aside, so nothing that a run is measured on later has a say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4)
+"""Tried in this order: 1 is the model as trained."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One place on the line and what the model was worth there."""
+
+    share: float
+    worth: float
+
+
+class Line:
+    """The straight line between two states of a model's trained parameters.
+
+    LoRA is scaled: the product of its two matrices is what is added to a weight, so scaling one of them (B, which
+    began at 0) moves the weight along the line. Its rows of special tokens stay as trained.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str], before: nn.Module) -> None:
+        """Keeps both ends.
+
+        Args:
+            model: as trained; it is what `go` changes.
+            names: of its trained parameters.
+            before: the model without training; it may lack LoRA.
+        """
+        places = dict(model.named_parameters())
+        start = dict(before.named_parameters())
+        self._ends: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        for name in names:
+            place = places[name]
+            after = place.detach().clone()
+            if ".lora_B." in name:
+                self._ends.append((place, torch.zeros_like(after), after))
+            elif name in start:
+                self._ends.append((place, start[name].detach().to(after), after))
+
+    @torch.no_grad()
+    def go(self, share: float) -> None:
+        """Puts the model at a place on the line: 0 = before, 1 = after."""
+        for place, before, after in self._ends:
+            place.copy_(after if share == 1 else torch.lerp(before, after, share))
+
+
+def chosen(
+    line: Line, worth: Callable[[], float], wanted: float, shares: Sequence[float] = SHARES
+) -> tuple[float, list[Tried]]:
+    """Goes back along the line until the model is worth enough, and stays there.
+
+    Args:
+        worth: of the model as it is.
+        wanted: enough; where no place reaches it, the best one is taken.
+
+    Returns:
+        the share, and everything that was tried.
+    """
+    tried: list[Tried] = []
+    for share in shares:
+        line.go(share)
+        tried.append(Tried(share, worth()))
+        if tried[-1].worth >= wanted:
+            return share, tried
+    best = max(tried, key=lambda one: one.worth).share
+    line.go(best)
+    return best, tried
