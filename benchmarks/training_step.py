@@ -27,7 +27,7 @@ from loading import random_weights
 
 from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training.finetune import make_job
+from sa2va_training.job import make_job
 from sa2va_training.loop import Run, make_accelerator
 from sa2va_training.settings import Settings, settings_from
 from sa2va_training.sources import open_sources

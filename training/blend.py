@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sa2va_model.sa2va import Sa2VA
+from sa2va_training import measure
+from sa2va_training.sample import Dataset
 
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4)
 """Tried in this order: 1 is the model as trained."""
@@ -80,3 +85,47 @@ def chosen(
     best = max(tried, key=lambda one: one.worth).share
     line.go(best)
     return best, tried
+
+
+def settle(
+    model: Sa2VA,
+    names: Iterable[str],
+    before: Sa2VA,
+    aside: Sequence[Dataset],
+    *,
+    forget: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Goes back along the line as far as too much was forgotten, and leaves the model there.
+
+    Args:
+        model: as trained.
+        names: of its trained parameters.
+        before: the model without training.
+        aside: pictures of what it knew; where there are none, the model stays as trained.
+        forget: how much gIoU may fall on them.
+        seed: of what is asked.
+
+    Returns:
+        `share`: how far it went; `aside`: gIoU at each place that was tried. Empty where nothing is set aside.
+    """
+    if not aside:
+        return {}
+    line = Line(model, names, before)
+    model.eval()
+
+    def worth() -> float:
+        model.forget()
+        seen = [
+            one
+            for dataset in aside
+            for one in measure.look(model, dataset, len(dataset), seed=seed)
+        ]
+        return measure.figures(seen).get("giou", 0.0)
+
+    line.go(0.0)
+    known = worth()
+    share, tried = chosen(line, worth, known - forget)
+    model.forget()
+    places = {str(one.share): one.worth for one in (Tried(0.0, known), *tried)}
+    return {"share": share, "aside": places}

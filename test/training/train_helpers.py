@@ -15,7 +15,7 @@ import torch
 from sa2va_model.adapters import fingerprint
 from sa2va_model.nano import nano_model
 from sa2va_training import state
-from sa2va_training.finetune import make_job, open_all
+from sa2va_training.job import make_job, open_all
 from sa2va_training.journal import Journal
 from sa2va_training.loop import Run, make_accelerator
 from sa2va_training.settings import Settings, settings_from
