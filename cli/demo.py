@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NAME = "demo"
 HELP = "Track objects of a simulated camera through the ROS 2 node, and measure it."
 EXAMPLES = """examples:
-  sa2va demo -o out            writes out/demo.mp4, out/demo.json, out/bag/
+  sa2va demo -o out            writes out/demo.mp4, out/demo.png, out/demo.json, out/bag/
   make demo                    the same, with everything it needs set up first"""
 NAMESPACE = "/sa2va"
 
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     bad = [row for row in rows if row.problem]
     for row in bad:
         print(f"sa2va demo: '{row.command}': {row.problem}", file=sys.stderr)
-    print(f"video {folder / 'demo.mp4'}   recording {bag}   figures {folder / 'demo.json'}")
+    pictures = f"video {folder / 'demo.mp4'}   storyboard {folder / 'demo.png'}"
+    print(f"{pictures}   recording {bag}   figures {folder / 'demo.json'}")
     return 1 if bad else 0
 
 
@@ -83,7 +84,7 @@ def _perform(
 ) -> tuple[list[Row], dict[str, float]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from sa2va_cli.demo_video import write_video
+    from sa2va_cli.demo_pictures import Performance, write_storyboard, write_video
     from sa2va_ros.msg import TrackerStatus
     from sa2va_ros.recorder import Recorder
     from sa2va_sim.scripted import demo_scene
@@ -133,7 +134,9 @@ def _perform(
         score(act, (begin, end), shots, recorder.events)
         for act, (begin, _), end in zip(acts, said, ends, strict=True)
     ]
-    write_video(folder / "demo.mp4", shots, said, recorder.events)
+    performance = Performance(shots, said, recorder.events)
+    write_video(folder / "demo.mp4", performance)
+    write_storyboard(folder / "demo.png", performance)
     return rows, _summary(rows, shots, status)
 
 

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from sa2va_cli.demo_pictures import Performance, write_storyboard, write_video
 from sa2va_cli.demo_score import Act, score
-from sa2va_cli.demo_video import write_video
 from sa2va_model.tracks import EventKind, TrackState
 
 TRACKING, OCCLUDED, LOST = TrackState.TRACKING, TrackState.OCCLUDED, TrackState.LOST
@@ -128,7 +130,7 @@ def test_stop_must_be_told_and_done() -> None:
 
 def test_the_film_plays_and_lasts_as_long_as_the_recording(tmp_path: Path) -> None:
     shots, told = story()
-    write_video(tmp_path / "demo.mp4", shots, [(0.0, "the ball")], told)
+    write_video(tmp_path / "demo.mp4", Performance(shots, [(0.0, "the ball")], told))
     with av.open(str(tmp_path / "demo.mp4")) as film:
         assert film.streams.video[0].codec_context.name == "h264"
         frames = list(film.decode(video=0))
@@ -137,3 +139,22 @@ def test_the_film_plays_and_lasts_as_long_as_the_recording(tmp_path: Path) -> No
     assert frames[0].width == 640
     first, tracked = (f.to_ndarray(format="rgb24")[:200].astype(int) for f in frames[:2])
     assert np.abs(first - tracked).max() > 40  # a mask is drawn
+
+
+def test_the_storyboard_shows_what_was_told_and_nothing_else(tmp_path: Path) -> None:
+    shots, told = story()
+    performance = Performance(shots, [(0.0, "the ball")], told)
+    write_storyboard(tmp_path / "demo.png", performance)
+    telling = {"FOUND", "LOST", "REACQUIRED", "NOT_FOUND"}
+    count = sum(EventKind(event.type).name in telling for _, event in told)
+    assert count >= 3
+    board = np.asarray(Image.open(tmp_path / "demo.png"))
+    height = performance.picture(0).shape[0] // 2
+    assert board.shape == (-(-count // 3) * height, 3 * 320, 3)
+    shot_after = next(k for k, s in enumerate(shots) if s.received > 2.5)
+    expected = cv2.resize(
+        performance.picture(shot_after), (320, height), interpolation=cv2.INTER_AREA
+    )
+    assert np.array_equal(board[:height, :320], expected)
+    write_storyboard(tmp_path / "none.png", Performance(shots, [], []))
+    assert not (tmp_path / "none.png").exists()
