@@ -23,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 from sa2va_model.answering import Answering
 from sa2va_model.branches import ATTENTION
 from sa2va_model.graphed import GraphedForward, GraphStore
+from sa2va_model.layers import run_layers
 from sa2va_model.readings import Choice, Generated, Inputs, Opening, Prefix, Stops
 
 __all__ = ["Choice", "Decoder", "Generated", "Inputs", "Opening", "Prefix", "Stops"]
@@ -236,15 +237,7 @@ class Decoder:
                 "visual_pos_masks": inputs.visual,
                 "deepstack_visual_embeds": list(inputs.deep),
             }
-        out: Tensor = self._body(
-            inputs_embeds=inputs.embeddings,
-            past_key_values=cache,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            **extra,
-        ).last_hidden_state[0]
-        return out
+        return run_layers(self._body, inputs.embeddings, positions, cache, mask, extra)
 
 
 def _as_inputs(prompt: Tensor | Inputs) -> Inputs:

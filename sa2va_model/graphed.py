@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
+from sa2va_model.layers import run_layers
+
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 """Tree tokens that a graph is made for; longer ones run without."""
 KEPT = 6
@@ -107,13 +109,7 @@ class GraphedForward:
         for layer, (keys, values) in enumerate(zip(held[::2], held[1::2], strict=True)):
             cache.update(keys, values, layer)
         past = cache.get_seq_length()
-        states = self._body(
-            inputs_embeds=embeddings,
-            past_key_values=cache,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-        ).last_hidden_state[0]
+        states = run_layers(self._body, embeddings, positions, cache, mask)
         grown = [t[..., past:, :] for layer in cache.layers for t in (layer.keys, layer.values)]
         return (states, *grown)
 
