@@ -30,7 +30,7 @@ from sa2va_sim.expressions import describe
 from sa2va_sim.layout import SceneConfig
 from sa2va_sim.simulator import SimFrame
 from sa2va_training.folder import FolderWriter
-from sa2va_training.settings import CONFIGS
+from sa2va_training.settings_files import CONFIGS
 from sa2va_training.synth import write_scenes
 
 FRAMES, HELD, REHEARSED = 50, 120, 500

@@ -29,7 +29,8 @@ from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.job import make_job
 from sa2va_training.loop import Run, make_accelerator
-from sa2va_training.settings import Settings, settings_from
+from sa2va_training.settings import Settings
+from sa2va_training.settings_files import settings_from
 from sa2va_training.sources import open_sources
 from sa2va_training.synth import write_scenes
 

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
-    from sa2va_training.settings import load_settings
+    from sa2va_training.settings_files import load_settings
 
     if args.resume is not None:
         settings = _resumed(args)

@@ -24,7 +24,8 @@ from sa2va_training.job import Job, load_base, make_job, open_all, resolved
 from sa2va_training.loop import Run, make_accelerator
 from sa2va_training.outcome import Figures, finish, measured_before
 from sa2va_training.precision import decided
-from sa2va_training.settings import Settings, save_settings
+from sa2va_training.settings import Settings
+from sa2va_training.settings_files import save_settings
 from sa2va_training.tables import comparison, readable, summary
 
 DRY_STEPS = 2

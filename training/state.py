@@ -24,7 +24,8 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from sa2va_model.errors import InputError
-from sa2va_training.settings import Settings, load_settings, save_settings
+from sa2va_training.settings import Settings
+from sa2va_training.settings_files import load_settings, save_settings
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 

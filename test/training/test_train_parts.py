@@ -19,13 +19,8 @@ from sa2va_model.presets import byte_tokenizer, nano_config
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.loop import rate
 from sa2va_training.losses import MaskLossSettings, mask_losses
-from sa2va_training.settings import (
-    OptimiserSettings,
-    PartSettings,
-    Settings,
-    load_settings,
-    save_settings,
-)
+from sa2va_training.settings import OptimiserSettings, PartSettings, Settings
+from sa2va_training.settings_files import load_settings, save_settings
 from sa2va_training.trainables import counts, groups, prepare
 
 

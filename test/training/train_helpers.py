@@ -18,7 +18,8 @@ from sa2va_training import state
 from sa2va_training.job import make_job, open_all
 from sa2va_training.journal import Journal
 from sa2va_training.loop import Run, make_accelerator
-from sa2va_training.settings import Settings, settings_from
+from sa2va_training.settings import Settings
+from sa2va_training.settings_files import settings_from
 
 STEPS = 6
 
