@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples as tensors: one padded row of tokens for each sample, frames for both encoders, masks for every `[SEG]`.
+"""Samples become a batch: one padded row of tokens for each sample, frames for both encoders, masks for every `[SEG]`.
 
 Two layouts of a row. A conversation is read from left to right. Independent questions about one picture are branches
 that all begin right after the picture and do not see each other: each gets the states that it would get alone, as at
-run time, while the picture is read once. A label per token says which (`owner`), and the attention mask follows it.
+run time, while the picture is read once. A label per token says which (`owner`), and `batch.attention` follows it.
 
-Letters: B samples, S tokens of the longest row, N tiles, V visual tokens of a tile, F frames for SAM-2, M answered
-`[SEG]`, P mask pairs (one `[SEG]` on one frame), h = w side of the mask logits.
+Letters as in `batch.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,12 +21,10 @@ from torch import Tensor
 from sa2va_model import images, prompts
 from sa2va_model.errors import InputError
 from sa2va_model.internvl import InternVL
+from sa2va_training.batch import IGNORED, PADDING, Batch
 from sa2va_training.collage import Thing
-from sa2va_training.names import NamedThings, named_things
+from sa2va_training.names import named_things
 from sa2va_training.sample import Sample
-
-IGNORED = -100
-PADDING = -1
 
 
 @dataclass(frozen=True)
@@ -72,62 +68,6 @@ class Asked:
     regions: np.ndarray
     collage: bool = False
     things: tuple[Thing, ...] = ()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One forward pass.
-
-    Attributes:
-        ids, labels, owner, positions: long [B, S]. `owner` is PADDING, 0 for what all see, k for branch k; `labels`
-            are what to predict at each place, or IGNORED.
-        tiles: float32 [N, 3, s, s]; `tile_keys` [N] name them.
-        visual: long [K], which of the N · V visual tokens stand at the image tokens of `ids`, in order.
-        pixels: float32 [F, 3, S, S]; `pixel_keys` [F] name them.
-        seg: long [M, 2], row and place of every answered `[SEG]`.
-        pairs: long [P, 2], index into `seg` and into `pixels`.
-        masks: float32 [P, h, w], the share of each cell that the object covers.
-        seen: bool [P], the object is there.
-        owners: long [P], which sample of the batch the pair belongs to.
-        first: bool [B, S], the places that predict the first token of an answer.
-        seeds: [B], one number per sample, for its random points.
-        kept: bool [M], the model is to answer as it did before it was trained; only rehearsed pictures, no collages.
-        things: what has a name.
-    """
-
-    ids: Tensor
-    labels: Tensor
-    owner: Tensor
-    positions: Tensor
-    tiles: Tensor
-    tile_keys: tuple[str, ...]
-    visual: Tensor
-    pixels: Tensor
-    pixel_keys: tuple[str, ...]
-    seg: Tensor
-    pairs: Tensor
-    masks: Tensor
-    seen: Tensor
-    owners: Tensor
-    first: Tensor
-    seeds: tuple[int, ...]
-    kept: Tensor
-    things: NamedThings
-
-    def weights(self, decision: float) -> Tensor:
-        """What every place counts in the text loss, [B, S]: 0 = not graded, `decision` where an answer begins."""
-        graded = (self.labels != IGNORED).float()
-        return graded * (1 + (decision - 1) * self.first)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
-        moved: dict[str, Any] = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        moved["things"] = self.things.to(device)
-        return replace(self, **moved)
 
 
 @dataclass
@@ -370,24 +310,3 @@ class Collator:
             )
             for name, blank in blanks.items()
         }
-
-
-def attention(owner: Tensor, dtype: torch.dtype) -> Tensor:
-    """What may look at what.
-
-    Args:
-        owner: long [B, S].
-
-    Returns:
-        long [B, S] of ones and zeros where rows are plain conversations, else additive [B, 1, S, S].
-    """
-    if int(owner.max()) <= 0:
-        return (owner != PADDING).long()
-    length = owner.shape[1]
-    place = torch.arange(length, device=owner.device)
-    key, query = owner[:, None, :], owner[:, :, None]
-    seen = (place[None, :] <= place[:, None]) & (key != PADDING) & ((key == 0) | (key == query))
-    # Padding looks at itself, so that no row of the softmax is empty.
-    seen |= torch.eye(length, dtype=torch.bool, device=owner.device)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=owner.device)
-    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]

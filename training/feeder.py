@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from sa2va_training.asking import Asker
-from sa2va_training.collate import Batch, Collator
+from sa2va_training.batch import Batch
+from sa2va_training.collate import Collator
 from sa2va_training.mixture import Mixture
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sa2va_model.grounding import Decoded, ImageFeatures
 from sa2va_model.internvl import InternVL, pixel_shuffle
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training.collate import IGNORED, Batch, attention
+from sa2va_training.batch import IGNORED, Batch, attention
 from sa2va_training.features import Features, FeatureStore
 from sa2va_training.losses import ious, mask_losses, token_losses
 from sa2va_training.names import NameHead

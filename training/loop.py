@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sa2va_model.errors import InputError
 from sa2va_training import state
-from sa2va_training.collate import Batch
+from sa2va_training.batch import Batch
 from sa2va_training.feeder import Feeder
 from sa2va_training.journal import Journal
 from sa2va_training.learner import REPORT, Learner, Totals

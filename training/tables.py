@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sa2va_training.collate import Batch
+from sa2va_training.batch import Batch
 from sa2va_training.estimate import estimate
 from sa2va_training.job import Job
 from sa2va_training.sources import Source

@@ -15,7 +15,8 @@ from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training import asking
 from sa2va_training.asking import Asker, augment
-from sa2va_training.collate import IGNORED, PADDING, Batch, Collator
+from sa2va_training.batch import IGNORED, PADDING, Batch
+from sa2va_training.collate import Collator
 from sa2va_training.learner import Before, Learner, Totals
 from sa2va_training.masks import ArrayMask, EmptyMask
 from sa2va_training.pictures import ArrayPicture

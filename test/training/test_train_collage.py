@@ -12,8 +12,9 @@ import torch
 from sa2va_model.nano import nano_model
 from sa2va_training import asking
 from sa2va_training.asking import Asker
+from sa2va_training.batch import IGNORED
 from sa2va_training.collage import Album, content, glue, nearly
-from sa2va_training.collate import IGNORED, Collator
+from sa2va_training.collate import Collator
 from sa2va_training.folder import FolderWriter
 from sa2va_training.readers.simple import SimpleFolder
 from sa2va_training.settings import DataSettings

@@ -13,8 +13,9 @@ from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.tracker import OnlineTracker
 from sa2va_training.asking import Asker
+from sa2va_training.batch import Batch
 from sa2va_training.clip_memory import ClipMemory
-from sa2va_training.collate import Batch, Collator
+from sa2va_training.collate import Collator
 from sa2va_training.learner import Totals, take
 from sa2va_training.masks import ArrayMask, EmptyMask
 from sa2va_training.memory import MemoryLearner
