@@ -28,13 +28,12 @@ from sa2va_model.sources import BAG_SUFFIXES, Frame, check_size
 from sa2va_model.tracks import FrameResult
 from sa2va_ros.conversions import (
     StampClock,
-    fill_event,
     fill_image,
-    fill_track_array,
     nanoseconds,
     rgb_from_compressed,
     rgb_from_image,
 )
+from sa2va_ros.conversions_tracks import fill_event, fill_track_array
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"

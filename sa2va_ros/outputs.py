@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 
 from sa2va_model.drawing import draw
 from sa2va_model.tracks import Event, EventKind, FrameResult
-from sa2va_ros import conversions, standard
+from sa2va_ros import conversions, conversions_tracks, standard
 from sa2va_ros.conversions_3d import fill_solid
 from sa2va_ros.latency import Latencies
 from sa2va_ros.msg import (
@@ -100,7 +100,7 @@ class Outputs:
     ) -> TrackArray:
         """Publish the tracks of one image and what happened on it; returns them as published."""
         header = admitted.header
-        message = conversions.fill_track_array(
+        message = conversions_tracks.fill_track_array(
             TrackArray(), result, header, clock=clock, latency=0.0, new_track=Track
         )
         for filled, track in zip(message.tracks, result.tracks, strict=True):
@@ -115,7 +115,7 @@ class Outputs:
         self.latencies.image(message.latency)
         self.latencies.events(result.events)
         for event in result.events:
-            self._events.publish(conversions.fill_event(TrackEvent(), event, header))
+            self._events.publish(conversions_tracks.fill_event(TrackEvent(), event, header))
         return message
 
     def failed(self, header: Header | None, expression: str, detail: str) -> None:
@@ -123,13 +123,13 @@ class Outputs:
         if header is None:
             header = Header(stamp=self._node.get_clock().now().to_msg())
         event = Event(EventKind.FAILED, "", expression, 0.0, 0, detail=detail)
-        self._events.publish(conversions.fill_event(TrackEvent(), event, header))
+        self._events.publish(conversions_tracks.fill_event(TrackEvent(), event, header))
 
     def caption(
         self, header: Header, question: str, answer: Any, request_id: str = ""
     ) -> GroundedCaption:
         """Publish an answer with the masks of its phrases on the image it is about; returns it."""
-        message = conversions.fill_caption(
+        message = conversions_tracks.fill_caption(
             GroundedCaption(request_id=request_id),
             answer,
             question,

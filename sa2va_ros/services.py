@@ -15,7 +15,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
-from sa2va_ros import conversions
+from sa2va_ros import conversions_tracks
 from sa2va_ros.adapter_change import AdapterChange
 from sa2va_ros.commands import Router, tracks_named
 from sa2va_ros.conversions_3d import fill_cloud, fill_point, fill_pose
@@ -73,9 +73,9 @@ class Services:
         response.accepted = True
 
     def _add_prompt(self, request: AddPrompt.Request, response: AddPrompt.Response) -> None:
-        arguments = conversions.prompt_arguments(request.prompt)
+        arguments = conversions_tracks.prompt_arguments(request.prompt)
         if (latest := self._pipeline.latest) is not None:
-            conversions.check_prompt(arguments, latest.admitted.frame.rgb.shape[:2])
+            conversions_tracks.check_prompt(arguments, latest.admitted.frame.rgb.shape[:2])
         response.track_id = self._router.prompt(**arguments)
         response.accepted = True
 

@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 
 from sa2va_model.errors import InputError
-from sa2va_ros import conversions
+from sa2va_ros import conversions_tracks
 from sa2va_ros.action import TrackExpression
 from sa2va_ros.commands import Router
 from sa2va_ros.goals import ErrorCode, GoalLimits, GoalWatch, Outcome, Stage
@@ -112,7 +112,7 @@ class TrackAction:
             return self._router.track(request.expression), False
         if not (request.prompt.x or request.prompt.box.width or request.prompt.mask.data):
             raise InputError("goal has neither an expression nor a prompt; expected one of them")
-        name = self._router.prompt(**conversions.prompt_arguments(request.prompt))
+        name = self._router.prompt(**conversions_tracks.prompt_arguments(request.prompt))
         return name, bool(request.prompt.track_id)
 
     def _tick(self) -> None:

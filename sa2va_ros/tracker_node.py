@@ -24,7 +24,7 @@ from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
-from sa2va_ros import conversions, parameters, standard
+from sa2va_ros import conversions_tracks, parameters, standard
 from sa2va_ros.adapter_change import AdapterChange
 from sa2va_ros.ask_action import SceneQuestions
 from sa2va_ros.camera import CameraTopics
@@ -261,7 +261,7 @@ class TrackerNode(LifecycleNode):
 
     def _on_prompt(self, message: VisualPrompt) -> None:
         try:
-            self._router.prompt(**conversions.prompt_arguments(message))
+            self._router.prompt(**conversions_tracks.prompt_arguments(message))
         except InputError as error:
             self._refuse(error)
 

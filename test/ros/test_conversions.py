@@ -12,7 +12,7 @@ import pytest
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track, TrackState
-from sa2va_ros import conversions
+from sa2va_ros import conversions, conversions_tracks
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -195,7 +195,9 @@ def test_a_track_fills_its_message() -> None:
         name: SimpleNamespace(sec=0, nanosec=0)
         for name in ("first_seen", "last_seen", "last_keyframe")
     }
-    message = conversions.fill_track(SimpleNamespace(roi=SimpleNamespace(), **times), track, clock)
+    message = conversions_tracks.fill_track(
+        SimpleNamespace(roi=SimpleNamespace(), **times), track, clock
+    )
     roi = message.roi
     assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (10, 4, 10, 4)
     assert (message.centroid_x, message.centroid_y) == (14.5, 5.5)
@@ -210,12 +212,12 @@ def prompt(**fields: object) -> SimpleNamespace:
 
 
 def test_prompts_become_arguments() -> None:
-    given = conversions.prompt_arguments(prompt(x=[3.5, 4.0], y=[1.0, 2.0]))
+    given = conversions_tracks.prompt_arguments(prompt(x=[3.5, 4.0], y=[1.0, 2.0]))
     np.testing.assert_array_equal(given["points"], [[3.5, 1.0], [4.0, 2.0]])
     assert given["labels"].tolist() == [1, 1]
     assert given["track_id"] is None
     box = SimpleNamespace(x_offset=5, y_offset=6, width=7, height=8)
-    assert conversions.prompt_arguments(prompt(type=1, box=box, track_id="a"))["box"] == (
+    assert conversions_tracks.prompt_arguments(prompt(type=1, box=box, track_id="a"))["box"] == (
         5,
         6,
         12,
@@ -223,7 +225,7 @@ def test_prompts_become_arguments() -> None:
     )
     mask = image((COLOUR[..., 0] > 99).astype(np.uint8) * 255, "mono8")
     np.testing.assert_array_equal(
-        conversions.prompt_arguments(prompt(type=2, mask=mask))["mask"], COLOUR[..., 0] > 99
+        conversions_tracks.prompt_arguments(prompt(type=2, mask=mask))["mask"], COLOUR[..., 0] > 99
     )
 
 
@@ -241,4 +243,4 @@ def test_prompts_become_arguments() -> None:
 )
 def test_prompts_that_show_nothing_are_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        conversions.prompt_arguments(prompt(**fields))
+        conversions_tracks.prompt_arguments(prompt(**fields))
