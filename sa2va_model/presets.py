@@ -66,14 +66,14 @@ def _qwen2(
 
 
 def tiny_config(vocabulary: int) -> ModelConfig:
-    """The model that ships: 192-pixel images, one visual token for 16 x 16 pixels, one keyframe."""
+    """The model that ships: 256-pixel images, one visual token for 16 x 16 pixels, one keyframe."""
     return ModelConfig(
         vision=VisionConfig(
             hidden_size=128,
             intermediate_size=512,
             num_hidden_layers=4,
             num_attention_heads=4,
-            image_size=192,
+            image_size=256,
             patch_size=16,
             initializer_factor=1.0,
             stem=(32, 64, 96),
@@ -81,7 +81,7 @@ def tiny_config(vocabulary: int) -> ModelConfig:
         ),
         llm=_qwen2(hidden=192, mlp=512, layers=4, heads=3, vocabulary=vocabulary),
         sam2=Sam2Config(
-            image_size=192,
+            image_size=256,
             embed_dim=32,
             num_heads=1,
             stages=(1, 2, 3, 1),
