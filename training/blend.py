@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from sa2va_model.sa2va import Sa2VA
@@ -114,18 +116,24 @@ def settle(
     line = Line(model, names, before)
     model.eval()
 
-    def worth() -> float:
-        model.forget()
-        seen = [
-            one
-            for dataset in aside
-            for one in measure.look(model, dataset, len(dataset), seed=seed)
-        ]
-        return measure.figures(seen).get("giou", 0.0)
+    pictures = sum(map(len, aside))
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("choosing how far to go", total=pictures * (1 + len(SHARES)))
 
-    line.go(0.0)
-    known = worth()
-    share, tried = chosen(line, worth, known - forget)
+        def worth() -> float:
+            model.forget()
+            seen = [
+                one
+                for dataset in aside
+                for one in measure.look(
+                    model, dataset, len(dataset), seed=seed, tick=lambda: bar.advance(task)
+                )
+            ]
+            return measure.figures(seen).get("giou", 0.0)
+
+        line.go(0.0)
+        known = worth()
+        share, tried = chosen(line, worth, known - forget)
     model.forget()
     places = {str(one.share): one.worth for one in (Tried(0.0, known), *tried)}
     return {"share": share, "aside": places}

@@ -23,8 +23,6 @@ _FILLERS = frozenset(("the", "a", "an", "this", "that", "object", "thing", "item
 _GLUED = 1, 5  # objects of a collage that were not there
 _SCALES = 0.65, 1.4
 _TURN = 15.0  # degrees
-_STRETCH = 1.0  # of one side against the other, at most
-_GAIN = 0.85, 1.15
 _TRIES = 6
 _HIDDEN = 0.45  # of an object; one that is covered further is no longer asked for
 SMALLEST = 0.0015  # of a picture; less of an object is neither cut out nor asked for
@@ -181,10 +179,7 @@ def _placed(
     angle, mirror = np.deg2rad(rng.uniform(-_TURN, _TURN)), -1.0 if rng.random() < 0.5 else 1.0
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn[:, 0] *= mirror
-    bend, stretch = rng.uniform(0, np.pi), float(np.exp(rng.uniform(-1, 1) * np.log(_STRETCH) / 2))
-    axes = np.array([[np.cos(bend), -np.sin(bend)], [np.sin(bend), np.cos(bend)]])
-    turn = axes @ np.diag([stretch, 1 / stretch]) @ axes.T @ turn
-    gain = rng.uniform(*_GAIN)
+    gain = rng.uniform(0.85, 1.15)
     middle = turn @ np.array([rgba.shape[1] / 2, rgba.shape[0] / 2])
     for _ in range(_TRIES):
         place = np.array([rng.uniform(0.06, 0.94) * width, rng.uniform(0.1, 0.94) * height])
