@@ -23,6 +23,7 @@ from sa2va_model.internvl import InternVL, pixel_shuffle
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.batch import IGNORED, Batch, attention
 from sa2va_training.features import Features, FeatureStore
+from sa2va_training.gaze import Gaze, looks
 from sa2va_training.losses import ious, mask_losses, token_losses
 from sa2va_training.names import NameHead
 from sa2va_training.precision import float_attention
@@ -46,7 +47,7 @@ class Totals:
 
 REPORT = (
     *("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right", "kept"),
-    *("named", "things"),
+    *("named", "things", "looked"),
 )
 
 
@@ -83,6 +84,7 @@ class Learner(nn.Module):
         self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
         self.before = before
         self.names = NameHead(int(model.config.llm["hidden_size"]), words) if words else None
+        self.gaze = Gaze(self.mllm.language_model) if loss.gaze else None
 
     @property
     def mllm(self) -> InternVL:
@@ -124,6 +126,10 @@ class Learner(nn.Module):
                 apart = self.before.distance(codes, batch)
                 total = total + self.loss.keep * apart / totals.pairs
                 sums["kept"] = apart
+            if self.gaze is not None:
+                looked = looks(self.gaze, batch, self.model.config, self.mllm.image_id).sum()
+                total = total + self.loss.gaze * looked / totals.seen
+                sums["looked"] = looked
         if self.names is not None and tokens is not None and len(batch.things):
             named = self.names(tokens, batch.things).sum()
             total = total + self.loss.names * named / totals.things

@@ -212,8 +212,13 @@ class Run:
             ("score", "pairs"),
             ("kept", "pairs"),
             ("named", "things"),
+            ("looked", "seen"),
         ):
-            weights = {"score": self.learner.loss.score, "kept": self.learner.loss.keep}
+            weights = {
+                "score": self.learner.loss.score,
+                "kept": self.learner.loss.keep,
+                "looked": self.learner.loss.gaze,
+            }
             if found[by] and weights.get(name, 1.0):
                 out[name] = found[name] / found[by]
         return out

@@ -95,6 +95,8 @@ class LossSettings(MaskLossSettings):
             model gave before; against forgetting. Needs the memory of a second language half.
         names: of the words of every object's name, read off its visual tokens by a layer of its own, which is dropped
             afterwards; for new shapes. Only folders that name their `objects` have them.
+        gaze: of where a few attention heads look when `[SEG]` is said, against the thing's place; for the tiny model
+            that ships, whose heads were trained to look. Needs `batches.layout: branches` and a Qwen2.
         target: true masks at the size of the logits: "area" (share of the cell) or "nearest" (published).
     """
 
@@ -104,6 +106,7 @@ class LossSettings(MaskLossSettings):
     quality: float = -1.0
     keep: float = 0.0
     names: float = 0.0
+    gaze: float = 0.0
     target: str = "area"
 
     def __post_init__(self) -> None:
@@ -222,6 +225,10 @@ class Settings:
         _one_of("precision", self.precision, PRECISIONS)
         if not 0 <= self.aside < 1:
             raise InputError(f"aside is {self.aside}; expected 0 <= share < 1")
+        if self.loss.gaze and self.batches.layout != "branches":
+            raise InputError(
+                f"loss.gaze is {self.loss.gaze} with batches.layout {self.batches.layout!r}; expected 'branches'"
+            )
         for name in ("save_every", "keep", "log_every"):
             _above(name, getattr(self, name), 0)
         if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):

@@ -11,13 +11,14 @@ import torch
 
 from sa2va_model.checkpoints import load_model
 from sa2va_model.errors import InputError
-from sa2va_training.tiny import stages
+from sa2va_training.tiny import loop, stages
 from sa2va_training.tiny.batches import Batches, Library
 from sa2va_training.tiny.crops import SIDE, CropBatches
 from sa2va_training.tiny.export import export, export_learner
 from sa2va_training.tiny.loop import STAGES, Run
 from sa2va_training.tiny.nano import small_learner
 from sa2va_training.tiny.packing import look
+from sa2va_training.tiny.running_mean import weights_of
 from sa2va_training.tiny.settings import StageSettings, stage_settings
 from sa2va_training.tiny.stages import sight_stage
 
@@ -139,7 +140,7 @@ def test_an_export_may_average_language_halves(data: Path, tmp_path: Path) -> No
         )
         run.save()
         runs.append(run.folder)
-    export(runs[0], tmp_path / "mean", small_learner(), words=runs)
+    export(runs[:1], tmp_path / "mean", small_learner(), words=runs)
     weights = load_model(tmp_path / "mean", device="cpu").state_dict()
     states = [torch.load(r / "last.pt", weights_only=False)["learner"] for r in runs]
     name = "mllm.language_model.model.norm.weight"
@@ -147,6 +148,31 @@ def test_an_export_may_average_language_halves(data: Path, tmp_path: Path) -> No
     for key in (name, other):
         mean = sum(state[f"model.{key}"] for state in states) / 2
         torch.testing.assert_close(weights[key], mean, rtol=2e-3, atol=1e-4)
+
+
+def test_the_mean_of_a_runs_end_survives_a_cut_and_is_what_the_run_gives(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_AVERAGE_EVERY", 1)
+    asked = settings("words", steps=6, averaged=0.6)
+    seen = []
+    straight = Run(asked, small_learner(), runs=tmp_path / "straight", data=data)
+    for step in range(1, 7):
+        straight.train(until=step)
+        seen.append({k: v.clone() for k, v in straight.learner.state_dict().items()})
+    for until in (4, None):
+        Run(asked, small_learner(), runs=tmp_path / "cut", data=data).train(until=until)
+    mean = weights_of(tmp_path / "cut" / asked.name)
+    name = "model.mllm.mlp1.1.weight"
+    torch.testing.assert_close(mean[name], torch.stack([s[name] for s in seen[2:]]).mean(0))
+    assert not torch.equal(mean[name], seen[-1][name])
+    begun = Run(
+        settings("sam", start=(f"{asked.name}:words",)),
+        small_learner(seed=5),
+        runs=tmp_path / "cut",
+        data=data,
+    )
+    assert torch.equal(begun.learner.state_dict()[name], mean[name])
 
 
 def test_a_start_that_is_not_there_is_an_input_error(data: Path, tmp_path: Path) -> None:

@@ -53,8 +53,12 @@ def _values(items: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 def _export(run: str = "runs/together", weights: str = str(SHIPPED), words: str = "") -> None:
     from sa2va_training.tiny.export import export
 
-    file = export(Path(run), Path(weights), words=[Path(w) for w in words.split(",") if w])
+    file = export(_folders(run), Path(weights), words=_folders(words))
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201
+
+
+def _folders(text: str) -> list[Path]:
+    return [Path(part) for part in text.split(",") if part]
 
 
 def _revive(run: str = "runs/shipped", weights: str = str(SHIPPED)) -> None:

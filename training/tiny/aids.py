@@ -9,12 +9,10 @@ Letters: B images, N prompts, C channels, h = w map side, O objects.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Model, rotate_half
 
 from sa2va_training.tiny.batches import Batch
 from sa2va_training.tiny.losses import plain
@@ -166,24 +164,29 @@ class WordAids(nn.Module):
         self, seg: Tensor, decide: Tensor, batch: Batch
     ) -> tuple[Tensor, dict[str, float]]:
         """Box and names of the target from states [N, C]; nothing is asked where there is no target."""
-        found, meant = batch.found, batch.meant
-        total, report = torch.zeros(()), {}
-        pairs = (
-            ("seg", seg, self.seg_box, self.seg_names),
-            ("dec", decide, self.decide_box, self.decide_names),
-        )
-        for name, state, box_head, name_head in pairs:
-            boxes = box_head(state)[found].sigmoid()
-            colours, shapes = name_head(state)[found].split([COLOURS, SHAPES], dim=1)
-            distance = F.l1_loss(boxes, meant[found, BOX])
-            names = F.cross_entropy(colours, meant[found, COLOUR].long())
-            names = names + F.cross_entropy(shapes, meant[found, SHAPE].long())
-            # Distances alone neglect small things.
-            overlap = box_iou(boxes, meant[found, BOX]).mean()
-            share = 1.0 if name == "seg" else 0.5
-            total = total + share * (8 * distance + 0.3 * names + 0.5 * (1 - overlap))
-            report[f"{name}iou"] = plain(overlap)
-        return total, report
+        found, meant = batch.found, batch.meant[batch.found]
+        seen, plan = self.told(seg[found], meant), self.planned(decide[found], meant)
+        report = {"segiou": plain(seen[1]), "deciou": plain(plan[1])}
+        return seen[0] + 0.5 * plan[0], report
+
+    def told(self, states: Tensor, meant: Tensor) -> tuple[Tensor, Tensor]:
+        """Box and names of what a [SEG] is for: states [N, C] and table rows [N, columns] to (loss, mean box IoU)."""
+        return _read_off(self.seg_box(states), self.seg_names(states), meant)
+
+    def planned(self, states: Tensor, meant: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of what is about to be named, before its first word."""
+        return _read_off(self.decide_box(states), self.decide_names(states), meant)
+
+
+def _read_off(boxes: Tensor, names: Tensor, meant: Tensor) -> tuple[Tensor, Tensor]:
+    boxes = boxes.sigmoid()
+    colours, shapes = names.split([COLOURS, SHAPES], dim=1)
+    distance = F.l1_loss(boxes, meant[:, BOX])
+    right = F.cross_entropy(colours, meant[:, COLOUR].long())
+    right = right + F.cross_entropy(shapes, meant[:, SHAPE].long())
+    # Distances alone neglect small things.
+    overlap = box_iou(boxes, meant[:, BOX]).mean()
+    return 8 * distance + 0.3 * right + 0.5 * (1 - overlap), overlap
 
 
 def box_iou(one: Tensor, other: Tensor) -> Tensor:
@@ -192,64 +195,3 @@ def box_iou(one: Tensor, other: Tensor) -> Tensor:
     high = torch.minimum(one[:, :2] + one[:, 2:] / 2, other[:, :2] + other[:, 2:] / 2)
     common = (high - low).clamp(min=0).prod(1)
     return common / (one[:, 2:].prod(1) + other[:, 2:].prod(1) - common).clamp(min=1e-6)
-
-
-class Gaze:
-    """Looks at where attention heads look: supervises a few heads to find the target's visual tokens."""
-
-    def __init__(self, model: Qwen2Model, layers: tuple[int, ...] = (1, 2), heads: int = 2) -> None:
-        self.model, self.heads = model, heads
-        self.seen: dict[int, tuple[Tensor, tuple[Tensor, Tensor]]] = {}
-        self.layers = [layer for layer in layers if layer < len(model.layers)]
-        for layer in self.layers:
-            model.layers[layer].self_attn.register_forward_pre_hook(
-                self._keep(layer), with_kwargs=True
-            )
-
-    def _keep(self, layer: int) -> Any:
-        def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if self.model.training:
-                self.seen[layer] = (named["hidden_states"], named["position_embeddings"])
-
-        return hook
-
-    def loss(self, places: Tensor, mask: Tensor, visual: slice, batch: Batch) -> Tensor:
-        """Cross entropy between the target's cells and the attention of its [SEG] (over all keys).
-
-        Args:
-            places: long [B, Q], positions of the queries in the sequence.
-            mask: additive [1, 1, S, S].
-            visual: where the visual tokens are in the sequence.
-        """
-        side = int((visual.stop - visual.start) ** 0.5)
-        cells = batch.cover(side).flatten(1)  # [N, V]
-        wanted = cells / cells.sum(1, keepdim=True).clamp(min=1e-3)
-        found = batch.found
-        total = torch.zeros(())
-        for layer in self.layers:
-            chances = self._log_attention(layer, places, mask)[..., visual].flatten(
-                0, 1
-            )  # [N, heads, V]
-            total = total - (wanted[found, None] * chances[found]).sum(-1).mean()
-        self.seen.clear()
-        return total / max(len(self.layers), 1)
-
-    def _log_attention(self, layer: int, places: Tensor, mask: Tensor) -> Tensor:
-        """[B, Q, heads, S]: log attention of the layer's first heads, computed as the layer does."""
-        hidden, (cos, sin) = self.seen[layer]
-        attention = self.model.layers[layer].self_attn
-        size, count = attention.head_dim, hidden.shape[0]
-        used = self.heads * size
-        rows = torch.arange(count)[:, None]
-        weight, bias = attention.q_proj.weight[:used], attention.q_proj.bias[:used]
-        query = F.linear(hidden[rows, places], weight, bias).unflatten(-1, (self.heads, size))
-        weight, bias = attention.k_proj.weight[:used], attention.k_proj.bias[:used]
-        key = F.linear(hidden, weight, bias).unflatten(-1, (self.heads, size))
-        cos, sin = cos.expand(count, -1, -1), sin.expand(count, -1, -1)
-        query = (
-            query * cos[rows, places][:, :, None]
-            + rotate_half(query) * sin[rows, places][:, :, None]
-        )
-        key = key * cos[:, :, None] + rotate_half(key) * sin[:, :, None]
-        scores = torch.einsum("bqhd,bshd->bqhs", query, key) / size**0.5
-        return (scores + mask[0, 0][places][:, :, None]).log_softmax(-1)

@@ -17,7 +17,8 @@ from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
 from sa2va_model.internvl import InternVL
 from sa2va_model.presets import tiny_config
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training.tiny.aids import Gaze, MapAids, WordAids
+from sa2va_training.gaze import Gaze
+from sa2va_training.tiny.aids import MapAids, WordAids
 from sa2va_training.tiny.batches import fitted
 from sa2va_training.tiny.language import tiny_tokenizer
 from sa2va_training.tiny.norms import add_norms

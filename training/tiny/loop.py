@@ -29,6 +29,7 @@ from sa2va_training.tiny.evaluation import evaluate
 from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
 from sa2va_training.tiny.losses import plain
 from sa2va_training.tiny.norms import freeze_norms
+from sa2va_training.tiny.running_mean import RunningMean, weights_of
 from sa2va_training.tiny.settings import StageSettings
 from sa2va_training.tiny.team import Team
 
@@ -52,6 +53,7 @@ TRAINED = {
     "together": ("model.grounder.",),
 }
 _SAVE_SECONDS = 150.0
+_AVERAGE_EVERY = 20
 _HURRY = 6.0  # of the rate, for aids that begin anew while nothing else moves
 
 
@@ -144,6 +146,7 @@ class Run:
             parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
         )
         self.step, self.elapsed = 0, 0.0
+        self.mean = RunningMean()
         self._sums: dict[str, list[float]] = {}
         if not self._resume():
             self._start(runs)
@@ -156,6 +159,7 @@ class Run:
         self.learner.load_state_dict(saved["learner"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.elapsed = saved["step"], saved["elapsed"]
+        self.mean = RunningMean(saved.get("mean", {}), saved.get("averaged", 0))
         self._say(f"resumed at step {self.step}, {self.elapsed:.0f} s")
         return True
 
@@ -168,8 +172,8 @@ class Run:
             path = runs / name / "last.pt"
             if half not in HALVES or not path.exists():
                 raise InputError(f"start {source!r}: expected RUN:{'|'.join(HALVES)} with {path}")
-            saved = torch.load(path, weights_only=False)["learner"]
-            self._say(f"took {take(self.learner, saved, HALVES[half])} tensors from {source}")
+            count = take(self.learner, weights_of(runs / name), HALVES[half])
+            self._say(f"took {count} tensors from {source}")
 
     def save(self) -> None:
         """Writes `last.pt`; a half-written file never replaces a good one."""
@@ -182,6 +186,7 @@ class Run:
             "step": self.step,
             "elapsed": self.elapsed,
             "settings": asdict(self.settings),
+            **({"mean": self.mean.state, "averaged": self.mean.count} if self.mean.count else {}),
         }
         torch.save(state, fresh)
         fresh.replace(self.folder / "last.pt")
@@ -251,6 +256,8 @@ class Run:
         norm = nn.utils.clip_grad_norm_(held, 1.0)
         self.optimizer.step()
         self.step += 1
+        if self.progress() > 1 - self.settings.averaged and self.step % _AVERAGE_EVERY == 0:
+            self.mean.add(self.learner.state_dict())
         for key, value in {**report, "loss": plain(loss), "norm": plain(norm)}.items():
             self._sums.setdefault(key, []).append(value)
 

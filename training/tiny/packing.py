@@ -74,6 +74,11 @@ class Packed:
     has_seg: Tensor
     cells: tuple[tuple[int, ...], ...] = ()
 
+    def visual(self, image_id: int) -> Tensor:
+        """Where the prefix has the image's tokens, the same for all images: long [B, V]."""
+        places = (self.prefix == image_id).nonzero()[:, 0]
+        return places.expand(len(self.branches), -1)
+
 
 class Packer:
     """Writes questions exactly as the run time does and tokenises them."""

@@ -27,6 +27,8 @@ class StageSettings:
         none_share: how many expressions mean nothing that is there.
         rate: peak learning rate; `slow` scales it for parts that start trained (see `loop.parameter_groups`).
         minutes: wall-clock budget; the cosine schedule ends with it. 0 = `steps` counts.
+        averaged: share of the budget, at its end, of whose weights the mean is kept beside the last ones; what starts
+            from the run or exports it takes the mean.
         settle: steps in which only the aids move, for models whose aids are new (`revival.py`).
         workers: processes that share the work, each with `images` pictures a step and `threads` threads.
         look: evaluate every so many minutes; with `steps` only at the end.
@@ -55,6 +57,7 @@ class StageSettings:
     look: float = 3.0
     held: int = 100
     settle: int = 0
+    averaged: float = 0.0
     seed: int = 1
     threads: int = 1
     workers: int = 1

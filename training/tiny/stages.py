@@ -28,6 +28,7 @@ from sa2va_training.tiny.talk import talk_loss
 
 Report = dict[str, float]
 _LIKENESS = 2.0
+_TALK_WEIGHTS = {"visual": 0.5, "answers": 1.0, "plan": 0.5, "gaze": 0.3, "code": 0.5}
 
 
 def questions(batch: Batch, rng: np.random.Generator | None) -> list[list[Question]]:
@@ -136,7 +137,7 @@ def words_stage(
     """
     if rng.random() < talk:
         parts, report = talk_loss(learner, batch, rng)
-        return weighted(parts, {"visual": 0.5, "answers": 1.0, "code": 0.5}), report
+        return weighted(parts, _TALK_WEIGHTS), report
     packed = learner.packer.pack(questions(batch, rng))
     seen = read(learner.mllm, batch.pixels, packed)
     parts, report = word_losses(learner, batch, packed, seen)
@@ -195,7 +196,9 @@ def word_losses(
 
 def _gaze(learner: Learner, batch: Batch, packed: Packed) -> Tensor:
     prefix, (each, length) = len(packed.prefix), packed.branches.shape[1:]
-    visual = (packed.prefix == learner.mllm.image_id).nonzero()[:, 0]
     places = prefix + torch.arange(each) * length + packed.seg
     mask, _ = block_mask(prefix, each, length)
-    return learner.gaze.loss(places, mask, slice(int(visual[0]), int(visual[-1]) + 1), batch)
+    visual = packed.visual(learner.mllm.image_id)
+    side = int(visual.shape[1] ** 0.5)
+    cells = batch.cover(side).flatten(1).unflatten(0, (-1, each))
+    return learner.gaze.loss(places, mask, visual, cells)

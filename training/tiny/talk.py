@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,15 +16,18 @@ from sa2va_model.images import region_cells
 from sa2va_sim.dialogue import Dialogue, converse
 from sa2va_sim.expressions import Expression
 from sa2va_sim.facts import ObjectFact
+from sa2va_training.gaze import queries
+from sa2va_training.tiny.aids import object_shares
 from sa2va_training.tiny.batches import AREA, VISIBLE, Batch
 from sa2va_training.tiny.learner import Learner
 from sa2va_training.tiny.losses import plain
-from sa2va_training.tiny.packing import IGNORED, Question, read
+from sa2va_training.tiny.packing import IGNORED, Packed, Question, block_mask, read
 from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
 
 SHORT, LONG = 5, 2
 """Questions of a picture in a step of short texts, and in one of captions and regions."""
 _LONG_KINDS = ("caption", "grounded", "region")
+_LONG_SHARE = 0.5
 _STOP = "<|im_end|>"
 _MIN_CELLS = 4
 """Regions of fewer visual tokens were left out of the official training, too."""
@@ -57,11 +61,23 @@ def region_tokens(batch: Batch, image: int, target: int, config: ModelConfig) ->
     return tuple(int(i) for i in cells.flatten().nonzero()[:, 0])
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """A question and the objects that its answer names, in that order; empty where it is not about single ones."""
+
+    question: Question
+    kind: str
+    objects: tuple[int, ...]
+
+
 def _chosen(
     batch: Batch, image: int, long: bool, config: ModelConfig, rng: np.random.Generator
-) -> list[tuple[Question, tuple[int, ...]]]:
-    """Questions of one kind of length with the objects of their [SEG]s; repeated if the picture gives too few."""
-    out: list[tuple[Question, tuple[int, ...]]] = []
+) -> list[Spoken]:
+    """Questions of one kind of length; repeated if the picture gives too few.
+
+    The long ones begin with a grounded caption: it says which thing every name is for, which a plain one leaves open.
+    """
+    out: list[Spoken] = []
     for talk in dialogues(batch, image, rng):
         if (talk.kind in _LONG_KINDS) != long:
             continue
@@ -70,21 +86,22 @@ def _chosen(
             cells = region_tokens(batch, image, talk.objects[0], config)
             if len(cells) < _MIN_CELLS:
                 continue
-        spoken = talk.objects if talk.kind == "grounded" else ()
-        out.append((Question(talk.question, talk.answer + _STOP, free=True, cells=cells), spoken))
+        question = Question(talk.question, talk.answer + _STOP, free=True, cells=cells)
+        out.append(Spoken(question, talk.kind, () if talk.kind == "count" else talk.objects))
+    out.sort(key=lambda spoken: spoken.kind != "grounded")
     count = LONG if long else SHORT
     if not out:
-        out = [(Question("Hello", "Hello" + _STOP, free=True), ())]
+        out = [Spoken(Question("Hello", "Hello" + _STOP, free=True), "chat", ())]
     return [out[i % len(out)] for i in range(count)]
 
 
 def talk_loss(
     learner: Learner, batch: Batch, rng: np.random.Generator
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Losses of answers, of the [SEG]s within them and of the visual tokens."""
-    long = rng.random() < 0.4
+    """Losses of answers, of what they are about, of the [SEG]s within them and of the visual tokens."""
+    long = rng.random() < _LONG_SHARE
     rows = [_chosen(batch, i, long, learner.model.config, rng) for i in range(len(batch.objects))]
-    packed = learner.packer.pack([[question for question, _ in row] for row in rows])
+    packed = learner.packer.pack([[spoken.question for spoken in row] for row in rows])
     seen = read(learner.mllm, batch.pixels, packed)
     visual, report = learner.word_aids.visual_loss(seen.visual, batch)
     graded = packed.labels != IGNORED
@@ -94,29 +111,78 @@ def talk_loss(
     name = "caption" if long else "short"
     report[name] = plain(answers)
     report[f"{name}right"] = plain((logits.argmax(1) == packed.labels[graded]).float().mean())
+    places = _places(learner, packed, rows)
+    if any(places):
+        parts["plan"], parts["gaze"], report[f"{name}iou"] = _plan(
+            learner, batch, packed, seen.states, places
+        )
     if long:
         states = seen.states[packed.branches == learner.mllm.seg_id]
         if len(states):
-            code, error = _codes(
-                learner, batch, states, [spoken for row in rows for _, spoken in row]
-            )
-            parts["code"], report["captioncode"] = code, error
+            parts["code"], report["captioncode"] = _codes(learner, batch, states, rows)
     return parts, report
 
 
+def _places(
+    learner: Learner, packed: Packed, rows: Sequence[Sequence[Spoken]]
+) -> list[list[tuple[int, int, int]]]:
+    """Where the model has to have chosen the thing that it names next: (branch, place, object) of each image."""
+    start = learner.mllm.tokenizer.convert_tokens_to_ids("<p>")
+    out: list[list[tuple[int, int, int]]] = []
+    for i, row in enumerate(rows):
+        found: list[tuple[int, int, int]] = []
+        for k, spoken in enumerate(row):
+            if spoken.objects:
+                found.append((k, int(packed.decide[i, k]), spoken.objects[0]))
+            if spoken.kind == "grounded":
+                named = (packed.branches[i, k] == start).nonzero()[:, 0].tolist()
+                found += [(k, at, o) for at, o in zip(named, spoken.objects, strict=True)]
+        out.append(found)
+    return out
+
+
+def _plan(
+    learner: Learner,
+    batch: Batch,
+    packed: Packed,
+    states: Tensor,
+    places: Sequence[Sequence[tuple[int, int, int]]],
+) -> tuple[Tensor, Tensor, float]:
+    """The thing that is named next, read off before its first word, and the attention to it: (plan, gaze, box IoU).
+
+    Words alone seldom tell two neighbours apart; without this a list says one of them twice and leaves the other out.
+
+    Args:
+        states: [B, K, L, C].
+    """
+    prefix, length = len(packed.prefix), packed.branches.shape[2]
+    visual = packed.visual(learner.mllm.image_id)
+    shares = object_shares(batch, int(visual.shape[1] ** 0.5)).flatten(2)
+    asked = [
+        [(prefix + k * length + at, shares[i, index + 1]) for k, at, index in row]
+        for i, row in enumerate(places)
+    ]
+    mask, _ = block_mask(prefix, packed.branches.shape[1], length)
+    at_places, cells = queries(asked, shares.shape[2])
+    gaze = learner.gaze.loss(at_places, mask, visual, cells)
+    flat = [(i, k, at, index) for i, row in enumerate(places) for k, at, index in row]
+    image, branch, at, index = torch.tensor(flat).T
+    loss, overlap = learner.word_aids.planned(
+        states[image, branch, at], batch.objects[image, index]
+    )
+    return loss, gaze, plain(overlap)
+
+
 def _codes(
-    learner: Learner, batch: Batch, states: Tensor, spoken: Sequence[tuple[int, ...]]
+    learner: Learner, batch: Batch, states: Tensor, rows: Sequence[Sequence[Spoken]]
 ) -> tuple[Tensor, float]:
-    """How far the [SEG]s of grounded captions are from the teacher codes of their objects; boxes beside it.
+    """How far the [SEG]s of grounded captions are from the teacher codes of their objects; boxes and names beside it.
 
     Args:
         states: [M, C] in the order of the questions and of their objects.
     """
-    per_image = len(spoken) // len(batch.objects)
-    meant = torch.stack(
-        [batch.objects[n // per_image, k] for n, named in enumerate(spoken) for k in named]
-    )
+    grounded = [(i, s) for i, row in enumerate(rows) for s in row if s.kind == "grounded"]
+    meant = torch.stack([batch.objects[i, k] for i, spoken in grounded for k in spoken.objects])
     wanted = learner.teacher(meant[:, BOX], meant[:, COLOUR].long(), meant[:, SHAPE].long())
     code = F.mse_loss(learner.model.text_hidden_fcs(states), wanted)
-    boxes = F.l1_loss(learner.word_aids.seg_box(states).sigmoid(), meant[:, BOX])
-    return code + 8 * boxes, plain(code)
+    return code + learner.word_aids.told(states, meant)[0], plain(code)
