@@ -35,7 +35,7 @@ from tqdm import tqdm
 from sa2va_model import images
 from sa2va_model.calibration import Calibration, Head
 from sa2va_model.checkpoints import SHIPPED, load_model
-from sa2va_model.grounding import Decoded, Prompt
+from sa2va_model.decoder_io import Decoded, Prompt
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.signs import area, area_change, look
 from sa2va_model.tracker import OnlineTracker, TrackerConfig

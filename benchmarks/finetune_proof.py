@@ -33,7 +33,7 @@ from sa2va_training.folder import FolderWriter
 from sa2va_training.settings_files import CONFIGS
 from sa2va_training.synth import write_scenes
 
-FRAMES, HELD, REHEARSED = 50, 120, 500
+FRAMES, HELD, REHEARSED = 50, 120, 1500
 TRAIN_SEED, HELD_SEED, OLD_HELD_SEED, OLD_SEED = 100_000, 900_000, 0, 5_000_000
 TOPIC = "/camera/image"
 

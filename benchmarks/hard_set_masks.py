@@ -12,7 +12,7 @@ from hard_set_start import first_prompt
 
 from sa2va_model import images
 from sa2va_model.calibration import Calibration
-from sa2va_model.grounding import ImageFeatures
+from sa2va_model.decoder_io import ImageFeatures
 from sa2va_model.motion import CameraMotion
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.tracker import OnlineTracker, TrackerConfig

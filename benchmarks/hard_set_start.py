@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.grounding import ImageFeatures, Prompt
+from sa2va_model.decoder_io import ImageFeatures, Prompt
 from sa2va_model.sa2va import Reply, Sa2VA
 from sa2va_sim.hard_clips import HardClip
 

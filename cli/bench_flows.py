@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model import images, prompts
-from sa2va_model.grounding import ImageFeatures, Prompt
+from sa2va_model.decoder_io import ImageFeatures, Prompt
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.sa2va import Sa2VA
 

@@ -135,7 +135,7 @@ def _clip(args: argparse.Namespace, grounder: Grounder, objects: int) -> tuple[A
 
     from sa2va_cli.inputs import open_input
     from sa2va_model import images
-    from sa2va_model.grounding import Prompt
+    from sa2va_model.decoder_io import Prompt
     from sa2va_model.runtime.benchmark import moving_squares
 
     if args.video is None:

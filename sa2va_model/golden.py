@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sa2va_model import images
 from sa2va_model.checkpoints import load_model
+from sa2va_model.decoder_io import Decoded, Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Decoded, Prompt
 from sa2va_model.internvl import InternVL
 from sa2va_model.qwen_config import CLIP_MEAN, CLIP_STD, HALF
 from sa2va_model.qwen_vl import QwenVL

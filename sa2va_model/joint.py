@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerBase
 from sa2va_model import images, prompts
 from sa2va_model.answers import AnswerBook
 from sa2va_model.config import ModelConfig
+from sa2va_model.decoder_io import ImageFeatures
 from sa2va_model.errors import InputError
 from sa2va_model.families import build_mllm
-from sa2va_model.grounding import Grounder, ImageFeatures
+from sa2va_model.grounding import Grounder
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.reader import History, Reader, fingerprint
 from sa2va_model.readings import Choice

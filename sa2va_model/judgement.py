@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model import images
-from sa2va_model.grounding import Decoded, Grounder
+from sa2va_model.decoder_io import Decoded
+from sa2va_model.grounding import Grounder
 from sa2va_model.lifecycle import LifecycleConfig
 from sa2va_model.tracker import Observation
 

@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
+from sa2va_model.decoder_io import ImageFeatures
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import ImageFeatures
 from sa2va_model.sources import Frame
 
 KINDS = ("first", "uniform", "latest", "refine")

@@ -13,7 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model import images
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures, Prompt
+from sa2va_model.decoder_io import Decoded, ImageFeatures, Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.tracker import OnlineTracker, TrackerConfig
 
 Encode = Callable[[np.ndarray], ImageFeatures]

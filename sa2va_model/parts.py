@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from sa2va_model.calibration import Calibration
-from sa2va_model.grounding import Decoded, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
 from sa2va_model.judgement import Judge
 from sa2va_model.keyframes import FrameRing
 from sa2va_model.live_config import LiveConfig

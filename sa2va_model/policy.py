@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sa2va_model.grounding import Decoded, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Prompt
 from sa2va_model.pointing import visual_prompt
 
 FEWEST = 4

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from sa2va_model.grounding import ImageFeatures, Prompt
+from sa2va_model.decoder_io import ImageFeatures, Prompt
 from sa2va_model.keyframes import FrameRing, Remembered
 from sa2va_model.questions import Question
 from sa2va_model.tracker import OnlineTracker

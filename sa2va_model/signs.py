@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va_model.calibration import Head
-from sa2va_model.grounding import Decoded, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
 
 SCORE_LIMIT, AREA_LIMIT = 6.0, 1.5
 

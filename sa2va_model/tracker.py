@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sa2va_model.decoder_io import Decoded, ImageFeatures, Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures, Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.memory import MemoryBank
 from sa2va_model.policy import Admission, MemoryPolicy, PlainPolicy
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sa2va_model.calibration import Calibration, Head
+from sa2va_model.decoder_io import Decoded, ImageFeatures
 from sa2va_model.distractors import DistractorRule
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.grounding import Grounder
 from sa2va_model.motion import BoxFilter, box_overlaps, boxes
 from sa2va_model.policy import Admission, overlaps
 from sa2va_model.signs import area, area_change, look, weigh

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from sa2va_model import images
 from sa2va_model.config import Sam2Config
+from sa2va_model.decoder_io import Decoded, ImageFeatures, Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures, Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.policy import MemoryPolicy
 from sa2va_model.runtime.engine import Engine, same_encoder
 from sa2va_model.runtime.profile import PROFILES, pick_profile

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from sa2va_model.grounding import Prompt
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.parts import Parts
 from sa2va_model.records import Record
 from sa2va_model.sources import Frame

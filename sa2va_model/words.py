@@ -11,7 +11,7 @@ No answer decides alone about an object that is known already: it is weighed wit
 from __future__ import annotations
 
 from sa2va_model.belief import Belief
-from sa2va_model.grounding import Decoded, Prompt
+from sa2va_model.decoder_io import Decoded, Prompt
 from sa2va_model.judgement import overlap
 from sa2va_model.keyframes import Remembered
 from sa2va_model.lifecycle import Lifecycle

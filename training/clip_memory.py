@@ -15,7 +15,8 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
+from sa2va_model.grounding import Grounder
 
 
 class ClipMemory:

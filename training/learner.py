@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sa2va_model.grounding import Decoded, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
 from sa2va_model.internvl import InternVL, pixel_shuffle
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.batch import IGNORED, Batch, attention

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
+from sa2va_model.grounding import Grounder
 from sa2va_training.batch import Batch
 from sa2va_training.clip_memory import ClipMemory
 from sa2va_training.learner import REPORT, Learner, Totals, take

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from sa2va_model import images
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Prompt
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.sources import IMAGE_SUFFIXES, natural_key, read_image
 from sa2va_model.tracker import OnlineTracker

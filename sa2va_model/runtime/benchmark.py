@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils._triton import has_triton
 
-from sa2va_model.grounding import Grounder, Prompt
+from sa2va_model.decoder_io import Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.runtime.engine import Engine
 from sa2va_model.runtime.profile import RuntimeProfile
 from sa2va_model.runtime.stock_predictor import propagate, stock_predictor

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
+from sa2va_model.grounding import Grounder
 from sa2va_model.memory import MemoryBank
 from sa2va_model.runtime.graphs import Graphs, bucket
 from sa2va_model.runtime.mask_decoder import FastMaskDecoder

@@ -16,7 +16,8 @@ from sam2 import sam2_video_predictor
 from sam2.sam2_video_predictor import SAM2VideoPredictor, SAM2VideoPredictorVOS
 from torch import Tensor
 
-from sa2va_model.grounding import Grounder, Prompt
+from sa2va_model.decoder_io import Prompt
+from sa2va_model.grounding import Grounder
 
 T = TypeVar("T")
 

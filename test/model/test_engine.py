@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sa2va_model.config import Sam2Config
-from sa2va_model.grounding import Grounder, Prompt
+from sa2va_model.decoder_io import Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.nano import wake
 from sa2va_model.presets import nano_config
 from sa2va_model.runtime import kernels, profile

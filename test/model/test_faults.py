@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.grounding import ImageFeatures
+from sa2va_model.decoder_io import ImageFeatures
 from sa2va_model.live import LiveConfig, LiveTracker
 from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA

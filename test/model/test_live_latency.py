@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.grounding import Prompt
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.keyframes import FrameRing
 from sa2va_model.live import LiveConfig, LiveTracker
 from sa2va_model.nano import nano_model

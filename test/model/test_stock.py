@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
 from sa2va_model.filling import unallocated
-from sa2va_model.grounding import Prompt
 from sa2va_model.runtime.benchmark import moving_squares, ours
 from sa2va_model.runtime.engine import Engine
 from sa2va_model.runtime.stock_predictor import propagate

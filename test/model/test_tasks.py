@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sa2va_model import images, prompts
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Prompt
 from sa2va_model.keyframes import FrameRing, KeyframeChoice
 from sa2va_model.nano import nano_model
 from sa2va_model.nano_families import FAMILIES

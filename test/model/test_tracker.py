@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sa2va_model.decoder_io import ImageFeatures, Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.memory import MemoryBank
 from sa2va_model.nano import nano_model
 from sa2va_model.presets import nano_config

@@ -14,9 +14,10 @@ import torch
 
 from sa2va_model.belief import Belief
 from sa2va_model.calibration import Calibration, Head
+from sa2va_model.decoder_io import ImageFeatures, Prompt
 from sa2va_model.distractors import DistractorRule
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Grounder, ImageFeatures, Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.motion import STABLE, BoxFilter, CameraMotion, box_overlaps, boxes
 from sa2va_model.nano import nano_model
 from sa2va_model.signs import area_change, look

@@ -12,8 +12,9 @@ import torch
 
 from sa2va_model import vision as subject
 from sa2va_model.config import Sam2Config
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Grounder, Prompt
+from sa2va_model.grounding import Grounder
 from sa2va_model.live import LiveConfig, LiveTracker
 from sa2va_model.nano import nano_model, wake
 from sa2va_model.presets import nano_config

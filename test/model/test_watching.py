@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sa2va_model.calibration import Calibration
-from sa2va_model.grounding import Decoded
+from sa2va_model.decoder_io import Decoded
 from sa2va_model.live import LiveConfig, LiveTracker
 from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Reply, Sa2VA

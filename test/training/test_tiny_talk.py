@@ -11,7 +11,8 @@ import torch
 from sa2va_training.tiny.batches import Batches, Library
 from sa2va_training.tiny.nano import small_learner
 from sa2va_training.tiny.packing import Question, read
-from sa2va_training.tiny.talk import talk_loss
+from sa2va_training.tiny.scenes import COLOUR, COLOUR_NAMES
+from sa2va_training.tiny.talk import _chosen, _places, talk_loss
 
 QUESTION, ANSWER = "What is region1?", "a red mug<|im_end|>"
 
@@ -68,3 +69,30 @@ def test_loss_of_talk_falls(data: Path) -> None:
             losses.append(float(loss.detach()))
         assert losses[-1] < 0.8 * losses[0]
     assert {"short", "caption", "captioncode"} <= kinds
+
+
+def test_what_is_being_named_is_known_at_its_colour(data: Path) -> None:
+    """Every colour of an answer, and the place before it, belong to the object of that colour."""
+    learner = small_learner()
+    batch = Batches(
+        Library({"flat": 1.0}, "train", data), images=3, each=3, none_share=0.0, seed=4
+    ).at(0)
+    names = {int(learner.packer.tokens([f" {name}"])[0]): name for name in COLOUR_NAMES}
+    checked = 0
+    for long in (False, True):
+        rng = np.random.default_rng(0)
+        rows = [_chosen(batch, i, long, learner.model.config, rng) for i in range(3)]
+        if long:
+            assert all(row[0].kind == "grounded" for row in rows)
+        packed = learner.packer.pack([[spoken.question for spoken in row] for row in rows])
+        for i, places in enumerate(_places(learner, packed, rows)):
+            spoken = dict(enumerate(rows[i]))
+            for k, at, index in places:
+                colour = COLOUR_NAMES[int(batch.objects[i, index, COLOUR])]
+                token = int(packed.branches[i, k, at])
+                assert spoken[k].kind != "count"
+                if token in names and at > int(packed.decide[i, k]):
+                    assert names[token] == colour
+                    assert (k, at - 1, index) in places
+                    checked += 1
+    assert checked >= 6

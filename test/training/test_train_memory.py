@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sa2va_model import images
-from sa2va_model.grounding import Prompt
+from sa2va_model.decoder_io import Prompt
 from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.tracker import OnlineTracker

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_model.grounding import Decoded, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
 from sa2va_training.clip_memory import ClipMemory
 from sa2va_training.precision import half_precision
 from sa2va_training.tiny.augmentation import disturb_clip, without

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from sa2va_model.config import ModelConfig
-from sa2va_model.grounding import Decoded, Grounder, ImageFeatures
+from sa2va_model.decoder_io import Decoded, ImageFeatures
+from sa2va_model.grounding import Grounder
 from sa2va_model.internvl import InternVL
 from sa2va_model.presets import tiny_config
 from sa2va_model.sa2va import Sa2VA
@@ -64,7 +65,10 @@ class Learner(nn.Module):
         self.map_aids = MapAids(width)
         self.word_aids = WordAids(hidden, self.shipped_config.vision.hidden_size)
         self.packer = Packer(self.mllm)
-        self.gaze = Gaze(self.model.mllm.language_model.model)
+        language = self.model.mllm.language_model.model
+        self.gaze = Gaze(language)
+        # What is named next follows from what was named before: only the last layer can look for it.
+        self.choice = Gaze(language, layers=(len(language.layers) - 1,))
 
     @property
     def mllm(self) -> InternVL:

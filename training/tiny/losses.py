@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.grounding import Decoded
+from sa2va_model.decoder_io import Decoded
 
 ABSENT_WEIGHT = 1.0  # above 1 the model says no more often, also to what is there
 

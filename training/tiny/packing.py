@@ -96,6 +96,12 @@ class Packer:
         """The answer token that says: found."""
         return self._ids(FOUND)[0]
 
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """The ids of texts that are one token each: long [len(texts)]."""
+        ids = [self._ids(text) for text in texts]
+        assert all(len(one) == 1 for one in ids), texts
+        return torch.tensor(ids)[:, 0]
+
     def _ids(self, text: str) -> list[int]:
         if text not in self._cache:
             self._cache[text] = list(self.mllm.tokenizer.encode(text, add_special_tokens=False))

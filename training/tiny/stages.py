@@ -28,7 +28,7 @@ from sa2va_training.tiny.talk import talk_loss
 
 Report = dict[str, float]
 _LIKENESS = 2.0
-_TALK_WEIGHTS = {"visual": 0.5, "answers": 1.0, "plan": 0.5, "gaze": 0.3, "code": 0.5}
+_TALK_WEIGHTS = {"visual": 0.5, "answers": 1.0, "plan": 0.7, "gaze": 0.5, "code": 0.5}
 
 
 def questions(batch: Batch, rng: np.random.Generator | None) -> list[list[Question]]:

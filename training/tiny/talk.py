@@ -27,7 +27,8 @@ from sa2va_training.tiny.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE
 SHORT, LONG = 5, 2
 """Questions of a picture in a step of short texts, and in one of captions and regions."""
 _LONG_KINDS = ("caption", "grounded", "region")
-_LONG_SHARE = 0.5
+_LONG_SHARE = 0.6
+_WORD_KINDS = ("colour", "shape")
 _STOP = "<|im_end|>"
 _MIN_CELLS = 4
 """Regions of fewer visual tokens were left out of the official training, too."""
@@ -126,17 +127,24 @@ def talk_loss(
 def _places(
     learner: Learner, packed: Packed, rows: Sequence[Sequence[Spoken]]
 ) -> list[list[tuple[int, int, int]]]:
-    """Where the model has to have chosen the thing that it names next: (branch, place, object) of each image."""
-    start = learner.mllm.tokenizer.convert_tokens_to_ids("<p>")
+    """Where the model has to know which thing it is naming: (branch, place, object) of each image.
+
+    Those are the article, whose successor is the colour, and the colour, whose successor is the shape; in an answer
+    of one word where it begins.
+    """
+    colours = learner.packer.tokens([f" {name}" for name in COLOUR_NAMES])
     out: list[list[tuple[int, int, int]]] = []
     for i, row in enumerate(rows):
         found: list[tuple[int, int, int]] = []
         for k, spoken in enumerate(row):
-            if spoken.objects:
-                found.append((k, int(packed.decide[i, k]), spoken.objects[0]))
-            if spoken.kind == "grounded":
-                named = (packed.branches[i, k] == start).nonzero()[:, 0].tolist()
-                found += [(k, at, o) for at, o in zip(named, spoken.objects, strict=True)]
+            start = int(packed.decide[i, k])
+            if spoken.kind in _WORD_KINDS:
+                found.append((k, start, spoken.objects[0]))
+                continue
+            said = packed.branches[i, k, start + 1 :]
+            named = torch.isin(said, colours).nonzero()[:, 0] + start + 1
+            for at, index in zip(named.tolist(), spoken.objects, strict=True):
+                found += [(k, at - 1, index), (k, at, index)]
         out.append(found)
     return out
 
@@ -148,7 +156,7 @@ def _plan(
     states: Tensor,
     places: Sequence[Sequence[tuple[int, int, int]]],
 ) -> tuple[Tensor, Tensor, float]:
-    """The thing that is named next, read off before its first word, and the attention to it: (plan, gaze, box IoU).
+    """The thing that is being named, read off before its words, and the last attention to it: (plan, gaze, box IoU).
 
     Words alone seldom tell two neighbours apart; without this a list says one of them twice and leaves the other out.
 
@@ -164,7 +172,7 @@ def _plan(
     ]
     mask, _ = block_mask(prefix, packed.branches.shape[1], length)
     at_places, cells = queries(asked, shares.shape[2])
-    gaze = learner.gaze.loss(at_places, mask, visual, cells)
+    gaze = learner.choice.loss(at_places, mask, visual, cells)
     flat = [(i, k, at, index) for i, row in enumerate(places) for k, at, index in row]
     image, branch, at, index = torch.tensor(flat).T
     loss, overlap = learner.word_aids.planned(
