@@ -21,7 +21,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_training import measure
 from sa2va_training.sample import Dataset
 
-SHARES = (1.0, 0.85, 0.7, 0.55, 0.4)
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """Tried in this order: 1 is the model as trained."""
 
 

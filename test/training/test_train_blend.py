@@ -51,7 +51,7 @@ def test_no_further_back_than_needed_and_to_the_best_where_nothing_is_enough() -
     line = Line(model, names, nano_model())
     head = model.text_hidden_fcs[2].weight
     after = head.detach().clone()
-    worths = dict(zip(SHARES, (0.5, 0.6, 0.7, 0.75, 0.72), strict=True))
+    worths = dict(zip(SHARES, (0.5, 0.6, 0.7, 0.72, 0.75, 0.73, 0.7), strict=True))
 
     def search(wanted: float) -> tuple[float, int]:
         values = iter(worths.values())
@@ -61,8 +61,8 @@ def test_no_further_back_than_needed_and_to_the_best_where_nothing_is_enough() -
 
     assert search(0.4) == (1.0, 1)
     assert torch.equal(head, after)
-    assert search(0.65) == (0.7, 3)
+    assert search(0.65) == (0.8, 3)
     start = nano_model().text_hidden_fcs[2].weight
-    assert torch.allclose(head, torch.lerp(start, after, 0.7))
-    assert search(0.9) == (0.55, 5)
-    assert torch.allclose(head, torch.lerp(start, after, 0.55))
+    assert torch.allclose(head, torch.lerp(start, after, 0.8))
+    assert search(0.9) == (0.6, 7)
+    assert torch.allclose(head, torch.lerp(start, after, 0.6))
