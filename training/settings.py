@@ -96,7 +96,8 @@ class LossSettings(MaskLossSettings):
         names: of the words of every object's name, read off its visual tokens by a layer of its own, which is dropped
             afterwards; for new shapes. Only folders that name their `objects` have them.
         gaze: of where a few attention heads look when `[SEG]` is said, against the thing's place; for the tiny model
-            that ships, whose heads were trained to look. Needs `batches.layout: branches` and a Qwen2.
+            that ships, whose heads were trained to look. Needs `batches.layout: branches`, a Qwen2, and
+            its weights whole on every process.
         target: true masks at the size of the logits: "area" (share of the cell) or "nearest" (published).
     """
 

@@ -175,6 +175,12 @@ def test_the_mean_of_a_runs_end_survives_a_cut_and_is_what_the_run_gives(
     assert torch.equal(begun.learner.state_dict()[name], mean[name])
 
 
+@pytest.mark.parametrize("share", ["none_share", "averaged"])
+def test_a_share_of_one_or_more_is_an_input_error(share: str) -> None:
+    with pytest.raises(InputError, match=f"{share} is 1.5"):
+        settings("words", **{share: 1.5})
+
+
 def test_a_start_that_is_not_there_is_an_input_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sam:sam"):
         Run(settings("together", start=("sam:sam",)), small_learner(), runs=tmp_path, data=data)

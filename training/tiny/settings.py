@@ -75,10 +75,11 @@ class StageSettings:
                 f"{self.name}: like is {self.like!r}; expected a stage of kind 'sight', "
                 f"as only that imitates a model, not {self.kind!r}"
             )
-        if not 0 <= self.none_share < 1:
-            raise InputError(
-                f"{self.name}: none_share is {self.none_share}; expected 0 <= share < 1"
-            )
+        for share in ("none_share", "averaged"):
+            if not 0 <= getattr(self, share) < 1:
+                raise InputError(
+                    f"{self.name}: {share} is {getattr(self, share)}; expected 0 <= share < 1"
+                )
 
 
 _BOTH = {"flat": 0.4, "sim": 0.6}
