@@ -15,6 +15,7 @@ from sa2va_cli.main import main
 from sa2va_model.adapters import active_adapter, load_adapter
 from sa2va_model.checkpoints import load_model, save_model
 from sa2va_model.nano import nano_model
+from sa2va_training.blend import SHARES
 from sa2va_training.synth import write_scenes
 
 SMALL = ["batches.batch=2", "batches.accumulate=1", "batches.frames=1", "measure=2", "train.rank=2"]
@@ -122,7 +123,7 @@ def test_pictures_set_aside_choose_how_far_to_go(base: Path, data: Path, tmp_pat
     more = [f"rehearsal={data}", "aside=0.4", "forget=-2", "optimiser.rate=0.01", "merge=false"]
     assert main([*words, *more, "--model", str(base)]) == 0
     results = json.loads((out / "results.json").read_text())
-    assert list(results["aside"]) == ["0.0", "1.0", "0.85", "0.7", "0.55", "0.4"]
+    assert list(results["aside"]) == [str(share) for share in (0.0, *SHARES)]
     share = results["share"]
     assert json.loads((out / "adapter" / "adapter.json").read_text())["notes"]["share"] == share
     name = "text_hidden_fcs.2.weight"
