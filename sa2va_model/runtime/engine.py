@@ -157,7 +157,7 @@ class Engine(Grounder):
             return tuple(getattr(decoded, name) for name in _DECODED)
 
         inputs = (features.top, *features.high, self._index(rows, count, bank))
-        out = self._graphs.run(("track", id(bank), count, used), stage, inputs)
+        out = self._graphs.run(("track", count, used), stage, inputs, owner=bank)
         parts = dict(zip(_DECODED, (tensor[: len(rows)] for tensor in out), strict=True))
         return Decoded(**parts)
 
@@ -198,7 +198,7 @@ class Engine(Grounder):
         index = self._index(rows, count, bank)
         inputs = (features.top, *filled[:3], index, *filled[3:])
         harmless = (*inputs[:-2], *(torch.zeros_like(flag) for flag in filled[3:]))
-        self._graphs.run(("remember", id(bank), count), stage, inputs, harmless=harmless)
+        self._graphs.run(("remember", count), stage, inputs, harmless=harmless, owner=bank)
 
     def _index(self, rows: Sequence[int], count: int, bank: MemoryBank) -> Tensor:
         """Rows as a tensor, filled up to a bucket with the bank's spare row."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -28,11 +29,16 @@ def bucket(count: int, sizes: Sequence[int] = BUCKETS) -> int:
 
 
 class Graphs:
-    """Captured stages, each under its key."""
+    """Captured stages, each under its key.
+
+    A graph reads and writes tensors that its stage closed over. Those of a stage with an `owner` are kept as long as
+    the owner lives, and not longer: the memory of a dead one is given to others.
+    """
 
     def __init__(self) -> None:
         self._captured: dict[Hashable, _Captured] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._owned: WeakKeyDictionary[object, dict[Hashable, _Captured]] = WeakKeyDictionary()
+        self._pool: Any = None
 
     def run(
         self,
@@ -41,18 +47,25 @@ class Graphs:
         inputs: Sequence[Tensor],
         *,
         harmless: Sequence[Tensor] | None = None,
+        owner: object = None,
     ) -> tuple[Tensor, ...]:
         """Replays the stage on these inputs; the first time it is captured.
 
         Args:
             key: says which stage and which shapes.
+            inputs: at least one; all are on the device that the stage runs on.
             harmless: inputs to warm up with, where a stage changes state; None = `inputs`.
+            owner: whose tensors the stage uses beside its inputs, if they may die before this store.
         """
-        captured = self._captured.get(key)
-        if captured is None:
-            captured = _Captured(stage, inputs if harmless is None else harmless, self._pool)
-            self._captured[key] = captured
-        return captured(inputs)
+        known = self._captured if owner is None else self._owned.setdefault(owner, {})
+        captured = known.get(key)
+        # Streams, capture and replay belong to the current device, which is the first one unless it is said.
+        with torch.cuda.device(inputs[0].device):
+            if captured is None:
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                captured = _Captured(stage, inputs if harmless is None else harmless, self._pool)
+                known[key] = captured
+            return captured(inputs)
 
 
 class _Captured:

@@ -23,7 +23,8 @@ class RuntimeProfile:
     Attributes:
         arithmetic: `reference` = the modules of the `sam2` package, one object after the other, in the order of its
             own predictor: for comparisons to the last bit. `float32` = the same numbers by exact
-            rewrites. `bfloat16` = matrix products in bfloat16, sums, normalisations and residuals in float32.
+            rewrites. `bfloat16` = matrix products and what they are added to in bfloat16, sums inside a kernel
+            in float32.
         graphs: replay captured CUDA graphs, one for each bucket of objects (CUDA only).
     """
 

@@ -29,7 +29,7 @@ class Trunk:
     """The image encoder's backbone: pixels to four levels of features, channels last.
 
     Args:
-        dtype: of matrix products; sums and normalisations are float32.
+        dtype: of matrix products. From the first block that widens the channels on, residuals are in it, too.
     """
 
     def __init__(self, trunk: Hiera, image_size: int, dtype: torch.dtype) -> None:
@@ -46,7 +46,7 @@ class Trunk:
                 side //= block.q_stride[0]
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32."""
+        """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32 or `dtype`."""
         x = self._embed(pixels).permute(0, 2, 3, 1) + self._position
         levels = []
         for index, block in enumerate(self._blocks):
@@ -81,7 +81,7 @@ class _Block:
             self._shortcut = Dense.of(block.proj, dtype, rows=rows)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] to [B, h / pool, w / pool, C']; float32."""
+        """[B, h, w, C] to [B, h / pool, w / pool, C']; the dtype of `x`, or the products' where channels widen."""
         normal = self._norm1(x)
         if self._shortcut is not None:
             x = _max_pool(self._shortcut(normal), self._pool)

@@ -62,7 +62,7 @@ def test_blocks_answer_as_the_packages_do(name: str) -> None:
 def test_without_onednn_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     grounder, (frames, _) = make(NANO), moving_squares(5, 64, 1)
     fused = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
-    monkeypatch.setattr(kernels, "onednn_linear", lambda: False)
+    monkeypatch.setattr(kernels, "onednn_linear", lambda dtype: False)
     plain = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
     for one, other in zip(plain, fused, strict=True):
         assert float((one - other).abs().max()) <= 1e-4
@@ -126,6 +126,7 @@ class _Direct:
         inputs: Sequence[Tensor],
         *,
         harmless: Sequence[Tensor] | None = None,
+        owner: object = None,
     ) -> tuple[Tensor, ...]:
         if key not in self.keys:
             self.keys.append(key)
@@ -145,7 +146,7 @@ def test_filling_a_bucket_changes_nothing() -> None:
     for one, other in zip(plain, filled, strict=True):
         assert float((one - other).abs().max()) <= 1e-4
     assert {key[0] for key in direct.keys if isinstance(key, tuple)} == {"track", "remember"}
-    assert {key[2] for key in direct.keys if isinstance(key, tuple)} == {4}
+    assert {key[1] for key in direct.keys if isinstance(key, tuple)} == {4}
 
 
 def test_buckets() -> None:
