@@ -64,13 +64,9 @@ lint: $(STAMPS)/python
 	@$(VENV)/bin/ruff format --quiet --check . || { echo "ruff format: run 'make format'"; exit 1; }
 	@$(MAKE) --no-print-directory types
 
-# mypy does not follow the import hook of an editable install, so it gets the packages under their import names as links.
 types: $(STAMPS)/python
 	$(SAY) "mypy"
-	@mkdir -p build/import_names
-	@for pair in sa2va_model:sa2va_model sa2va_ros:sa2va_ros sa2va_sim:sim sa2va_training:training sa2va_cli:cli; do \
-	  ln -sfn "../../$${pair#*:}" "build/import_names/$${pair%%:*}"; done
-	@MYPYPATH=build/import_names $(VENV)/bin/mypy
+	@$(VENV)/bin/mypy
 
 format: $(STAMPS)/python
 	@$(VENV)/bin/ruff check --quiet --fix . ; $(VENV)/bin/ruff format .

@@ -20,9 +20,10 @@ HERE = Path(__file__).resolve().parent
 FOLDERS = {
     "sa2va_model": "sa2va_model",
     "sa2va_ros": "sa2va_ros",
-    "sa2va_sim": "sim",
-    "sa2va_training": "training",
-    "sa2va_cli": "cli",
+    "sa2va_sim": "sa2va_sim",
+    "sa2va_training": "training/sa2va_training",
+    "sa2va_training.configs": "training/configs",
+    "sa2va_cli": "sa2va_cli",
 }
 
 CORE = [
@@ -134,7 +135,7 @@ setup(
     package_data={
         "sa2va_model": ["weights/**/*"],
         "sa2va_sim": ["assets/**/*"],
-        "sa2va_training": ["**/*.yaml", "**/*.txt"],
+        "sa2va_training.configs": ["**/*.yaml"],
         "sa2va_ros": ["py.typed"],
     },
     # Launch and parameter files for people who install with pip beside a ROS 2 distribution.

@@ -32,14 +32,14 @@ from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
-from sa2va_model import images
-from sa2va_model.calibration import Calibration, Head
-from sa2va_model.checkpoints import SHIPPED, load_model
-from sa2va_model.decoder_io import Decoded, Prompt
+from sa2va_model.checkpoints.load import SHIPPED, load_model
+from sa2va_model.io import preprocessing as images
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.signs import area, area_change, look
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
-from sa2va_model.trust import EarnedTrust, TrustConfig
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import Decoded, Prompt
+from sa2va_model.tracking.calibration import Calibration, Head
+from sa2va_model.tracking.evidence import area, area_change, look
+from sa2va_model.tracking.memory_gate import EarnedTrust, TrustConfig
 from sa2va_sim.hard_clips import HardClip
 
 ASK_EVERY = 5  # frames

@@ -15,12 +15,12 @@ import numpy as np
 from hard_set_events import GONE, RIGHT, Tally, Told
 from scipy.optimize import minimize
 
-from sa2va_model.belief import Belief
-from sa2va_model.calibration import Calibration, Head
-from sa2va_model.lifecycle import Lifecycle, LifecycleConfig
-from sa2va_model.signs import AREA_LIMIT, SCORE_LIMIT
+from sa2va_model.tracking.calibration import Calibration, Head
+from sa2va_model.tracking.evidence import AREA_LIMIT, SCORE_LIMIT
+from sa2va_model.tracking.existence_filter import Belief
+from sa2va_model.tracking.language_updates import LOOK_WEIGHT
+from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
 from sa2va_model.tracks import EventKind, TrackState
-from sa2va_model.words import LOOK_WEIGHT
 
 WRONG = 0.1  # IoU below which a mask is elsewhere
 RATE = 10.0

@@ -9,9 +9,9 @@ import numpy as np
 from hard_set_events import RIGHT, Tally, Told
 from hard_set_start import ASKED, TruthfulWords, fit_embedding
 
-from sa2va_model.live import LiveConfig, LiveTracker
+from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.sources import Frame
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import EventKind, FrameResult
 from sa2va_sim.hard_clips import RATE, HardClip
 from sa2va_training.metrics.jf import frame_jf

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from hard_set_start import first_prompt
 
-from sa2va_model import images
-from sa2va_model.calibration import Calibration
-from sa2va_model.decoder_io import ImageFeatures
-from sa2va_model.motion import CameraMotion
+from sa2va_model.io import preprocessing as images
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
-from sa2va_model.trust import EarnedTrust, TrustConfig
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import ImageFeatures
+from sa2va_model.tracking.calibration import Calibration
+from sa2va_model.tracking.memory_gate import EarnedTrust, TrustConfig
+from sa2va_model.tracking.motion import CameraMotion
 from sa2va_sim.hard_clips import HardClip
 from sa2va_training.metrics.jf import frame_jf
 

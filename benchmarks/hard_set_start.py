@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.decoder_io import ImageFeatures, Prompt
 from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_sim.hard_clips import HardClip
 
 VISIBLE = 0.25  # share of itself from which on an object can be named

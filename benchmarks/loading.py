@@ -26,7 +26,7 @@ GIB = 2.0**30
 
 def random_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Gives a model that was built without memory random weights, one after the other."""
-    from sa2va_model.filling import place
+    from sa2va_model.checkpoints.meta_init import place
 
     noise = (torch.randn(2**20, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)
     for shift, (name, parameter) in enumerate(list(model.named_parameters())):
@@ -38,11 +38,11 @@ def random_weights(model: nn.Module, dtype: torch.dtype) -> None:
 
 def write(size: str, folder: Path, dtype: torch.dtype) -> str:
     """A checkpoint of a published size in the official layout; returns a digest of its weights."""
-    from sa2va_model.checkpoints import save_model
-    from sa2va_model.filling import unallocated
-    from sa2va_model.nano_families import QWEN_TOKENS
-    from sa2va_model.presets import byte_tokenizer
-    from sa2va_model.published import published_config
+    from sa2va_model.checkpoints.load import save_model
+    from sa2va_model.checkpoints.meta_init import unallocated
+    from sa2va_model.checkpoints.presets import byte_tokenizer
+    from sa2va_model.checkpoints.published import published_config
+    from sa2va_model.mllm.families.nano import QWEN_TOKENS
     from sa2va_model.sa2va import Sa2VA
 
     with unallocated():
@@ -72,7 +72,7 @@ def status(field: str) -> float:
 
 def load(folder: Path, device: str, dtype: str, stored: torch.dtype) -> dict[str, object]:
     """Loads and measures; runs in a process of its own."""
-    import sa2va_model.checkpoints as checkpoints
+    import sa2va_model.checkpoints.load as checkpoints
 
     checkpoints.load_model(None)  # imports and first use of the libraries
     before = status("VmRSS")

@@ -127,7 +127,7 @@ class Faults:
         """Depth missing for half of the images; camera_info ten images late; sizes that change."""
         from sensor_msgs.msg import CameraInfo, Image
 
-        from sa2va_ros.conversions import fill_image
+        from sa2va_ros.messages.images import fill_image
 
         before, good = self.track(), 0
         depth = np.ones((240, 320), np.float32)

@@ -23,8 +23,8 @@ LIVING = (0, 1, 2, 3)  # Track.STATE_PENDING to STATE_LOST
 
 def nano_folder() -> Path:
     """A saved model with random weights; the structure is real, the masks mean nothing."""
-    from sa2va_model.checkpoints import save_model
-    from sa2va_model.nano import nano_model
+    from sa2va_model.checkpoints.load import save_model
+    from sa2va_model.testing import nano_model
 
     folder = Path(tempfile.mkdtemp(prefix="nano-"))
     save_model(nano_model(seed=0), folder)
@@ -87,7 +87,7 @@ class Peer:
         from std_msgs.msg import String
 
         from sa2va_ros.msg import TrackArray, TrackerStatus, TrackEvent
-        from sa2va_ros.qos import reliable
+        from sa2va_ros.support.qos import reliable
 
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
@@ -124,7 +124,7 @@ class Peer:
         from sensor_msgs.msg import Image
         from std_msgs.msg import Header
 
-        from sa2va_ros.conversions import fill_image, fill_time
+        from sa2va_ros.messages.images import fill_image, fill_time
 
         header = Header(frame_id="camera_optical_frame")
         fill_time(header.stamp, time.time_ns() if stamp is None else stamp)

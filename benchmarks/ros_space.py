@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_ros.geometry import Camera, CloudConfig, depth_deviation, solid
+from sa2va_ros.space.mask_to_object import Camera, CloudConfig, depth_deviation, solid
 
 NEAR, FAR = 0.5, 1.5
 RIGHT = 0.5  # IoU from which on a mask means the right object
@@ -71,7 +71,7 @@ def scenes(first: int, count: int, width: int, height: int) -> Iterator[tuple[An
 
 def sentences(frame: Any, rng: np.random.Generator) -> dict[int, str]:
     """An unambiguous sentence for each object that has one, by its index."""
-    from sa2va_sim.expressions import describe
+    from sa2va_sim.words.expressions import describe
 
     said: dict[int, str] = {}
     for expression in describe(frame.facts, rng, motion=False):
@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--model", default=None)
     parser.add_argument("--size", default="640x480")
     arguments = parser.parse_args()
-    from sa2va_model.checkpoints import load_model, suit_threads
+    from sa2va_model.checkpoints.load import load_model, suit_threads
 
     model = load_model(arguments.model)
     suit_threads(model)

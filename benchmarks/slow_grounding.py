@@ -27,11 +27,11 @@ from hard_set_clips import DEFAULT_CACHE, clips
 from rich.console import Console
 from rich.table import Table
 
-from sa2va_model.checkpoints import load_model
-from sa2va_model.live import LiveConfig, LiveTracker
+from sa2va_model.checkpoints.load import load_model
+from sa2va_model.io.frames import Frame
 from sa2va_model.results import Reply
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.sources import Frame
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import EventKind, FrameResult, TrackState
 from sa2va_sim.hard_clips import HardClip
 

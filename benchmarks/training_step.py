@@ -25,14 +25,14 @@ from typing import Any
 import torch
 from loading import random_weights
 
-from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training.job import make_job
-from sa2va_training.loop import Run, make_accelerator
-from sa2va_training.settings import Settings
-from sa2va_training.settings_files import settings_from
-from sa2va_training.sources import open_sources
-from sa2va_training.synth import write_scenes
+from sa2va_model.testing import nano_model
+from sa2va_training.data.sources import open_sources
+from sa2va_training.data.synth import write_scenes
+from sa2va_training.run.job import make_job
+from sa2va_training.run.loop import Run, make_accelerator
+from sa2va_training.run.settings import Settings
+from sa2va_training.run.settings_files import settings_from
 
 PUBLISHED: dict[str, Any] = {
     "train": {"rank": 128, "alpha": 256, "embeddings": "all"},
@@ -50,10 +50,10 @@ def build(size: str, device: torch.device) -> Sa2VA:
     """A model of a published size with random weights, in bfloat16 on a GPU."""
     if size == "nano":
         return nano_model().to(device)
-    from sa2va_model.filling import unallocated
-    from sa2va_model.nano_families import QWEN_TOKENS
-    from sa2va_model.presets import byte_tokenizer
-    from sa2va_model.published import published_config
+    from sa2va_model.checkpoints.meta_init import unallocated
+    from sa2va_model.checkpoints.presets import byte_tokenizer
+    from sa2va_model.checkpoints.published import published_config
+    from sa2va_model.mllm.families.nano import QWEN_TOKENS
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with unallocated():

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sa2va_model.errors import InputError
-from sa2va_model.qwen_config import QwenConfig, qwen_from_dict, qwen_to_dict
+from sa2va_model.mllm.families.qwen_config import QwenConfig, qwen_from_dict, qwen_to_dict
 
 INTERNVL_CLASS, QWEN_CLASS = "Sa2VAChatModel", "Sa2VAChatModelQwen"
 """`architectures` of published checkpoints; `model_type` is the same for both."""

@@ -18,17 +18,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_model import images, prompts
-from sa2va_model.answers import AnswerBook
 from sa2va_model.config import ModelConfig
-from sa2va_model.decoder_io import ImageFeatures
 from sa2va_model.errors import InputError
-from sa2va_model.families import build_mllm
-from sa2va_model.grounding import Grounder
+from sa2va_model.io import preprocessing as images
 from sa2va_model.keyframes import KeyframeChoice
-from sa2va_model.reader import History, Reader, fingerprint
-from sa2va_model.readings import Choice
+from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.draft_answers import AnswerBook
+from sa2va_model.mllm.registry import build_mllm
+from sa2va_model.mllm.session import History, Reader, fingerprint
+from sa2va_model.mllm.types import Choice
 from sa2va_model.results import Reply
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.types import ImageFeatures
 
 
 class JointModel(nn.Module):
@@ -79,9 +80,9 @@ class JointModel(nn.Module):
             profile: see `runtime.profile`; "reference" = SAM-2's own modules.
             graphs: CUDA graphs, where there is CUDA.
         """
-        from sa2va_model.runtime.engine import Engine
-        from sa2va_model.runtime.graphs import Graphs
-        from sa2va_model.runtime.profile import pick_profile
+        from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
+        from sa2va_model.segmentation.backends.fused.model import Engine
+        from sa2va_model.segmentation.backends.profile import pick_profile
 
         self._quick = (profile, graphs)
         chosen = pick_profile(profile, self.device, self.config.sam2)

@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from sa2va_model.decoder_io import ImageFeatures
 from sa2va_model.errors import InputError
-from sa2va_model.sources import Frame
+from sa2va_model.io.frames import Frame
+from sa2va_model.segmentation.types import ImageFeatures
 
 KINDS = ("first", "uniform", "latest", "refine")
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.pointing import visual_prompt
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.segmentation.visual_prompts import visual_prompt
 
 FEWEST = 4
 """Visual tokens; regions with fewer were left out of the official training."""

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_model.images import mask_box
-from sa2va_model.prompts import Phrase
-from sa2va_model.readings import Generated
+from sa2va_model.io.preprocessing import mask_box
+from sa2va_model.mllm.chat import Phrase
+from sa2va_model.mllm.types import Generated
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; ends exclusive."""

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_model import images, masks, prompts
-from sa2va_model.calibration import Calibration
 from sa2va_model.errors import InputError
+from sa2va_model.io import preprocessing as images
 from sa2va_model.joint import JointModel
 from sa2va_model.keyframes import KeyframeChoice
+from sa2va_model.mllm import chat as prompts
 from sa2va_model.regions import Region, as_regions
 from sa2va_model.results import Answer, Reply, Segmentation, Target, Turn
+from sa2va_model.segmentation import clip as masks
+from sa2va_model.tracking.calibration import Calibration
 
 __all__ = ["Answer", "Reply", "Sa2VA", "Segmentation"]
 

@@ -24,21 +24,23 @@ from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
-from sa2va_ros import conversions_tracks, parameters, standard
-from sa2va_ros.adapter_change import AdapterChange
-from sa2va_ros.ask_action import SceneQuestions
-from sa2va_ros.camera import CameraTopics
-from sa2va_ros.commands import Router
-from sa2va_ros.engine import Engine, EngineSettings
-from sa2va_ros.health import Health
-from sa2va_ros.loading import Loading
+from sa2va_ros.interfaces.ask_action import SceneQuestions
+from sa2va_ros.interfaces.commands import Router
+from sa2va_ros.interfaces.services import Services
+from sa2va_ros.interfaces.status import Health
+from sa2va_ros.interfaces.track_action import TrackAction
+from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import TrackerStatus, VisualPrompt
-from sa2va_ros.pipeline import Latest, Pipeline
-from sa2va_ros.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
-from sa2va_ros.services import Services
-from sa2va_ros.spinning import context, spin
-from sa2va_ros.track_action import TrackAction
-from sa2va_ros.transforms import require_tf2
+from sa2va_ros.node import parameters
+from sa2va_ros.node import vision_msgs as standard
+from sa2va_ros.node.adapter_change import AdapterChange
+from sa2va_ros.node.loading import Loading
+from sa2va_ros.node.model_session import Engine, EngineSettings
+from sa2va_ros.node.pipeline import Latest, Pipeline
+from sa2va_ros.node.subscriptions import CameraTopics
+from sa2va_ros.space.tf import require_tf2
+from sa2va_ros.support.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
+from sa2va_ros.support.spinning import context, spin
 
 PAUSE_SECONDS = 1.0  # how long an image or an answer in work is waited for
 

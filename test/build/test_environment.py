@@ -18,9 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {
     "sa2va_model": "sa2va_model",
-    "sa2va_sim": "sim",
-    "sa2va_training": "training",
-    "sa2va_cli": "cli",
+    "sa2va_sim": "sa2va_sim",
+    "sa2va_training": "training/sa2va_training",
+    "sa2va_cli": "sa2va_cli",
 }
 
 
@@ -33,7 +33,7 @@ def test_tests_see_the_source_tree(package: str) -> None:
 def test_messages_are_found_beside_the_source_package(tmp_path: Path) -> None:
     """In a fresh process outside the repository, as a node is started."""
     code = (
-        "import sa2va_ros.msg, sa2va_ros.srv, sa2va_ros.action, sa2va_ros.parameters as p\n"
+        "import sa2va_ros.msg, sa2va_ros.srv, sa2va_ros.action, sa2va_ros.node.parameters as p\n"
         "sa2va_ros.msg.TrackArray(tracks=[sa2va_ros.msg.Track(id='a')])\n"
         "sa2va_ros.action.TrackExpression.Goal(); sa2va_ros.srv.SetTarget.Request()\n"
         "print(p.__file__)"
@@ -42,7 +42,7 @@ def test_messages_are_found_beside_the_source_package(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).resolve() == ROOT / "sa2va_ros" / "parameters.py"
+    assert Path(done.stdout.strip()).resolve() == ROOT / "sa2va_ros" / "node" / "parameters.py"
 
 
 def test_compiled_messages_work() -> None:
@@ -170,7 +170,7 @@ def test_launch_file_sets_parameters_that_exist() -> None:
     """Without `launch`: the table is read from the source."""
     import ast
 
-    from sa2va_ros.parameters import TABLE
+    from sa2va_ros.node.parameters import TABLE
 
     tree = ast.parse((ROOT / "launch" / "tracker.launch.py").read_text(encoding="utf-8"))
     table = next(

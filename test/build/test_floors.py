@@ -17,10 +17,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {
     "sa2va_model": "sa2va_model",
-    "sa2va_sim": "sim",
-    "sa2va_training": "training",
+    "sa2va_sim": "sa2va_sim",
+    "sa2va_training": "training/sa2va_training",
     "sa2va_ros": "sa2va_ros",
-    "sa2va_cli": "cli",
+    "sa2va_cli": "sa2va_cli",
 }
 MAY_IMPORT = {
     "sa2va_model": set(),

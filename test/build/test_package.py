@@ -96,14 +96,14 @@ def test_every_package_of_setup_py_is_installed_by_cmake() -> None:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FOLDERS"
     )
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    installed = {n: f for f, n in re.findall(r"install_python_package\((\w+) (\w+)\)", text)}
+    installed = {n: f for f, n in re.findall(r"install_python_package\(([\w/]+) ([\w/]+)\)", text)}
     assert installed.pop("sa2va_ros", "sa2va_ros") == folders.pop("sa2va_ros")
-    assert installed == folders
+    assert {n.replace("/", "."): f for n, f in installed.items()} == folders
     assert "training" not in folders
 
 
 def test_parameter_file_lists_the_parameters_of_the_node_with_their_defaults() -> None:
-    from sa2va_ros.parameters import TABLE
+    from sa2va_ros.node.parameters import TABLE
 
     loaded = yaml.safe_load((ROOT / "config" / "tracker.yaml").read_text(encoding="utf-8"))
     assert loaded["/**"]["ros__parameters"] == {row.name: row.default for row in TABLE}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from sa2va_ros.bag import COMPRESSED, IMAGE, fresh, typestore
-from sa2va_ros.conversions import fill_image
+from sa2va_ros.bags.bag import COMPRESSED, IMAGE, fresh, typestore
+from sa2va_ros.messages.images import fill_image
 
 START_NS = 1_700_000_000_123_456_789
 STEP_NS = 33_333_333
@@ -146,8 +146,8 @@ def blind_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _saved(folder: Path, *, answers: bool) -> Path:
-    from sa2va_model.checkpoints import save_model
-    from sa2va_model.nano import nano_model
+    from sa2va_model.checkpoints.load import save_model
+    from sa2va_model.testing import nano_model
 
     save_model(nano_model(0, answers=answers), folder)
     return folder

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_model.sources import FrameSource
+from sa2va_model.io.frames import FrameSource
 from sa2va_model.tracks import Event, EventKind, FrameResult, Track, TrackState
-from sa2va_ros import bag
-from sa2va_ros.bag import BagImages, BagWriter, read_messages
+from sa2va_ros.bags import bag
+from sa2va_ros.bags.bag import BagImages, BagWriter, read_messages
 
 START_NS = 1_700_000_000_123_456_789
 STEP_NS = 33_333_333
@@ -249,12 +249,14 @@ def test_message_definitions_are_found_in_an_installed_prefix(tmp_path, monkeypa
     source = bag.message_folder()
     share = tmp_path / "prefix" / "share" / "sa2va_ros" / "msg"
     shutil.copytree(source, share)
-    module = tmp_path / "prefix" / "lib" / "python3" / "site-packages" / "sa2va_ros" / "bag.py"
+    module = (
+        tmp_path / "prefix" / "lib" / "python3" / "site-packages" / "sa2va_ros" / "bags" / "bag.py"
+    )
     module.parent.mkdir(parents=True)
     module.touch()
     monkeypatch.setattr(bag, "__file__", str(module))
     assert bag.message_folder() == share  # by walking up from the module
-    elsewhere = tmp_path / "elsewhere" / "sa2va_ros" / "bag.py"
+    elsewhere = tmp_path / "elsewhere" / "sa2va_ros" / "bags" / "bag.py"
     monkeypatch.setattr(bag, "__file__", str(elsewhere))
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
     assert bag.message_folder() == share  # by the environment of a sourced workspace

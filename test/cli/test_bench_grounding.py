@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_cli import bench_models
-from sa2va_cli.bench_flows import official, ours
-from sa2va_cli.bench_models import random_model
-from sa2va_cli.bench_rounds import Rounds
+from sa2va_cli.bench import random_models as bench_models
+from sa2va_cli.bench.flows import official, ours
+from sa2va_cli.bench.random_models import random_model
+from sa2va_cli.bench.rounds import Rounds
 from sa2va_cli.main import main
+from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.errors import InputError
-from sa2va_model.presets import nano_config
 
 FRAMES = [np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8) for i in range(3)]
 WORDS = ["the man", "the woman on the left", "the red car", "the dog"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sa2va_cli.main import main
-from sa2va_model.grounding import Grounder
-from sa2va_model.stock import stock_config
+from sa2va_model.checkpoints.sam2_files import stock_config
+from sa2va_model.segmentation.sam2 import Grounder
 
 from .conftest import picture, write_video
 

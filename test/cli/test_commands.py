@@ -187,7 +187,7 @@ def test_verify_golden_prints_the_stages(capsys, tmp_path) -> None:
 
 
 def test_verify_golden_over_tolerance_is_a_failure(monkeypatch, capsys, tmp_path) -> None:
-    from sa2va_model import golden
+    from sa2va_model.checkpoints import golden
 
     report = golden.CaseReport(
         "case", (golden.Stage("vit", 0.5, 1e-4), golden.Stage("x", 0.0, 0.0))

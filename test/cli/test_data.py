@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from sa2va_cli.main import main
-from sa2va_sim.flat import flat_clip
-from sa2va_training.folder import FolderWriter
-from sa2va_training.propagate import _agreed
-from sa2va_training.readers.simple import SimpleFolder
+from sa2va_sim.painted.scene import flat_clip
+from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.propagate import _agreed
+from sa2va_training.data.readers.simple import SimpleFolder
 
 
 @pytest.fixture

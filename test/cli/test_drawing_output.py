@@ -12,9 +12,9 @@ import pytest
 from sa2va_cli.inputs import box_prompt, point_prompt
 from sa2va_cli.measure import Memory, Slope, Times
 from sa2va_cli.output import JsonRecords, VideoWriter, plain, write_json
-from sa2va_model.drawing import PALETTE, caption, draw
 from sa2va_model.errors import InputError
-from sa2va_model.sources import VideoFile
+from sa2va_model.io.frames import VideoFile
+from sa2va_model.io.overlay import PALETTE, caption, draw
 from sa2va_model.tracks import FrameResult, Track, TrackState
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_model.sources import (
+from sa2va_model.io.frames import (
     Frame,
     FrameSource,
     ImageFolder,

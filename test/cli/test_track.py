@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from sa2va_cli.main import main
-from sa2va_model.sources import VideoFile
-from sa2va_ros.bag import BagImages, read_messages
+from sa2va_model.io.frames import VideoFile
+from sa2va_ros.bags.bag import BagImages, read_messages
 
 
 @pytest.fixture

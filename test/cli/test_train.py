@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from sa2va_cli.main import main
-from sa2va_model.adapters import active_adapter, load_adapter
-from sa2va_model.checkpoints import load_model, save_model
-from sa2va_model.nano import nano_model
-from sa2va_training.blend import SHARES
-from sa2va_training.synth import write_scenes
+from sa2va_model.checkpoints.adapters import active_adapter, load_adapter
+from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.testing import nano_model
+from sa2va_training.data.synth import write_scenes
+from sa2va_training.run.blend import SHARES
 
 SMALL = ["batches.batch=2", "batches.accumulate=1", "batches.frames=1", "measure=2", "train.rank=2"]
 

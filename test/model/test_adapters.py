@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from sa2va_model.adapters import (
+from sa2va_model.checkpoints.adapters import (
     INFO,
     PARTS,
     PEFT_WEIGHTS,
@@ -23,8 +23,8 @@ from sa2va_model.adapters import (
     wrap_language_model,
 )
 from sa2va_model.errors import InputError
-from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.testing import nano_model
 
 TRAINED = ("text_hidden_fcs.", "mllm.mlp1.", "grounder.sam2_model.sam_mask_decoder.")
 LORA = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear")

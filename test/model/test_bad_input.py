@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sa2va_model.checkpoints import load_model, save_model
+from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.errors import InputError
-from sa2va_model.images import as_rgb
-from sa2va_model.nano import nano_model
-from sa2va_model.presets import byte_tokenizer
+from sa2va_model.io.frames import read_image
+from sa2va_model.io.preprocessing import as_rgb
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.sources import read_image
+from sa2va_model.testing import nano_model
 
 FAMILIES = ("qwen2", "qwen3_vl")
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sa2va_model.checkpoints import load_model, save_model
+from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.meta_init import unallocated
+from sa2va_model.checkpoints.presets import byte_tokenizer
+from sa2va_model.checkpoints.published import PUBLISHED as PUBLISHED_SIZES
+from sa2va_model.checkpoints.published import published_config
+from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
-from sa2va_model.filling import unallocated
-from sa2va_model.names import Names
-from sa2va_model.nano import nano_model
-from sa2va_model.nano_families import QWEN_TOKENS
-from sa2va_model.presets import byte_tokenizer
-from sa2va_model.published import PUBLISHED as PUBLISHED_SIZES
-from sa2va_model.published import published_config
+from sa2va_model.mllm.families.nano import QWEN_TOKENS
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.testing import nano_model
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "reference" / "sa2va_1b_tensors.txt"
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from sa2va_model.answers import AnswerBook
-from sa2va_model.branches import tree_attention
-from sa2va_model.decoding import Decoder
-from sa2va_model.nano import nano_model
-from sa2va_model.readings import Generated, Inputs, Opening
+from sa2va_model.mllm.draft_answers import AnswerBook
+from sa2va_model.mllm.generation import Decoder
+from sa2va_model.mllm.token_tree import tree_attention
+from sa2va_model.mllm.types import Generated, Inputs, Opening
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.testing import nano_model
 
 LIMIT = 8
 TOLERANCE = 1e-5

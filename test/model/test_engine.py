@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from sa2va_cli.bench.tracker_race import agreement, moving_squares, ours
+from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.config import Sam2Config
-from sa2va_model.decoder_io import Prompt
-from sa2va_model.grounding import Grounder
-from sa2va_model.nano import wake
-from sa2va_model.presets import nano_config
-from sa2va_model.runtime import kernels, profile
-from sa2va_model.runtime.benchmark import agreement, moving_squares, ours
-from sa2va_model.runtime.engine import Engine, same_encoder
-from sa2va_model.runtime.graphs import bucket
-from sa2va_model.runtime.profile import BFLOAT16, FLOAT32
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.backends import profile
+from sa2va_model.segmentation.backends.fused import kernels
+from sa2va_model.segmentation.backends.fused.cuda_graphs import bucket
+from sa2va_model.segmentation.backends.fused.model import Engine, same_encoder
+from sa2va_model.segmentation.backends.profile import BFLOAT16, FLOAT32
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.testing import wake
 
 NANO = replace(nano_config(300).sam2, pointer_positions=True, object_score_gate=True)
 CONFIGS = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sa2va_model.checkpoints import load_model
+from sa2va_model.checkpoints.load import load_model
 from sa2va_model.sa2va import Sa2VA
 
 ROOT = Path(__file__).parents[2]

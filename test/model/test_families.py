@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sa2va_model import prompts
-from sa2va_model.checkpoints import load_model, save_model
+from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.errors import InputError
-from sa2va_model.nano import nano_model
-from sa2va_model.nano_families import FAMILIES
-from sa2va_model.qwen_vl import QwenVL
+from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.families.nano import FAMILIES
+from sa2va_model.mllm.families.qwen_vl import QwenVL
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.testing import nano_model
 
 LIMIT = 8
 TOLERANCE = 1e-5

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.decoder_io import ImageFeatures
-from sa2va_model.live import LiveConfig, LiveTracker
-from sa2va_model.nano import nano_model
+from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.sources import Frame
+from sa2va_model.segmentation.types import ImageFeatures
+from sa2va_model.testing import nano_model
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, TrackState
 
 QUIET = LiveConfig(verify_period=0)

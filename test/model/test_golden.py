@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sa2va_model.checkpoints.golden import verify
 from sa2va_model.errors import InputError
-from sa2va_model.golden import verify
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "test" / "data" / "golden"

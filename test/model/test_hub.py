@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model import checkpoints
-from sa2va_model.checkpoints import load_model, save_model
+from sa2va_model.checkpoints import load as checkpoints
+from sa2va_model.checkpoints.hub import find_folder
+from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.tokenizer import read_tokenizer
 from sa2va_model.errors import InputError
-from sa2va_model.hub import find_folder
-from sa2va_model.nano import nano_model
-from sa2va_model.tokenizer_files import read_tokenizer
+from sa2va_model.testing import nano_model
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -95,7 +95,8 @@ def test_half_precision_is_for_the_language_half(tmp_path: Path, family: str, dt
 
 
 def test_a_large_tensor_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sa2va_model import filling, tensors
+    from sa2va_model.checkpoints import meta_init as filling
+    from sa2va_model.checkpoints import safetensors_files as tensors
 
     model = nano_model(family="qwen2_5_vl")
     save_model(model, tmp_path, dtype=None)
@@ -240,7 +241,7 @@ def test_other_numbers_of_bits() -> None:
 @pytest.mark.parametrize("family", ["internlm2", "qwen2_5_vl"])
 def test_only_the_language_model_is_quantised(tmp_path: Path, family: str, bits: int) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra 'quantised' is not installed")
-    from sa2va_model.quantisation import is_quantised
+    from sa2va_model.checkpoints.quantisation import is_quantised
 
     save_model(nano_model(family=family), tmp_path, dtype=None)
     whole, small = load_model(tmp_path), load_model(tmp_path, bits=bits)

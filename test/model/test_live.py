@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_model.lifecycle import Lifecycle, LifecycleConfig
-from sa2va_model.live import LiveConfig, LiveTracker
-from sa2va_model.nano import nano_model
+from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Reply, Sa2VA
-from sa2va_model.sources import Frame
-from sa2va_model.track_names import TrackNames
+from sa2va_model.testing import nano_model
+from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
+from sa2va_model.tracking.track_names import TrackNames
 from sa2va_model.tracks import EventKind, FrameResult, TrackState
 
 QUIET = LiveConfig(verify_period=0)
@@ -117,7 +117,7 @@ def test_a_tracker_that_takes_over_keeps_the_tracks_and_gives_other_names() -> N
 
 
 def test_names_stay_different_when_old_words_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sa2va_model.track_names.REMEMBERED", 5)
+    monkeypatch.setattr("sa2va_model.tracking.track_names.REMEMBERED", 5)
     words = [
         "a",
         "a_2",

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.decoder_io import Prompt
+from sa2va_model.io.frames import Frame
 from sa2va_model.keyframes import FrameRing
-from sa2va_model.live import LiveConfig, LiveTracker
-from sa2va_model.nano import nano_model
-from sa2va_model.questions import Question
-from sa2va_model.replay import Replay
 from sa2va_model.sa2va import Reply, Sa2VA
-from sa2va_model.sources import Frame
-from sa2va_model.tracker import OnlineTracker
+from sa2va_model.segmentation.tracker import OnlineTracker
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.testing import nano_model
+from sa2va_model.tracking.grounding_worker import Question
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
+from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracks import TrackState
 
 PERIOD = 0.1  # seconds between two images of the camera

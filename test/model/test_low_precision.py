@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from sa2va_model.io.frames import Frame
 from sa2va_model.keyframes import KeyframeChoice
-from sa2va_model.live import LiveTracker
-from sa2va_model.nano import nano_model
 from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.sources import Frame
+from sa2va_model.testing import nano_model
+from sa2va_model.tracking.live import LiveTracker
 from sa2va_model.tracks import TrackState
 
 FRAMES = [np.random.default_rng(i).integers(0, 256, (30, 40, 3), dtype=np.uint8) for i in range(5)]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sa2va_model.live import LiveConfig, LiveTracker
-from sa2va_model.nano import nano_model
-from sa2va_model.questions import Answered, Question, Questioner
+from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Reply, Sa2VA
-from sa2va_model.sources import Frame
+from sa2va_model.testing import nano_model
+from sa2va_model.tracking.grounding_worker import Answered, Question, Questioner
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import TrackState
 
 IMAGE = np.zeros((30, 40, 3), np.uint8)

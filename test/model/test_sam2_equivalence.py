@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from sa2va_cli.bench.sam2_predictor import propagate, stock_predictor
+from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.config import Sam2Config
-from sa2va_model.decoder_io import Prompt
-from sa2va_model.grounding import Grounder
-from sa2va_model.nano import wake
-from sa2va_model.presets import nano_config
-from sa2va_model.runtime.engine import Engine
-from sa2va_model.runtime.profile import FLOAT32
-from sa2va_model.runtime.stock_predictor import propagate, stock_predictor
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.profile import FLOAT32
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.testing import wake
 
 FRAMES = 64  # more than pointers (16), long enough that an error would grow
 TOLERANCE = 1e-4

@@ -14,13 +14,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 
-from sa2va_model.decoder_io import Prompt
+from sa2va_cli.bench.sam2_predictor import propagate
+from sa2va_cli.bench.tracker_race import moving_squares, ours
+from sa2va_model.checkpoints.meta_init import unallocated
+from sa2va_model.checkpoints.sam2_files import SIZES, load_stock, recognise, stock_config
 from sa2va_model.errors import InputError
-from sa2va_model.filling import unallocated
-from sa2va_model.runtime.benchmark import moving_squares, ours
-from sa2va_model.runtime.engine import Engine
-from sa2va_model.runtime.stock_predictor import propagate
-from sa2va_model.stock import SIZES, load_stock, recognise, stock_config
+from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.types import Prompt
 
 FILES = {"tiny": "t", "small": "s", "base+": "b+", "large": "l"}
 SIDE = 128

@@ -11,16 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sa2va_model import images, prompts
-from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
+from sa2va_model.io import preprocessing as images
+from sa2va_model.io.frames import Frame
 from sa2va_model.keyframes import FrameRing, KeyframeChoice
-from sa2va_model.nano import nano_model
-from sa2va_model.nano_families import FAMILIES
+from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.families.nano import FAMILIES
 from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.sources import Frame
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.testing import nano_model
 
 CAPTION = "<p> A red mug </p> [SEG] stands on <p> the table </p> [SEG]."
 

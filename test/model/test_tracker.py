@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sa2va_model.decoder_io import ImageFeatures, Prompt
+from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Grounder
-from sa2va_model.memory import MemoryBank
-from sa2va_model.nano import nano_model
-from sa2va_model.presets import nano_config
-from sa2va_model.runtime.engine import Engine
-from sa2va_model.runtime.profile import FLOAT32
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.profile import FLOAT32
+from sa2va_model.segmentation.memory_bank import MemoryBank
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import ImageFeatures, Prompt
+from sa2va_model.testing import nano_model
 
 TOLERANCE = 1e-4
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.belief import Belief
-from sa2va_model.calibration import Calibration, Head
-from sa2va_model.decoder_io import ImageFeatures, Prompt
-from sa2va_model.distractors import DistractorRule
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Grounder
-from sa2va_model.motion import STABLE, BoxFilter, CameraMotion, box_overlaps, boxes
-from sa2va_model.nano import nano_model
-from sa2va_model.signs import area_change, look
-from sa2va_model.tracker import OnlineTracker, TrackerConfig
-from sa2va_model.trust import EarnedTrust, TrustConfig
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import ImageFeatures, Prompt
+from sa2va_model.testing import nano_model
+from sa2va_model.tracking.calibration import Calibration, Head
+from sa2va_model.tracking.distractors import DistractorRule
+from sa2va_model.tracking.evidence import area_change, look
+from sa2va_model.tracking.existence_filter import Belief
+from sa2va_model.tracking.memory_gate import EarnedTrust, TrustConfig
+from sa2va_model.tracking.motion import STABLE, BoxFilter, CameraMotion, box_overlaps, boxes
 
 CPU = torch.device("cpu")
 

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model import vision as subject
+from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.config import Sam2Config
-from sa2va_model.decoder_io import Prompt
 from sa2va_model.errors import InputError
-from sa2va_model.grounding import Grounder
-from sa2va_model.live import LiveConfig, LiveTracker
-from sa2va_model.nano import nano_model, wake
-from sa2va_model.presets import nano_config
-from sa2va_model.runtime.engine import Engine
-from sa2va_model.runtime.trunk import Trunk
+from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.sources import Frame
+from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.fused.trunk import Trunk
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.testing import nano_model, wake
+from sa2va_model.tracking import handover as subject
+from sa2va_model.tracking.handover import Vision, VisionConfig
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import TrackState
-from sa2va_model.vision import Vision, VisionConfig
 
 HANDOVER = VisionConfig(propagation="handover", stock="stock.pt", profile="float32")
 SIZE = (60, 80)

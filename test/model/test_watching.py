@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.calibration import Calibration
-from sa2va_model.decoder_io import Decoded
-from sa2va_model.live import LiveConfig, LiveTracker
-from sa2va_model.nano import nano_model
+from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Reply, Sa2VA
-from sa2va_model.sources import Frame
+from sa2va_model.segmentation.types import Decoded
+from sa2va_model.testing import nano_model
+from sa2va_model.tracking.calibration import Calibration
+from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, TrackState
 
 VALUES = Calibration(

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model import images, prompts
 from sa2va_model.config import ModelConfig, Sam2Config, VisionConfig
 from sa2va_model.errors import InputError
-from sa2va_model.nano import nano_model
+from sa2va_model.io import preprocessing as images
+from sa2va_model.mllm import chat as prompts
+from sa2va_model.testing import nano_model
 
 OFFICIAL = ModelConfig(vision=VisionConfig(), llm={"hidden_size": 896})
 

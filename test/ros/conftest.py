@@ -93,7 +93,7 @@ class Client:
             TrackEvent,
             VisualPrompt,
         )
-        from sa2va_ros.qos import reliable
+        from sa2va_ros.support.qos import reliable
 
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
@@ -161,7 +161,7 @@ class Client:
         it."""
         from sensor_msgs.msg import Image
 
-        from sa2va_ros.conversions import fill_image
+        from sa2va_ros.messages.images import fill_image
 
         message = fill_image(Image(), pixels, "rgb8", self.header(after))
         for name, value in changes.items():
@@ -172,7 +172,7 @@ class Client:
         """The header of the next image."""
         from std_msgs.msg import Header
 
-        from sa2va_ros.conversions import fill_time
+        from sa2va_ros.messages.images import fill_time
 
         self._stamp += round(after * 1e9)
         header = Header(frame_id="camera_optical_frame")
@@ -315,8 +315,8 @@ def wait_for_fixture() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model with random weights: the structure is real, the masks mean nothing."""
-    from sa2va_model.checkpoints import save_model
-    from sa2va_model.nano import nano_model
+    from sa2va_model.checkpoints.load import save_model
+    from sa2va_model.testing import nano_model
 
     folder = tmp_path_factory.mktemp("nano")
     save_model(nano_model(seed=0), folder)

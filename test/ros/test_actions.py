@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sa2va_ros.goals import ErrorCode, Stage
+from sa2va_ros.interfaces.goal_state import ErrorCode, Stage
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
 
@@ -175,8 +175,8 @@ def test_a_track_that_somebody_else_stops_or_resets_ends_its_goal(client: Any) -
 def test_an_object_that_is_not_found_ends_the_goal(
     start_node: Callable[..., Any], start_client: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    from sa2va_model.checkpoints import save_model
-    from sa2va_model.nano import nano_model
+    from sa2va_model.checkpoints.load import save_model
+    from sa2va_model.testing import nano_model
 
     save_model(nano_model(answers=False), tmp_path)
     node = start_node(remaps=("__ns:=/denying",), model=tmp_path, threads=1, status_period=0.1)

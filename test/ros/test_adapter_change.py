@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from sa2va_ros.goals import ErrorCode
+from sa2va_ros.interfaces.goal_state import ErrorCode
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
 
 PICTURE = cv2.resize(np.random.default_rng(9).integers(0, 256, (6, 8, 3), np.uint8), (160, 120))
 SECONDS = 4.0
 SLOW = (
-    "import time, sa2va_model.adapters as a; unload = a.unload_adapter;"
+    "import time, sa2va_model.checkpoints.adapters as a; unload = a.unload_adapter;"
     f"a.unload_adapter = lambda model: (time.sleep({SECONDS}), unload(model))[1];"
     "from sa2va_ros.tracker_node import main; raise SystemExit(main())"
 )
@@ -30,7 +30,7 @@ def seen(tracks: Any) -> list[Any]:
 
 
 def test_an_answer_that_comes_later_is_sent_once_whoever_is_first() -> None:
-    from sa2va_ros.patient import Later
+    from sa2va_ros.support.deferred import Later
 
     for given_first in (True, False):
         later = Later()

@@ -7,7 +7,7 @@ import pytest
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track, TrackState
-from sa2va_ros.commands import (
+from sa2va_ros.interfaces.commands import (
     MAX_LENGTH,
     Command,
     CommandKind,

@@ -12,7 +12,8 @@ import pytest
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track, TrackState
-from sa2va_ros import conversions, conversions_tracks
+from sa2va_ros.messages import images as conversions
+from sa2va_ros.messages import tracks as conversions_tracks
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (6, 8, 3), np.uint8)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va_cli.demo_pictures import Performance, write_storyboard, write_video
-from sa2va_cli.demo_score import Act, score
+from sa2va_cli.demo.pictures import Performance, write_storyboard, write_video
+from sa2va_cli.demo.score import Act, score
 from sa2va_model.tracks import EventKind, TrackState
 
 TRACKING, OCCLUDED, LOST = TrackState.TRACKING, TrackState.OCCLUDED, TrackState.LOST

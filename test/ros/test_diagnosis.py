@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sa2va_ros.diagnosis import Level, Readings, degraded, findings
+from sa2va_ros.interfaces.diagnostics import Level, Readings, degraded, findings
 
 GOOD = Readings(
     loaded=True,

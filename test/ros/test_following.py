@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sa2va_ros.following import Follow, Pose2, PoseHistory, Target, in_fixed_frame, steer
-from sa2va_sim.rover import Base, base_from_camera
+from sa2va_ros.clients.following import Follow, Pose2, PoseHistory, Target, in_fixed_frame, steer
+from sa2va_sim.robots.rover import Base, base_from_camera
 
 
 def test_history_interpolates_and_turns_the_short_way() -> None:
@@ -119,7 +119,7 @@ TIMES = np.arange(0, 30, 0.1)
 
 
 def judged(said: dict[str, Any] | None, in_view: float = 1.0) -> Any:
-    from sa2va_cli.follow_score import judge
+    from sa2va_cli.demo.follow_score import judge
 
     truth = {
         "target": 0,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_ros.geometry import (
+from sa2va_ros.space.mask_to_object import (
     Camera,
     CloudConfig,
     Motion,

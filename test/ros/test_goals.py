@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from sa2va_model.tracks import Event, EventKind, Track, TrackState
-from sa2va_ros.goals import ErrorCode, GoalLimits, GoalWatch, Stage
+from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalWatch, Stage
 
 
 def event(kind: EventKind, detail: str = "", track_id: str = "mug") -> Event:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sa2va_ros.grasping import (
+from sa2va_ros.clients.grasping import (
     Gripper,
     NoGraspError,
     one_piece,
@@ -169,7 +169,7 @@ def test_a_mask_on_two_things_is_told_from_one_that_spills_over() -> None:
 
 
 def judged(said: dict[str, Any] | None, **truth: Any) -> Any:
-    from sa2va_cli.grasp_score import judge
+    from sa2va_cli.demo.grasp_score import judge
 
     started = {
         "seed": 7,
@@ -221,7 +221,7 @@ def test_failures_have_their_cause(said: Any, truth: Any, cause: str) -> None:
 
 
 def test_rates_and_intervals() -> None:
-    from sa2va_cli.grasp_score import summarise, wilson
+    from sa2va_cli.demo.grasp_score import summarise, wilson
 
     won = judged(HELD, lifted=[0], held=[0], gripped=[0])
     lost = judged({"outcome": "refused", "cause": "unsure", "detail": ""})
@@ -238,7 +238,7 @@ class Looks:
     """A picker's attempt in which only finding and confirming happen."""
 
     def __init__(self, *confirmed: Exception | None) -> None:
-        from sa2va_ros.picker import Attempt
+        from sa2va_ros.clients.picker import Attempt
 
         self.found: list[str] = []
         self.stopped: list[str] = []
@@ -268,7 +268,7 @@ class Looks:
 
 def test_what_was_lost_before_the_arm_moved_is_looked_for_once_more() -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
-    from sa2va_ros.table_view import Refusal
+    from sa2va_ros.clients.table_view import Refusal
 
     again = Looks(Refusal("lost", "flicker"), None)
     assert again.attempt.run() == "the mug_1"

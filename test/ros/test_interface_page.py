@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sa2va_ros.parameter import Parameter
-from sa2va_ros.parameters import TABLE
+from sa2va_ros.node.parameters import TABLE
+from sa2va_ros.support.parameter import Parameter
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text("utf-8")
 
@@ -47,7 +47,7 @@ def test_parameters() -> None:
 
 
 def test_error_codes() -> None:
-    from sa2va_ros.goals import ErrorCode
+    from sa2va_ros.interfaces.goal_state import ErrorCode
 
     rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", PAGE, re.MULTILINE)
     assert {name: int(code) for code, name in rows} == {c.name: c.value for c in ErrorCode}

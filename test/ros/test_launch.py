@@ -182,7 +182,7 @@ def test_tracker_on_the_simulated_camera_tracks_and_ends_with_ctrl_c(
     """tracker.launch.py on a camera of its own namespace, as on a real robot."""
     client = start_client("/eye")
     camera = subprocess.Popen(
-        [sys.executable, "-m", "sa2va_ros.sim_camera", "--ros-args", "-p", "scene:=demo"]
+        [sys.executable, "-m", "sa2va_ros.sim.camera", "--ros-args", "-p", "scene:=demo"]
         + [word for name in ("__ns:=/cam/color", "image:=image_raw") for word in ("-r", name)]
     )
     try:
@@ -210,7 +210,7 @@ def test_the_grasp_demo_launches_and_picks_up(
 ) -> None:
     from std_msgs.msg import String
 
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.support.qos import reliable
 
     client = start_client("/sa2va")
     client.listen(String, "pick_result", reliable(10))
@@ -227,7 +227,7 @@ def test_the_grasp_demo_launches_and_picks_up(
 def test_a_recording_is_tracked_and_the_launch_ends_with_it(
     launched: Any, start_client: Any, nano_folder: Path, tmp_path: Path
 ) -> None:
-    from sa2va_ros.bag import typestore
+    from sa2va_ros.bags.bag import typestore
 
     bag = tmp_path / "bag"
     write_bag(bag, typestore())
@@ -268,8 +268,8 @@ def test_the_bag_player_plays_what_was_recorded_and_ends(
     from rosgraph_msgs.msg import Clock
     from sensor_msgs.msg import Image
 
-    from sa2va_ros.bag import typestore
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.bags.bag import typestore
+    from sa2va_ros.support.qos import reliable
 
     write_bag(tmp_path / "bag", typestore())
     client = start_client("/listener")

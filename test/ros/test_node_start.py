@@ -197,7 +197,7 @@ def test_without_autostart_it_waits_for_transitions_and_a_failed_one_leaves_it_a
 
 def test_the_table_of_parameters_refuses_by_name() -> None:
     from sa2va_model.errors import InputError
-    from sa2va_ros.parameters import TABLE
+    from sa2va_ros.node.parameters import TABLE
 
     rows = {row.name: row for row in TABLE}
     assert len(rows) == len(TABLE)

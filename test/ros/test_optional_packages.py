@@ -21,10 +21,10 @@ from std_msgs.msg import Header
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import FrameResult, Track, TrackState
-from sa2va_ros import standard
-from sa2va_ros.geometry import Camera, matrix_of, solid
-from sa2va_ros.spatial import Located, Place, Scene3D, target
-from sa2va_ros.transforms import Frames, TrackFrames
+from sa2va_ros.node import vision_msgs as standard
+from sa2va_ros.space.localizer import Located, Place, Scene3D, target
+from sa2va_ros.space.mask_to_object import Camera, matrix_of, solid
+from sa2va_ros.space.tf import Frames, TrackFrames
 
 HEADER = Header(frame_id="camera_optical_frame")
 HEADER.stamp.sec, HEADER.stamp.nanosec = 1234, 567_000_001

@@ -26,7 +26,7 @@ def published(
     from sensor_msgs.msg import CameraInfo, Image
     from std_msgs.msg import String
 
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.support.qos import reliable
 
     client = start_client("/camera")
     for kind, topic in (
@@ -55,7 +55,7 @@ def published(
 
 
 def by_stamp(client: Any, topic: str) -> dict[int, Any]:
-    from sa2va_ros.conversions import nanoseconds
+    from sa2va_ros.messages.images import nanoseconds
 
     return {nanoseconds(message.header.stamp): message for message in list(client.got[topic])}
 
@@ -84,7 +84,7 @@ def test_one_header_for_all_that_belongs_to_one_image(published: Any) -> None:
 
 
 def test_it_is_what_the_simulator_renders_at_that_time(published: Any) -> None:
-    from sa2va_ros.conversions import array_from_image, depth_from_image, rgb_from_image
+    from sa2va_ros.messages.images import array_from_image, depth_from_image, rgb_from_image
     from sa2va_sim.scripted import demo_scene
     from sa2va_sim.simulator import Simulator
 
@@ -112,7 +112,7 @@ def close(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def test_pose_and_names_are_those_of_the_scene(published: Any) -> None:
-    from sa2va_ros.sim_camera import quaternion
+    from sa2va_ros.sim.camera import quaternion
     from sa2va_sim.scripted import demo_scene
 
     demo = demo_scene(0)
@@ -132,7 +132,7 @@ def test_pose_and_names_are_those_of_the_scene(published: Any) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_quaternions_turn_as_their_matrices(seed: int) -> None:
-    from sa2va_ros.sim_camera import quaternion
+    from sa2va_ros.sim.camera import quaternion
 
     rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
     rotation *= np.sign(np.linalg.det(rotation))

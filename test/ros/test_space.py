@@ -46,7 +46,7 @@ def connected(node: Any, start_client: Callable[[str], Any], wait_for: Any) -> A
     from sensor_msgs.msg import PointCloud2
     from visualization_msgs.msg import MarkerArray
 
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.support.qos import reliable
 
     client = start_client("/space")
     client.wait_connected()
@@ -104,7 +104,7 @@ def shoot(
     """
     from sensor_msgs.msg import Image
 
-    from sa2va_ros.conversions import fill_image
+    from sa2va_ros.messages.images import fill_image
 
     image = client.image(PICTURE)
     client.send("camera_info", camera_info(image.header, **(info or {})))
@@ -143,8 +143,8 @@ def vector(message: Any) -> np.ndarray:
 
 def solid_of(client: Any, tracks: Any, metres: np.ndarray) -> Any:
     """The object under the published mask of that image."""
-    from sa2va_ros.conversions_3d import camera_from_info
-    from sa2va_ros.geometry import CloudConfig, solid
+    from sa2va_ros.messages.clouds import camera_from_info
+    from sa2va_ros.space.mask_to_object import CloudConfig, solid
 
     client.stream_until(None, lambda c: any(m.header == tracks.header for m in c.got["mask"]))
     mask = next(m for m in client.got["mask"] if m.header == tracks.header)
@@ -192,7 +192,7 @@ def test_the_service_gives_the_same_object_once(client: Any) -> None:
     assert len(points) == answer.cloud.width > 50
     # The box is around the points, and size belongs to its axes; its ends are percentiles.
     x, y, z, w = (getattr(answer.pose.orientation, name) for name in "xyzw")
-    from sa2va_ros.geometry import matrix_of
+    from sa2va_ros.space.mask_to_object import matrix_of
 
     along = (points - vector(answer.pose.position)) @ matrix_of(x, y, z, w)
     inside = (np.abs(along) <= vector(answer.size) / 2 + 1e-3).all(axis=1)
@@ -271,7 +271,7 @@ def test_depth_of_another_frame_or_stamp_is_refused(client: Any) -> None:
     client.send("camera_info", camera_info(image.header))
     from sensor_msgs.msg import Image
 
-    from sa2va_ros.conversions import fill_image
+    from sa2va_ros.messages.images import fill_image
 
     client.send("depth", fill_image(Image(), wall(1.0).astype(np.float32), "32FC1", header))
     tracks = client.stream(image)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_ros.stream import NEW_SIZE_AFTER, ImageStream
+from sa2va_ros.node.stream import NEW_SIZE_AFTER, ImageStream
 
 START = 1_790_000_000_000_000_003  # nanoseconds
 

@@ -83,7 +83,7 @@ def serve(node: Any) -> Any:
 
 
 def test_no_answer_is_lost_between_sending_and_noting(nodes: tuple[Any, Any]) -> None:
-    from sa2va_ros.tracker_client import TrackerClient, TrackerError
+    from sa2va_ros.clients.tracker_client import TrackerClient, TrackerError
 
     consumer, tracker = nodes
     server = serve(tracker)
@@ -96,7 +96,7 @@ def test_no_answer_is_lost_between_sending_and_noting(nodes: tuple[Any, Any]) ->
 
 
 def test_a_node_that_nobody_spins_is_told_so(nodes: tuple[Any, Any]) -> None:
-    from sa2va_ros.tracker_client import TrackerClient, TrackerError
+    from sa2va_ros.clients.tracker_client import TrackerClient, TrackerError
 
     consumer, tracker = nodes
     server = serve(tracker)

@@ -234,7 +234,7 @@ def test_a_camera_that_changes_its_size_for_good_is_followed(client: Any) -> Non
 def test_overlay_is_drawn_for_those_who_look(client: Any, wait_for: Any) -> None:
     from sensor_msgs.msg import Image
 
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.support.qos import reliable
 
     looking = client.listen(Image, "overlay", reliable(5))
     wait_for(looking.get_publisher_count, 10, "the overlay's publisher")
@@ -282,7 +282,7 @@ def test_parameters_are_described_checked_and_some_change_while_it_runs(client: 
     from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
     from rcl_interfaces.srv import DescribeParameters, SetParameters
 
-    from sa2va_ros.parameters import TABLE
+    from sa2va_ros.node.parameters import TABLE
 
     def set_double(name: str, value: float) -> Any:
         wanted = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)

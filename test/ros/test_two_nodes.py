@@ -80,7 +80,7 @@ def test_prompts_by_service_and_click(client: Any) -> None:
     from geometry_msgs.msg import PointStamped
     from sensor_msgs.msg import Image
 
-    from sa2va_ros.conversions import fill_image
+    from sa2va_ros.messages.images import fill_image
     from sa2va_ros.msg import VisualPrompt
     from sa2va_ros.srv import AddPrompt
 
@@ -118,7 +118,7 @@ def test_prompts_by_service_and_click(client: Any) -> None:
 def test_masks_in_tracks_and_the_compressed_overlay_on_demand(client: Any, wait_for: Any) -> None:
     from sensor_msgs.msg import CompressedImage
 
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.support.qos import reliable
 
     client.command("the mug")
     client.stream_until(PICTURE, lambda c: seen(c.got["tracks"][-1]))
@@ -166,8 +166,8 @@ def test_adapters_are_loaded_checked_and_taken_off(client: Any, tmp_path: Path) 
     peft = pytest.importorskip("peft", reason="adapters need peft (pip install '.[train]')")
     import torch
 
-    from sa2va_model.adapters import fingerprint, save_adapter, wrap_language_model
-    from sa2va_model.checkpoints import load_model
+    from sa2va_model.checkpoints.adapters import fingerprint, save_adapter, wrap_language_model
+    from sa2va_model.checkpoints.load import load_model
     from sa2va_ros.srv import LoadAdapter
 
     folder = Path(client.got["sa2va_tracker/status"][-1].model)
@@ -211,7 +211,7 @@ def test_a_bag_that_loops_back_in_time(client: Any, tmp_path: Path) -> None:
     from rosbags.rosbag2 import Reader, StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
-    from sa2va_ros.conversions import fill_image
+    from sa2va_ros.messages.images import fill_image
 
     store = get_typestore(Stores.ROS2_JAZZY)
     image, header, moment = (
@@ -254,7 +254,7 @@ def test_every_output_has_the_header_of_its_image(client: Any, wait_for: Any) ->
     """Stamp and frame of all outputs equal those of an image that was sent, to the nanosecond."""
     from sensor_msgs.msg import Image
 
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.support.qos import reliable
 
     looking = client.listen(Image, "overlay", reliable(50))
     wait_for(looking.get_publisher_count, 10, "the overlay")
@@ -289,7 +289,7 @@ def test_lazy_does_nothing_while_nobody_listens(clients: dict[str, Any], wait_fo
     after = right.status_after(lambda s: s.received >= before.received + 5)
     assert after.processed == before.processed
     from sa2va_ros.msg import TrackArray
-    from sa2va_ros.qos import reliable
+    from sa2va_ros.support.qos import reliable
 
     right.listen(TrackArray, "tracks", reliable(10))
     assert right.set_parameter("lazy", False)[0]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 
-from sa2va_ros.worker import FrameWorker, Mailbox, RateMeter
+from sa2va_ros.node.frame_worker import FrameWorker, Mailbox, RateMeter
 
 
 def wait_for(condition: object, seconds: float = 5.0) -> bool:

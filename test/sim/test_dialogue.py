@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sa2va_sim.dialogue import KINDS, Dialogue, converse
-from sa2va_sim.expressions import describe, is_referable, seen
-from sa2va_sim.facts import LabelledImage, ObjectFact
-from sa2va_sim.flat import flat_scene
+from sa2va_sim.painted.scene import flat_scene
+from sa2va_sim.words.dialogue import KINDS, Dialogue, converse
+from sa2va_sim.words.expressions import describe, is_referable, seen
+from sa2va_sim.words.facts import LabelledImage, ObjectFact
 
 
 def scenes(count: int = 40) -> Iterator[tuple[LabelledImage, list[Dialogue]]]:

@@ -8,8 +8,8 @@ import pytest
 
 from sa2va_sim import domain_garden
 from sa2va_sim.assets import build_object, register_shape
-from sa2va_sim.expressions import describe
-from sa2va_sim.vocabulary import SHAPES, words
+from sa2va_sim.words.expressions import describe
+from sa2va_sim.words.vocabulary import SHAPES, words
 from sa2va_sim.world import sample_world
 
 

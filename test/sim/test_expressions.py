@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from sa2va_sim.expressions import KINDS, describe
-from sa2va_sim.facts import ObjectFact
-from sa2va_sim.flat import flat_scene
-from sa2va_sim.vocabulary import ABSENT_WORDS, COLOURS, SHAPES, words
+from sa2va_sim.painted.scene import flat_scene
+from sa2va_sim.words.expressions import KINDS, describe
+from sa2va_sim.words.facts import ObjectFact
+from sa2va_sim.words.vocabulary import ABSENT_WORDS, COLOURS, SHAPES, words
 
 
 def _noun(text: str, facts: list[ObjectFact]) -> list[ObjectFact]:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sa2va_sim import flat
-from sa2va_sim.facts import LabelledImage
-from sa2va_sim.flat_paint import paint
-from sa2va_sim.vocabulary import COLOUR_RANGES, COLOURS, SHAPES, sample_colour
+from sa2va_sim.painted import scene as flat
+from sa2va_sim.painted.paint import paint
+from sa2va_sim.words.facts import LabelledImage
+from sa2va_sim.words.vocabulary import COLOUR_RANGES, COLOURS, SHAPES, sample_colour
 
 SIZE = 128
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sa2va_sim.gantry import OPEN, PARKED, GantrySimulator
-from sa2va_sim.grasp_scene import GAP, GRASPABLE, command, grasp_episode, grasp_scene
+from sa2va_sim.robots.gantry import OPEN, PARKED, GantrySimulator
+from sa2va_sim.robots.grasp_scene import GAP, GRASPABLE, command, grasp_episode, grasp_scene
 
 
 @pytest.fixture(scope="module")

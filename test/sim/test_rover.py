@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sa2va_sim.follow_scene import ARENA, REST, follow_scene
-from sa2va_sim.rover import ACCELERATION, MAX_SPEED, MAX_TURN, Base, RoverSimulator
+from sa2va_sim.robots.follow_scene import ARENA, REST, follow_scene
+from sa2va_sim.robots.rover import ACCELERATION, MAX_SPEED, MAX_TURN, Base, RoverSimulator
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -13,7 +13,7 @@ import pytest
 from sa2va_sim.layout import CameraTrack, Item, Light, Motion, Scene, look_at, turn_z
 from sa2va_sim.scene import SceneConfig, sample_scene
 from sa2va_sim.simulator import Simulator, camera_matrix, render_labelled, silhouette_area, sim_clip
-from sa2va_sim.vocabulary import COLOURS, SHAPES
+from sa2va_sim.words.vocabulary import COLOURS, SHAPES
 from sa2va_sim.world import sample_world
 
 WIDTH, HEIGHT = 320, 240

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sa2va_training.tiny.data.scenes import ShardSpec, write_shard
 from sa2va_training.tiny.nano import SIZE
-from sa2va_training.tiny.scenes import ShardSpec, write_shard
 
 
 @pytest.fixture(scope="session")

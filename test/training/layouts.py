@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from sa2va_cli.output import VideoWriter
-from sa2va_training.masks import encode_mask
+from sa2va_training.data.masks import encode_mask
 
 H, W = 24, 32
 SAV = Path(__file__).parents[1] / "data" / "sav_cut_manual.json"

@@ -14,19 +14,19 @@ import pytest
 
 from sa2va_cli.evaluate import settings
 from sa2va_cli.main import main
-from sa2va_model.checkpoints import load_model
+from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
-from sa2va_model.prompts import IMAGE_PLACEHOLDER, parse_answer
-from sa2va_sim.expressions import describe
-from sa2va_sim.flat import flat_clip
+from sa2va_model.mllm.chat import IMAGE_PLACEHOLDER, parse_answer
+from sa2va_sim.painted.scene import flat_clip
+from sa2va_sim.words.expressions import describe
+from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.readers import DatasetConfig, open_dataset
+from sa2va_training.data.sample import Dataset, Sample
+from sa2va_training.data.synth import write_scenes
 from sa2va_training.evaluation.predictor import Asking, ModelPredictor, Said
 from sa2va_training.evaluation.report import report
 from sa2va_training.evaluation.run import Run
-from sa2va_training.folder import FolderWriter
 from sa2va_training.metrics.overlap import giou, overlap
-from sa2va_training.readers import DatasetConfig, open_dataset
-from sa2va_training.sample import Dataset, Sample
-from sa2va_training.synth import write_scenes
 
 from .layouts import MAKERS, OPTIONS
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sa2va_training.masks import decode_mask
+from sa2va_training.data.masks import decode_mask
 from sa2va_training.metrics import answers, captions, clips, grounded, jf, overlap
 
 DATA = Path(__file__).parents[1] / "data" / "metrics"

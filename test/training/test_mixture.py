@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_training.mixture import Mixture, repeats_for_shares
-from sa2va_training.sample import Dataset, Sample, Turn
+from sa2va_training.data.mixture import Mixture, repeats_for_shares
+from sa2va_training.data.sample import Dataset, Sample, Turn
 
 
 class Numbers:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from sa2va_cli.output import VideoWriter
 from sa2va_model.errors import InputError
-from sa2va_model.sources import VideoFile
-from sa2va_training.pictures import ImageFile, VideoFrame, read_pictures
+from sa2va_model.io.frames import VideoFile
+from sa2va_training.data.pictures import ImageFile, VideoFrame, read_pictures
 
 
 def long_video(path: Path, stamps: list[float]) -> list[np.ndarray]:

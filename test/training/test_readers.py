@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_training.masks import decode_mask, encode_mask
-from sa2va_training.readers import FORMATS, DatasetConfig, open_dataset
-from sa2va_training.sample import Dataset, Sample
+from sa2va_training.data.masks import decode_mask, encode_mask
+from sa2va_training.data.readers import FORMATS, DatasetConfig, open_dataset
+from sa2va_training.data.sample import Dataset, Sample
 
 from .layouts import LEFT, MAKERS, OPTIONS, RIGHT, H, W, counts, polygon, write
 

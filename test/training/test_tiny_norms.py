@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sa2va_model.stem import ResidualStem
+from sa2va_model.conv_stem import ResidualStem
 from sa2va_training.tiny.learner import Learner
 from sa2va_training.tiny.norms import HalfStem, fold_norms, stems
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sa2va_model.memory import MemoryBank
-from sa2va_sim.vocabulary import words
-from sa2va_training.clip_memory import ClipMemory
+from sa2va_model.segmentation.memory_bank import MemoryBank
+from sa2va_sim.words.vocabulary import words
+from sa2va_training.objectives.clip_memory import ClipMemory
 from sa2va_training.tiny import clips
-from sa2va_training.tiny.batches import Library, normalised
-from sa2va_training.tiny.language import ABSENT, FOUND, phrase, tiny_tokenizer
+from sa2va_training.tiny.data.batches import Library, normalised
+from sa2va_training.tiny.data.language import ABSENT, FOUND, phrase, tiny_tokenizer
+from sa2va_training.tiny.data.packing import IGNORED, Question, read
 from sa2va_training.tiny.nano import small_learner
-from sa2va_training.tiny.packing import IGNORED, Question, read
 from sa2va_training.tiny.teacher import TeacherCode
 
 TEXTS = ("the red mug", "Where is the leftmost can?", "a blue thing")
@@ -41,7 +41,7 @@ def test_packed_questions_get_the_states_of_single_ones() -> None:
 
 
 def _question(text: str) -> str:
-    from sa2va_model.prompts import referring_question
+    from sa2va_model.mllm.chat import referring_question
 
     return referring_question(text)
 

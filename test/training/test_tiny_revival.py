@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from sa2va_model.checkpoints import load_model
+from sa2va_model.checkpoints.load import load_model
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
-from sa2va_model.internvl import InternVL
-from sa2va_training.tiny.batches import Batches, Library
+from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_training.tiny.data.batches import Batches, Library
+from sa2va_training.tiny.data.packing import look
 from sa2va_training.tiny.export import export_learner
 from sa2va_training.tiny.learner import Learner
 from sa2va_training.tiny.loop import Run
 from sa2va_training.tiny.nano import SIZE, small_config
-from sa2va_training.tiny.packing import look
 from sa2va_training.tiny.revival import resized_places, revive
 from sa2va_training.tiny.settings import StageSettings
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.checkpoints import load_model
+from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
 from sa2va_training.tiny import loop, stages
-from sa2va_training.tiny.batches import Batches, Library
-from sa2va_training.tiny.crops import SIDE, CropBatches
+from sa2va_training.tiny.data.batches import Batches, Library
+from sa2va_training.tiny.data.crops import SIDE, CropBatches
+from sa2va_training.tiny.data.packing import look
 from sa2va_training.tiny.export import export, export_learner
 from sa2va_training.tiny.loop import STAGES, Run
 from sa2va_training.tiny.nano import small_learner
-from sa2va_training.tiny.packing import look
 from sa2va_training.tiny.running_mean import weights_of
 from sa2va_training.tiny.settings import StageSettings, stage_settings
 from sa2va_training.tiny.stages import sight_stage
@@ -211,7 +211,7 @@ def test_exported_model_makes_the_learners_masks(data: Path, tmp_path: Path) -> 
 
 
 def stages_pixels(image: np.ndarray) -> torch.Tensor:
-    from sa2va_training.tiny.batches import normalised
+    from sa2va_training.tiny.data.batches import normalised
 
     return normalised([image])
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sa2va_training.tiny.batches import Batches, Library
+from sa2va_training.tiny.data.batches import Batches, Library
+from sa2va_training.tiny.data.packing import Question, read
+from sa2va_training.tiny.data.scenes import COLOUR, COLOUR_NAMES
+from sa2va_training.tiny.data.talk import _chosen, _places, talk_loss
 from sa2va_training.tiny.nano import small_learner
-from sa2va_training.tiny.packing import Question, read
-from sa2va_training.tiny.scenes import COLOUR, COLOUR_NAMES
-from sa2va_training.tiny.talk import _chosen, _places, talk_loss
 
 QUESTION, ANSWER = "What is region1?", "a red mug<|im_end|>"
 

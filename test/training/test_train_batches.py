@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model import prompts
-from sa2va_model.nano import nano_model
+from sa2va_model.mllm import chat as prompts
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training import asking
-from sa2va_training.asking import Asker, augment
-from sa2va_training.batch import IGNORED, PADDING, Batch
-from sa2va_training.collate import Collator
-from sa2va_training.learner import Before, Learner, Totals
-from sa2va_training.masks import ArrayMask, EmptyMask
-from sa2va_training.pictures import ArrayPicture
-from sa2va_training.sample import Referring, Sample, Target, Turn
-from sa2va_training.settings import DataSettings, LossSettings, PartSettings
-from sa2va_training.trainables import prepare
+from sa2va_model.testing import nano_model
+from sa2va_training.batches import asking
+from sa2va_training.batches.asking import Asker, augment
+from sa2va_training.batches.batch import IGNORED, PADDING, Batch
+from sa2va_training.batches.collate import Collator
+from sa2va_training.data.masks import ArrayMask, EmptyMask
+from sa2va_training.data.pictures import ArrayPicture
+from sa2va_training.data.sample import Referring, Sample, Target, Turn
+from sa2va_training.objectives.learner import Before, Learner, Totals
+from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings
+from sa2va_training.run.trainables import prepare
 
 PLAIN = DataSettings(augment="none", answers=("[SEG]",))
 

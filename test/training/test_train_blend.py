@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training.blend import SHARES, Line, chosen
-from sa2va_training.settings import PartSettings
-from sa2va_training.trainables import prepare
+from sa2va_model.testing import nano_model
+from sa2va_training.run.blend import SHARES, Line, chosen
+from sa2va_training.run.settings import PartSettings
+from sa2va_training.run.trainables import prepare
 
 
 def moved(mode: str) -> tuple[Sa2VA, tuple[str, ...]]:

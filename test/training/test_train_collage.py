@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.nano import nano_model
-from sa2va_training import asking
-from sa2va_training.asking import Asker
-from sa2va_training.batch import IGNORED
-from sa2va_training.collage import Album, content, glue, nearly
-from sa2va_training.collate import Collator
-from sa2va_training.folder import FolderWriter
-from sa2va_training.readers.simple import SimpleFolder
-from sa2va_training.settings import DataSettings
-from sa2va_training.wording import DESCRIBE_REGION
+from sa2va_model.testing import nano_model
+from sa2va_training.batches import asking
+from sa2va_training.batches.asking import Asker
+from sa2va_training.batches.batch import IGNORED
+from sa2va_training.batches.collage import Album, content, glue, nearly
+from sa2va_training.batches.collate import Collator
+from sa2va_training.batches.wording import DESCRIBE_REGION
+from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.readers.simple import SimpleFolder
+from sa2va_training.run.settings import DataSettings
 
 SIZE = 64
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from sa2va_model.errors import InputError
-from sa2va_model.nano import nano_model
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training.asking import Asker
-from sa2va_training.batch import Batch, attention
-from sa2va_training.collate import Collator
-from sa2va_training.gaze import Gaze, looks, queries
-from sa2va_training.learner import Learner, Totals, states_of
-from sa2va_training.masks import ArrayMask
-from sa2va_training.pictures import ArrayPicture
-from sa2va_training.sample import Referring, Sample, Target, Turn
-from sa2va_training.settings import DataSettings, LossSettings, PartSettings, Settings
-from sa2va_training.trainables import prepare
+from sa2va_model.testing import nano_model
+from sa2va_training.batches.asking import Asker
+from sa2va_training.batches.batch import Batch, attention
+from sa2va_training.batches.collate import Collator
+from sa2va_training.data.masks import ArrayMask
+from sa2va_training.data.pictures import ArrayPicture
+from sa2va_training.data.sample import Referring, Sample, Target, Turn
+from sa2va_training.objectives.gaze import Gaze, looks, queries
+from sa2va_training.objectives.learner import Learner, Totals, states_of
+from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings, Settings
+from sa2va_training.run.trainables import prepare
 
 PLAIN = DataSettings(augment="none", answers=("[SEG]",))
 

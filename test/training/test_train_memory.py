@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model import images
-from sa2va_model.decoder_io import Prompt
-from sa2va_model.nano import nano_model
+from sa2va_model.io import preprocessing as images
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.tracker import OnlineTracker
-from sa2va_training.asking import Asker
-from sa2va_training.batch import Batch
-from sa2va_training.clip_memory import ClipMemory
-from sa2va_training.collate import Collator
-from sa2va_training.learner import Totals, take
-from sa2va_training.masks import ArrayMask, EmptyMask
-from sa2va_training.memory import MemoryLearner
-from sa2va_training.pictures import ArrayPicture
-from sa2va_training.sample import Referring, Sample, Target
-from sa2va_training.settings import DataSettings, LossSettings, PartSettings
-from sa2va_training.trainables import prepare
+from sa2va_model.segmentation.tracker import OnlineTracker
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.testing import nano_model
+from sa2va_training.batches.asking import Asker
+from sa2va_training.batches.batch import Batch
+from sa2va_training.batches.collate import Collator
+from sa2va_training.data.masks import ArrayMask, EmptyMask
+from sa2va_training.data.pictures import ArrayPicture
+from sa2va_training.data.sample import Referring, Sample, Target
+from sa2va_training.objectives.clip_memory import ClipMemory
+from sa2va_training.objectives.learner import Totals, take
+from sa2va_training.objectives.memory import MemoryLearner
+from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings
+from sa2va_training.run.trainables import prepare
 
 FRAMES = 4
 

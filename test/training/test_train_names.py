@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.nano import nano_model
-from sa2va_training.asking import Asker
-from sa2va_training.collage import Album
-from sa2va_training.collate import Collator
-from sa2va_training.folder import FolderWriter
-from sa2va_training.learner import Learner, Totals
-from sa2va_training.names import NamedThings, NameHead, named_things, vocabulary
-from sa2va_training.readers.simple import SimpleFolder
-from sa2va_training.settings import DataSettings, LossSettings, OptimiserSettings, PartSettings
-from sa2va_training.trainables import groups, prepare
+from sa2va_model.testing import nano_model
+from sa2va_training.batches.asking import Asker
+from sa2va_training.batches.collage import Album
+from sa2va_training.batches.collate import Collator
+from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.readers.simple import SimpleFolder
+from sa2va_training.objectives.learner import Learner, Totals
+from sa2va_training.objectives.names import NamedThings, NameHead, named_things, vocabulary
+from sa2va_training.run.settings import DataSettings, LossSettings, OptimiserSettings, PartSettings
+from sa2va_training.run.trainables import groups, prepare
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20)}
 WORDS = ("green", "red", "square")

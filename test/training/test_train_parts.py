@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sa2va_model import prompts
-from sa2va_model.adapters import fingerprint, load_adapter, merge_adapter, save_adapter
-from sa2va_model.checkpoints import load_model, save_model
+from sa2va_model.checkpoints.adapters import fingerprint, load_adapter, merge_adapter, save_adapter
+from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
 from sa2va_model.errors import InputError
-from sa2va_model.nano import nano_model
-from sa2va_model.presets import byte_tokenizer, nano_config
+from sa2va_model.mllm import chat as prompts
 from sa2va_model.sa2va import Sa2VA
-from sa2va_training.loop import rate
-from sa2va_training.losses import MaskLossSettings, mask_losses
-from sa2va_training.settings import OptimiserSettings, PartSettings, Settings
-from sa2va_training.settings_files import load_settings, save_settings
-from sa2va_training.trainables import counts, groups, prepare
+from sa2va_model.testing import nano_model
+from sa2va_training.objectives.losses import MaskLossSettings, mask_losses
+from sa2va_training.run.loop import rate
+from sa2va_training.run.settings import OptimiserSettings, PartSettings, Settings
+from sa2va_training.run.settings_files import load_settings, save_settings
+from sa2va_training.run.trainables import counts, groups, prepare
 
 
 def tied_model() -> Sa2VA:

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from sa2va_model.errors import InputError
-from sa2va_training import state
-from sa2va_training.journal import read_journal
-from sa2va_training.synth import write_scenes
+from sa2va_training.data.synth import write_scenes
+from sa2va_training.run import state
+from sa2va_training.run.journal import read_journal
 
 from .train_helpers import STEPS, make_run, settings, trained
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from sa2va_model.adapters import fingerprint
-from sa2va_model.nano import nano_model
-from sa2va_training import state
-from sa2va_training.job import make_job, open_all
-from sa2va_training.journal import Journal
-from sa2va_training.loop import Run, make_accelerator
-from sa2va_training.settings import Settings
-from sa2va_training.settings_files import settings_from
+from sa2va_model.checkpoints.adapters import fingerprint
+from sa2va_model.testing import nano_model
+from sa2va_training.run import state
+from sa2va_training.run.job import make_job, open_all
+from sa2va_training.run.journal import Journal
+from sa2va_training.run.loop import Run, make_accelerator
+from sa2va_training.run.settings import Settings
+from sa2va_training.run.settings_files import settings_from
 
 STEPS = 6
 

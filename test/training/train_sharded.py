@@ -9,8 +9,8 @@ from test_train_batches import batch_of, chat, learner_of, pointed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from sa2va_model.nano import nano_model
-from sa2va_training.learner import Totals
+from sa2va_model.testing import nano_model
+from sa2va_training.objectives.learner import Totals
 
 
 def main() -> None:

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sa2va data`: from a recording to a dataset: frames from a bag, masks on all of them, simulated scenes, a check."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa2va_cli.inputs import positive
+from sa2va_cli.models import add_adapter, open_model
+from sa2va_model.errors import InputError
+
+if TYPE_CHECKING:
+    from sa2va_training.data.check import Findings
+    from sa2va_training.data.propagate import Box
+
+NAME = "data"
+HELP = "Make, complete and check a dataset folder (docs/datasets.md)."
+EXAMPLES = """examples:
+  sa2va data from-bag kitchen.mcap -o my_folder --topic /camera/image --fps 2
+      then draw label images for a few frames: my_folder/masks/kitchen/00000.png, pixel value = number of the object
+  sa2va data propagate my_folder --name 1="the blue mug" --name 2="the red block"
+  sa2va data propagate my_folder --box 1=0:120,80,200,170 --name 1="the blue mug"     a box instead of a drawing
+  sa2va data synth -o rehearsal --kind sim --count 200
+  sa2va data check my_folder
+  sa2va data ACTION --help     all options of an action"""
+_SHOWN = 20
+_CLIP_FRAMES = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sa2va data`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    bag = actions.add_parser("from-bag", help="frames of a rosbag2, a video or a folder as clips")
+    bag.add_argument("input", metavar="INPUT", help="rosbag2, video file or image folder")
+    bag.add_argument("-o", "--output", metavar="FOLDER", required=True, help="dataset folder")
+    bag.add_argument("--topic", metavar="T", help="image topic of a bag that has several")
+    bag.add_argument(
+        "--fps", type=float, metavar="N", help="frames per second to keep (default: all)"
+    )
+    bag.add_argument(
+        "--name", metavar="NAME", help="what to call the clip (default: the input's name)"
+    )
+    bag.add_argument(
+        "--stills", action="store_true", help="frames as single pictures instead of a clip"
+    )
+    bag.add_argument("--limit", type=positive, metavar="N", help="stop after N frames")
+    carry = actions.add_parser("propagate", help="a few annotated frames become all frames")
+    add_adapter(carry)
+    carry.add_argument("folder", metavar="FOLDER", help="dataset folder")
+    carry.add_argument("--clip", action="append", default=[], metavar="NAME", help="only this clip")
+    carry.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="LABEL=WORDS",
+        help="what an object is called",
+    )
+    carry.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="LABEL=FRAME:x0,y0,x1,y1",
+        help="annotate an object with a box in pixels",
+    )
+    scenes = actions.add_parser("synth", help="simulated scenes with masks and expressions")
+    scenes.add_argument("-o", "--output", metavar="FOLDER", required=True, help="dataset folder")
+    scenes.add_argument(
+        "--kind", default="sim", metavar="KIND", help="sim, flat, sim-clips, flat-clips or garden"
+    )
+    scenes.add_argument("--count", type=positive, default=100, metavar="N", help="scenes")
+    scenes.add_argument("--first", type=int, default=5_000_000, metavar="SEED", help="first seed")
+    scenes.add_argument("--size", type=positive, default=320, metavar="N", help="side in pixels")
+    scenes.add_argument("--split", default="train", metavar="SPLIT", help="train, val or test")
+    look = actions.add_parser("check", help="read everything once and say what is wrong")
+    for action in (bag, carry, scenes, look):
+        _add_common(action)
+    look.add_argument("dataset", metavar="FOLDER|YAML", help="dataset folder or its YAML file")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """The common options may stand behind the action as well as before it."""
+    from sa2va_cli.main import add_common
+
+    known = set(parser._actions)
+    add_common(parser)
+    for option in set(parser._actions) - known:
+        option.default = argparse.SUPPRESS
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do one action; returns the exit status."""
+    actions: dict[str, Callable[[argparse.Namespace], tuple[int, dict[str, Any]]]] = {
+        "from-bag": _from_bag,
+        "propagate": _propagate,
+        "synth": _synth,
+        "check": _check,
+    }
+    status, record = actions[args.action](args)
+    from sa2va_cli.output import write_json
+
+    write_json(args.json, record)
+    return status
+
+
+def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from rich.progress import track
+
+    from sa2va_cli.inputs import open_input
+    from sa2va_training.data.folder import FolderWriter
+
+    if args.fps is not None and not args.fps > 0:
+        raise InputError(f"--fps is {args.fps}, expected a number above 0")
+    source = open_input(args.input, topic=args.topic)
+    name = args.name or Path(args.input).stem
+    folder = Path(args.output)
+    if (folder / "images" / name).exists():
+        raise InputError(
+            f"{folder / 'images' / name}: is there already, expected a new clip; --name gives another name"
+        )
+    kept = clips = 0
+    frames: list[Any] = []
+    due = float("-inf")
+    with FolderWriter(folder) as writer:
+
+        def flush() -> None:
+            nonlocal clips
+            if args.stills:
+                for frame in frames:
+                    writer.add_image(f"{name}/{frame.index:05d}", frame.rgb, None, {})
+                frames.clear()
+                return
+            part = name if clips == 0 else f"{name}_{clips + 1}"
+            notes = {"from": source.name, "stamps": [round(f.stamp, 6) for f in frames]}
+            pictures = [f.rgb for f in frames]
+            writer.add_clip(part, pictures, [None] * len(pictures), {}, notes=notes)
+            clips += 1
+            frames.clear()
+
+        for frame in track(source, "reading", total=source.frame_count, transient=True):
+            if frame.stamp + 1e-9 < due:
+                continue
+            due = frame.stamp + (1 / args.fps if args.fps else 0.0)
+            frames.append(frame)
+            kept += 1
+            if len(frames) == _CLIP_FRAMES:
+                flush()
+            if args.limit is not None and kept == args.limit:
+                break
+        if frames:
+            flush()
+    print(
+        f"{folder}: {kept} frames in {clips} clip(s); draw label images in {folder}/masks/{name}/"
+    )
+    print(f"(00000.png …, pixel value = number of the object), then: sa2va data propagate {folder}")
+    return 0, {"folder": str(folder), "frames": kept, "clips": clips}
+
+
+def _propagate(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sa2va_training.data.propagate import propagate_folder
+
+    names = {_label(item, "--name"): _rest(item, "--name") for item in args.name}
+    boxes = [_box(item) for item in args.box]
+    model = open_model(args)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("propagating", total=None)
+        filled = propagate_folder(
+            model,
+            Path(args.folder),
+            clips=args.clip,
+            boxes=boxes,
+            names=names,
+            tick=lambda: bar.advance(task),
+        )
+    for clip in filled:
+        print(
+            f"{clip.clip}: {clip.drawn} drawn frames kept, {clip.propagated} masks filled in, "
+            f"{clip.open} left open"
+        )
+    return 0, {"clips": [vars(clip) for clip in filled]}
+
+
+def _label(item: str, option: str) -> int:
+    text = item.partition("=")[0]
+    if not text.isdigit() or not 0 < int(text) < 65536 or "=" not in item:
+        raise InputError(f"{option} {item!r}: expected LABEL=…, LABEL a whole number from 1")
+    return int(text)
+
+
+def _rest(item: str, option: str) -> str:
+    text = item.partition("=")[2].strip()
+    if not text:
+        raise InputError(f"{option} {item!r}: nothing after =, expected words")
+    return text
+
+
+def _box(item: str) -> Box:
+    from sa2va_training.data.propagate import Box
+
+    frame, _, numbers = _rest(item, "--box").partition(":")
+    try:
+        x0, y0, x1, y1 = (float(part) for part in numbers.split(","))
+        number = int(frame)
+    except ValueError:
+        raise InputError(f"--box {item!r}: expected LABEL=FRAME:x0,y0,x1,y1") from None
+    if not (x0 < x1 and y0 < y1):
+        raise InputError(f"--box {item!r}: expected x0 < x1 and y0 < y1")
+    return Box(_label(item, "--box"), number, (x0, y0, x1, y1))
+
+
+def _synth(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from rich.progress import track
+
+    from sa2va_training.data.synth import write_scenes
+
+    if args.split not in ("train", "val", "test"):
+        raise InputError(f"--split is {args.split!r}, expected train, val or test")
+    seeds = range(args.first, args.first + args.count)
+    shown = track(seeds, "rendering", transient=True)
+    count = write_scenes(Path(args.output), args.kind, shown, size=args.size, split=args.split)
+    print(f"{args.output}: {count} scenes of kind {args.kind} added")
+    return 0, {"folder": args.output, "scenes": count}
+
+
+def _check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sa2va_training.data.check import check
+    from sa2va_training.data.sources import open_sources
+
+    (source,) = open_sources(args.dataset, held_out=0.0, stills=False)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=len(source.train))
+        found = check(source.train, tick=lambda: bar.advance(task))
+    _print_findings(args.dataset, found)
+    record = {
+        **{k: v for k, v in vars(found).items() if isinstance(v, int)},
+        "problems": found.problems,
+        "remarks": found.remarks,
+    }
+    return (2 if found.problems else 0), record
+
+
+def _print_findings(name: str, found: Findings) -> None:
+    print(
+        f"{name}: {found.samples} samples, {found.pictures} pictures, {found.expressions} expressions "
+        f"({found.absent} about nothing that is there), {found.conversations} conversations"
+    )
+    for title, counted in (("sizes", found.sizes), ("kinds", found.kinds), ("named", found.names)):
+        if counted:
+            print(f"  {title}: {', '.join(f'{k} ({v})' for k, v in counted.most_common(12))}")
+    for title, lines, file in (
+        ("remark", found.remarks, sys.stdout),
+        ("problem", found.problems, sys.stderr),
+    ):
+        for line in lines[:_SHOWN]:
+            print(f"{title}: {line}", file=file)
+        if len(lines) > _SHOWN:
+            print(f"… and {len(lines) - _SHOWN} more {title}s", file=file)
+    if not found.problems:
+        print("no problem found")

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sa2va evaluate`: a model's figures on a dataset, by the protocol that the dataset's authors publish."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sa2va_cli.models import add_adapter, open_model
+from sa2va_model.errors import InputError
+
+if TYPE_CHECKING:
+    from sa2va_training.data.readers import DatasetConfig
+    from sa2va_training.evaluation.predictor import Asking
+    from sa2va_training.evaluation.report import Figures
+
+NAME = "evaluate"
+HELP = "Measure a model on a dataset: J&F, cIoU, gIoU, AP50, METEOR, CIDEr, answers."
+EXAMPLES = """examples:
+  sa2va evaluate my_folder                          a simple folder (docs/datasets.md)
+  sa2va evaluate refcoco_testA.yaml --model Sa2VA-1B
+  sa2va evaluate mevis.yaml keyframes=uniform       another choice of keyframes
+  sa2va evaluate clips.yaml tracking=live           frame by frame, as on a robot
+  sa2va evaluate revos.yaml limit=20 -o out/quick   a quick look
+  sa2va evaluate revos.yaml shard=0/8 --device cuda & … shard=7/8 …   eight processes
+
+A YAML file says `format:` and `root:` (docs/evaluation.md lists the formats and their protocols).
+A run that was stopped goes on where it was; writes records.jsonl, results.json and qualitative.png."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sa2va evaluate`."""
+    parser.add_argument("dataset", metavar="DATASET", help="YAML file, or a simple folder")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="tracking, keyframes, count, fps, wording, protocol, export, shard, limit, or an option of the format",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="folder of the run (default: runs/evaluate/NAME)"
+    )
+    add_adapter(parser)
+    parser.add_argument(
+        "--restart", action="store_true", help="measure again what was measured before"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure; returns the exit status."""
+    from sa2va_cli.output import Progress, write_json
+    from sa2va_training.data.readers import open_dataset
+    from sa2va_training.evaluation.predictor import ModelPredictor
+    from sa2va_training.evaluation.report import report
+    from sa2va_training.evaluation.run import Run
+
+    config, asking, own = settings(args.dataset, args.settings)
+    dataset = open_dataset(config)
+    folder = Path(args.output or Path("runs/evaluate") / config.title)
+    official = own["protocol"] == "official"
+    if official and config.format != "ref_davis17":
+        raise InputError(
+            f"protocol is 'official', which only ref_davis17 has (format is '{config.format}')"
+        )
+    measured = Run(
+        dataset,
+        folder,
+        {**_head(config, asking, own, args.model, len(dataset)), "adapter": args.adapter},
+        keep_masks=official,
+        export=bool(own["export"]),
+        shard=_shard(own["shard"]),
+    )
+    done = measured.start(afresh=args.restart)
+    share = len(measured.share)
+    if done:
+        print(f"{folder}: {len(done)} of {share} samples were measured before")
+    if len(done) < share:
+        model = open_model(args)
+        with Progress(share - len(done), config.title, unit="sample") as progress:
+            for _ in measured.go(ModelPredictor(model, asking), done):
+                progress.step()
+    measured.finish()
+    protocol = f"{config.format}:official" if official else config.format
+    records, finished = measured.records()
+    figures = report(records, protocol=protocol)
+    if finished < len(dataset):
+        print(f"{folder}: {finished} of {len(dataset)} samples so far; other shards are missing")
+    results = {
+        "dataset": config.title,
+        "samples": len(dataset),
+        "measured": finished,
+        "model": args.model or "tiny",
+        "adapter": args.adapter,
+        "asked": asdict(asking),
+        "figures": figures,
+    }
+    write_json(folder / "results.json", results)
+    write_json(args.json, results)
+    _print(config.title, figures)
+    print(f"{folder}: results.json, qualitative.png, records.jsonl")
+    return 0
+
+
+def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking, dict[str, Any]]:
+    """What is measured and how.
+
+    Args:
+        dataset: YAML file or simple folder.
+        overrides: key=value.
+
+    Returns:
+        The dataset, how clips are asked about, and `protocol`, `export` and `shard`.
+
+    Raises:
+        InputError: something is unknown or of the wrong kind.
+    """
+    from sa2va_training.data.readers import DatasetConfig, read_yaml
+    from sa2va_training.evaluation.predictor import Asking
+
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        values: dict[str, Any] = {
+            "format": "simple",
+            "root": str(path.resolve()),
+            "name": path.name,
+        }
+    else:
+        values = read_yaml(path)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise InputError(f"{item!r}: expected key=value, such as tracking=live")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{item!r}: the value is no YAML") from error
+    asked = {f.name: values.pop(f.name) for f in fields(Asking) if f.name in values}
+    if str(values.get("format", "")).lstrip("g").startswith("refcoco") and "wording" not in asked:
+        asked["wording"] = "{} in this image"
+    own = {
+        "protocol": str(values.pop("protocol", "")),
+        "export": values.pop("export", False),
+        "shard": str(values.pop("shard", "0/1")),
+    }
+    if own["protocol"] not in ("", "official"):
+        raise InputError(
+            f"{dataset}: protocol is {own['protocol']!r}, expected 'official' or nothing"
+        )
+    numbers = {"count": int, "fps": (int, float)}
+    for key, value in asked.items():
+        if not isinstance(value, numbers.get(key, str)):  # type: ignore[arg-type]
+            raise InputError(f"{dataset}: {key} is {value!r}, expected another type of value")
+    return DatasetConfig.from_mapping(values, path.parent, dataset), Asking(**asked), own
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """ "1/4" = the second of four processes that share a dataset."""
+    number, slash, count = text.partition("/")
+    if slash and number.isdigit() and count.isdigit() and int(number) < int(count):
+        return int(number), int(count)
+    raise InputError(f"shard is {text!r}, expected i/n such as 0/2 and 1/2")
+
+
+def _head(
+    config: DatasetConfig, asking: Asking, own: dict[str, Any], model: str | None, samples: int
+) -> dict[str, Any]:
+    """What makes two runs the same."""
+    return {
+        "dataset": config.title,
+        "format": config.format,
+        "root": str(config.root.resolve()),
+        "options": {key: str(value) for key, value in config.options.items()},
+        "samples": samples,
+        "asking": asdict(asking),
+        "protocol": own["protocol"],
+        "model": model or "tiny",
+        "weights": _fingerprint(model),
+    }
+
+
+def _fingerprint(model: str | None) -> str:
+    """Changes when the files of the model do."""
+    from sa2va_model.checkpoints.load import SHIPPED
+
+    folder = Path(model) if model else SHIPPED
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+        if path.suffix in (".safetensors", ".json", ".bin"):
+            found.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    return found.hexdigest()[:16]
+
+
+def _print(title: str, figures: Figures) -> None:
+    """One table for each task."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not figures:
+        print(f"{title}: nothing to measure offline (no truth, or free conversation only)")
+    for task, rows in figures.items():
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        table = Table(title=f"{title}: {task}", title_justify="left")
+        table.add_column("")
+        for name in names:
+            table.add_column(name, justify="right")
+        for label, row in rows.items():
+            table.add_row(label, *[_cell(name, row.get(name)) for name in names])
+        console.print(table)
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None or value != value:
+        return "–"
+    return str(int(value)) if name == "n" else f"{value:.3f}"

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users type: inputs, boxes, points, expressions. Nothing heavy is imported before the arguments are right."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sa2va_model.errors import InputError
+
+if TYPE_CHECKING:
+    from sa2va_model.io.frames import FrameSource
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One object to follow, as it was asked for on the command line.
+
+    Attributes:
+        words: the option as typed, for messages and summaries.
+        expression: what `-e` says.
+        box: (x0, y0, x1, y1) pixels.
+        points: (x, y) pixels each.
+        labels: 1 on the object, 0 not on it, one for each point.
+    """
+
+    words: str
+    expression: str = ""
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+
+    def scaled(self, factor: float) -> Prompt:
+        """The same prompt on an image `factor` times as large."""
+        if factor == 1:
+            return self
+        box = self.box
+        if box is not None:
+            box = (box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor)
+        points = tuple((x * factor, y * factor) for x, y in self.points)
+        return replace(self, box=box, points=points)
+
+    def check_inside(self, height: int, width: int) -> None:
+        """InputError if a box lies outside the image, or a point does."""
+        size = f"the {width}x{height} image"
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            if (
+                x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
+            ):  # what overlaps is cut at the border
+                raise InputError(
+                    f"{self.words}: outside {size}, expected a box that overlaps "
+                    f"0,0,{width},{height}"
+                )
+        for x, y in self.points:
+            if not (0 <= x < width and 0 <= y < height):
+                raise InputError(
+                    f"{self.words}: {x:g},{y:g} is not inside {size}, "
+                    f"expected 0 <= x < {width} and 0 <= y < {height}"
+                )
+
+
+def expression_prompt(text: str) -> Prompt:
+    """The prompt of `-e TEXT`."""
+    from sa2va_model.mllm.chat import clean_expression
+
+    try:
+        clean_expression(text)
+    except InputError as error:
+        raise InputError(f"-e: {error}") from error
+    return Prompt(f"-e '{text}'", expression=text)
+
+
+def box_prompt(text: str) -> Prompt:
+    """The prompt of `--box x0,y0,x1,y1`."""
+    name = f"--box {text}"
+    values = _numbers(text, name, "x0,y0,x1,y1 in pixels")
+    if len(values) != 4:
+        raise InputError(f"{name}: {len(values)} numbers, expected four: x0,y0,x1,y1 in pixels")
+    x0, y0, x1, y1 = values
+    if x0 >= x1 or y0 >= y1:
+        raise InputError(f"{name}: empty box, expected x0 < x1 and y0 < y1")
+    return Prompt(name, box=(x0, y0, x1, y1))
+
+
+def point_prompt(text: str) -> Prompt:
+    """The prompt of `--point x,y[;x,y,0...]`: clicks on one object; a third number 0 marks a click beside it."""
+    name = f"--point {text}"
+    form = "x,y in pixels (x,y;x,y for several clicks, x,y,0 for one beside the object)"
+    points, labels = [], []
+    for click in text.split(";"):
+        values = _numbers(click, name, form)
+        if len(values) not in (2, 3) or values[2:] not in ([], [0.0], [1.0]):
+            raise InputError(f"{name}: '{click}' is no click, expected {form}")
+        points.append((values[0], values[1]))
+        labels.append(int(values[2]) if len(values) == 3 else 1)
+    if 1 not in labels:
+        raise InputError(f"{name}: no click on the object, expected at least one")
+    return Prompt(name, points=tuple(points), labels=tuple(labels))
+
+
+def _numbers(text: str, name: str, form: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{name}: '{text}' is not made of numbers, expected {form}") from error
+
+
+class CollectPrompt(argparse.Action):
+    """Collects -e, --box and --point into one list, in the order typed."""
+
+    MAKERS = {"-e": expression_prompt, "--box": box_prompt, "--point": point_prompt}  # noqa: RUF012
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Parse one option."""
+        maker = self.MAKERS[self.option_strings[0]]
+        namespace.prompts = [*(getattr(namespace, "prompts", None) or []), maker(str(values))]
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}', expected a whole number above 0")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """An argparse type: seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}', expected seconds, 0 or more")
+    return value
+
+
+def open_input(path: str, *, topic: str | None = None, fps: float = 30.0) -> FrameSource:
+    """Open a video file, an image folder, an image or a rosbag2.
+
+    Args:
+        path: what the user gave.
+        topic: image topic of a bag; not for other inputs.
+        fps: rate of an image folder.
+    """
+    from sa2va_model.io.frames import looks_like_bag, open_source
+
+    if looks_like_bag(path):
+        from sa2va_ros.bags.bag import BagImages
+
+        return BagImages(path, topic)
+    if topic is not None:
+        raise InputError(f"--topic {topic}: {path} is no rosbag2, expected one for --topic")
+    return open_source(path, fps)

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sa2va track`: a video, an image folder or a rosbag2 through the live tracker, frame by frame."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa2va_cli.inputs import CollectPrompt, Prompt, open_input, positive, seconds
+from sa2va_cli.models import add_adapter, open_model
+from sa2va_model.errors import InputError
+
+if TYPE_CHECKING:
+    from sa2va_cli.truth import Truth
+    from sa2va_model.io.frames import Frame, FrameSource
+    from sa2va_model.tracking.live import LiveTracker
+    from sa2va_model.tracks import FrameResult
+
+NAME = "track"
+HELP = (
+    "Follow objects through a video file, an image folder or a rosbag2 (sqlite3 or mcap), frame by frame, as the "
+    "ROS 2 node does. Each -e, --box or --point is one object."
+)
+EXAMPLES = """examples:
+  sa2va track table.mp4 -e "the blue mug" -o out/table
+  sa2va track table.mp4 -e "the blue mug" -e "the can that moves" --gt masks/ -o out/two
+  sa2va track frames/ --box 120,80,260,240 -o out/box
+  sa2va track recording/ --topic /camera/image_raw --point "320,200;340,260,0" -o out/bag
+
+writes to OUT: masks/<track>/<frame>.png (0/255), overlay.mp4, tracks.json, events.json, summary.json;
+a frame on which a track does not exist has no mask file. For a bag also bag/ with the topics /sa2va/tracks,
+/sa2va/mask and /sa2va/events."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sa2va track`."""
+    add_adapter(parser)
+    parser.add_argument("input", metavar="INPUT", help="video file, image folder or rosbag2")
+    parser.add_argument(
+        "-e", "--expression", action=CollectPrompt, metavar="TEXT", help="words that name an object"
+    )
+    parser.add_argument(
+        "--box", action=CollectPrompt, metavar="x0,y0,x1,y1", help="a box around an object, pixels"
+    )
+    parser.add_argument(
+        "--point",
+        action=CollectPrompt,
+        metavar="x,y",
+        help="a click on an object, pixels; x,y;x,y,0 adds clicks on (1) and beside (0) it",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="folder for the results"
+    )
+    parser.add_argument("--topic", metavar="T", help="image topic of a bag that has several")
+    parser.add_argument(
+        "--gt", metavar="DIR", help="true masks, PNG named by frame number: adds J, F and J&F"
+    )
+    parser.add_argument("--frames", type=positive, metavar="N", help="stop after N frames")
+    parser.add_argument(
+        "--size", type=positive, metavar="N", help="scale frames so that no side exceeds N pixels"
+    )
+    parser.add_argument(
+        "--fps",
+        type=positive,
+        default=30,
+        metavar="N",
+        help="rate of an image folder (default: 30)",
+    )
+    parser.add_argument(
+        "--retry",
+        type=seconds,
+        default=2.0,
+        metavar="S",
+        help="look again every S seconds for what was not found; 0 = never (default: 2)",
+    )
+    parser.add_argument(
+        "--propagation",
+        default="sa2va",
+        metavar="P",
+        help="who follows what was found: sa2va = the model's own SAM-2 (default); handover = the one of --sam2",
+    )
+    parser.add_argument(
+        "--sam2", default="", metavar="FILE.pt", help="a published SAM-2 or SAM-2.1 for handover"
+    )
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        default=0,
+        metavar="S",
+        help="side of the square in which objects are followed: 1024, 512, 256 (default: the model's own)",
+    )
+    parser.add_argument(
+        "--profile",
+        default="auto",
+        metavar="P",
+        help="arithmetic of tracking: auto (default), reference, float32 or bfloat16",
+    )
+    parser.set_defaults(prompts=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Track; returns the exit status."""
+    if not args.prompts:
+        raise InputError("nothing to track, expected at least one -e, --box or --point")
+    from sa2va_cli.track_outputs import check_folder, clear_folder
+
+    source = open_input(args.input, topic=args.topic, fps=args.fps)
+    truth = _open_truth(args.gt)
+    frames = iter(source)
+    try:
+        first = next(frames)  # what is wrong with the input shows before a model is loaded
+    except StopIteration:
+        raise InputError(f"{source.name}: holds no frame, expected at least one") from None
+    for prompt in args.prompts:
+        prompt.check_inside(*first.rgb.shape[:2])
+    folder = check_folder(args.output)
+    job = TrackJob(args, source, _tracker(args), truth)
+    clear_folder(folder)
+    summary = job.run(chain([first], frames))
+    _print(summary, args.output)
+    return 1 if any("failed" in track for track in summary["tracks"]) else 0
+
+
+def _open_truth(folder: str | None) -> Truth | None:
+    if folder is None:
+        return None
+    from sa2va_cli.truth import Truth
+
+    return Truth(folder)
+
+
+def _tracker(args: argparse.Namespace) -> LiveTracker:
+    from sa2va_model.tracking.handover import VisionConfig
+    from sa2va_model.tracking.live import LiveConfig, LiveTracker
+
+    vision = VisionConfig(args.propagation, args.sam2, args.resolution, args.profile)
+    model = open_model(args)
+    objects = max(len(args.prompts), LiveConfig().max_objects)
+    return LiveTracker(model, LiveConfig(background=False, max_objects=objects, vision=vision))
+
+
+class TrackJob:
+    """One run: feeds the frames, writes the results, measures."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        source: FrameSource,
+        tracker: LiveTracker,
+        truth: Truth | None,
+    ) -> None:
+        """Prepare; nothing is written yet.
+
+        Args:
+            args: the command line.
+            source: frames come from here.
+            tracker: with nothing to track yet; closed at the end.
+            truth: masks to score against.
+        """
+        from sa2va_cli.measure import Memory, Times
+
+        self._args, self._source, self._tracker, self._truth = args, source, tracker, truth
+        self._memory, self._steps, self._grounding = Memory(), Times(), Times()
+        self._tracks: dict[str, dict[str, Any]] = {}
+        self._size: tuple[int, int] | None = None
+        self._retries: dict[
+            str, tuple[str, float]
+        ] = {}  # track id -> expression, time to look again
+        self._frames = 0
+        self._seconds = 0.0
+
+    def run(self, frames: Iterator[Frame]) -> dict[str, Any]:
+        """Track through all frames; returns what summary.json holds.
+
+        On an error or Ctrl-C everything so far is finished and the summary says why it is not complete.
+        """
+        from sa2va_cli.output import write_json
+        from sa2va_cli.track_outputs import TrackOutputs
+
+        folder = Path(self._args.output)
+        problem: str | None = "interrupted"
+        try:
+            with TrackOutputs(folder, self._source) as outputs:
+                self._loop(frames, outputs.write)
+            problem = None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise
+        finally:
+            self._tracker.close()
+            summary = self._summary(problem)
+            write_json(folder / "summary.json", summary)
+            write_json(self._args.json, summary)
+        return summary
+
+    def _loop(self, frames: Iterator[Frame], write: Callable[[Frame, FrameResult], None]) -> None:
+        from sa2va_cli.output import Progress
+
+        total = self._source.frame_count
+        if self._args.frames is not None:
+            total = min(total or self._args.frames, self._args.frames)
+        start, last = time.perf_counter(), None
+        with Progress(total, f"track {self._source.name}") as progress:
+            for original in islice(frames, self._args.frames):
+                frame, factor = limit_size(original, self._args.size)
+                if last is not None and frame.stamp < last:
+                    self._tracker.reset(
+                        f"time jumped back from {last:.3f} s to {frame.stamp:.3f} s"
+                    )
+                if last is None or frame.stamp < last:
+                    self._start(factor)
+                last = frame.stamp
+                result = self._step(frame)
+                write(frame, result)
+                if self._truth is not None:
+                    height, width = original.rgb.shape[:2]
+                    self._truth.score(frame.index, result.tracks, height, width)
+                self._note(frame, result, progress.say)
+                self._seconds = time.perf_counter() - start
+                progress.step()
+
+    def _start(self, factor: float) -> None:
+        """Give the tracker what is to be tracked, in the order of the command line."""
+        self._retries.clear()
+        for prompt in self._args.prompts:
+            track_id = begin(self._tracker, prompt.scaled(factor))
+            self._tracks.setdefault(track_id, {"prompt": prompt.words, "frames_seen": 0})
+        if self._truth is not None and not len(self._steps):
+            self._truth.bind(list(self._tracks))
+
+    def _look_again(self, stamp: float) -> None:
+        """Ask once more for what was not found: in a file it may well come into view later."""
+        for track_id, (expression, due) in list(self._retries.items()):
+            if stamp >= due:
+                del self._retries[track_id]
+                self._tracker.resume(track_id, expression)
+
+    def _step(self, frame: Frame) -> FrameResult:
+        self._look_again(frame.stamp)
+        start = time.perf_counter()
+        result = self._tracker.process(frame)
+        milliseconds = (time.perf_counter() - start) * 1000
+        grounding = grounding_ms(result)
+        if grounding:
+            self._grounding.add(grounding)
+        self._steps.add(milliseconds - grounding)
+        return result
+
+    def _note(self, frame: Frame, result: FrameResult, say: Callable[[str], None]) -> None:
+        from sa2va_model.tracks import EventKind
+
+        self._frames += 1
+        self._size = (result.height, result.width)
+        self._memory.frame(frame.index)
+        for event in result.events:
+            words = event.expression or self._tracks.get(event.track_id, {}).get("prompt", "")
+            if event.kind == EventKind.NOT_FOUND and self._args.retry:
+                due = frame.stamp + self._args.retry
+                self._retries[event.track_id] = (event.expression, due)
+            detail = f" ({event.detail})" if event.detail else ""
+            if event.kind == EventKind.FAILED and event.track_id in self._tracks:
+                self._tracks[event.track_id]["failed"] = event.detail
+            say(
+                f"frame {event.frame_index:5d}  {event.kind.name:12s} {event.track_id}  {words}{detail}"
+            )
+        for track in result.tracks:
+            entry = self._tracks.setdefault(track.id, {"prompt": "", "frames_seen": 0})
+            entry["frames_seen"] += track.area > 0
+            entry["state"] = track.state.name
+
+    def _summary(self, problem: str | None) -> dict[str, Any]:
+        height, width = self._size or (None, None)
+        summary: dict[str, Any] = {
+            "input": self._args.input,
+            "topic": getattr(self._source, "topic", None),
+            "model": self._args.model or "tiny",
+            "device": self._args.device,
+            "complete": problem is None,
+            "problem": problem,
+            "frames": self._frames,
+            "width": width,
+            "height": height,
+            "seconds": round(self._seconds, 3),
+            "fps": round(self._frames / self._seconds, 2) if self._seconds else None,
+            "grounding_ms": self._grounding.median(),
+            "step_ms": self._steps.percentiles(),
+            **self._memory.report(),
+            **gpu_peak(),
+            "tracks": [{"id": track_id, **entry} for track_id, entry in self._tracks.items()],
+        }
+        if self._truth is not None:
+            summary |= self._truth.report()
+        return summary
+
+
+def begin(tracker: LiveTracker, prompt: Prompt) -> str:
+    """Hand one prompt to the tracker; returns the track's id."""
+    if prompt.expression:
+        return tracker.track(prompt.expression)
+    if prompt.box is not None:
+        return tracker.prompt(box=prompt.box)
+    import numpy as np
+
+    points, labels = np.array(prompt.points, np.float32), np.array(prompt.labels, np.int64)
+    return tracker.prompt(points=points, labels=labels)
+
+
+def grounding_ms(result: FrameResult) -> float:
+    """The part of a frame's time that the language model took (it is reported apart from the tracker's)."""
+    return sum(value for name, value in result.milliseconds.items() if name.startswith("ground"))
+
+
+def limit_size(frame: Frame, size: int | None) -> tuple[Frame, float]:
+    """The frame scaled down so that no side exceeds `size`, and the factor of that."""
+    longest = max(frame.rgb.shape[:2])
+    if size is None or longest <= size:
+        return frame, 1.0
+    import cv2
+
+    factor = size / longest
+    shape = (max(1, round(frame.rgb.shape[1] * factor)), max(1, round(frame.rgb.shape[0] * factor)))
+    return replace(frame, rgb=cv2.resize(frame.rgb, shape, interpolation=cv2.INTER_AREA)), factor
+
+
+def gpu_peak() -> dict[str, float]:
+    """Peak GPU memory in MB, where a GPU was used."""
+    import torch
+
+    with suppress(RuntimeError):
+        if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+            return {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)}
+    return {}
+
+
+def _print(summary: dict[str, Any], output: str | Path) -> None:
+    """The result in a few lines on stdout."""
+    step = summary["step_ms"]
+    print(
+        f"{summary['frames']} frames, {summary['fps']} frames/s, step {step['p50']} ms (p95 {step['p95']}), "
+        f"peak memory {summary['peak_memory_mb']:.0f} MB"
+    )
+    for track in summary["tracks"]:
+        state = f"FAILED: {track['failed']}" if "failed" in track else track.get("state", "PENDING")
+        print(f"{track['id']}  {track['prompt']}  {state}, seen on {track['frames_seen']} frames")
+    for track_id, scores in summary.get("gt", {}).items():
+        if scores["gt_frames"]:
+            print(
+                f"{track_id}  J&F {scores['J_and_F']:.3f}  J {scores['J']:.3f}  F {scores['F']:.3f}  "
+                f"on {scores['gt_frames']} frames"
+            )
+    print(f"results in {output}")

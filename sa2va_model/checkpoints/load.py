@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint folders in and out: published Sa2VA folders as they are, and ours in the same layout.
+
+A folder holds `config.json`, `*.safetensors` (one file or shards with an index) and the tokenizer's files. Tensor
+names in the files are the official ones (`names.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sa2va_model import config as configuration
+from sa2va_model.checkpoints.hub import find_folder
+from sa2va_model.checkpoints.meta_init import check, fill, unallocated
+from sa2va_model.checkpoints.quantisation import is_quantised, quantise
+from sa2va_model.checkpoints.safetensors_files import INDEX, stored_tensors
+from sa2va_model.checkpoints.tensor_names import Names
+from sa2va_model.checkpoints.tokenizer import read_tokenizer
+from sa2va_model.errors import InputError
+from sa2va_model.mllm.families.qwen_config import processor_to_dict
+from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.tracking.calibration import Calibration
+
+SMALL = 30_000_000
+"""Parameters below which one CPU thread is faster than several."""
+SHIPPED = Path(__file__).parents[1] / "weights" / "tiny"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HEAD = "mllm.language_model.lm_head.weight"
+HEADS = ("lm_head.weight", "language_model.output.weight")
+"""The language model's head among ours and in files."""
+SHARD = 5 * 10**9
+"""Bytes in one file of a saved checkpoint."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        InputError: CUDA was asked for and is not there, or the name is unknown.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
+        raise InputError(f"device is {name!r}; expected auto, cpu or cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            "device is 'cuda', but PyTorch sees no CUDA device; use --device cpu or auto"
+        )
+    return torch.device(name)
+
+
+def suit_threads(model: Sa2VA) -> None:
+    """One thread for a small model on the CPU; anything else is left to PyTorch.
+
+    Operations of a small model are too short to share: on two cores that other processes use as well, two threads
+    wait for each other and are three to five times slower than one (docs/log.md). A set OMP_NUM_THREADS is kept.
+    """
+    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+    if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def pick_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """None and `auto` are float32 on the CPU and bfloat16 on CUDA.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name is None or name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if isinstance(name, str) and name not in DTYPES:
+        raise InputError(f"dtype is {name!r}; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name] if isinstance(name, str) else name
+
+
+def load_model(
+    folder: str | Path | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    *,
+    bits: int | None = None,
+) -> Sa2VA:
+    """Loads a checkpoint.
+
+    Weights go from the files to the device and type where they are used, one after the other: host memory holds them
+    once on the CPU, and hardly anything of them on CUDA.
+
+    Args:
+        folder: ours or an official one, or a name on the Hugging Face hub; None = the tiny model that ships.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: of the language half: auto, float32, bfloat16 or float16; auto and None = float32 on the CPU, bfloat16
+            on CUDA. SAM-2's weights are float32.
+        bits: 8 or 4 = the language model's blocks are quantised (bitsandbytes); None = they are not.
+
+    Raises:
+        InputError: no such checkpoint, a corrupt file, a missing, unknown or misshapen tensor, a tokenizer that does
+            not fit, a configuration that no code path serves.
+    """
+    path = SHIPPED if folder is None else find_folder(folder)
+    target = pick_device(device)
+    kind = pick_dtype(dtype, target)
+    config, stored = read_config(path), stored_tensors(path)
+    if any(name.endswith(HEADS) for name in stored):
+        # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
+        # configurations still say what the base model did.
+        config = config.untied()
+    tokenizer = read_tokenizer(path)
+    model = _build(config, tokenizer, path)
+    names, language_model = Names(config), model.mllm.language_model
+    check(model, stored, names, path, shared=_shared(config))
+    if bits is not None:
+        quantise(language_model, bits, kind, target)
+    fill(model, stored, names, target, kind)
+    if config.tied:
+        language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
+    model.calibration = Calibration.read(path)
+    return model
+
+
+def _build(
+    config: configuration.ModelConfig, tokenizer: PreTrainedTokenizerBase, path: Path
+) -> Sa2VA:
+    """The model without memory for its weights."""
+    try:
+        with unallocated():
+            return Sa2VA(config, tokenizer).eval()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (*CONFIG_ERRORS, RuntimeError, AssertionError, IndexError) as error:
+        # Sizes that contradict each other are found by the modules themselves.
+        raise InputError(
+            f"{path / 'config.json'}: no model has these sizes ({type(error).__name__}: {one_line(error)})"
+        ) from error
+
+
+def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype | None = torch.float16) -> None:
+    """Writes `model` as a folder that `load_model` and the official names' readers take.
+
+    Args:
+        dtype: of the stored weights; None = as they are, so that loading them in their type gives the same bits.
+
+    Raises:
+        InputError: the model is quantised.
+    """
+    if is_quantised(model):
+        raise InputError(f"{folder}: a quantised model cannot be saved; load it without bits")
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    _save_tensors(model, path, dtype)
+    _write_json(path / "config.json", configuration.to_dict(model.config))
+    if model.config.qwen is not None:
+        _write_json(path / "preprocessor_config.json", processor_to_dict(model.config.qwen))
+    model.mllm.tokenizer.save_pretrained(path)
+
+
+def _save_tensors(model: Sa2VA, path: Path, dtype: torch.dtype | None) -> None:
+    """One file, or shards with an index where one would be too large."""
+    for old in (*path.glob("model*.safetensors"), path / INDEX):
+        old.unlink(missing_ok=True)
+    state = {k: v.detach() for k, v in model.state_dict().items() if k not in _shared(model.config)}
+    official = Names(model.config).official(state)
+    plan = split_torch_state_dict_into_shards(
+        {k: _kind(v, dtype) for k, v in official.items()},
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        tensors = {
+            name: official[name].to("cpu", _kind(official[name], dtype).dtype).contiguous()
+            for name in names
+        }
+        save_file(tensors, path / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        _write_json(path / INDEX, index)
+
+
+def _kind(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor without memory, of the shape and type in which `tensor` is stored."""
+    keep = dtype is None or not tensor.is_floating_point()
+    return torch.empty_like(tensor, dtype=tensor.dtype if keep else dtype, device="meta")
+
+
+def _shared(config: configuration.ModelConfig) -> frozenset[str]:
+    """Parameters that are another one and are not stored."""
+    return frozenset({HEAD}) if config.tied else frozenset()
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(path: Path) -> configuration.ModelConfig:
+    """`config.json` of a folder, and for the Qwen-VL family `preprocessor_config.json`.
+
+    Raises:
+        InputError: no such folder or file, no JSON, or a field with a value that no code path serves.
+    """
+    file = path / "config.json"
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
+    if not file.is_file():
+        raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
+    processor = path / "preprocessor_config.json"
+    values = _read_json(file), str(file), _read_json(processor) if processor.is_file() else None
+    try:
+        return configuration.from_dict(*values)
+    except InputError as error:
+        raise InputError(error if str(path) in str(error) else f"{file}: {error}") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: holds a {type(values).__name__}; expected a JSON object")
+    return values

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language half of Sa2VA, whatever its family: words and images in, answers with the states at `[SEG]` out.
+
+`Mllm.look` sees frames, `Mllm.inputs` puts what it saw into a prompt, `Mllm.decoder` answers it and keeps the
+final-norm state of every token; those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2). The families
+are `internvl.py` and `qwen_vl.py`; `families.py` chooses.
+
+Letters: B batch, L tokens, K visual tokens, C hidden size of the language model.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sa2va_model.config import ModelConfig
+from sa2va_model.errors import InputError
+from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.generation import Decoder
+from sa2va_model.mllm.llm import exact_span
+from sa2va_model.mllm.types import Generated, Inputs
+from sa2va_model.mllm.vision import Visual
+
+STOP_WINDOW = 32
+"""Tokens at the end of an answer in which a stop word is looked for that is no token of its own."""
+
+
+class Mllm(nn.Module):
+    """A multimodal language model and its tokenizer.
+
+    Args:
+        language_model: a causal language model of transformers, or a vision-language model around one.
+        template: how a turn is written, and what ends an answer.
+        image_tokens: the token that stands for one visual token, and the one that ends an image.
+        mrope: visual tokens have rows and columns as positions.
+        before_norm: `text_hidden_fcs` was trained on states before the final norm.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        language_model: PreTrainedModel,
+        *,
+        template: prompts.Template,
+        image_tokens: tuple[str, str],
+        mrope: bool = False,
+        before_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.language_model = language_model
+        text = language_model.config.get_text_config()
+        self.hidden_size = int(text.hidden_size)
+        self.template = template
+        highest, rows = max(tokenizer.get_vocab().values()), int(text.vocab_size)
+        if highest >= rows:
+            raise InputError(
+                f"tokenizer: its highest token is {highest}, but the language model has {rows} (vocab_size); "
+                "expected the tokenizer of this checkpoint"
+            )
+        self.seg_id = self._token_id(prompts.SEG)
+        self.image_id, self.image_end_id = (self._token_id(token) for token in image_tokens)
+        self.stop_ids, self._stop_texts = self._stops(template.stop_words)
+        self.decoder = Decoder(
+            language_model,
+            self.stop_ids,
+            stops=self._stopped if self._stop_texts else None,
+            mrope=mrope,
+            span=exact_span(text),
+            before_norm=before_norm,
+        )
+        sentences = (*prompts.ANSWERS, *config.extra_answers)
+        self.answers = tuple(
+            tuple(tokenizer.encode(text + template.stop_words[0], add_special_tokens=False))
+            for text in sentences
+        )
+
+    def _token_id(self, token: str) -> int:
+        ids = self.tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            raise InputError(
+                f"tokenizer: {token!r} is {len(ids)} tokens; expected one special token, "
+                "as a Sa2VA checkpoint's tokenizer has"
+            )
+        return int(ids[0])
+
+    def _stops(self, words: Sequence[str]) -> tuple[frozenset[int], tuple[str, ...]]:
+        """Stop words that are tokens, and those that are written with several (phi3_chat with a Qwen vocabulary)."""
+        ids, texts = [], []
+        for word in words:
+            pieces = self.tokenizer.encode(word, add_special_tokens=False)
+            if len(pieces) == 1:
+                ids.append(int(pieces[0]))
+            else:
+                texts.append(word)
+        if self.tokenizer.eos_token_id is not None:
+            ids.append(int(self.tokenizer.eos_token_id))
+        return frozenset(ids), tuple(texts)
+
+    def _stopped(self, ids: Sequence[int]) -> bool:
+        """As the official stop criterion: the text so far, without line breaks, ends with a stop word."""
+        text = self.tokenizer.decode(list(ids[-STOP_WINDOW:]))
+        return text.replace("\r", "").replace("\n", "").endswith(self._stop_texts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.language_model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.language_model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return, union-attr]
+
+    @abstractmethod
+    def look(self, frames: Sequence[np.ndarray], *, clip: bool) -> Visual:
+        """What the vision model sees of uint8 [H, W, 3] frames; `clip` = they are frames of a video."""
+
+    @abstractmethod
+    def user_turn(
+        self, text: str, visual: Visual | None, regions: Sequence[np.ndarray] = ()
+    ) -> tuple[str, Visual | None]:
+        """The user's words with the images where the family puts them, and the visual tokens that stand there.
+
+        Args:
+            text: `<image>` marks where the images stand, where the family lets the user choose.
+            regions: bool [H, W] masks on the one image; named region1, region2 … behind it.
+
+        Raises:
+            InputError: regions for a family that has none.
+        """
+
+    def prompt_ids(self, user_text: str, history: str = "") -> list[int]:
+        """Token ids of one user turn in the checkpoint's chat template, behind what was said before."""
+        text = history + self.template.instruction.format(input=user_text)
+        if not text.startswith(self.template.system):
+            text = self.template.system + text
+        ids: list[int] = self.tokenizer.encode(text)
+        return ids
+
+    def embed(self, ids: Tensor, visual: Tensor | None) -> Tensor:
+        """Embeddings [B, L, C] of token ids [B, L], with `visual` [K, C] at the K image tokens, in order.
+
+        Raises:
+            InputError: there are more or fewer places than visual tokens.
+        """
+        embeddings: Tensor = self.language_model.get_input_embeddings()(ids)
+        places = ids == self.image_id
+        given = 0 if visual is None else len(visual)
+        if int(places.sum()) != given:
+            raise InputError(
+                f"prompt: {int(places.sum())} image tokens for {given} visual tokens; expected as many"
+            )
+        if visual is None:
+            return embeddings
+        embeddings = embeddings.clone()
+        embeddings[places] = visual.to(embeddings.dtype)
+        return embeddings
+
+    def inputs(self, ids: Sequence[int], visual: Visual | None) -> Inputs:
+        """What the decoder reads for token ids, with `visual` in the places of its tokens."""
+        tokens = torch.tensor([list(ids)], device=self.device)
+        return Inputs(self.embed(tokens, None if visual is None else visual.tokens))
+
+    def seg_states(self, prompt: Sequence[int], generated: Generated) -> Tensor:
+        """The states at every `[SEG]` that counts, [K, C]; here those of the answer."""
+        return generated.states_at(self.seg_id)

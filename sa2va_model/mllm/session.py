@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts frames and words into prompts and has them answered; keeps what it read of the last frames.
+
+The frames stand first in every prompt, so that whatever is asked about them begins alike: they are seen once, read
+once, and a further question costs one forward of its own few tokens.
+
+Letters: K visual tokens or objects, P prompt tokens up to the last image, C hidden size, d width of a prompt for SAM-2.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from sa2va_model.errors import InputError
+from sa2va_model.io import preprocessing as images
+from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.base import Mllm
+from sa2va_model.mllm.types import Choice, Generated, Inputs, Opening, Prefix
+from sa2va_model.mllm.vision import Visual
+from sa2va_model.results import Reply, Turn
+
+History = str | Sequence[Turn]
+"""Earlier turns; as text, they are what was sent and answered, in the checkpoint's chat template."""
+
+
+def fingerprint(image: np.ndarray) -> tuple[object, ...]:
+    """Equal for equal pixels: frames may come again in other arrays, and cameras reuse their buffers."""
+    return (image.shape, zlib.crc32(np.ascontiguousarray(image).data))
+
+
+@dataclass
+class _Seen:
+    """What was read of the frames of the last question.
+
+    Attributes:
+        key: fingerprints of the frames and how they were shown.
+        visual: what the language model sees of them.
+        prefix: the prompt up to the last image, once a question was asked.
+    """
+
+    key: tuple[object, ...]
+    visual: Visual
+    prefix: Prefix | None = None
+
+
+class Reader:
+    """Asks a language model.
+
+    Args:
+        mllm: of any family.
+        project: [K, C] states at `[SEG]` to [K, d] prompts.
+    """
+
+    def __init__(self, mllm: Mllm, project: Callable[[Tensor], Tensor]) -> None:
+        self._mllm, self._project = mllm, project
+        self.seen: _Seen | None = None
+
+    def replies(
+        self,
+        texts: Sequence[str],
+        frames: Sequence[np.ndarray],
+        *,
+        limit: int,
+        clip: bool = False,
+        tokens: int | None = None,
+        regions: Sequence[np.ndarray] = (),
+        history: History = "",
+        choose: Choice | None = None,
+        expected: Sequence[Sequence[int]] = (),
+        exact: bool = True,
+        keep_logits: bool = True,
+    ) -> list[Reply]:
+        """Answers to several user turns about the same frames, each as if it had been asked alone.
+
+        Args: see `Sa2VA.reply`; `tokens`: visual tokens of each frame.
+        """
+        mllm = self._mllm
+        seen = (
+            self._look(frames, clip=clip, tokens=tokens, regions=regions) if len(frames) else None
+        )
+        if seen is not None:
+            _check_place(texts, history)
+        written = [self._prompt(text, seen, regions, history) for text in texts]
+        start, cut = self._start(seen, [ids for ids, _ in written])
+        questions = [self._question(ids[cut:], _rest(visual, seen)) for ids, visual in written]
+        generated, prefix = mllm.decoder.answer(
+            start,
+            questions,
+            limit,
+            expected,
+            exact=exact,
+            choose=choose,
+            keep_logits=keep_logits,
+        )
+        if seen is not None and isinstance(start, Opening) and self._shareable(written):
+            seen.prefix = prefix
+        earlier = isinstance(
+            history, str
+        )  # [SEG] in turns of our own were answered when they were new
+        return [
+            self._reply(ids if earlier else None, answer, pointing=seen is not None)
+            for (ids, _), answer in zip(written, generated, strict=True)
+        ]
+
+    def _look(
+        self,
+        frames: Sequence[np.ndarray],
+        *,
+        clip: bool,
+        tokens: int | None,
+        regions: Sequence[np.ndarray],
+    ) -> _Seen:
+        """Visual tokens of the frames; those of the last question are kept."""
+        if regions and (clip or len(frames) > 1):
+            raise InputError("regions: given with a clip; expected a single image")
+        shown = [np.ascontiguousarray(images.check_rgb(frame)) for frame in frames]
+        key = (clip, tokens, *(fingerprint(frame) for frame in shown))
+        if self.seen is not None and self.seen.key == key:
+            return self.seen
+        visual = self._mllm.look(shown, clip=clip)
+        self.seen = _Seen(key, visual if tokens is None else _pooled(visual, tokens))
+        return self.seen
+
+    def _prompt(
+        self, text: str, seen: _Seen | None, regions: Sequence[np.ndarray], history: History
+    ) -> tuple[list[int], Visual | None]:
+        """Token ids of a whole prompt, and the visual tokens that stand in it."""
+        mllm, visual = self._mllm, None if seen is None else seen.visual
+        if isinstance(history, str):
+            user, visual = mllm.user_turn(text, visual, regions)
+            return mllm.prompt_ids(user, history), visual
+        past = ""
+        for turn in history:
+            question = turn.question
+            if not past and visual is not None:
+                question, visual = mllm.user_turn(_with_image(question), visual, regions)
+            past += mllm.template.instruction.format(input=question)
+            past += turn.answer + mllm.template.stop_words[0] + "\n"
+        if past:
+            return mllm.prompt_ids(_without_image(text), past), visual
+        user, visual = mllm.user_turn(text, visual, regions)
+        return mllm.prompt_ids(user), visual
+
+    def _start(
+        self, seen: _Seen | None, prompts_ids: Sequence[Sequence[int]]
+    ) -> tuple[Opening | Prefix | None, int]:
+        """What all prompts share up to their last image, and its length."""
+        if seen is None:
+            return None, 0
+        ids, end_id = prompts_ids[0], self._mllm.image_end_id
+        end = len(ids) - list(reversed(ids)).index(end_id)
+        head = tuple(ids[:end])
+        if any(tuple(other[:end]) != head or end_id in other[end:] for other in prompts_ids):
+            raise InputError("questions: their prompts differ before the image; expected one place")
+        whole = self._too_long(prompts_ids)
+        if seen.prefix is not None and seen.prefix.ids == head and not whole:
+            return seen.prefix, end
+        return Opening(head, self._mllm.inputs(head, seen.visual)), end
+
+    def _question(self, ids: Sequence[int], visual: Visual | None) -> Inputs:
+        inputs = self._mllm.inputs(ids, visual)
+        return inputs if visual is not None else replace(inputs, ids=tuple(ids))
+
+    def _too_long(self, prompts_ids: Sequence[Sequence[int]]) -> bool:
+        """Prompts that must be read in one piece."""
+        span = self._mllm.decoder.span
+        return span is not None and max(map(len, prompts_ids)) > span
+
+    def _shareable(self, written: Sequence[tuple[list[int], Visual | None]]) -> bool:
+        return not self._too_long([ids for ids, _ in written])
+
+    def _reply(
+        self, prompt: Sequence[int] | None, generated: Generated, *, pointing: bool
+    ) -> Reply:
+        mllm = self._mllm
+        raw = mllm.tokenizer.decode(list(generated.ids))
+        plain, phrases = prompts.parse_answer(raw, mllm.template.stop_words)
+        if not pointing:
+            states = generated.own[:0]
+        elif prompt is None:
+            states = generated.states_at(mllm.seg_id)
+        else:
+            states = mllm.seg_states(prompt, generated)
+        return Reply(plain, raw, phrases, self._project(states), generated)
+
+
+def _check_place(texts: Sequence[str], history: History) -> None:
+    """Frames must have a place in the prompt."""
+    if not isinstance(history, str) and history:
+        return
+    marks = (prompts.IMAGE_PLACEHOLDER, prompts.IMAGE_TOKEN)
+    past = history if isinstance(history, str) else ""
+    for text in texts:
+        if not any(mark in text or mark in past for mark in marks):
+            raise InputError(
+                f"text {text!r} has no {prompts.IMAGE_PLACEHOLDER}, but frames were given"
+            )
+
+
+def _with_image(question: str) -> str:
+    return f"{prompts.IMAGE_PLACEHOLDER}\n{question}"
+
+
+def _without_image(text: str) -> str:
+    place = prompts.IMAGE_PLACEHOLDER
+    return text.replace(place + "\n", "").replace(place, "")
+
+
+def _rest(visual: Visual | None, seen: _Seen | None) -> Visual | None:
+    """The visual tokens behind the last image: those of regions."""
+    if visual is None or seen is None:
+        return None
+    regions = visual.tokens[len(seen.visual.tokens) :]
+    return Visual(regions, ()) if len(regions) else None
+
+
+def _pooled(visual: Visual, tokens: int) -> Visual:
+    """Each frame with `tokens` visual tokens, averages of neighbours."""
+    counts, side = set(visual.counts), round(tokens**0.5)
+    if visual.grids or len(counts) != 1 or round(max(counts) ** 0.5) ** 2 != max(counts):
+        raise InputError(
+            f"keyframes.tokens is {tokens}; expected none for this model or for an image in tiles, "
+            "where the tokens follow from its size"
+        )
+    full = round(max(counts) ** 0.5)
+    if side > full:
+        raise InputError(f"keyframes.tokens is {tokens}; expected at most {full**2}")
+    frames = len(visual.counts)
+    grid = visual.tokens.reshape(frames, full, full, -1).permute(0, 3, 1, 2)
+    small = F.adaptive_avg_pool2d(grid.float(), side).to(grid.dtype)
+    flat = small.permute(0, 2, 3, 1).reshape(frames * tokens, -1)
+    return Visual(flat, (tokens,) * frames)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory encoder for N masks on one image, channels last; the image's share is computed once."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.memory_encoder import CXBlock, MemoryEncoder
+from sam2.modeling.sam2_utils import LayerNorm2d
+from torch import Tensor, channels_last, nn
+
+from sa2va_model.segmentation.backends.fused.kernels import Dense
+
+
+class FastMemoryEncoder:
+    """Masks and image features to spatial memories.
+
+    Args:
+        side: of the feature map, in cells.
+        dtype: of matrix products and convolutions; sums and normalisations are float32.
+    """
+
+    def __init__(self, module: MemoryEncoder, side: int, dtype: torch.dtype) -> None:
+        rows = side * side
+        self._pixels = _one_by_one(module.pix_feat_proj, dtype, rows)
+        steps = list(module.mask_downsampler.encoder)
+        self._stages = [
+            _MaskStage(steps[i], steps[i + 1], dtype) for i in range(0, len(steps) - 1, 3)
+        ]
+        self._mask_out = _one_by_one(steps[-1], dtype, rows)
+        self._blocks = [_Block(block, dtype, rows) for block in module.fuser.layers]
+        self._out = _one_by_one(module.out_proj, dtype, rows)
+
+    def begin(self, top: Tensor) -> Tensor:
+        """The image's share: [1, h, w, C] to the same."""
+        return self._pixels(top).float()
+
+    def __call__(self, begun: Tensor, masks: Tensor) -> Tensor:
+        """Spatial memories.
+
+        Args:
+            begun: from `begin`.
+            masks: float32 [N, 1, S, S], already scaled.
+
+        Returns:
+            float32 [N, h, w, memory_dim].
+        """
+        x = masks
+        for stage in self._stages:
+            x = stage(x)
+        x = begun + self._mask_out(x.permute(0, 2, 3, 1))
+        for block in self._blocks:
+            x = block(x)
+        return self._out(x).float()
+
+
+class _MaskStage:
+    """Convolution of stride 2, normalisation over channels, GELU."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: LayerNorm2d, dtype: torch.dtype) -> None:
+        # The first two stages have too few channels for bfloat16 to pay.
+        self._dtype = dtype if convolution.out_channels >= 64 else torch.float32
+        assert convolution.bias is not None
+        self._weight = convolution.weight.detach().to(self._dtype, memory_format=channels_last)
+        self._bias = convolution.bias.detach().to(self._dtype)
+        self._stride, self._padding = convolution.stride, convolution.padding
+        self._norm = norm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, C, s, s] to [N, C', s / 2, s / 2], channels last."""
+        x = x.to(self._dtype).contiguous(memory_format=channels_last)
+        x = F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
+        return F.gelu(_norm_channels(x.permute(0, 2, 3, 1), self._norm)).permute(0, 3, 1, 2)
+
+
+class _Block:
+    """One ConvNeXt block."""
+
+    def __init__(self, block: CXBlock, dtype: torch.dtype, rows: int) -> None:
+        convolution = block.dwconv
+        self._weight = convolution.weight.detach().float().contiguous(memory_format=channels_last)
+        self._bias = convolution.bias.detach().float()
+        self._padding, self._groups = convolution.padding, convolution.groups
+        self._norm = block.norm
+        self._first = Dense.of(block.pwconv1, dtype, rows=rows, activation="gelu")
+        weight, bias = block.pwconv2.weight.float(), block.pwconv2.bias.float()
+        if block.gamma is not None:
+            weight, bias = weight * block.gamma.float()[:, None], bias * block.gamma.float()
+        self._second = Dense(weight, bias, dtype, rows=rows)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """float32 [N, h, w, C] to the same."""
+        wide = F.conv2d(
+            x.permute(0, 3, 1, 2), self._weight, self._bias, 1, self._padding, 1, self._groups
+        ).permute(0, 2, 3, 1)
+        return x + self._second(self._first(_norm_channels(wide, self._norm)))
+
+
+def _norm_channels(x: Tensor, norm: LayerNorm2d) -> Tensor:
+    """Over the last dimension; float32."""
+    return F.layer_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.bias.float(), norm.eps)
+
+
+def _one_by_one(convolution: nn.Module, dtype: torch.dtype, rows: int) -> Dense:
+    """A 1 x 1 convolution as a linear layer."""
+    assert isinstance(convolution, nn.Conv2d)
+    return Dense(convolution.weight.flatten(1), convolution.bias, dtype, rows=rows)

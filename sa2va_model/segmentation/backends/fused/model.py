@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine: a `Grounder` for inference whose blocks are the rewritten ones.
+
+It answers as the `Grounder` it is made of (float32: to rounding). What depends on the image only is computed once
+per image, whatever the number of objects. Weights are copied when it is made: make a new one after training.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sa2va_model.config import Sam2Config
+from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs, bucket
+from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
+from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention
+from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
+from sa2va_model.segmentation.backends.fused.trunk import Pyramid, Trunk
+from sa2va_model.segmentation.backends.profile import FLOAT32, RuntimeProfile
+from sa2va_model.segmentation.memory_bank import MemoryBank
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2_modules import Sam2
+from sa2va_model.segmentation.types import Decoded, ImageFeatures
+
+_DECODED = ("logits", "candidates", "ious", "best", "pointers", "object_scores", "tokens")
+
+
+@dataclass
+class _Prepared:
+    """What the blocks make of one image, each when it is first needed."""
+
+    features: ImageFeatures
+    attention: tuple[Tensor, Tensor] | None = None
+    decoder: tuple[Tensor, Tensor] | None = None
+    memory: Tensor | None = None
+
+
+class Engine(Grounder):
+    """SAM-2 for inference.
+
+    Args:
+        grounder: its weights; shared where they need no other layout or number format.
+        profile: float32 or bfloat16 arithmetic.
+        image_size: side of the image, pixels; None = the model's own. SAM-2 tolerates others.
+        trunk: another engine's whose image encoder is the same (see `same_encoder`).
+    """
+
+    _trunk: Trunk
+
+    def __init__(
+        self,
+        grounder: Grounder,
+        profile: RuntimeProfile = FLOAT32,
+        *,
+        image_size: int | None = None,
+        trunk: Engine | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.profile = profile
+        self.config: Sam2Config = replace(
+            grounder.config, image_size=image_size or grounder.config.image_size
+        )
+        sam = grounder.sam2_model
+        dtype = torch.float32 if profile.arithmetic == "float32" else torch.bfloat16
+        side, size = self.config.feature_size, self.config.image_size
+        with torch.no_grad():
+            self._trunk = trunk._trunk if trunk else Trunk(sam.image_encoder.trunk, size, dtype)
+            fine = (sam.sam_mask_decoder.conv_s0, sam.sam_mask_decoder.conv_s1)
+            self._pyramid = Pyramid(sam.image_encoder.neck, fine, dtype)
+            position = sam.image_encoder.neck.position_encoding
+            probe = torch.zeros(1, 1, side, side, device=grounder.device)
+            self._position = position(probe).float()  # [1, C, h, w]
+            self.sam2_model = _without_encoder(grounder, size, side)
+            sam = self.sam2_model
+            self._attention = FastMemoryAttention(sam.memory_attention, side, dtype)
+            places = sam.sam_prompt_encoder.get_dense_pe()
+            self._decoder = FastMaskDecoder(sam.sam_mask_decoder, places, dtype)
+            self._memory = FastMemoryEncoder(sam.memory_encoder, side, dtype)
+            self._sparse, self._dense = super()._prompt_tokens(1, None, None, None)
+        self._latest: _Prepared | None = None
+        graphs = profile.graphs and grounder.device.type == "cuda"
+        self._graphs = Graphs() if graphs else None
+        self.requires_grad_(False)
+
+    @property
+    def batched(self) -> bool:
+        """Objects are always stepped as one batch."""
+        return True
+
+    def encode_image(self, pixels: Tensor) -> ImageFeatures:
+        """Image features without memory; pixels [1, 3, S, S]."""
+        return self.features_of(self.encode_levels(pixels))
+
+    def encode_levels(self, pixels: Tensor) -> list[Tensor]:
+        """The backbone alone: four levels [1, s, s, C], which engines with the same image encoder share."""
+        if self._graphs is None:
+            return self._trunk(pixels.float())
+        return list(self._graphs.run("encode", lambda x: tuple(self._trunk(x)), (pixels.float(),)))
+
+    def features_of(self, levels: Sequence[Tensor]) -> ImageFeatures:
+        """Features for this engine's decoder from the backbone's levels."""
+        top, zero, one = (x.permute(0, 3, 1, 2) for x in self._pyramid(levels))
+        return ImageFeatures(top, self._position, (zero, one))
+
+    def attend_memory(
+        self, features: ImageFeatures, bank: MemoryBank, rows: Sequence[int]
+    ) -> Tensor:
+        """Image features conditioned on the memory of each row's object: [N, C, h, w]."""
+        prepared = self._prepare(features)
+        if prepared.attention is None:
+            prepared.attention = self._attention.begin(
+                _cells(features.top), _cells(features.position)
+            )
+        if self.device.type == "cpu":
+            memory = []
+            for row in rows:
+                tokens = bank.tokens(row)
+                memory.append(
+                    (tokens.values, tokens.values + tokens.positions, tokens.pointer_tokens)
+                )
+            return self._square(self._attention.ragged(prepared.attention, memory))
+        index = torch.tensor(rows, device=self.device)
+        most = max(bank.conditioning(row) for row in rows)
+        return self._attend_padded(prepared.attention, bank, index, most)
+
+    def _attend_padded(
+        self, begun: tuple[Tensor, Tensor], bank: MemoryBank, rows: Tensor, conditioning: int
+    ) -> Tensor:
+        padded = bank.padded(rows, conditioning)
+        keys = padded.values + padded.positions
+        out = self._attention.padded(begun, padded.values, keys, padded.bias, padded.pointer_tokens)
+        return self._square(out)
+
+    def _square(self, cells: Tensor) -> Tensor:
+        """[N, cells, C] to [N, C, h, w]."""
+        side = self.config.feature_size
+        return cells.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+    # A step as captured graphs (CUDA).
+
+    def track(self, features: ImageFeatures, bank: MemoryBank, rows: Sequence[int]) -> Decoded:
+        """Memory attention and decoder for N objects."""
+        if self._graphs is None:
+            return super().track(features, bank, rows)
+        count = bucket(len(rows))
+        used = bucket(max(bank.conditioning(row) for row in rows), (1, 2, 4, 8))
+        used = min(used, bank.max_conditioning)
+
+        def stage(top: Tensor, zero: Tensor, one: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+            image = ImageFeatures(top, self._position, (zero, one))
+            begun = self._attention.begin(_cells(top), _cells(self._position))
+            decoded = self.decode(image, self._attend_padded(begun, bank, index, used))
+            return tuple(getattr(decoded, name) for name in _DECODED)
+
+        inputs = (features.top, *features.high, self._index(rows, count, bank))
+        out = self._graphs.run(("track", count, used), stage, inputs, owner=bank)
+        parts = dict(zip(_DECODED, (tensor[: len(rows)] for tensor in out), strict=True))
+        return Decoded(**parts)
+
+    def remember(
+        self,
+        features: ImageFeatures,
+        bank: MemoryBank,
+        rows: Sequence[int],
+        decoded: Decoded,
+        recent: Tensor,
+        distractor: Tensor | None,
+    ) -> None:
+        """Encodes N masks and writes them to memory where they are admitted."""
+        if self._graphs is None:
+            super().remember(features, bank, rows, decoded, recent, distractor)
+            return
+        count = bucket(len(rows))
+        special = torch.zeros_like(recent) if distractor is None else distractor
+
+        def stage(
+            top: Tensor,
+            logits: Tensor,
+            pointers: Tensor,
+            scores: Tensor,
+            index: Tensor,
+            *flags: Tensor,
+        ) -> tuple[Tensor, ...]:
+            image = ImageFeatures(top, self._position, (top, top))
+            empty = scores.new_zeros(len(scores), 1)
+            best = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+            given = Decoded(logits, logits, empty, best, pointers, scores)
+            spatial = self.encode_memory(image, given).flatten(2).transpose(1, 2)
+            bank.write(index, spatial, pointers, *flags)
+            return ()
+
+        masks = (decoded.logits, decoded.pointers, decoded.object_scores)
+        filled = [_fill(tensor, count) for tensor in (*masks, recent, special)]
+        index = self._index(rows, count, bank)
+        inputs = (features.top, *filled[:3], index, *filled[3:])
+        harmless = (*inputs[:-2], *(torch.zeros_like(flag) for flag in filled[3:]))
+        self._graphs.run(("remember", count), stage, inputs, harmless=harmless, owner=bank)
+
+    def _index(self, rows: Sequence[int], count: int, bank: MemoryBank) -> Tensor:
+        """Rows as a tensor, filled up to a bucket with the bank's spare row."""
+        filling = [bank.spare_row] * (count - len(rows))
+        return torch.tensor([*rows, *filling], device=self.device)
+
+    def _prompt_tokens(
+        self, count: int, points: Tensor | None, labels: Tensor | None, dense: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if points is None and dense is None:
+            return self._sparse.expand(count, -1, -1), self._dense.expand(count, -1, -1, -1)
+        return super()._prompt_tokens(count, points, labels, dense)
+
+    def _head(
+        self,
+        features: ImageFeatures,
+        conditioned: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        prepared = self._prepare(features)
+        if prepared.decoder is None:
+            zero, one = (level.permute(0, 2, 3, 1).contiguous() for level in features.high)
+            prepared.decoder = self._decoder.begin(zero, one)
+        image = _cells(conditioned) + _cells(dense)
+        out = self._decoder(prepared.decoder, image, sparse)
+        module = self.sam2_model.sam_mask_decoder
+        if multimask:
+            return out.masks[:, 1:], out.ious[:, 1:], out.tokens[:, 1:], out.scores
+        masks, ious = out.masks[:, :1], out.ious[:, :1]
+        if self.config.stability_fallback:
+            masks, ious = module._dynamic_multimask_via_stability(out.masks, out.ious)
+        return masks, ious, out.tokens[:, :1], out.scores
+
+    def _remember(self, features: ImageFeatures, masks: Tensor) -> Tensor:
+        prepared = self._prepare(features)
+        if prepared.memory is None:
+            prepared.memory = self._memory.begin(features.top.permute(0, 2, 3, 1))
+        return self._memory(prepared.memory, masks).permute(0, 3, 1, 2)
+
+    def _prepare(self, features: ImageFeatures) -> _Prepared:
+        """What is known of this image already; the latest one is remembered."""
+        latest = self._latest
+        if latest is None or latest.features is not features:
+            latest = self._latest = _Prepared(features)
+        return latest
+
+
+def same_encoder(one: Grounder, other: Grounder) -> bool:
+    """Two models' image encoders are equal, tensor for tensor, so that one pass serves both."""
+    if one.config.image_size != other.config.image_size:
+        return False
+    first = one.sam2_model.image_encoder.state_dict()
+    second = other.sam2_model.image_encoder.state_dict()
+    return first.keys() == second.keys() and all(
+        first[name].shape == second[name].shape and torch.equal(first[name], second[name])
+        for name in first
+    )
+
+
+def _fill(tensor: Tensor, count: int) -> Tensor:
+    """[N, ...] to [count, ...] with zeros."""
+    return torch.cat([tensor, tensor.new_zeros(count - len(tensor), *tensor.shape[1:])])
+
+
+def _cells(x: Tensor) -> Tensor:
+    """[N, C, h, w] to [N, cells, C]."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _without_encoder(grounder: Grounder, size: int, side: int) -> Sam2:
+    """The parts of SAM-2 that are used as they are, in float32, for an image of `size` pixels."""
+    source = grounder.sam2_model
+    shell = copy.copy(source)
+    shell._modules = {k: v for k, v in source._modules.items() if k != "image_encoder"}
+    if grounder.dtype != torch.float32:
+        shell = copy.deepcopy(shell).float()
+    else:
+        shell._modules = dict(shell._modules)
+    encoder = copy.copy(shell.sam_prompt_encoder)
+    encoder.__dict__ = dict(encoder.__dict__)
+    encoder.input_image_size, encoder.image_embedding_size = (size, size), (side, side)
+    shell._modules["sam_prompt_encoder"] = encoder
+    return shell

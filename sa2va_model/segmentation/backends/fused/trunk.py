@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hiera and its feature pyramid, channels last, by exact rewrites.
+
+What differs from the `sam2` package's code and not from its result:
+
+- A window that overhangs the image is padded after the query-key-value product, with that product's bias (a padded
+  token is zero), and cropped before the output product; the package multiplies the padding, too: 1764 rows instead of
+  1024 in the third stage at 512 px.
+- Query scale is folded into the weights; one copy cuts windows and separates heads.
+- The pyramid's 1 x 1 convolutions of the two fine levels and the decoder's 1 x 1 convolutions behind them are
+  one product. A top-down sum passes through them at the coarse size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
+from sam2.modeling.backbones.image_encoder import FpnNeck
+from torch import Tensor, nn
+
+from sa2va_model.segmentation.backends.fused.kernels import Dense, Norm, attend_many, scale_of
+
+
+class Trunk:
+    """The image encoder's backbone: pixels to four levels of features, channels last.
+
+    Args:
+        dtype: of matrix products. From the first block that widens the channels on, residuals are in it, too.
+    """
+
+    def __init__(self, trunk: Hiera, image_size: int, dtype: torch.dtype) -> None:
+        proj = trunk.patch_embed.proj
+        self._embed = proj if proj.weight.dtype == torch.float32 else copy.deepcopy(proj).float()
+        side = image_size // 4
+        with torch.no_grad():
+            self._position = trunk._get_pos_embed((side, side)).float().contiguous()
+        self._ends = frozenset(trunk.stage_ends)
+        self._blocks: list[_Block] = []
+        for block in trunk.blocks:
+            self._blocks.append(_Block(block, side, dtype))
+            if block.q_stride:
+                side //= block.q_stride[0]
+
+    def __call__(self, pixels: Tensor) -> list[Tensor]:
+        """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32 or `dtype`."""
+        x = self._embed(pixels).permute(0, 2, 3, 1) + self._position
+        levels = []
+        for index, block in enumerate(self._blocks):
+            x = block(x)
+            if index in self._ends:
+                levels.append(x)
+        return levels
+
+
+class _Block:
+    """One multi-scale block."""
+
+    def __init__(self, block: MultiScaleBlock, side: int, dtype: torch.dtype) -> None:
+        attention = block.attn
+        self._norm1, self._norm2 = Norm(block.norm1), Norm(block.norm2)
+        self._heads = attention.num_heads
+        self._window = block.window_size
+        self._pool = block.q_stride[0] if block.q_stride else 1
+        self._side = side
+        rows = side * side
+        scale = torch.ones(3, 1, device=attention.qkv.weight.device)
+        scale[0] = scale_of(block.dim_out // self._heads)
+        scale = scale.expand(3, block.dim_out).reshape(-1, 1)
+        weight, bias = attention.qkv.weight.float(), attention.qkv.bias.float()
+        self._qkv = Dense(weight * scale, bias * scale[:, 0], dtype, rows=rows)
+        self._out = Dense.of(attention.proj, dtype, rows=rows)
+        first, second = block.mlp.layers
+        self._mlp1 = Dense.of(first, dtype, rows=rows, activation="gelu")
+        self._mlp2 = Dense.of(second, dtype, rows=rows)
+        self._shortcut = None
+        if block.dim != block.dim_out:
+            self._shortcut = Dense.of(block.proj, dtype, rows=rows)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, h, w, C] to [B, h / pool, w / pool, C']; the dtype of `x`, or the products' where channels widen."""
+        normal = self._norm1(x)
+        if self._shortcut is not None:
+            x = _max_pool(self._shortcut(normal), self._pool)
+        x = x + self._attend(self._qkv(normal))
+        return x + self._mlp2(self._mlp1(self._norm2(x)))
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """[B, s, s, 3 C'] to [B, s / pool, s / pool, C']."""
+        batch, side, heads = qkv.shape[0], self._side, self._heads
+        window = self._window or side
+        count = -(-side // window)
+        if count * window != side:
+            assert self._qkv.bias is not None
+            whole = self._qkv.bias.expand(batch, count * window, count * window, -1).contiguous()
+            whole[:, :side, :side] = qkv
+            qkv = whole
+        # [3, windows, heads, tokens, channels of a head]
+        cut = qkv.view(batch, count, window, count, window, 3, heads, -1)
+        cut = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(
+            3, batch * count * count, heads, window * window, -1
+        )
+        query, key, value = cut.unbind()
+        if self._pool > 1:
+            query = _max_pool(query.reshape(-1, window, window, query.shape[-1]), self._pool)
+            window, side = window // self._pool, side // self._pool
+            query = query.reshape(cut.shape[1], heads, window * window, -1)
+        out = attend_many(query, key, value)
+        out = out.view(batch, count, count, heads, window, window, -1)
+        out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(
+            batch, count * window, count * window, heads * out.shape[-1]
+        )
+        return self._out(out[:, :side, :side])
+
+
+def _max_pool(x: Tensor, size: int) -> Tensor:
+    """[B, h, w, C] to [B, h / size, w / size, C]."""
+    if size == 1:
+        return x
+    return F.max_pool2d(x.permute(0, 3, 1, 2), size, size).permute(0, 2, 3, 1)
+
+
+class Pyramid:
+    """The feature pyramid, with the decoder's own projections of the two fine levels.
+
+    Args:
+        fine: `conv_s0` and `conv_s1` of the mask decoder.
+    """
+
+    def __init__(self, neck: FpnNeck, fine: Sequence[nn.Conv2d], dtype: torch.dtype) -> None:
+        lateral = [convolution.conv for convolution in reversed(neck.convs)]  # finest first
+        weights = [c.weight.flatten(1).float() for c in lateral]
+        biases = [c.bias.float() for c in lateral]
+        after = [c.weight.flatten(1).float() for c in fine]
+        self._down = frozenset(neck.fpn_top_down_levels)
+        self._coarse = [Dense(weights[i], biases[i], dtype) for i in (2, 3)]
+        self._fine = [
+            Dense(after[i] @ weights[i], after[i] @ biases[i] + _bias(fine[i]), dtype)
+            for i in (0, 1)
+        ]
+        # What comes down from level 2 (for both) and from level 1 (for the finest) has yet to be projected.
+        self._sum = [Dense(after[0] @ weights[1], after[0] @ biases[1], dtype)]
+        self._after = [Dense(after[i], None, dtype) for i in (0, 1)]
+
+    def __call__(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Four levels [B, s, s, C], finest first, to (top [B, h, w, 256], [B, 4h, 4w, 32], [B, 2h, 2w, 64])."""
+        third = self._coarse[1](levels[3]).float()
+        top = self._coarse[0](levels[2]).float()
+        if 2 in self._down:
+            top = top + _double(third)
+        one = self._fine[1](levels[1]).float()
+        zero = self._fine[0](levels[0]).float()
+        if 1 in self._down:
+            one = one + _double(self._after[1](top).float())
+        if 0 in self._down:
+            down = self._sum[0](levels[1]).float()
+            if 1 in self._down:
+                down = down + _double(self._after[0](top).float())
+            zero = zero + _double(down)
+        return top, zero, one
+
+
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias.float()
+
+
+def _double(x: Tensor) -> Tensor:
+    """Nearest neighbour: [B, h, w, C] to [B, 2h, 2w, C]."""
+    batch, height, width, channels = x.shape
+    out = x[:, :, None, :, None].expand(batch, height, 2, width, 2, channels)
+    return out.reshape(batch, 2 * height, 2 * width, channels)

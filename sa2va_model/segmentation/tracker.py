@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OnlineTracker: SAM-2's memory tracking, one frame at a time, for objects that come and go.
+
+A step never looks ahead, encodes the image not at all (features are given, so that several users share them), and
+treats objects of any age as one batch. With prompts on the first frames its masks are those of the
+official Sa2VA code, and with points, boxes and masks those of the `sam2` package's video predictor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sa2va_model.errors import InputError
+from sa2va_model.segmentation.memory_bank import MemoryBank
+from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """How memory is kept.
+
+    Attributes:
+        max_objects: more are refused.
+        max_conditioning: prompted frames kept for each object; at least the number of keyframes.
+        distractor_slots: distractor-resolving frames kept for each object; written where the policy asks for it.
+        gate_memory: remember a tracked frame only if the object is seen and the mask's predicted IoU is at least
+            `min_quality`. Off = SAM-2's own behaviour.
+        reuse_embedding: decode an object's last [SEG] embedding on every frame, too, and take its mask where its
+            predicted IoU is higher than memory's by `reuse_margin` and both overlap by `reuse_overlap` (IoU) at
+            least. What is taken is what is remembered. Needs a model whose scores are trained.
+    """
+
+    max_objects: int = 16
+    max_conditioning: int = 8
+    distractor_slots: int = 0
+    gate_memory: bool = False
+    min_quality: float = 0.3
+    reuse_embedding: bool = False
+    reuse_margin: float = 0.1
+    reuse_overlap: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("max_objects", "max_conditioning"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.distractor_slots < 0:
+            raise InputError(f"distractor_slots is {self.distractor_slots}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one frame showed of one object.
+
+    Attributes:
+        logits: float32 [1, 1, 4h, 4w].
+        quality: predicted IoU of the mask, 0..1.
+        object_score: logit; positive = the object is visible.
+        prompted: the mask answers a prompt rather than memory.
+        spoken: what the object's [SEG] embedding shows on this frame without memory (N = 1); None where
+            `reuse_embedding` is off or it has none.
+    """
+
+    logits: Tensor
+    quality: float
+    object_score: float
+    prompted: bool
+    decoded: Decoded
+    spoken: Decoded | None = None
+
+
+class _Object:
+    """One tracked object: its row in memory and the prompt for its next frames."""
+
+    def __init__(self, row: int) -> None:
+        self.row = row
+        self.prompt: Prompt | None = None
+        self.prompted_frames = 0
+        self.embedding: Tensor | None = None
+
+    def take_prompt(self) -> Prompt | None:
+        """The prompt for this frame, used up one frame at a time."""
+        if self.prompted_frames == 0:
+            return None
+        self.prompted_frames -= 1
+        return self.prompt
+
+
+class OnlineTracker:
+    """Follows objects through a stream of image features.
+
+    Args:
+        policy: chooses among candidate masks and admits frames to memory; None = `gate_memory` decides.
+        translate: makes a prompt that this SAM-2 understands of one for another model; what it finds empty is
+            not remembered.
+    """
+
+    def __init__(
+        self,
+        grounder: Grounder,
+        config: TrackerConfig | None = None,
+        policy: MemoryPolicy | None = None,
+        translate: Callable[[Prompt, ImageFeatures], Prompt] | None = None,
+    ) -> None:
+        self._grounder, self._translate = grounder, translate
+        self._config = config or TrackerConfig()
+        self._policy: MemoryPolicy = policy or PlainPolicy(
+            self._config.min_quality if self._config.gate_memory else None,
+            scored=grounder.config.object_score_gate,
+            margin=self._config.reuse_margin,
+            overlap=self._config.reuse_overlap,
+        )
+        self._bank = MemoryBank(
+            grounder,
+            self._config.max_objects,
+            self._config.max_conditioning,
+            self._config.distractor_slots,
+        )
+        self._objects: dict[str, _Object] = {}
+
+    @property
+    def policy(self) -> MemoryPolicy:
+        """What decides about masks and memory."""
+        return self._policy
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The objects, oldest first."""
+        return tuple(self._objects)
+
+    def add(self, object_id: str, prompt: Prompt, *, frames: int = 1) -> None:
+        """Adds an object, or corrects one that is tracked, from the next step on.
+
+        Args:
+            prompt: on the next frame.
+            frames: on how many next frames the same prompt is used; Sa2VA prompts all keyframes with one embedding.
+
+        Raises:
+            InputError: there are `max_objects` already.
+        """
+        if object_id not in self._objects:
+            if len(self._objects) >= self._config.max_objects:
+                raise InputError(
+                    f"track {object_id!r}: {len(self._objects)} objects are tracked; "
+                    f"max_objects is {self._config.max_objects}"
+                )
+            used = {item.row for item in self._objects.values()}
+            row = next(r for r in range(self._config.max_objects) if r not in used)
+            self._objects[object_id] = _Object(row)
+            self._bank.clear(row)
+            self._policy.begin(row)
+        item = self._objects[object_id]
+        item.prompt, item.prompted_frames = prompt, frames
+        item.embedding = prompt.embedding
+
+    def row(self, object_id: str) -> int:
+        """The object's row in the policy's tables."""
+        return self._objects[object_id].row
+
+    def remove(self, object_id: str) -> None:
+        """Forgets an object; the others are not touched. Unknown ids are ignored."""
+        self._objects.pop(object_id, None)
+
+    @torch.inference_mode()
+    def step(
+        self, features: ImageFeatures, only: Iterable[str] | None = None
+    ) -> dict[str, Observation]:
+        """One frame.
+
+        Args:
+            features: of this frame.
+            only: step just these objects; used to bring a new one up to date.
+
+        Returns:
+            An observation for each object, in the order they were added.
+        """
+        self._policy.frame(features)
+        wanted = self.ids if only is None else tuple(i for i in only if i in self._objects)
+        prompts = {i: self._objects[i].take_prompt() for i in wanted}
+        seen: dict[str, Observation] = {}
+        for object_id, prompt in prompts.items():
+            if prompt is not None:
+                seen[object_id] = self._prompted(object_id, prompt, features)
+        tracked = [
+            i for i in wanted if prompts[i] is None and not self._bank.empty(self._objects[i].row)
+        ]
+        for batch in [tracked] if self._grounder.batched else [[i] for i in tracked]:
+            if batch:
+                seen.update(self._tracked(batch, features))
+        return {i: seen[i] for i in wanted if i in seen}
+
+    def _prompted(self, object_id: str, prompt: Prompt, features: ImageFeatures) -> Observation:
+        """A conditioning frame: the prompt alone decides, memory is only written."""
+        grounder = self._grounder
+        if self._translate is not None:
+            prompt = self._translate(prompt, features)
+        if prompt.mask is not None:
+            decoded = grounder.adopt_mask(features, prompt.mask)
+        else:
+            decoded = grounder.decode(features, grounder.without_memory(features), prompt)
+        if self._translate is not None and not bool((decoded.logits > 0).any()):
+            return observe(decoded, prompted=True)[0]
+        spatial = grounder.encode_memory(features, decoded, prompted=True)
+        row = self._objects[object_id].row
+        self._bank.prompt(row, spatial[0].flatten(1).T, decoded.pointers[0])
+        self._policy.prompted(row, decoded)
+        return observe(decoded, prompted=True)[0]
+
+    def _tracked(self, object_ids: list[str], features: ImageFeatures) -> dict[str, Observation]:
+        """Memory attention, decoder and memory encoder for a batch of objects of any age."""
+        grounder, places = self._grounder, [self._objects[i].row for i in object_ids]
+        decoded = grounder.track(features, self._bank, places)
+        spoken = None
+        rows = torch.tensor(places, device=grounder.device)
+        choice = self._policy.choose(rows, decoded)
+        if choice is not None:
+            decoded = grounder.choose(decoded, choice)
+        said = [n for n, i in enumerate(object_ids) if self._objects[i].embedding is not None]
+        if self._config.reuse_embedding and said:
+            spoken = self._spoken([object_ids[n] for n in said], features)
+            preferred = self._policy.prefer(rows[said], _select(decoded, said), spoken)
+            decoded = _merge(decoded, said, spoken, preferred)
+        self._remember(places, self._policy.admit(rows, decoded), decoded, features)
+        seen = dict(zip(object_ids, observe(decoded, prompted=False), strict=True))
+        if spoken is not None:
+            for k, n in enumerate(said):
+                name = object_ids[n]
+                seen[name] = replace(seen[name], spoken=_select(spoken, [k]))
+        return seen
+
+    def _remember(
+        self, rows: list[int], admission: Admission, decoded: Decoded, features: ImageFeatures
+    ) -> None:
+        """Encodes and writes what the policy admitted."""
+        recent, distractor = admission.recent, admission.distractor
+        if recent.device.type == "cpu":
+            # Reading back costs nothing here, encoding does: leave out what is not remembered.
+            kept = recent if distractor is None else recent | distractor
+            if not kept.any():
+                return
+            if not kept.all():
+                places = kept.nonzero()[:, 0].tolist()
+                rows, recent, decoded = (
+                    [rows[n] for n in places],
+                    recent[kept],
+                    _select(decoded, places),
+                )
+                distractor = None if distractor is None else distractor[kept]
+        self._grounder.remember(features, self._bank, rows, decoded, recent, distractor)
+
+    def _spoken(self, object_ids: list[str], features: ImageFeatures) -> Decoded:
+        """What the objects' last [SEG] embeddings show, without memory."""
+        grounder, last = self._grounder, [self._objects[i].embedding for i in object_ids]
+        extra = torch.stack([e for e in last if e is not None])[:, None]
+        plain = grounder.without_memory(features).expand(len(object_ids), -1, -1, -1)
+        return grounder.decode_tokens(
+            features,
+            plain,
+            extra=extra.to(plain.device, plain.dtype),
+            multimask=grounder.config.multimask,
+        )
+
+
+def _merge(decoded: Decoded, rows: list[int], by: Decoded, where: Tensor) -> Decoded:
+    """`decoded` with those of its `rows` taken from `by` that `where` marks."""
+    parts = {}
+    for name, whole in _tensors(decoded).items():
+        part = getattr(by, name)
+        part = torch.where(where.view(-1, *[1] * (part.ndim - 1)), part, whole[rows])
+        parts[name] = (
+            part
+            if len(rows) == len(whole)
+            else whole.index_copy(0, torch.tensor(rows, device=whole.device), part)
+        )
+    return Decoded(**parts)
+
+
+def _select(decoded: Decoded, rows: list[int]) -> Decoded:
+    return Decoded(**{name: whole[rows] for name, whole in _tensors(decoded).items()})
+
+
+def _tensors(decoded: Decoded) -> dict[str, Tensor]:
+    return {name: whole for name, whole in vars(decoded).items() if whole is not None}
+
+
+def observe(decoded: Decoded, *, prompted: bool) -> list[Observation]:
+    """A decoder's answer, one object at a time; all scores are read back from the device together."""
+    scores = torch.stack([decoded.quality.float(), decoded.object_scores[:, 0].float()], 1).tolist()
+    out = []
+    for row, (quality, object_score) in enumerate(scores):
+        one = _select(decoded, [row]) if len(scores) > 1 else decoded
+        out.append(Observation(one.logits, quality, object_score, prompted, one))
+    return out

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole Sa2VA with random weights, built in well under a second: what tests use in place of mocks."""
+
+from __future__ import annotations
+
+import torch
+
+from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
+from sa2va_model.mllm.families.nano import QWEN_TOKENS, nano_family
+from sa2va_model.mllm.families.qwen_config import QWEN2_5, QWEN3
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmentation.sam2 import Grounder
+
+
+def nano_model(seed: int = 0, *, answers: bool = True, family: str | None = None) -> Sa2VA:
+    """The nano configuration with weights that are a function of `seed`.
+
+    Args:
+        answers: the language model writes `[SEG]` whatever it is asked; otherwise it never does.
+        family: one of `nano_families.FAMILIES`.
+    """
+    tokenizer = byte_tokenizer(extra=QWEN_TOKENS if family in (QWEN2_5, QWEN3) else ())
+    size = len(tokenizer)
+    config = nano_config(size) if family is None else nano_family(family, size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Sa2VA(config, tokenizer).eval()
+        wake(model.grounder)
+        _script_answer(model, found=answers)
+    return model
+
+
+def _script_answer(model: Sa2VA, *, found: bool) -> None:
+    """Sets the word embeddings so that greedy decoding writes `[SEG]<stop>`, or `<stop>` at once.
+
+    The newline that ends every prompt and `[SEG]` get embeddings of their own large directions, which survive
+    the random layers; the output rows of the next tokens point there. Everything else stays contextual.
+    """
+    mllm = model.mllm
+    newline, stop = mllm._token_id("\n"), int(mllm.tokenizer.eos_token_id)
+    inputs = mllm.language_model.get_input_embeddings().weight
+    outputs = mllm.language_model.get_output_embeddings().weight
+    with torch.no_grad():
+        first, second = torch.linalg.qr(torch.randn(inputs.shape[1], 2)).Q.T
+        inputs[newline], inputs[mllm.seg_id] = 3 * first, 3 * second
+        outputs.mul_(0.01)
+        outputs[mllm.seg_id if found else stop] = first
+        if found:
+            outputs[stop] = second
+
+
+def wake(grounder: Grounder) -> None:
+    """Scales random weights so that masks have some contrast and depend on memory, as in a trained model."""
+    sam = grounder.sam2_model
+    for parameter in sam.memory_encoder.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    for network in sam.sam_mask_decoder.output_hypernetworks_mlps:
+        network.layers[-1].weight.data.mul_(20)
+    sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(1.0)

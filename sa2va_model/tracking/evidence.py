@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs that a mask is on the object it should be on, and what they weigh together.
+
+Four of them: SAM-2's object score, its predicted IoU, whether the masked image features look like the object's own,
+and whether the area is the object's own. All in tensors, N objects at once.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_model.tracking.calibration import Head
+
+SCORE_LIMIT, AREA_LIMIT = 6.0, 1.5
+
+
+def look(features: ImageFeatures, logits: Tensor) -> Tensor:
+    """What is under a mask, in the image features of three sizes, against the rest of the image.
+
+    Args:
+        logits: [N, 1, 4h, 4w].
+
+    Returns:
+        float32 [N, D], of length 1; the product of two is the mean of three cosines.
+    """
+    share = logits.float().sigmoid()
+    parts = []
+    for level in (features.top, features.high[1], features.high[0]):
+        cells = level.float()
+        cells = cells - cells.mean((2, 3), keepdim=True)
+        inside = share
+        if share.shape[-2:] != cells.shape[-2:]:
+            inside = F.interpolate(share, size=cells.shape[-2:], mode="area")
+        total = torch.einsum("chw,nhw->nc", cells[0], inside[:, 0])
+        parts.append(F.normalize(total, dim=1))
+    return torch.cat(parts, dim=1) / len(parts) ** 0.5
+
+
+def area(logits: Tensor) -> Tensor:
+    """Share of the image under each mask: [N, 1, H, W] to float32 [N]."""
+    return (logits > 0).float().mean((1, 2, 3))
+
+
+def area_change(now: Tensor, own: Tensor, cells: int) -> Tensor:
+    """|log ratio| of two areas [N], of which a cell or two more or less are no change, clipped."""
+    some = 2.0 / cells
+    return ((now + some) / (own + some)).log().abs().clamp(max=AREA_LIMIT)
+
+
+def weigh(
+    head: Head, decoded: Decoded, likeness: Tensor, change: Tensor, *, scored: bool
+) -> Tensor:
+    """Log-likelihood ratio that each mask is on its object, float32 [N]; an empty mask has -inf.
+
+    Args:
+        likeness, change: [N], from `look` and `area_change`.
+        scored: the model's object scores are trained.
+    """
+    score = decoded.object_scores[:, 0].float().clamp(-SCORE_LIMIT, SCORE_LIMIT)
+    evidence = head.bias + head.quality * decoded.quality.float()
+    evidence = evidence + head.look * likeness + head.area * change
+    if scored:
+        evidence = evidence + head.object_score * score
+    evidence = torch.nan_to_num(evidence, nan=-torch.inf)
+    empty = ~(decoded.logits > 0).flatten(1).any(1)
+    return torch.where(empty, -torch.inf, evidence)

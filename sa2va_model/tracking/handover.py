@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vision: which SAM-2 finds what the words mean, and which one follows it.
+
+`propagation="sa2va"`: both are the checkpoint's own, as in the official code. `"handover"`: the checkpoint's tuned
+decoder finds; its mask becomes a mask prompt of a stock SAM-2 with the decoder that the memory was trained with
+(Sa2VA-i, arXiv 2509.19082, section 3), which may be of another size. If both have the same image encoder, an image is
+encoded once; else the finder encodes only the images on which something is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sa2va_model.checkpoints.sam2_files import load_stock
+from sa2va_model.config import Sam2Config
+from sa2va_model.errors import InputError
+from sa2va_model.io import preprocessing as images
+from sa2va_model.segmentation.backends.fused.model import Engine, same_encoder
+from sa2va_model.segmentation.backends.profile import PROFILES, pick_profile
+from sa2va_model.segmentation.memory_policy import MemoryPolicy
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
+
+PROPAGATIONS = ("sa2va", "handover")
+RESOLUTIONS = (256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """How objects are followed.
+
+    Attributes:
+        propagation: "sa2va" = the checkpoint's own decoder and memory; "handover" = a stock SAM-2 follows.
+        stock: with handover, a published SAM-2 or SAM-2.1 file (.pt) of any size.
+        resolution: side of the square that the follower sees, pixels: 1024, 512 or 256; 0 = as the weights were
+            trained. 512 costs about an eighth of 1024; small objects suffer.
+        profile: arithmetic, see `runtime.profile`; "auto" = the fastest with practically the same masks.
+    """
+
+    propagation: str = "sa2va"
+    stock: str = ""
+    resolution: int = 0
+    profile: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.propagation not in PROPAGATIONS:
+            raise InputError(
+                f"propagation is {self.propagation!r}; expected one of {', '.join(PROPAGATIONS)}"
+            )
+        if self.propagation == "handover" and not self.stock:
+            raise InputError(
+                "propagation 'handover' needs a stock SAM-2 file (.pt); none was given"
+            )
+        if self.propagation != "handover" and self.stock:
+            raise InputError(
+                f"sam2 is {self.stock!r}, but propagation is {self.propagation!r}; expected 'handover'"
+            )
+        if self.resolution not in (0, *RESOLUTIONS):
+            raise InputError(
+                f"resolution is {self.resolution}; expected {', '.join(map(str, RESOLUTIONS))} or 0"
+            )
+        if self.profile not in PROFILES:
+            raise InputError(f"profile is {self.profile!r}; expected one of {', '.join(PROFILES)}")
+
+
+@dataclass(frozen=True)
+class FollowedFeatures(ImageFeatures):
+    """The follower's features of one image, and the finder's from the moment they are needed on."""
+
+    finder: Callable[[], ImageFeatures] | None = None
+
+
+class Vision:
+    """SAM-2 for one stream.
+
+    Args:
+        grounder: the checkpoint's own SAM-2.
+    """
+
+    def __init__(self, grounder: Grounder, config: VisionConfig | None = None) -> None:
+        self.config = config or VisionConfig()
+        device = grounder.device
+        self.handover = self.config.propagation == "handover"
+        size = self.config.resolution or None
+        self.finder = self._prepare(grounder, None if self.handover else size)
+        self.follower, self.shared = self.finder, True
+        if self.handover:
+            stock = load_stock(
+                self.config.stock, image_size=size or 1024, device=device, dtype=grounder.dtype
+            )
+            self.shared = same_encoder(grounder, stock)
+            self.follower = self._prepare(stock, None, self.finder if self.shared else None)
+
+    def _prepare(
+        self, grounder: Grounder, size: int | None, trunk: Grounder | None = None
+    ) -> Grounder:
+        profile = pick_profile(self.config.profile, grounder.device, grounder.config)
+        if profile.arithmetic == "reference":
+            if size not in (None, grounder.config.image_size):
+                raise InputError(
+                    f"resolution is {size}; the reference profile computes at {grounder.config.image_size}"
+                )
+            return grounder
+        shared = trunk if isinstance(trunk, Engine) else None
+        return Engine(grounder, profile, image_size=size, trunk=shared)
+
+    def encode(self, image: np.ndarray) -> ImageFeatures:
+        """What the follower sees of a uint8 [H, W, 3] image."""
+        follower, finder = self.follower, self.finder
+        # With one encoder for both, the finder's rounding of the normalisation is kept: it was tuned with it.
+        pixels = self._pixels(image, finder.config if self.shared else follower.config)
+        if not self.handover:
+            return follower.encode_image(pixels)
+        if self.shared and isinstance(follower, Engine) and isinstance(finder, Engine):
+            levels = follower.encode_levels(pixels)
+            plain = follower.features_of(levels)
+            other = cache(lambda: finder.features_of(levels))
+        else:
+            plain = follower.encode_image(pixels)
+            other = cache(lambda: finder.encode_image(self._pixels(image, finder.config)))
+        return FollowedFeatures(plain.top, plain.position, plain.high, other)
+
+    def _pixels(self, image: np.ndarray, config: Sam2Config) -> Tensor:
+        pixels = images.sam_pixels(image, config)
+        return pixels.to(self.follower.device, self.follower.dtype)
+
+    def tracker(
+        self, config: TrackerConfig | None = None, policy: MemoryPolicy | None = None
+    ) -> OnlineTracker:
+        """A tracker that follows; embeddings are translated for it where another model found them."""
+        config = config or TrackerConfig()
+        if self.handover:
+            # The finder's mask has no pointer that the follower's memory understands.
+            config = replace(config, reuse_embedding=False)
+        translate = self._translate if self.handover else None
+        return OnlineTracker(self.follower, config, policy, translate)
+
+    @torch.inference_mode()
+    def decode(self, embedding: Tensor, features: ImageFeatures) -> Decoded:
+        """What a [SEG] embedding shows on an image, without memory; masks have the follower's size."""
+        finder = self.finder
+        if isinstance(features, FollowedFeatures) and features.finder is not None:
+            features = features.finder()
+        plain = finder.without_memory(features)
+        decoded = finder.decode(features, plain, Prompt(embedding=embedding))
+        size = (self.follower.config.mask_size,) * 2
+        if decoded.logits.shape[-2:] == size:
+            return decoded
+        return replace(
+            decoded,
+            logits=_resize(decoded.logits, size),
+            candidates=_resize(decoded.candidates, size),
+        )
+
+    def _translate(self, prompt: Prompt, features: ImageFeatures) -> Prompt:
+        """A [SEG] embedding as a mask prompt: what the finder sees there, at the size of the finder's image."""
+        if prompt.embedding is None:
+            return prompt
+        found = self.finder.image_logits(self.decode(prompt.embedding, features).logits)
+        return Prompt(mask=found[0, 0] > 0)
+
+
+def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mask is trusted only when it earns it: what `OnlineTracker` takes and remembers, by evidence.
+
+Each part can be switched off; what each is worth on the simulator's hard clips is in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sa2va_model.segmentation.memory_policy import Admission, overlaps
+from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_model.tracking.calibration import Calibration, Head
+from sa2va_model.tracking.distractors import DistractorRule
+from sa2va_model.tracking.evidence import area, area_change, look, weigh
+from sa2va_model.tracking.motion import BoxFilter, box_overlaps, boxes
+
+MOTION_SHARE = 0.15  # of a mask's score, as in SAMURAI
+_LEARN = 0.1  # of a trusted frame in what the object looks like; `prompted` frames count more
+_LEARN_PROMPTED = 0.5
+
+
+@dataclass(frozen=True)
+class TrustConfig:
+    """Which parts decide.
+
+    Attributes:
+        gate: only frames whose mask has enough evidence are remembered; off = every frame that shows the object.
+        distractors: frames that tell the object from something like it get a memory of their own.
+        motion: where the camera stands still, masks far from where the object should be count less.
+    """
+
+    gate: bool = True
+    distractors: bool = False
+    motion: bool = False
+
+
+class EarnedTrust:
+    """A `MemoryPolicy` that weighs evidence.
+
+    Args:
+        rows: objects at most.
+    """
+
+    def __init__(
+        self, grounder: Grounder, rows: int, calibration: Calibration, config: TrustConfig
+    ) -> None:
+        sam, device = grounder.config, grounder.device
+        self.calibration, self._config = calibration, config
+        self._scored = sam.object_score_gate
+        self._cells = sam.mask_size**2
+        width = sam.hidden_dim + sam.hidden_dim // 4 + sam.hidden_dim // 8
+        self._look = torch.zeros(rows, width, device=device)
+        self._area = torch.zeros(rows, device=device)
+        self._known = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.memory_evidence = torch.full((rows,), torch.nan, device=device)
+        self.spoken_evidence = torch.full((rows,), torch.nan, device=device)
+        self.evidence = torch.full((rows,), torch.nan, device=device)
+        self._agreement = torch.full((rows,), torch.nan, device=device)
+        self._filter = BoxFilter(rows, device)
+        self._rule = DistractorRule(rows, device, calibration.admit + 1.0)
+        self._features: ImageFeatures | None = None
+        self._rivals: tuple[Tensor, Tensor] | None = None
+        self._expected = torch.zeros(rows, 4, device=device)  # boxes on the image at hand
+        self.camera_moves = False
+
+    def frame(self, features: ImageFeatures) -> None:
+        """The next calls are about this image."""
+        self._features, self._rivals = features, None
+
+    def begin(self, row: int) -> None:
+        """A new object has this row."""
+        self._known[row] = False
+        for table in (self.memory_evidence, self.spoken_evidence, self.evidence, self._agreement):
+            table[row] = torch.nan
+        self._filter.forget(row)
+        self._rule.forget(row)
+
+    def prompted(self, row: int, decoded: Decoded) -> None:
+        """A prompt's mask says what the object looks like."""
+        rows = torch.tensor([row], device=self._area.device)
+        seen = (decoded.logits > 0).flatten(1).any(1)
+        self._learn(rows, decoded.logits, seen, _LEARN_PROMPTED)
+        self._filter.update(rows, boxes(decoded.logits), seen)
+        self.evidence[row] = torch.where(seen[0], 4.0, -4.0)
+
+    def weigh(self, head: Head, rows: Tensor, decoded: Decoded) -> Tensor:
+        """Evidence for masks of the image at hand, [N]."""
+        assert self._features is not None, "frame() comes first"
+        likeness = (look(self._features, decoded.logits) * self._look[rows]).sum(1)
+        change = area_change(area(decoded.logits), self._area[rows], self._cells)
+        return weigh(head, decoded, likeness, change, scored=self._scored)
+
+    def choose(self, rows: Tensor, decoded: Decoded) -> Tensor | None:
+        """SAM-2's choice, or with the motion prior the candidate that fits both."""
+        if not self._use_motion():
+            return None
+        self._expected[rows] = self._filter.predict(rows)
+        count = decoded.candidates.shape[1]
+        own = boxes(decoded.candidates.flatten(0, 1)[:, None]).reshape(-1, count, 4)
+        fits = box_overlaps(own, self._expected[rows][:, None])
+        mixed = (1 - MOTION_SHARE) * decoded.ious + MOTION_SHARE * fits
+        return torch.where(self._filter.ready(rows), mixed.argmax(1), decoded.best)
+
+    def prefer(self, rows: Tensor, memory: Decoded, spoken: Decoded) -> Tensor:
+        """The embedding's mask where it is better by predicted IoU, and the two are not far apart."""
+        values = self.calibration
+        self.memory_evidence[rows] = self.weigh(values.memory, rows, memory)
+        self.spoken_evidence[rows] = self.weigh(values.spoken, rows, spoken)
+        self._rivals = rows, torch.stack([memory.logits, spoken.logits], dim=1)[:, :, 0]
+        gain = spoken.quality.float() - memory.quality.float()
+        if self._use_motion():
+            expected = self._expected[rows]
+            fits = [box_overlaps(boxes(d.logits), expected) for d in (memory, spoken)]
+            mixed = (1 - MOTION_SHARE) * gain + MOTION_SHARE * (fits[1] - fits[0])
+            gain = torch.where(self._filter.ready(rows), mixed, gain)
+        self._agreement[rows] = overlaps(memory, spoken)
+        alike = self._agreement[rows] >= values.prefer_overlap
+        nothing = ~(memory.logits > 0).flatten(1).any(1)
+        seen = (spoken.logits > 0).flatten(1).any(1)
+        return (gain > values.prefer_margin) & (alike | nothing) & seen
+
+    def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
+        """Remembers what has earned it."""
+        own = self.weigh(self.calibration.memory, rows, decoded)
+        evidence = own
+        if self._rivals is not None:  # the embedding's masks are weighed by their own head
+            said, pair = self._rivals
+            taken = torch.zeros_like(self._known)
+            same = (pair[:, 1] == decoded.logits[self._places(rows, said), 0]).flatten(1).all(1)
+            taken[said] = same
+            evidence = torch.where(taken[rows], self.spoken_evidence[rows], own)
+        self.evidence[rows] = evidence
+        trusted = evidence >= self.calibration.admit
+        recent = trusted if self._config.gate else torch.isfinite(evidence)
+        box = boxes(decoded.logits)
+        if self._use_motion():
+            off = box_overlaps(box, self._expected[rows]) <= 0
+            recent = recent & ~(off & self._filter.ready(rows))
+        distractor = None
+        if self._config.distractors:
+            rivals = self._alternatives(rows, decoded)
+            distractor = self._rule(rows, decoded.logits, rivals, evidence, trusted)
+        self._filter.update(rows, box, trusted)
+        self._learn(rows, decoded.logits, trusted, _LEARN)
+        self._rivals = None  # they belong to these rows alone
+        return Admission(recent, distractor)
+
+    def rivals(self, row: int) -> tuple[float, float, float]:
+        """IoU of memory's mask and the embedding's on the last frame, and the evidence of each; NaN = none."""
+        tables = (self._agreement, self.memory_evidence, self.spoken_evidence)
+        agreement, memory, spoken = (float(table[row]) for table in tables)
+        return agreement, memory, spoken
+
+    def _use_motion(self) -> bool:
+        if self._config.motion and self.camera_moves:
+            self._filter.forget_all()
+        return self._config.motion and not self.camera_moves
+
+    @staticmethod
+    def _places(rows: Tensor, some: Tensor) -> Tensor:
+        """Where each of `some` stands in `rows`."""
+        return (rows[None] == some[:, None]).float().argmax(1)
+
+    def _alternatives(self, rows: Tensor, decoded: Decoded) -> Tensor:
+        """Masks that might have been taken, [N, A, H, W]."""
+        found = decoded.candidates
+        if self._rivals is not None:
+            said, pair = self._rivals
+            more = decoded.logits.expand(-1, 2, -1, -1).clone()
+            more[self._places(rows, said)] = pair
+            found = torch.cat([found, more], dim=1)
+        return found
+
+    def _learn(self, rows: Tensor, logits: Tensor, trusted: Tensor, share: float) -> None:
+        """Moves what the object looks like towards what it looks like now."""
+        assert self._features is not None, "frame() comes first"
+        known = self._known[rows]
+        share_now = torch.where(known, share, 1.0) * trusted
+        seen, size = look(self._features, logits), area(logits)
+        mixed = torch.lerp(self._look[rows], seen, share_now[:, None])
+        self._look[rows] = torch.nn.functional.normalize(mixed, dim=1)
+        own = self._area[rows]
+        self._area[rows] = torch.where(share_now > 0, torch.lerp(own, size, share_now), own)
+        self._known[rows] = known | trusted

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's services. Each answers at once, and `load_adapter` when it is done; what follows is told on the topics.
+
+A refused request is an answer with the reason in its `message`, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sensor_msgs.msg import PointField
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool, Trigger
+
+from sa2va_model.errors import InputError
+from sa2va_model.tracks import Track
+from sa2va_ros.interfaces.commands import Router, tracks_named
+from sa2va_ros.messages import tracks as conversions_tracks
+from sa2va_ros.messages.clouds import fill_cloud, fill_point, fill_pose
+from sa2va_ros.node.adapter_change import AdapterChange
+from sa2va_ros.node.model_session import Engine
+from sa2va_ros.node.pipeline import Latest, Pipeline
+from sa2va_ros.space.localizer import ENDED, locate_one, target
+from sa2va_ros.srv import (
+    AddPrompt,
+    GetTrackCloud,
+    ListTracks,
+    LoadAdapter,
+    RemoveTrack,
+    SetTarget,
+)
+from sa2va_ros.support.deferred import Later, create_patient_service
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+
+class Services:
+    """Serves them for as long as the node lives, whatever its lifecycle state.
+
+    Args:
+        adapters: loads them.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        engine: Engine,
+        pipeline: Pipeline,
+        router: Router,
+        adapters: AdapterChange,
+    ) -> None:
+        self._engine, self._pipeline, self._router = engine, pipeline, router
+        self._node, self._adapters = node, adapters
+        served = {
+            "set_target": (SetTarget, self._set_target),
+            "add_prompt": (AddPrompt, self._add_prompt),
+            "remove_track": (RemoveTrack, self._remove_track),
+            "list_tracks": (ListTracks, self._list_tracks),
+            "get_track_cloud": (GetTrackCloud, self._get_track_cloud),
+            "load_adapter": (LoadAdapter, self._load_adapter),
+            "reset": (Trigger, self._reset),
+            "enable": (SetBool, self._enable),
+        }
+        for name, (kind, serve) in served.items():
+            create_patient_service(node, kind, f"~/{name}", _refusing(serve))
+
+    def _set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> None:
+        response.track_id = self._router.track(
+            request.expression, track_id=request.track_id, replace=request.replace
+        )
+        response.accepted = True
+
+    def _add_prompt(self, request: AddPrompt.Request, response: AddPrompt.Response) -> None:
+        arguments = conversions_tracks.prompt_arguments(request.prompt)
+        if (latest := self._pipeline.latest) is not None:
+            conversions_tracks.check_prompt(arguments, latest.admitted.frame.rgb.shape[:2])
+        response.track_id = self._router.prompt(**arguments)
+        response.accepted = True
+
+    def _remove_track(self, request: RemoveTrack.Request, response: RemoveTrack.Response) -> None:
+        before = len(self._living())
+        response.remaining = before
+        self._engine.need_model()
+        stopped = self._router.stop(request.track_id)
+        response.success = stopped > 0 or not request.track_id
+        response.remaining = max(before - stopped, 0)
+
+    def _list_tracks(self, request: ListTracks.Request, response: ListTracks.Response) -> None:
+        if (latest := self._pipeline.latest) is not None:
+            response.tracks = latest.tracks
+
+    def _get_track_cloud(
+        self, request: GetTrackCloud.Request, response: GetTrackCloud.Response
+    ) -> None:
+        self._engine.need_live()
+        latest = self._pipeline.latest
+        if latest is None:
+            raise InputError("there is no image yet; expected one on the image topic")
+        track = _named(request.track_id, latest)
+        depth = latest.depth or self._pipeline.match_depth(latest.admitted, wait=0.0)
+        place = self._pipeline.place(latest.admitted)
+        config = self._pipeline.cloud_config()
+        solid = locate_one(track, latest.admitted.frame.rgb, depth, place, config)
+        response.header = Header(stamp=latest.admitted.header.stamp, frame_id=place.frame)
+        fill_cloud(response.cloud, solid, response.header, PointField)
+        fill_pose(response.pose, solid.box.centre, solid.box.rotation)
+        fill_point(response.size, solid.box.size)
+        response.success = True
+
+    def _load_adapter(self, request: LoadAdapter.Request, response: LoadAdapter.Response) -> Later:
+        if request.scale not in (0.0, 1.0):
+            raise InputError(f"scale is {request.scale:g}; expected 1 (or 0, which means 1)")
+        later = Later()
+
+        def done(loaded: str, problem: str) -> None:
+            response.success, response.message = not problem, problem or loaded
+            self._node.get_logger().info(f"load_adapter: {response.message}")
+            later.give(response)
+
+        self._adapters.begin(request.path, done)
+        return later
+
+    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self._engine.need_live()
+        self._pipeline.reset("asked for by the service ~/reset")
+        response.success = True
+
+    def _enable(self, request: SetBool.Request, response: SetBool.Response) -> None:
+        self._pipeline.enabled = request.data
+        response.message = "images are processed" if request.data else "images are ignored"
+        response.success = True
+
+    def _living(self) -> list[Track]:
+        latest = self._pipeline.latest
+        tracks = latest.result.tracks if latest else ()
+        return [track for track in tracks if track.state not in ENDED]
+
+
+def _refusing(serve: Callable[[Any, Any], Later | None]) -> Callable[[Any, Any], Any]:
+    """A service callback that answers with the reason where a request is refused."""
+
+    def answer(request: Any, response: Any) -> Any:
+        try:
+            return serve(request, response) or response
+        except InputError as error:
+            response.message = str(error)
+        return response
+
+    return answer
+
+
+def _named(name: str, latest: Latest) -> Track:
+    """The track that a request means; "" = the target.
+
+    Raises:
+        InputError: there is none of that name, or nothing is tracked.
+    """
+    tracks = latest.result.tracks
+    if not name:
+        found = target(tracks)
+        if found is None:
+            raise InputError("nothing is tracked; expected a track")
+        return found
+    wanted = tracks_named(name, tracks, what="track")[0]
+    return next(track for track in tracks if track.id == wanted)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the node is doing, for people and for monitors: `~/status` (latched) and `/diagnostics`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from sa2va_ros.interfaces.diagnostics import Finding, Readings, degraded, findings
+from sa2va_ros.msg import TrackerStatus
+from sa2va_ros.node.model_session import Engine
+from sa2va_ros.node.pipeline import Pipeline
+from sa2va_ros.space.localizer import ENDED
+from sa2va_ros.support.qos import reliable
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+PERIOD = 1.0  # seconds between two diagnostics, as diagnostic_updater has it
+COUNTED = ("received", "processed", "dropped", "rejected", "skipped")
+
+
+class Health:
+    """Reads the node's numbers and publishes them.
+
+    Attributes:
+        state: one of TrackerStatus' states, as the lifecycle knows it.
+        problem: why loading failed, or "".
+    """
+
+    def __init__(self, node: Node, engine: Engine, pipeline: Pipeline) -> None:
+        self._node, self._engine, self._pipeline = node, engine, pipeline
+        self.state, self.problem = TrackerStatus.UNCONFIGURED, ""
+        # The name is absolute, as that of `/tf`: all tools listen there.
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
+        self._before: Counter[str] = Counter()
+        self._failures = 0
+        self._found: list[Finding] = []
+        self._next = 0.0
+
+    def publish(self, expression: str) -> None:
+        """Publish the status, and the diagnostics when their time has come."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PERIOD - 0.01
+            self._found = findings(self._read())
+            self._publisher.publish(self._diagnostics(self._found))
+        self._pipeline.outputs.status(self._status(expression))
+
+    def _status(self, expression: str) -> TrackerStatus:
+        pipeline, counts = self._pipeline, self._pipeline.worker.counts()
+        why = self.problem or self._engine.held
+        message = TrackerStatus(state=self.state, model=self._model(), message=why)
+        message.adapter, message.device = self._engine.adapter, self._device()
+        message.active_expression = expression
+        if (latest := pipeline.latest) is not None:
+            message.header.frame_id = latest.admitted.header.frame_id
+            message.num_tracks = sum(t.state not in ENDED for t in latest.result.tracks)
+        message.input_fps = pipeline.worker.input_rate.rate()
+        message.tracker_fps = pipeline.worker.output_rate.rate()
+        message.received, message.processed = counts.received, counts.processed
+        message.dropped, message.rejected = counts.dropped, counts.rejected
+        if not self.problem and counts.rejected:
+            message.message = f"{counts.rejected} images not used; the last: {counts.last_reason}"
+        if self.state == TrackerStatus.ACTIVE and (why := degraded(self._found)):
+            message.state, message.message = TrackerStatus.DEGRADED, why
+        return message
+
+    def _diagnostics(self, found: list[Finding]) -> DiagnosticArray:
+        array = DiagnosticArray()
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        for finding in found:
+            status = DiagnosticStatus(name=f"{name}: {finding.name}", message=finding.message)
+            status.level = bytes([finding.level])
+            status.hardware_id = self._device()
+            status.values = [KeyValue(key=k, value=v) for k, v in finding.values.items()]
+            array.status.append(status)
+        return array
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _read(self) -> Readings:
+        pipeline, worker = self._pipeline, self._pipeline.worker
+        latencies, latest = pipeline.outputs.latencies, pipeline.latest
+        counts = asdict(worker.counts())
+        now = Counter({name: counts[name] for name in COUNTED})
+        # A new worker counts from zero.
+        changed = {
+            n: now[n] - (self._before[n] if now[n] >= self._before[n] else 0) for n in COUNTED
+        }
+        self._before = now
+        failures, failure = self._pipeline.failures()
+        failed, self._failures = failures - self._failures, failures
+        tracks = latest.result.tracks if latest else ()
+        return Readings(
+            loaded=self._engine.model is not None,
+            active=self.state == TrackerStatus.ACTIVE,
+            problem=self.problem,
+            topic=self._node.resolve_topic_name("image"),
+            silence=worker.input_rate.silence(),
+            image_timeout=self._value("image_timeout"),
+            input_fps=worker.input_rate.rate(),
+            tracker_fps=worker.output_rate.rate(),
+            **changed,
+            reason=counts["last_reason"],
+            latency_p50=latencies.percentile(50),
+            latency_p95=latencies.percentile(95),
+            overhead_p50=latencies.overhead(50),
+            overhead_p95=latencies.overhead(95),
+            step_p95=latencies.step(95),
+            first_mask=latencies.first_mask(),
+            latency_warning=self._value("latency_warning"),
+            depth_wanted=pipeline.outputs_3d.wanted(),
+            depth_problem=pipeline.problem_3d,
+            depth_received=pipeline.depth.received,
+            failures=failed,
+            failure=failure,
+            tracks=Counter(track.state.name for track in tracks),
+            model=self._model(),
+            adapter=self._engine.adapter,
+            device=self._device(),
+            resident=resident_bytes(),
+            share=resident_bytes() / _machine_bytes(),
+            gpu=_gpu_bytes(),
+        )
+
+    def _value(self, name: str) -> Any:
+        return self._node.get_parameter(name).value
+
+    def _model(self) -> str:
+        return self._value("model") or "tiny"
+
+    def _device(self) -> str:
+        return str(getattr(self._engine.model, "device", self._value("device")))
+
+
+def resident_bytes() -> int:
+    """Memory of this process (Linux)."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _gpu_bytes() -> int:
+    torch: Any = sys.modules.get("torch")  # not imported for the sake of a number
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.memory_allocated())

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model and what it follows, from loading to freeing. No ROS.
+
+Whatever is asked for while nothing is loaded is refused with that reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sa2va_model.errors import InputError
+from sa2va_model.io.frames import Frame
+from sa2va_model.tracking.track_names import TrackNames
+from sa2va_model.tracks import FrameResult
+from sa2va_ros.interfaces.conversation import Conversation
+
+if TYPE_CHECKING:
+    from sa2va_model.sa2va import Sa2VA
+    from sa2va_model.tracking.live import LiveConfig, LiveTracker
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+END_SECONDS = 1.0  # how long a language model at work is waited for
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What is loaded and how.
+
+    Attributes:
+        model, adapter: folders; "" = the model that ships, no adapter.
+        dtype: one of DTYPES; auto = float32 on a CPU, bfloat16 on CUDA.
+        threads: of the CPU; 0 = suited to the model.
+        live: makes the tracker's configuration; called when torch is imported.
+        history_turns, max_tokens: of questions about the scene.
+    """
+
+    model: str
+    adapter: str
+    device: str
+    dtype: str
+    threads: int
+    live: Callable[[], LiveConfig]
+    history_turns: int
+    max_tokens: int
+
+
+class Engine:
+    """One model, the live tracker on it and the conversation with it.
+
+    Attributes:
+        held: for what the model is held, so that nobody else may begin to use it; "" if it is not.
+    """
+
+    def __init__(self) -> None:
+        self.held = ""
+        self._lock = threading.Lock()  # around `held`, and the tracks that wait for another tracker
+        self._waiting: dict[str, str] = {}  # their expressions by id
+        self._names = TrackNames()  # of all tracks while the node lives, whatever is loaded
+        self.model: Sa2VA | None = None
+        self.live: LiveTracker | None = None
+        self.conversation: Conversation | None = None
+        self.adapter = ""
+        self._settings: EngineSettings | None = None
+
+    # --- loading and freeing ----------------------------------------------------------------------
+
+    def load(self, settings: EngineSettings) -> None:
+        """Load the model; takes from a second to minutes.
+
+        Raises:
+            InputError: the folder holds no model that can be used here; others as torch raises them.
+        """
+        # Here and not at the top: torch takes seconds, and without it the node can still say what
+        # is missing.
+        import torch
+
+        from sa2va_model.checkpoints.load import load_model, suit_threads
+
+        dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        model = load_model(settings.model or None, device=settings.device, dtype=dtype)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        else:
+            suit_threads(model)
+        if settings.adapter:
+            _load_adapter(model, settings.adapter)
+        self.adapter, self._settings, self.model = settings.adapter, settings, model
+        self._begin()
+
+    def _begin(self) -> None:
+        from sa2va_model.tracking.live import LiveTracker
+
+        assert self.model is not None
+        assert self._settings is not None
+        self.live = LiveTracker(self.model, self._settings.live(), self._names)
+        self.conversation = Conversation(
+            self.model, turns=self._settings.history_turns, max_tokens=self._settings.max_tokens
+        )
+
+    def unload(self) -> bool:
+        """Free everything and give the memory back; False if the language model is still at work."""
+        if self.model is None and self.live is None:
+            return True
+        ended = self.close()
+        free_memory()
+        return ended
+
+    def close(self) -> bool:
+        """Free everything, as before the process ends; False if the language model is still at work."""
+        live, self.live = self.live, None
+        self.model, self.conversation, self.adapter = None, None, ""
+        return live is None or _close(live)
+
+    # --- adapters ---------------------------------------------------------------------------------
+
+    def hold(self, why: str) -> None:
+        """Keep the model for something that changes it.
+
+        Raises:
+            InputError: nothing is loaded, or it is held already.
+        """
+        self.need_live()
+        with self._lock:
+            if self.held:
+                raise InputError(f"{self.held}; expected to be asked when that is done")
+            self.held = why
+
+    def release(self) -> None:
+        """The model may be used again."""
+        with self._lock:
+            self.held = ""
+
+    def check_adapter(self, path: str) -> None:
+        """Raise InputError unless there is an adapter in the folder ("" = none is wanted)."""
+        from sa2va_model.checkpoints.adapters import read_adapter
+
+        if path:
+            read_adapter(path)
+
+    def change_adapter(self, path: str, patience: float = END_SECONDS) -> str:
+        """Put another adapter in, or none (""), while nobody else runs the model.
+
+        The tracker begins anew; tracks that were named by words go on from them, under their ids.
+
+        Args:
+            patience: seconds for the language model to end what it is at.
+
+        Returns:
+            What is loaded now, in words.
+
+        Raises:
+            InputError: the adapter does not fit; the model is without any then. Or the model is at work, or was freed.
+        """
+        model, live = self.need_model(), self.live
+        if live is None:
+            raise InputError("the node is not configured; expected a configured node")
+        with self._lock:
+            self._waiting, self.live = live.spoken(), None
+        ended = live.close(patience)
+        try:
+            if not ended:
+                raise InputError("the language model is at work; expected an idle one, try again")
+            if path:
+                _load_adapter(model, path)
+            else:
+                from sa2va_model.checkpoints.adapters import unload_adapter
+
+                unload_adapter(model)
+        finally:
+            self._go_on(model)
+        return f"adapter {path}" if path else "no adapter"
+
+    def _go_on(self, model: Sa2VA) -> None:
+        """A new tracker takes over what the last one followed by words."""
+        if self.model is not model:
+            raise InputError("the model was freed meanwhile; expected it to be kept")
+        self.adapter = _adapter_name(model)
+        with self._lock:
+            self._begin()
+            assert self.live is not None
+            for name, expression in self._waiting.items():
+                self.live.resume(name, expression)
+            self._waiting = {}
+
+    # --- work -------------------------------------------------------------------------------------
+
+    def need_model(self) -> Sa2VA:
+        """The model.
+
+        Raises:
+            InputError: none is loaded.
+        """
+        if self.model is None:
+            raise InputError("the node is not configured; expected a configured node")
+        return self.model
+
+    def need_live(self) -> LiveTracker:
+        """The live tracker.
+
+        Raises:
+            InputError: none is loaded, or another one is being made.
+        """
+        if self.live is None:
+            raise InputError(
+                f"{self.held}; expected to be asked when that is done"
+                if self.held
+                else "the node is not configured; expected a configured node"
+            )
+        return self.live
+
+    def need_conversation(self) -> Conversation:
+        """The conversation.
+
+        Raises:
+            InputError: none is loaded, or the model is held for something else.
+        """
+        if self.held:
+            raise InputError(f"{self.held}; expected to be asked when that is done")
+        if self.conversation is None:
+            raise InputError("no model is loaded; expected a configured node")
+        return self.conversation
+
+    def process(self, frame: Frame) -> FrameResult:
+        """One frame."""
+        return self.need_live().process(frame)
+
+    def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
+        """Start a track; see `LiveTracker.track`."""
+        return self.need_live().track(expression, track_id=track_id, replace=replace)
+
+    def prompt(self, **arguments: Any) -> str:
+        """Start or correct a track that is shown; see `LiveTracker.prompt`."""
+        return self.need_live().prompt(**arguments)
+
+    def stop(self, track_id: str | None = None) -> int:
+        """Stop one track, or all; see `LiveTracker.stop`. Never refused: it also ends what waits for a tracker."""
+        with self._lock:
+            if self.live is not None:
+                return self.live.stop(track_id)
+            names = [name for name in self._waiting if track_id in (None, name)]
+            for name in names:
+                del self._waiting[name]
+        if not self.held:
+            self.need_live()
+        return len(names)
+
+
+def _close(live: LiveTracker) -> bool:
+    """End the tracker's language thread; False if it works on something that takes longer."""
+    return live.close(END_SECONDS)
+
+
+def _load_adapter(model: Sa2VA, path: str) -> None:
+    from sa2va_model.checkpoints.adapters import load_adapter
+
+    load_adapter(model, path)
+
+
+def _adapter_name(model: Sa2VA) -> str:
+    from sa2va_model.checkpoints.adapters import active_adapter
+
+    active = active_adapter(model)
+    return str(active.folder) if active else ""
+
+
+def free_memory() -> None:
+    """Give what is free back to the system; glibc and CUDA would keep it for later."""
+    gc.collect()
+    # Not imported here: another thread may be at it, and it takes seconds.
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_available():
+        cuda.empty_cache()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # another C library gives memory back by itself

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of the tracker node: one table, from which declarations, checks and descriptions
+come.
+
+Topic names are no parameters (remap them at launch). Read-only ones are fixed when the node starts;
+the others may be set while it runs, and a bad value is refused with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from sa2va_ros.node.model_session import DTYPES
+from sa2va_ros.support import parameter
+from sa2va_ros.support.parameter import Parameter
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+    from sa2va_model.tracking.live import LiveConfig
+
+__all__ = ["TABLE", "Parameter", "declare", "live_config"]
+
+MODEL: tuple[Parameter, ...] = (
+    Parameter(
+        "model",
+        "",
+        "Folder of the model: ours or an official Sa2VA checkpoint; empty = the tiny one that ships. "
+        "A hub name (owner/name) is downloaded; nothing else is.",
+    ),
+    Parameter("adapter", "", "Folder of a fine-tuned adapter to load on the model; empty = none."),
+    Parameter("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."),
+    Parameter(
+        "dtype",
+        "auto",
+        "Number format of the weights; auto = float32 on a CPU, bfloat16 on CUDA.",
+        choices=DTYPES,
+    ),
+    Parameter(
+        "threads",
+        0,
+        "CPU threads of the model; 0 = one for a small model, else as many as torch chooses.",
+        span=(0, 256),
+    ),
+    Parameter(
+        "propagation",
+        "sa2va",
+        "Who follows an object that was found: the model's own SAM-2, or (handover) the stock one of `sam2`.",
+        choices=("sa2va", "handover"),
+    ),
+    Parameter(
+        "sam2",
+        "",
+        "Published SAM-2 or SAM-2.1 file (.pt) of any size that follows with propagation handover.",
+    ),
+    Parameter(
+        "resolution",
+        0,
+        "Side of the square in which objects are followed, pixels: 1024, 512 or 256; 0 = the model's own.",
+        span=(0, 1024),
+    ),
+    Parameter(
+        "profile",
+        "auto",
+        "Arithmetic of tracking; auto = the fastest with practically the same masks.",
+        choices=("auto", "reference", "float32", "bfloat16"),
+    ),
+    Parameter(
+        "max_objects",
+        16,
+        "How many objects may be tracked at once; memory grows with it.",
+        span=(1, 254),
+    ),
+    Parameter(
+        "keyframe_buffer",
+        32,
+        "Images kept to replay after a late answer of the language model.",
+        span=(1, 512),
+    ),
+    Parameter(
+        "answer_tokens",
+        0,
+        "Longest answer to a question, in tokens; 0 = as the model's configuration says.",
+        span=(0, 8192),
+    ),
+    Parameter(
+        "history_turns",
+        4,
+        "Questions and answers that are kept for goals with use_history.",
+        span=(0, 32),
+    ),
+)
+START: tuple[Parameter, ...] = (
+    Parameter(
+        "image_transport",
+        "raw",
+        "raw: subscribe `image` (sensor_msgs/Image); compressed: `image/compressed` (JPEG or PNG).",
+        choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "default_expression",
+        "",
+        "Expression that is tracked from the first image on; empty = wait for a command.",
+    ),
+    Parameter(
+        "autostart",
+        True,
+        "Configure and activate at start; false = wait for lifecycle transitions.",
+    ),
+    Parameter("status_period", 1.0, "Seconds between two messages on ~/status.", span=(0.05, 60.0)),
+    Parameter(
+        "target_frame",
+        "",
+        "TF frame of 3D results, looked up at the image's stamp; empty = the camera's. Needs tf2_ros.",
+    ),
+    Parameter(
+        "tf_timeout",
+        0.05,
+        "Seconds to wait for the transform of an image's stamp.",
+        span=(0.0, 5.0),
+    ),
+)
+RUNNING: tuple[Parameter, ...] = (
+    Parameter(
+        "max_age",
+        0.0,
+        "Images older than this many seconds are not processed; 0 = any age. Needs a camera with the node's clock.",
+        span=(0.0, 3600.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "rate_limit",
+        0.0,
+        "Most images per second that are processed; 0 = as many as the model manages.",
+        span=(0.0, 1000.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "lazy",
+        False,
+        "Process no images while nobody listens to a result and no goal is in work; tracks stand still then.",
+        dynamic=True,
+    ),
+    Parameter(
+        "acquire_timeout",
+        30.0,
+        "Seconds in which a TrackExpression goal that does not say must see its object, at first and after a loss.",
+        span=(0.1, 3600.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "image_timeout",
+        2.0,
+        "Seconds without an image after which diagnostics warn.",
+        span=(0.1, 3600.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "latency_warning",
+        0.0,
+        "Diagnostics warn when the 95th percentile of the latency is above so many seconds; 0 = never.",
+        span=(0.0, 3600.0),
+        dynamic=True,
+    ),
+    Parameter("publish_mask", True, "Publish the label image on `mask`.", dynamic=True),
+    Parameter(
+        "publish_overlay",
+        True,
+        "Draw the masks on the image for `overlay`, while someone subscribes.",
+        dynamic=True,
+    ),
+    Parameter(
+        "publish_masks_in_tracks",
+        False,
+        "Put each mask as a PNG crop into its Track.",
+        dynamic=True,
+    ),
+    Parameter(
+        "publish_markers", True, "Publish `markers`, while someone subscribes.", dynamic=True
+    ),
+    Parameter(
+        "publish_cloud", True, "Publish `target_points`, while someone subscribes.", dynamic=True
+    ),
+    Parameter(
+        "publish_tf",
+        False,
+        "Publish a TF frame for each object in space. Needs tf2_ros.",
+        dynamic=True,
+    ),
+)
+TRACKING: tuple[Parameter, ...] = (
+    Parameter(
+        "min_quality",
+        0.1,
+        "Predicted quality (IoU) below which a mask is never shown, whatever else speaks for it.",
+        span=(0.0, 1.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "occluded_after",
+        2,
+        "Images without a trusted mask after which a track is OCCLUDED.",
+        span=(1, 1000),
+        dynamic=True,
+    ),
+    Parameter(
+        "lost_after",
+        1.0,
+        "Seconds without a trusted mask after which a track is LOST.",
+        span=(0.0, 3600.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "search_period",
+        0.5,
+        "Seconds between the first two searches for a lost object; later ones come farther apart.",
+        span=(0.05, 3600.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "search_limit",
+        4.0,
+        "Longest pause in seconds between two searches for a lost object.",
+        span=(0.05, 3600.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "verify_period",
+        1.0,
+        "Seconds between two checks that a tracked object is still what was asked for; 0 = never.",
+        span=(0.0, 3600.0),
+        dynamic=True,
+    ),
+)
+SPACE: tuple[Parameter, ...] = (
+    Parameter("use_depth", True, "Use `depth` and `camera_info` where they arrive.", dynamic=True),
+    Parameter(
+        "rectified",
+        False,
+        "The images are rectified (image_rect): `p` of camera_info holds, without distortion, and not `k` and `d`.",
+        dynamic=True,
+    ),
+    Parameter(
+        "sync_slop",
+        0.005,
+        "Seconds by which the stamps of an image and its depth may differ; at most half a period.",
+        span=(0.0, 1.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "depth_wait",
+        0.02,
+        "Seconds to wait for a depth image on its way; mask and overlay do not wait.",
+        span=(0.0, 1.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "depth_min", 0.1, "Metres; nearer depth is not used.", span=(0.0, 100.0), dynamic=True
+    ),
+    Parameter(
+        "depth_max", 10.0, "Metres; farther depth is not used.", span=(0.0, 1000.0), dynamic=True
+    ),
+    Parameter(
+        "cloud_erode",
+        2,
+        "Pixels taken off a mask's edge before its depth is used.",
+        span=(0, 50),
+        dynamic=True,
+    ),
+    Parameter(
+        "cloud_voxel",
+        0.004,
+        "Metres; clouds have one point for each cube of this size; 0 = all points.",
+        span=(0.0, 1.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "cloud_outlier",
+        7.0,
+        "Points farther from the middle than so many robust standard deviations are dropped; 0 = none.",
+        span=(0.0, 100.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "cloud_max_points", 20000, "Most points of a cloud.", span=(12, 1000000), dynamic=True
+    ),
+    Parameter(
+        "pose_method",
+        "centroid",
+        "Position of target_pose: centroid of the visible surface, or the middle of the box around it.",
+        choices=("centroid", "box"),
+        dynamic=True,
+    ),
+)
+TABLE = (*MODEL, *START, *RUNNING, *TRACKING, *SPACE)
+ORDERED = (
+    ("depth_min", "depth_max"),
+    ("search_period", "search_limit"),
+)  # the first is the smaller
+
+
+def declare(node: Node, table: Iterable[Parameter] = TABLE) -> None:
+    """Declare a table on a node and let it refuse bad values while it runs.
+
+    Raises:
+        InputError: a value given at start is not allowed.
+    """
+    parameter.declare(node, table, ORDERED)
+
+
+def live_config(value: Callable[[str], Any]) -> LiveConfig:
+    """The live tracker's configuration; `value` tells a parameter."""
+    from sa2va_model.tracking.handover import VisionConfig
+    from sa2va_model.tracking.lifecycle import LifecycleConfig
+    from sa2va_model.tracking.live import LiveConfig
+
+    return LiveConfig(
+        background=True,
+        vision=VisionConfig(
+            propagation=value("propagation"),
+            stock=value("sam2"),
+            resolution=value("resolution"),
+            profile=value("profile"),
+        ),
+        max_objects=value("max_objects"),
+        ring=value("keyframe_buffer"),
+        search_period=value("search_period"),
+        search_limit=value("search_limit"),
+        verify_period=value("verify_period"),
+        lifecycle=LifecycleConfig(
+            occluded_after=value("occluded_after"),
+            lost_after=value("lost_after"),
+            min_quality=value("min_quality"),
+        ),
+    )

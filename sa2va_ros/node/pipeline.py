@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One camera image on its way through the node: decoded, tracked, put into space, published.
+
+Everything here but `put`, `reset` and the readers of `latest` runs on the worker thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sensor_msgs.msg import CompressedImage, Image
+
+from sa2va_model.errors import InputError
+from sa2va_model.tracks import EventKind, FrameResult
+from sa2va_ros.msg import TrackArray
+from sa2va_ros.node.frame_worker import FrameWorker
+from sa2va_ros.node.model_session import Engine
+from sa2va_ros.node.publishers import Outputs, Wishes
+from sa2va_ros.node.publishers_3d import Outputs3D
+from sa2va_ros.node.stream import Admitted, ImageStream
+from sa2va_ros.space.depth import DepthBuffer, DepthFrame
+from sa2va_ros.space.localizer import Locator, Place, Scene3D
+from sa2va_ros.space.mask_to_object import CloudConfig
+from sa2va_ros.space.tf import Frames
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+RESET_SECONDS = 5.0  # how long the image in work may take before a reset is refused
+LIVE_PIXELS = 5000  # depth pixels of one object that are looked at on every image
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A camera message and when it came, monotonic seconds."""
+
+    message: Image | CompressedImage
+    time: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """One image and what was computed on it, before publishing."""
+
+    admitted: Admitted
+    result: FrameResult
+    seconds: float  # that the tracker took
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The newest image that was published, for questions and services.
+
+    Attributes:
+        depth: what belongs to it, if it was needed.
+        problem: why there is no 3D; "" if there is, or nobody asked for it.
+    """
+
+    admitted: Admitted
+    result: FrameResult
+    tracks: TrackArray
+    depth: DepthFrame | None
+    problem: str
+
+
+class Pipeline:
+    """Images in, messages out.
+
+    Args:
+        observe: told every published image, on the worker thread.
+        busy: whether somebody waits for tracks without listening to a topic (an action).
+        forgotten: told when all tracks are, and whether it was because the clock jumped.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        engine: Engine,
+        *,
+        observe: Callable[[Latest], None],
+        busy: Callable[[], bool],
+        forgotten: Callable[[bool], None] = lambda clock_jumped: None,
+    ) -> None:
+        self._node, self._engine = node, engine
+        self._observe, self._busy, self._forgotten = observe, busy, forgotten
+        self.outputs = Outputs(node)
+        self.outputs_3d = Outputs3D(node)
+        self.frames = Frames(node, self._value("target_frame"), self._value("tf_timeout"))
+        self.depth = DepthBuffer()
+        self.latest: Latest | None = None
+        self.enabled = True
+        self.problem_3d = ""
+        self._locator = Locator()
+        self._stream = ImageStream()
+        self._step = threading.Lock()  # held while the tracker works on an image
+        self._next_allowed = 0.0
+        self._failed = (0, "")
+        self.worker = self._new_worker()
+
+    def _value(self, name: str) -> Any:
+        return self._node.get_parameter(name).value
+
+    # --- starting, pausing, forgetting ------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to work on images; counters start at zero.
+
+        Raises:
+            InputError: an image of before the pause is still in work.
+        """
+        if not self.worker.stop(10.0):  # two threads must not drive one tracker
+            raise InputError("the last image before the pause is still in work; expected an end")
+        self.worker = self._new_worker()
+        self.worker.start()
+
+    def stop(self, timeout: float = 1.0) -> bool:
+        """Stop after the image in work; False if it takes longer than `timeout` seconds."""
+        return self.worker.stop(timeout)
+
+    def reset(self, reason: str) -> None:
+        """Forget all tracks, between two images; what is commanded afterwards is not forgotten."""
+        with self.still(RESET_SECONDS):
+            self._forget_tracks(reason, clock_jumped=False)
+
+    @contextmanager
+    def still(self, seconds: float) -> Iterator[None]:
+        """The tracker works on no image while this lasts; the newest one waits.
+
+        Raises:
+            InputError: the image in work takes longer than `seconds`.
+        """
+        if not self._step.acquire(timeout=seconds):
+            raise InputError(f"an image is in work for over {seconds:g} s; expected it to be done")
+        try:
+            yield
+        finally:
+            self._step.release()
+
+    def begin_anew(self) -> None:
+        """The tracker was changed for another one; the stream goes on."""
+        self.latest = None
+        self._locator.reset()
+
+    def forget(self) -> None:
+        """Forget the stream as well, as when the model is freed."""
+        self.latest = None
+        self.depth.clear()
+        self.problem_3d = ""
+        self._locator.reset()
+        self._stream = ImageStream()
+
+    def stamp(self, seconds: float) -> int:
+        """The stamp of the message that a frame's seconds came from, nanoseconds."""
+        return self._stream.clock.nanoseconds(seconds)
+
+    def put(self, message: Image | CompressedImage) -> None:
+        """Hand over an image from the camera; never blocks."""
+        if self.enabled:
+            self.worker.put(Arrived(message, time.monotonic()))
+
+    def _new_worker(self) -> FrameWorker[Arrived, Done]:
+        return FrameWorker(self._process, self._publish, self._refuse, wanted=self._wanted)
+
+    # --- one image, on the worker thread ----------------------------------------------------------
+
+    def _wanted(self) -> bool:
+        """Whether an image is worth the work: `rate_limit`, and `lazy` with nobody listening."""
+        now = time.monotonic()
+        limit = self._value("rate_limit")
+        if limit and now < self._next_allowed:
+            return False
+        if self._value("lazy") and not self._listened():
+            return False
+        if limit:
+            # A camera's images do not come evenly: a little early is in time.
+            self._next_allowed = max(self._next_allowed + 1 / limit, now + 0.5 / limit)
+        return True
+
+    def _listened(self) -> bool:
+        listened = self.outputs.wanted() or self.outputs_3d.wanted()
+        return bool(listened or self._value("publish_tf") or self._busy())
+
+    def _process(self, arrived: Arrived) -> Done:
+        now = self._node.get_clock().now().nanoseconds
+        admitted = self._stream.admit(arrived.message, now=now, max_age=self._value("max_age"))
+        with self._step:
+            if admitted.reset:
+                self._forget_tracks(admitted.reset, clock_jumped=True)
+            start = time.perf_counter()
+            result = self._engine.process(admitted.frame)
+            return Done(admitted, result, time.perf_counter() - start)
+
+    def _forget_tracks(self, reason: str, *, clock_jumped: bool) -> None:
+        self._node.get_logger().warning(f"tracks are reset: {reason}")
+        self._engine.need_live().reset(reason)
+        self._locator.reset()
+        if clock_jumped:
+            self.depth.clear()
+            self.frames.reset()
+        self._forgotten(clock_jumped)
+
+    def _publish(self, arrived: Arrived, done: Done) -> None:
+        admitted, result = done.admitted, done.result
+        wishes = Wishes(
+            mask=self._value("publish_mask"),
+            overlay=self._value("publish_overlay"),
+            masks_in_tracks=self._value("publish_masks_in_tracks"),
+        )
+        self.outputs.images(admitted, result, wishes)
+        depth, scene = self._in_space(admitted, result)
+        tracks = self.outputs.tracks(
+            admitted, result, scene, clock=self._stream.clock, wishes=wishes
+        )
+        if scene is not None:
+            self._publish_space(admitted, result, scene)
+        self.latest = Latest(admitted, result, tracks, depth, self.problem_3d)
+        self.outputs.latencies.work(time.monotonic() - arrived.time, done.seconds)
+        self._observe(self.latest)
+        self._tell(result)
+
+    def failures(self) -> tuple[int, str]:
+        """How often a command failed on an image so far, and why the last time."""
+        return self._failed
+
+    def _tell(self, result: FrameResult) -> None:
+        for event in result.events:
+            if event.kind is EventKind.FAILED:
+                self._failed = (self._failed[0] + 1, event.detail)
+            words = f"'{event.expression}'" if event.expression else "all tracks"
+            detail = f": {event.detail}" if event.detail else ""
+            self._node.get_logger().info(f"{event.kind.name} {event.track_id} {words}{detail}")
+
+    def _refuse(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        self._node.get_logger().warning(f"image not used: {text}", throttle_duration_sec=1.0)
+
+    # --- 3D ---------------------------------------------------------------------------------------
+
+    def match_depth(self, admitted: Admitted, wait: float) -> DepthFrame:
+        """The depth of an image; raises InputError with the reason why there is none."""
+        return self.depth.match(
+            admitted.header,
+            admitted.frame.rgb.shape[:2],
+            slop=self._value("sync_slop"),
+            wait=wait,
+            rectified=self._value("rectified"),
+        )
+
+    def place(self, admitted: Admitted) -> Place:
+        """The frame of 3D results for an image; raises InputError without a transform."""
+        return self.frames.place(admitted.header)
+
+    def cloud_config(self) -> CloudConfig:
+        """The parameters of clouds."""
+        return CloudConfig(
+            depth_min=self._value("depth_min"),
+            depth_max=self._value("depth_max"),
+            erode=self._value("cloud_erode"),
+            voxel=self._value("cloud_voxel"),
+            outlier=self._value("cloud_outlier"),
+            max_points=self._value("cloud_max_points"),
+        )
+
+    def _in_space(
+        self, admitted: Admitted, result: FrameResult
+    ) -> tuple[DepthFrame | None, Scene3D | None]:
+        """Where the tracks are; nothing where no track has a mask, or nobody wants to know."""
+        self.problem_3d = ""
+        seen = any(track.mask is not None for track in result.tracks)
+        if not (self._value("use_depth") and seen and self._listened()):
+            return None, None
+        depth = None
+        try:
+            depth = self.match_depth(admitted, self._value("depth_wait"))
+            place = self.place(admitted)
+            config = replace(self.cloud_config(), max_pixels=LIVE_PIXELS)
+            scene = self._locator.locate(result, admitted.frame.rgb, depth, place, config)
+        except InputError as error:
+            self.problem_3d = str(error)
+        else:
+            self.problem_3d = next(iter(scene.problems.values()), "")
+            return depth, scene
+        if self.depth.received:
+            self._node.get_logger().warning(f"no 3D: {self.problem_3d}", throttle_duration_sec=5.0)
+        return depth, None
+
+    def _publish_space(self, admitted: Admitted, result: FrameResult, scene: Scene3D) -> None:
+        self.outputs_3d.publish(
+            admitted.header,
+            result,
+            scene,
+            centroid=self._value("pose_method") == "centroid",
+            markers=self._value("publish_markers"),
+            cloud=self._value("publish_cloud"),
+            tf=self._value("publish_tf"),
+        )

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tracker node publishes on the image: tracks, mask, overlay, events, answers, and its status.
+
+Every output that belongs to an image carries that image's header as it came. Messages are sent from
+the worker thread. Nothing is drawn or encoded for a topic that nobody listens to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from sa2va_model.io.overlay import draw
+from sa2va_model.tracks import Event, EventKind, FrameResult
+from sa2va_ros.messages import images as conversions
+from sa2va_ros.messages import tracks as conversions_tracks
+from sa2va_ros.messages.clouds import fill_solid
+from sa2va_ros.msg import (
+    GroundedCaption,
+    GroundedPhrase,
+    Track,
+    TrackArray,
+    TrackerStatus,
+    TrackEvent,
+)
+from sa2va_ros.node import vision_msgs as standard
+from sa2va_ros.node.latency import Latencies
+from sa2va_ros.support.qos import reliable
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+    from sa2va_ros.node.stream import Admitted
+    from sa2va_ros.space.localizer import Scene3D
+
+JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Which of the outputs on the image are wanted, as the parameters say."""
+
+    mask: bool = True
+    overlay: bool = True
+    masks_in_tracks: bool = False
+
+
+class Outputs:
+    """The publishers of one node, and how a result becomes messages."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.latencies = Latencies()
+        self._tracks = self._publisher(TrackArray, "tracks", reliable(5))
+        self._mask = self._publisher(Image, "mask", reliable(1))
+        self._overlay = self._publisher(Image, "overlay", reliable(1))
+        self._jpeg = self._publisher(CompressedImage, "overlay/compressed", reliable(1))
+        self._events = self._publisher(TrackEvent, "events", reliable(50))
+        self._captions = self._publisher(GroundedCaption, "caption", reliable(10))
+        self._status = self._publisher(TrackerStatus, "~/status", reliable(1, latched=True))
+        self._detections: Any = None
+        if standard.Detection2DArray is not None:
+            self._detections = self._publisher(standard.Detection2DArray, "detections", reliable(5))
+            self._labels = self._publisher(
+                standard.LabelInfo, "label_info", reliable(1, latched=True)
+            )
+            self._labelled: tuple[tuple[int, str], ...] = ()
+
+    def wanted(self) -> bool:
+        """Whether anybody listens to what is computed on images."""
+        publishers = (self._tracks, self._mask, self._overlay, self._jpeg, self._events)
+        return any(
+            publisher is not None and publisher.get_subscription_count()
+            for publisher in (*publishers, self._detections)
+        )
+
+    def images(self, admitted: Admitted, result: FrameResult, wishes: Wishes) -> None:
+        """Publish mask and overlay of one image, and the detections on it."""
+        header = admitted.header
+        if wishes.mask and self._mask.get_subscription_count():
+            self._mask.publish(conversions.fill_image(Image(), result.labels(), "mono8", header))
+        if wishes.overlay:
+            self._draw(admitted, result)
+        if self._detections is not None:
+            self._publish_detections(header, result)
+
+    def tracks(
+        self,
+        admitted: Admitted,
+        result: FrameResult,
+        scene: Scene3D | None,
+        *,
+        clock: conversions.StampClock,
+        wishes: Wishes,
+    ) -> TrackArray:
+        """Publish the tracks of one image and what happened on it; returns them as published."""
+        header = admitted.header
+        message = conversions_tracks.fill_track_array(
+            TrackArray(), result, header, clock=clock, latency=0.0, new_track=Track
+        )
+        for filled, track in zip(message.tracks, result.tracks, strict=True):
+            if scene is not None and (located := scene.found.get(track.id)) is not None:
+                fill_solid(filled, located.solid, located.velocity)
+            if wishes.masks_in_tracks and track.mask is not None and track.box is not None:
+                _fill_crop(filled.mask_png, track.mask, track.box, header)
+        if scene is not None and scene.place.frame != header.frame_id:
+            message.target_frame = scene.place.frame
+        message.latency = self._age(header)
+        self._tracks.publish(message)
+        self.latencies.image(message.latency)
+        self.latencies.events(result.events)
+        for event in result.events:
+            self._events.publish(conversions_tracks.fill_event(TrackEvent(), event, header))
+        return message
+
+    def failed(self, header: Header | None, expression: str, detail: str) -> None:
+        """Tell that a command could not be carried out; without an image yet the stamp is now."""
+        if header is None:
+            header = Header(stamp=self._node.get_clock().now().to_msg())
+        event = Event(EventKind.FAILED, "", expression, 0.0, 0, detail=detail)
+        self._events.publish(conversions_tracks.fill_event(TrackEvent(), event, header))
+
+    def caption(
+        self, header: Header, question: str, answer: Any, request_id: str = ""
+    ) -> GroundedCaption:
+        """Publish an answer with the masks of its phrases on the image it is about; returns it."""
+        message = conversions_tracks.fill_caption(
+            GroundedCaption(request_id=request_id),
+            answer,
+            question,
+            header,
+            new_phrase=GroundedPhrase,
+        )
+        self._captions.publish(message)
+        return message
+
+    def status(self, message: TrackerStatus) -> None:
+        """Publish the status; late subscribers get the last one."""
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        message.keyframe_latency = self.latencies.first_mask()
+        message.latency_p95 = self.latencies.percentile(95)
+        self._status.publish(message)
+
+    def _age(self, header: Header) -> float:
+        now = self._node.get_clock().now().nanoseconds
+        return float((now - conversions.nanoseconds(header.stamp)) / 1e9)
+
+    def _draw(self, admitted: Admitted, result: FrameResult) -> None:
+        plain, packed = (p.get_subscription_count() for p in (self._overlay, self._jpeg))
+        if not (plain or packed):
+            return
+        drawn = conversions.overlay_bgr(draw(admitted.frame.rgb, result))
+        if plain:
+            message = conversions.fill_image(Image(), drawn, "bgr8", admitted.header)
+            self._overlay.publish(message)
+        if packed:
+            data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+            self._jpeg.publish(
+                CompressedImage(
+                    header=admitted.header,
+                    format="bgr8; jpeg compressed bgr8",
+                    data=data.tobytes(),
+                )
+            )
+
+    def _publish_detections(self, header: Header, result: FrameResult) -> None:
+        labels = tuple((t.mask_value, t.expression) for t in result.tracks if t.mask is not None)
+        if labels != self._labelled:
+            self._labelled = labels
+            self._labels.publish(standard.label_info(header, result))
+        if self._detections.get_subscription_count():
+            self._detections.publish(standard.detections_2d(header, result))
+
+    def _publisher(self, kind: type, topic: str, qos: QoSProfile) -> Any:
+        options = QoSOverridingOptions.with_default_policies()
+        return self._node.create_publisher(kind, topic, qos, qos_overriding_options=options)
+
+
+def _fill_crop(
+    message: CompressedImage, mask: np.ndarray, box: tuple[int, int, int, int], header: Header
+) -> None:
+    x0, y0, x1, y1 = box
+    crop = np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8) * 255
+    message.header, message.format = header, "mono8; png compressed mono8"
+    message.data = cv2.imencode(".png", crop)[1].tobytes()

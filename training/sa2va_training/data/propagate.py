@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few annotated frames of a clip become all frames: the tracker carries masks forwards and backwards between them.
+
+What people drew (label images) is never touched; the result stands in the record, per object and frame. Between two
+drawn frames a mask is kept where both directions agree; beyond the first and the last one until the object is lost.
+Everything else stays without annotation: nothing is learned there, which is better than learning a mistake.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from sa2va_model.errors import InputError
+from sa2va_model.io import preprocessing as images
+from sa2va_model.io.frames import IMAGE_SUFFIXES, natural_key, read_image
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmentation.tracker import OnlineTracker
+from sa2va_model.segmentation.types import Prompt
+from sa2va_training.data.folder import ANNOTATIONS
+from sa2va_training.data.masks import encode_mask, read_labels
+
+AGREEMENT = 0.8
+"""IoU of what both directions say, from which on it is believed."""
+
+Masks = dict[int, np.ndarray | None]
+"""By label, on one frame: bool [H, W], empty = it is not there; None = lost, nobody knows."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box around an object on one frame, in pixels: a quick way to draw a label image."""
+
+    label: int
+    frame: int
+    corners: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of one clip: drawn frames, and masks of single objects that were filled in or stayed open."""
+
+    clip: str
+    drawn: int
+    propagated: int
+    open: int
+
+
+class Clip:
+    """One clip of a simple folder: its frames and its label images."""
+
+    def __init__(self, root: Path, record: dict[str, Any], number: int) -> None:
+        self.root, self.record = root, record
+        self.name = str(record["clip"])
+        self.where = f"{root / ANNOTATIONS}: record {number}"
+        folder = root / self.name
+        if not folder.is_dir():
+            raise InputError(f"{self.where}: clip {self.name!r} is no folder")
+        files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
+        self.files = sorted(files, key=lambda f: natural_key(f.name))
+        place = Path("masks") / Path(self.name).relative_to("images")
+        self.labels = root / str(record.get("labels") or place)
+
+    def label_file(self, t: int) -> Path:
+        """Where the label image of a frame lies, or would lie."""
+        return self.labels / f"{self.files[t].stem}.png"
+
+    def read(self, t: int) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return read_image(self.files[t])
+
+    def drawn(self) -> dict[int, np.ndarray]:
+        """Label images that people drew, by frame: int32 [H, W]."""
+        read_labels.cache_clear()
+        found = {}
+        for t in range(len(self.files)):
+            if self.label_file(t).is_file():
+                found[t] = read_labels(self.label_file(t))
+        return found
+
+
+def propagate_folder(
+    model: Sa2VA,
+    root: Path,
+    *,
+    clips: Sequence[str] = (),
+    boxes: Sequence[Box] = (),
+    names: Mapping[int, str] | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Filled]:
+    """Fills in the clips of a simple folder and writes its annotations anew.
+
+    Args:
+        clips: only these (`images/run1`); () = all that have something drawn.
+        boxes: become label images first, for the one clip that is meant.
+        names: what objects are called, by label; becomes their expression where they have none.
+        tick: called after each frame and direction.
+
+    Raises:
+        InputError: the folder, a clip or a label image cannot be read, or nothing is drawn.
+    """
+    records = _records(root)
+    chosen = [
+        Clip(root, record, n)
+        for n, record in enumerate(records)
+        if "clip" in record and (not clips or record["clip"] in clips)
+    ]
+    missing = set(clips) - {clip.name for clip in chosen}
+    if missing:
+        raise InputError(f"{root}: has no clip {min(missing)!r}; see {root / ANNOTATIONS}")
+    if boxes and len(chosen) != 1:
+        raise InputError(f"{root}: boxes were given, but {len(chosen)} clips; expected --clip NAME")
+    for box in boxes:
+        _draw_box(model, chosen[0], box)
+    drawn = [(clip, clip.drawn()) for clip in chosen]
+    started = [(clip, labels) for clip, labels in drawn if labels]
+    if not started:
+        example = chosen[0].label_file(0) if chosen and chosen[0].files else "masks/run1/00000.png"
+        raise InputError(
+            f"{root}: no clip has an annotated frame; expected label images such as {example}"
+        )
+    filled = []
+    for clip, labels in started:
+        filled.append(_fill(model, clip, labels, tick))
+        _describe(clip.record, names or {})
+        _write_records(root, records)
+    return filled
+
+
+def _records(root: Path) -> list[dict[str, Any]]:
+    file = root / ANNOTATIONS
+    if not file.is_file():
+        raise InputError(
+            f"{root}: has no {ANNOTATIONS}; expected a folder made by `sa2va data from-bag`"
+        )
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid JSON lines ({error})") from error
+
+
+def _write_records(root: Path, records: Iterable[dict[str, Any]]) -> None:
+    fresh = root / f"{ANNOTATIONS}.new"
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(root / ANNOTATIONS)
+
+
+@torch.inference_mode()
+def _draw_box(model: Sa2VA, clip: Clip, box: Box) -> None:
+    """SAM-2's mask for a box, put into the label image of its frame as if it had been drawn."""
+    if not 0 <= box.frame < len(clip.files):
+        raise InputError(
+            f"{clip.where}: box on frame {box.frame}; expected 0 to {len(clip.files) - 1}"
+        )
+    rgb = clip.read(box.frame)
+    height, width = rgb.shape[:2]
+    x0, y0, x1, y1 = box.corners
+    if not (x0 >= 0 and x1 <= width and y0 >= 0 and y1 <= height):
+        raise InputError(
+            f"{clip.where}: box {box.corners} on frame {box.frame}; expected it inside {width}x{height}"
+        )
+    prompt = Prompt.box(x0 / width, y0 / height, x1 / width, y1 / height)
+    features = model.encode_image(rgb)
+    decoded = model.grounder.decode(features, model.grounder.without_memory(features), prompt)
+    file = clip.label_file(box.frame)
+    labels = read_labels(file).copy() if file.is_file() else np.zeros((height, width), np.int32)
+    labels[_mask(model, decoded.logits, (height, width))] = box.label
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
+
+
+def _mask(model: Sa2VA, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """bool [H, W] of logits [1, 1, 4h, 4w]."""
+    large = images.masks_to_image(logits, model.config.sam2.image_size, *size)
+    found: np.ndarray = (large[0] > 0).cpu().numpy()
+    return found
+
+
+def _fill(
+    model: Sa2VA, clip: Clip, drawn: Mapping[int, np.ndarray], tick: Callable[[], None]
+) -> Filled:
+    count = len(clip.files)
+    labels = sorted({int(v) for shown in drawn.values() for v in np.unique(shown[shown > 0])})
+    forwards = _carry(model, clip, drawn, range(count), tick)
+    backwards = _carry(model, clip, drawn, range(count - 1, -1, -1), tick)
+    objects = clip.record.setdefault("objects", {})
+    made = still_open = 0
+    for label in labels:
+        masks: list[Any] = []
+        for t in range(count):
+            if t in drawn:
+                mask: np.ndarray | None = drawn[t] == label
+            else:
+                mask = _agreed(t, drawn, forwards[t].get(label), backwards[t].get(label))
+                made += mask is not None
+                still_open += mask is None
+            masks.append(None if mask is None else encode_mask(mask) if mask.any() else [])
+        objects.setdefault(str(label), {})["masks"] = masks
+    if drawn:
+        clip.record["labels"] = clip.labels.relative_to(clip.root).as_posix()
+    notes = clip.record.setdefault("notes", {})
+    notes["drawn"] = [clip.files[t].stem for t in sorted(drawn)]
+    return Filled(clip.name, len(drawn), made, still_open)
+
+
+def _carry(
+    model: Sa2VA,
+    clip: Clip,
+    drawn: Mapping[int, np.ndarray],
+    order: Iterable[int],
+    tick: Callable[[], None],
+) -> dict[int, Masks]:
+    """What the tracker sees on every frame when it goes through them in this order."""
+    tracker = OnlineTracker(model.grounder)
+    found: dict[int, Masks] = {}
+    lost: set[str] = set()
+    for t in order:
+        tick()
+        found[t] = {}
+        if t not in drawn and not tracker.ids:
+            continue
+        rgb = clip.read(t)
+        if t in drawn:
+            _correct(tracker, clip, t, drawn[t], rgb.shape)
+            lost.clear()
+        seen = tracker.step(model.encode_image(rgb))
+        if t in drawn:
+            continue
+        for name, one in seen.items():
+            if one.object_score <= 0:
+                lost.add(name)
+            mask = None if name in lost else _mask(model, one.logits, rgb.shape[:2])
+            found[t][int(name)] = mask
+    return found
+
+
+def _correct(
+    tracker: OnlineTracker, clip: Clip, t: int, labels: np.ndarray, shape: tuple[int, ...]
+) -> None:
+    """Tells the tracker what was drawn; what the drawing does not show is not there."""
+    if labels.shape != shape[:2]:
+        raise InputError(
+            f"{clip.label_file(t)}: is {labels.shape[1]}x{labels.shape[0]}; "
+            f"expected {shape[1]}x{shape[0]} like its picture"
+        )
+    present = {str(v) for v in np.unique(labels[labels > 0]).tolist()}
+    for name in tracker.ids:
+        if name not in present:
+            tracker.remove(name)
+    for name in sorted(present, key=int):
+        tracker.add(name, Prompt(mask=torch.from_numpy(labels == int(name))))
+
+
+def _agreed(
+    t: int,
+    drawn: Mapping[int, np.ndarray],
+    forwards: np.ndarray | None,
+    backwards: np.ndarray | None,
+) -> np.ndarray | None:
+    """One object's mask on a frame that nobody drew, if it can be trusted."""
+    before = [d for d in drawn if d < t]
+    after = [d for d in drawn if d > t]
+    if not before or not after:
+        return forwards if before else backwards
+    if forwards is None or backwards is None:
+        return None
+    common, either = (forwards & backwards).sum(), (forwards | backwards).sum()
+    if common < AGREEMENT * either:
+        return None
+    return forwards if t - max(before) <= min(after) - t else backwards
+
+
+def _describe(record: dict[str, Any], names: Mapping[int, str]) -> None:
+    """Objects get their names, and an expression where they have a name and none yet."""
+    for label, entry in record["objects"].items():
+        if label.isdigit() and int(label) in names:
+            entry["name"] = names[int(label)]
+    expressions = record.setdefault("expressions", [])
+    meant = {name for e in expressions for name in e.get("objects", [])}
+    for label, entry in record["objects"].items():
+        if label not in meant and entry.get("name"):
+            expressions.append({"text": str(entry["name"]), "objects": [label]})

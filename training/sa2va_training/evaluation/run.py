@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Goes through a dataset, one line of JSON for each question, so that a stopped run goes on where it was.
+
+The folder of a run: `records.jsonl` (first line: what was measured), `cells/` (pictures of the sheet), and where
+wanted `Annotations/<video>/<expression>/<frame>.png`, the layout that the benchmarks' servers take. At the end
+`results.json` and `qualitative.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+
+from sa2va_model.errors import InputError
+from sa2va_training.data.sample import Dataset, Sample
+from sa2va_training.evaluation.predictor import Predictor
+from sa2va_training.evaluation.scoring import Scored, score_sample
+from sa2va_training.evaluation.sheet import draw_cell, write_sheet
+
+Json = dict[str, Any]
+RECORDS, SHEET, CELLS = "records.jsonl", "qualitative.png", "cells"
+SHOWN = 16  # cells of the sheet, about
+_SLOTS = 8  # kept of each kind, spread over the dataset
+_ORDER = ("refer", "track", "grounded", "caption", "answer")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One dataset and one model.
+
+    Attributes:
+        folder: where everything is kept.
+        head: what makes records comparable: model, dataset, options. A folder with another head is refused.
+        keep_masks: see `score_sample`.
+        export: write predicted masks of clips as PNG files.
+        shard: (i, n): this process measures every n-th sample, beginning with the i-th; others share the folder.
+    """
+
+    dataset: Dataset
+    folder: Path
+    head: Json
+    keep_masks: bool = False
+    export: bool = False
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def records_file(self) -> Path:
+        """The record of every question of this process."""
+        number, count = self.shard
+        return self.folder / (RECORDS if count == 1 else f"records-{number}of{count}.jsonl")
+
+    @property
+    def share(self) -> range:
+        """The samples that this process measures."""
+        return range(self.shard[0], len(self.dataset), self.shard[1])
+
+    def start(self, *, afresh: bool = False) -> set[str]:
+        """Open the folder; returns the ids of the samples that are done.
+
+        Args:
+            afresh: forget what was measured before.
+
+        Raises:
+            InputError: the folder holds another run, or cannot be written.
+        """
+        head = json.loads(json.dumps(self.head))
+        try:
+            if afresh:
+                shutil.rmtree(self.folder / CELLS, ignore_errors=True)
+            (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
+            if afresh or not self.records_file.exists():
+                self.records_file.write_text(json.dumps({"head": head}) + "\n", encoding="utf-8")
+                return set()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: {error.strerror}, expected a folder that can be written"
+            ) from error
+        whole = _whole_lines(self.records_file)
+        found = whole[0].get("head") if whole else None
+        if found != head:
+            differs = [
+                key for key in {**head, **(found or {})} if (found or {}).get(key) != head.get(key)
+            ]
+            raise InputError(
+                f"{self.records_file}: is of another run (other {', '.join(sorted(differs))}), "
+                "expected an empty folder (-o), or --restart to measure again"
+            )
+        return {line["done"] for line in whole[1:] if "done" in line}
+
+    def go(self, predictor: Predictor, done: set[str]) -> Iterator[Sample]:
+        """Measure what is not done yet; yields each sample after it is measured and kept."""
+        with self.records_file.open("a", encoding="utf-8") as file:
+            for index in self.share:
+                sample = self.dataset[index]
+                if sample.id in done:
+                    continue
+                scored = list(score_sample(sample, predictor, keep_masks=self.keep_masks))
+                if self.export:
+                    for item in scored:
+                        self._export(sample, item)
+                self._draw(index, scored)
+                lines = [item.record for item in scored]
+                # a sample's lines count only together with the mark after them
+                text = "".join(json.dumps(line) + "\n" for line in [*lines, {"done": sample.id}])
+                file.write(text)
+                file.flush()
+                yield sample
+
+    def _draw(self, index: int, scored: list[Scored]) -> None:
+        """Keep pictures of each kind of question, from all parts of the dataset."""
+        slot = index * _SLOTS // len(self.dataset)
+        for item in scored:
+            task, kind = item.record["task"], str(item.record["kind"])
+            name = f"{_ORDER.index(task)}-{quote(kind, safe='')}-{slot}.png"
+            path = self.folder / CELLS / name
+            if not path.exists():
+                _write_png(path, draw_cell(item.look)[:, :, ::-1])
+
+    def _cells(self) -> list[np.ndarray]:
+        """About `SHOWN` of the pictures, as many of each kind."""
+        kinds: dict[str, list[Path]] = {}
+        for path in sorted((self.folder / CELLS).glob("*.png")):
+            kinds.setdefault(path.stem.rpartition("-")[0], []).append(path)
+        each = max(1, SHOWN // max(len(kinds), 1))
+        cells = []
+        for number, paths in enumerate(kinds.values()):
+            spread = set(np.linspace(0, len(paths) - 1, each).astype(int).tolist())
+            for i in sorted(spread) if each > 1 else [number % len(paths)]:
+                picture = cv2.imread(str(paths[i]), cv2.IMREAD_COLOR)
+                if picture is not None:
+                    cells.append(picture[:, :, ::-1])
+        return cells
+
+    def _export(self, sample: Sample, scored: Scored) -> None:
+        if scored.masks is None:
+            return
+        video, _, expression = scored.record["id"].rpartition("|")
+        folder = self.folder / "Annotations" / video / expression
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture, mask in zip(sample.frames, scored.masks, strict=True):
+            name = f"{Path(picture.name).stem}.png"
+            _write_png(folder / name, mask.astype(np.uint8) * 255)
+
+    def records(self) -> tuple[list[Json], int]:
+        """The records of all finished samples, of all processes, and the number of those samples."""
+        out: list[Json] = []
+        finished = 0
+        for path in sorted(self.folder.glob("records*.jsonl")):
+            lines = _whole_lines(path, repair=path == self.records_file)
+            if not lines or lines[0].get("head") != json.loads(json.dumps(self.head)):
+                continue
+            pending: list[Json] = []
+            for line in lines[1:]:
+                if "done" in line:
+                    out += pending
+                    pending = []
+                    finished += 1
+                else:
+                    pending.append(line)
+        return out, finished
+
+    def finish(self) -> None:
+        """Draw the sheet, and pack exported masks for upload."""
+        write_sheet(self._cells(), self.folder / SHEET)
+        masks = self.folder / "Annotations"
+        if self.export and masks.is_dir():
+            with zipfile.ZipFile(
+                self.folder / "Annotations.zip", "w", zipfile.ZIP_STORED
+            ) as packed:
+                for path in sorted(masks.rglob("*.png")):
+                    packed.write(path, path.relative_to(self.folder).as_posix())
+
+
+def _whole_lines(path: Path, *, repair: bool = True) -> list[Json]:
+    """The lines that are complete. With `repair`, a line cut off by a kill (and its sample) leaves the file."""
+    data = path.read_bytes()
+    out: list[Json] = []
+    kept = last = 0
+    for line in data.splitlines(keepends=True):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(value, dict):
+            break
+        last += len(line)
+        out.append(value)
+        if "done" in value or "head" in value:
+            kept = last
+    while out and "done" not in out[-1] and "head" not in out[-1]:
+        out.pop()
+    if repair and kept < len(data):
+        with path.open("r+b") as file:
+            file.truncate(kept)
+    return out
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    ok, data = cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not ok:
+        raise RuntimeError(f"{path}: OpenCV cannot encode {pixels.shape} {pixels.dtype}")
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror}, expected a file that can be written"
+        ) from error

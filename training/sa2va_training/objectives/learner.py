@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model in training: one forward pass from a batch to losses, the only entry that parallel wrappers see.
+
+Every trained parameter takes part in every pass (at least multiplied by zero), so that text-only and mask batches may
+meet on different processes. Losses are sums over what the whole step has, over all processes and micro-batches:
+the same step cut in another way is the same step.
+
+Letters: B samples, S tokens, C hidden size of the language model, P mask pairs, M answered `[SEG]`, F frames.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sa2va_model.mllm.families.internvl import InternVL, pixel_shuffle
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_training.batches.batch import IGNORED, Batch, attention
+from sa2va_training.batches.features import Features, FeatureStore
+from sa2va_training.objectives.gaze import Gaze, looks
+from sa2va_training.objectives.losses import ious, mask_losses, token_losses
+from sa2va_training.objectives.names import NameHead
+from sa2va_training.run.precision import float_attention
+from sa2va_training.run.settings import LossSettings, PartSettings
+from sa2va_training.run.trainables import encoder_frozen, is_lora, vision_frozen
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a step has, over all processes and micro-batches; at least 1 each.
+
+    Attributes:
+        tokens: sum of the weights of all graded tokens.
+    """
+
+    tokens: float
+    pairs: float
+    seen: float
+    things: float = 1.0
+
+
+REPORT = (
+    *("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right", "kept"),
+    *("named", "things", "looked"),
+)
+
+
+class Learner(nn.Module):
+    """Sa2VA with its losses.
+
+    Args:
+        model: prepared by `trainables.prepare`. Its object score gate is opened: an erased mask has no gradient.
+        cache: bytes for features of frozen encoders.
+        before: the language half as it was, where `loss.keep` asks for it; see `Before`.
+        words: of the names that `loss.names` reads off visual tokens.
+    """
+
+    def __init__(
+        self,
+        model: Sa2VA,
+        parts: PartSettings,
+        loss: LossSettings,
+        *,
+        cache: int = 0,
+        before: Before | None = None,
+        words: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.model, self.parts = model, parts
+        gated = model.config.sam2.object_score_gate
+        self.loss = replace(
+            loss,
+            score=(0.3 if gated else 0.0) if loss.score < 0 else loss.score,
+            quality=(0.2 if gated else 0.0) if loss.quality < 0 else loss.quality,
+        )
+        model.grounder.config = replace(model.grounder.config, object_score_gate=False)
+        self.sam_store = FeatureStore(cache * 3 // 4 if encoder_frozen(parts) else 0)
+        self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
+        self.before = before
+        self.names = NameHead(int(model.config.llm["hidden_size"]), words) if words else None
+        self.gaze = Gaze(self.mllm.language_model) if loss.gaze else None
+
+    @property
+    def mllm(self) -> InternVL:
+        """The language half; `trainables.prepare` has checked the family."""
+        mllm = self.model.mllm
+        assert isinstance(mllm, InternVL)
+        return mllm
+
+    def close_gate(self) -> None:
+        """Gives the model its run-time behaviour back."""
+        self.model.grounder.config = self.model.config.sam2
+
+    def forward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        """Losses of one micro-batch.
+
+        Returns:
+            `loss`: the number to differentiate; `report` [len(REPORT)]: sums for the log.
+        """
+        with float_attention():
+            return self.losses(batch, totals)
+
+    def losses(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
+        """As `forward`, in whatever arithmetic is chosen."""
+        tokens = self.tokens(batch) if len(batch.tiles) else None
+        visual = None if tokens is None else tokens.flatten(0, 1)[batch.visual]
+        states = states_of(self.mllm, batch, visual)
+        text, right = self._text(states, batch)
+        weights = batch.weights(self.loss.decision)[batch.labels != IGNORED]
+        total = self.loss.text * (weights * text).sum() / totals.tokens
+        sums = {"text": text.sum(), "tokens": _count(batch.labels != IGNORED), "right": right}
+        if len(batch.pairs):
+            rows, places = batch.seg.unbind(1)
+            codes = self.model.text_hidden_fcs(states[rows, places])  # [M, d]
+            decoded = self.decode(batch, codes)
+            more, mask_sums = self.judge(decoded, batch, totals)
+            total = total + more
+            sums |= mask_sums
+            if self.before is not None and bool(batch.kept.any()):
+                apart = self.before.distance(codes, batch)
+                total = total + self.loss.keep * apart / totals.pairs
+                sums["kept"] = apart
+            if self.gaze is not None:
+                looked = looks(self.gaze, batch, self.model.config, self.mllm.image_id).sum()
+                total = total + self.loss.gaze * looked / totals.seen
+                sums["looked"] = looked
+        if self.names is not None and tokens is not None and len(batch.things):
+            named = self.names(tokens, batch.things).sum()
+            total = total + self.loss.names * named / totals.things
+            sums |= {"named": named, "things": torch.tensor(float(len(batch.things)))}
+        total = total + self._touch()
+        zero = total.new_zeros(())
+        report = torch.stack([sums.get(name, zero).detach().float() for name in REPORT])
+        return {"loss": total, "report": report}
+
+    def read(self, batch: Batch) -> Tensor:
+        """Final-norm states [B, S, C] of the language model."""
+        return states_of(self.mllm, batch, self.visual(batch) if len(batch.tiles) else None)
+
+    def visual(self, batch: Batch) -> Tensor:
+        """Projected visual tokens [K, C] in the order in which they stand in the rows."""
+        return self.tokens(batch).flatten(0, 1)[batch.visual]
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """Projected visual tokens [N, V, C] of all tiles."""
+        mllm = self.mllm
+        if vision_frozen(self.parts):
+            (tokens,) = self.vision_store.get(batch.tile_keys, batch.tiles, self._tokens)
+        else:
+            (tokens,) = self._tokens(batch.tiles)
+        return projected(mllm, tokens)
+
+    def _tokens(self, tiles: Tensor) -> Features:
+        return (tokens_of(self.mllm, tiles),)
+
+    def _text(self, states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross entropy of graded tokens [G], and how many of them would have been written."""
+        graded = batch.labels != IGNORED
+        logits = self.mllm.language_model.get_output_embeddings()(states[graded])
+        labels = batch.labels[graded]
+        right = (logits.argmax(-1) == labels).sum()
+        return token_losses(logits, labels), right
+
+    def features(self, batch: Batch) -> ImageFeatures:
+        """SAM-2's features of the F frames."""
+        grounder = self.model.grounder
+        sam = grounder.sam2_model
+        pixels = batch.pixels.to(grounder.dtype)
+        if encoder_frozen(self.parts):
+            fine, middle, top = self.sam_store.get(batch.pixel_keys, pixels, self._pyramid)
+        else:
+            fine, middle, top = self._pyramid(pixels)
+        # Where something sits in the picture is the same for all pictures.
+        position = sam.image_encoder.neck.position_encoding(top[:1]).to(top.dtype)
+        decoder = sam.sam_mask_decoder
+        dtype = decoder.conv_s0.weight.dtype
+        high = (decoder.conv_s0(fine.to(dtype)), decoder.conv_s1(middle.to(dtype)))
+        return ImageFeatures(top, position.expand_as(top), high)
+
+    def _pyramid(self, pixels: Tensor) -> Features:
+        """The image encoder's three levels, finest first."""
+        levels = self.model.grounder.sam2_model.image_encoder(pixels)["backbone_fpn"]
+        return tuple(levels[-3:])
+
+    def decode(self, batch: Batch, codes: Tensor) -> Decoded:
+        """Masks of all pairs from the codes [M, d] of their `[SEG]`."""
+        grounder = self.model.grounder
+        rows = take(self.features(batch), batch.pairs[:, 1])
+        return grounder.decode_tokens(
+            rows,
+            grounder.without_memory(rows),
+            extra=codes[batch.pairs[:, 0]][:, None],
+            multimask=grounder.config.multimask,
+        )
+
+    def judge(
+        self, decoded: Decoded, batch: Batch, totals: Totals
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mask losses of P decoded pairs, and sums for the log.
+
+        A mask of something that is not there trains the object score where there is a trained one, and an empty mask
+        where there is none (as published).
+        """
+        settings, seen = self.loss, batch.seen
+        graded = seen if settings.score else torch.ones_like(seen)
+        logits, cover = decoded.logits[:, 0].float()[graded], batch.masks[graded]
+        entropy, dice = mask_losses(logits, cover, settings, _draw(batch, batch.owners[graded]))
+        total = (settings.mask * entropy + settings.dice * dice).sum() / totals.seen
+        overlap = ious(logits, cover)
+        sums = {
+            "mask": entropy.sum(),
+            "dice": dice.sum(),
+            "iou": overlap.sum(),
+            "seen": _count(graded),
+            "pairs": torch.tensor(float(len(seen)), device=seen.device),
+        }
+        if settings.score:
+            score = F.binary_cross_entropy_with_logits(
+                decoded.object_scores[:, 0].float(), seen.float(), reduction="none"
+            )
+            total = total + settings.score * score.sum() / totals.pairs
+            sums["score"] = score.sum()
+        if settings.quality:
+            guess = decoded.quality.float()[graded]
+            total = total + settings.quality * (guess - overlap).abs().sum() / totals.seen
+        return total, sums
+
+    def _touch(self) -> Tensor:
+        """Zero, with a gradient of zeros for every trained parameter outside of the language model.
+
+        Inside it every pass uses everything that is trained.
+        """
+        used = [
+            p.flatten()[0].float()
+            for name, p in self.model.named_parameters()
+            if p.requires_grad and not is_lora(name) and not name.startswith("mllm.language_model.")
+        ]
+        if self.names is not None:
+            used += [p.flatten()[0] for p in self.names.parameters()]
+        if not used:
+            return torch.zeros((), device=self.model.device)
+        return torch.stack(used).sum() * 0.0
+
+
+def tokens_of(mllm: InternVL, tiles: Tensor) -> Tensor:
+    """The vision model's tokens before the projector, [N, V, c]."""
+    out = mllm._layer(tiles.to(mllm.device, mllm.dtype))[:, 1:]  # without the class token
+    side = int(out.shape[1] ** 0.5)
+    grid = out.reshape(out.shape[0], side, side, -1)
+    config = mllm.config
+    grid = pixel_shuffle(grid, config.downsample_ratio, config.pixel_shuffle_version)
+    return grid.reshape(grid.shape[0], -1, grid.shape[-1])
+
+
+def projected(mllm: InternVL, tokens: Tensor) -> Tensor:
+    """Tokens [N, V, c] through the projector, [N, V, C]."""
+    out: Tensor = mllm.mlp1(tokens.to(next(mllm.mlp1.parameters()).dtype))
+    return out
+
+
+def states_of(mllm: InternVL, batch: Batch, visual: Tensor | None) -> Tensor:
+    """Final-norm states [B, S, C] of a language model that reads a batch with these visual tokens [K, C]."""
+    embeddings = mllm.embed(batch.ids, visual)
+    if torch.is_grad_enabled() and not embeddings.requires_grad:
+        # Text alone, too, has a gradient at the first layer: sharded layers then finish in one order everywhere.
+        embeddings.requires_grad_(True)
+    out = mllm.language_model.base_model(
+        inputs_embeds=embeddings,
+        attention_mask=attention(batch.owner, embeddings.dtype),
+        position_ids=batch.positions,
+        use_cache=False,
+    )
+    states: Tensor = out.last_hidden_state
+    return states
+
+
+class Before:
+    """The language half as it was before training, to stay near (learning without forgetting, arXiv 1606.09282).
+
+    No module, so that it is neither trained nor saved. It needs the memory of a second language half.
+    """
+
+    def __init__(self, model: Sa2VA) -> None:
+        assert isinstance(model.mllm, InternVL)
+        self.mllm = copy.deepcopy(model.mllm).eval().requires_grad_(requires_grad=False)
+        heads = copy.deepcopy(model.text_hidden_fcs)
+        self.heads: nn.Module = heads.eval().requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def codes(self, batch: Batch) -> Tensor:
+        """What stood at every answered `[SEG]`, [M, d]."""
+        visual = None
+        if len(batch.tiles):
+            tokens = projected(self.mllm, tokens_of(self.mllm, batch.tiles))
+            visual = tokens.flatten(0, 1)[batch.visual]
+        states = states_of(self.mllm, batch, visual)
+        rows, places = batch.seg.unbind(1)
+        codes: Tensor = self.heads(states[rows, places])
+        return codes
+
+    def distance(self, codes: Tensor, batch: Batch) -> Tensor:
+        """How far codes [M, d] of rehearsed pictures have moved, as a share of their size; summed over them."""
+        wanted = self.codes(batch)[batch.kept].float()
+        apart = (codes[batch.kept].float() - wanted).square().mean(1)
+        return (apart / wanted.square().mean(1).clamp(min=1e-6)).sum()
+
+
+def take(features: ImageFeatures, rows: Tensor) -> ImageFeatures:
+    """Features with one row for each prompt."""
+    fine, middle = features.high
+    return ImageFeatures(features.top[rows], features.position[rows], (fine[rows], middle[rows]))
+
+
+def _count(flags: Tensor) -> Tensor:
+    return flags.sum().float()
+
+
+def _draw(batch: Batch, owners: Tensor) -> Callable[[int], Tensor]:
+    """Random points that are a function of each sample's seed, so that the cut into batches does not matter."""
+    rows = owners.tolist()
+    generators = {b: torch.Generator().manual_seed(batch.seeds[b]) for b in sorted(set(rows))}
+
+    def draw(count: int) -> Tensor:
+        made = [torch.rand(count, 2, generator=generators[b]) for b in rows]
+        return torch.stack(made).to(owners.device) if made else torch.zeros(0, count, 2)
+
+    return draw

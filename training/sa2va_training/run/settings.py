@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every number of a training run: what it means, its default and what it may be.
+
+Defaults fine-tune a model of 1B to 4B parameters on one GPU with 24 GB. `settings_files.py` reads and writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sa2va_model.errors import InputError
+from sa2va_training.objectives.losses import MaskLossSettings
+
+MODES = ("lora", "full", "memory")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """What is trained. The published recipe (Table 5 of the paper) is the default.
+
+    Attributes:
+        mode: "lora" = LoRA on the language model; "full" = all of its weights and the vision model's; "memory" = only
+            what SAM-2 tracks with, on clips.
+        rank, alpha, dropout, targets: of LoRA; `targets` as `peft` takes them.
+        memory_dropout: of SAM-2's memory attention in mode "memory"; 0 for a small model.
+        embeddings: "none", "special" (only the rows of [SEG], <p>, </p>, <vp>, </vp>) or "all" (the whole table and
+            the output layer, as published; they stay tied where they are).
+        text_hidden, projector, decoder: train `text_hidden_fcs`, `mlp1`, SAM-2's mask decoder.
+        vision: also the vision model. Always in mode "full".
+        encoder: also SAM-2's image encoder (published: never).
+        checkpointing: recompute activations of the language model backwards, which saves memory.
+    """
+
+    mode: str = "lora"
+    rank: int = 32
+    alpha: int = 64
+    dropout: float = 0.05
+    targets: str = "all-linear"
+    memory_dropout: float = 0.1
+    embeddings: str = "none"
+    text_hidden: bool = True
+    projector: bool = True
+    decoder: bool = True
+    vision: bool = False
+    encoder: bool = False
+    checkpointing: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("train.mode", self.mode, MODES)
+        _one_of("train.embeddings", self.embeddings, ("none", "special", "all"))
+        _above("train.rank", self.rank, 0)
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """AdamW and its schedule: linear warm-up, then cosine.
+
+    Attributes:
+        rate: peak learning rate of the language model.
+        heads, decoder, encoder: factors on it for `text_hidden_fcs` and `mlp1`, for SAM-2, and for its image encoder
+            where that is trained.
+        warmup: share of all steps; floor: where the cosine ends, as a share of the peak.
+        clip: largest norm of all gradients together.
+    """
+
+    rate: float = 1e-4
+    heads: float = 1.0
+    decoder: float = 0.3
+    encoder: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: float = 0.05
+    warmup: float = 0.05
+    floor: float = 0.0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        _above("optimiser.rate", self.rate, 0)
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"optimiser.warmup is {self.warmup}; expected 0 <= share < 1")
+
+
+@dataclass(frozen=True)
+class LossSettings(MaskLossSettings):
+    """Weights. `mask`, `dice` and the points are the published ones.
+
+    Attributes:
+        text: of the mean cross entropy of answer tokens.
+        decision: how many tokens the first one of an answer counts as; it says whether the thing is there at all.
+        score, quality: of the object score and the predicted IoU; -1 = 0.3 and 0.2 where the run time relies on them
+            (`object_score_gate`), else 0 as published.
+        keep: of the squared distance, as a share, between the `[SEG]` codes of rehearsed pictures and those that the
+            model gave before; against forgetting. Needs the memory of a second language half.
+        names: of the words of every object's name, read off its visual tokens by a layer of its own, which is dropped
+            afterwards; for new shapes. Only folders that name their `objects` have them.
+        gaze: of where a few attention heads look when `[SEG]` is said, against the thing's place; for the tiny model
+            that ships, whose heads were trained to look. Needs `batches.layout: branches`, a Qwen2, and
+            its weights whole on every process.
+        target: true masks at the size of the logits: "area" (share of the cell) or "nearest" (published).
+    """
+
+    text: float = 1.0
+    decision: float = 1.0
+    score: float = -1.0
+    quality: float = -1.0
+    keep: float = 0.0
+    names: float = 0.0
+    gaze: float = 0.0
+    target: str = "area"
+
+    def __post_init__(self) -> None:
+        _one_of("loss.target", self.target, ("area", "nearest"))
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How samples become batches.
+
+    Attributes:
+        batch: samples per process and forward pass; accumulate: forward passes per step.
+        frames: of a clip that are shown at once (published: 5); 1 = clips are used as single images; 0 = as many as the
+            model is shown at run time (`keyframes`).
+        expressions: of a sample that are used at once (published: 5).
+        talk: share of the draws that are questions and captions, where a dataset has them beside expressions; 0 = none.
+        layout: "branches" = questions about one picture do not see each other; "conversation" = one after the other,
+            as published.
+        answers: what is answered when it is found; "" = the first one the model was trained with.
+        absent: what is answered when it is not there; "" = the model's own sentence.
+        augment: "none", "light" or "strong" disturbance of the pictures.
+        collage: share of the pictures into which named objects of other pictures are glued; questions are then
+            written from the names. For little data; only folders that name their `objects` have them.
+        denied: share of the questions about a collage that nothing in it answers.
+        near: share of those that something in it nearly answers: all of their words but one are in its name.
+        naming: share of the draws that ask for the names of such objects, as regions.
+        variants: every picture is disturbed in so many fixed ways, so that features of frozen encoders can be kept;
+            0 = anew every time.
+        cache_gb: memory for such features; 0 = never keep any.
+        stride: largest distance between neighbouring frames of a clip in mode "memory".
+        held_out: share of the samples kept for measuring, where the data has no `val` split of its own.
+        workers: threads that prepare batches.
+    """
+
+    batch: int = 1
+    accumulate: int = 8
+    frames: int = 0
+    expressions: int = 5
+    talk: float = 0.2
+    layout: str = "branches"
+    answers: tuple[str, ...] = ("",)
+    absent: str = ""
+    augment: str = "light"
+    collage: float = 0.0
+    denied: float = 0.25
+    near: float = 0.0
+    naming: float = 0.0
+    variants: int = 4
+    cache_gb: float = 4.0
+    stride: int = 3
+    held_out: float = 0.1
+    max_tokens: int = 8192
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.frames < 0:
+            raise InputError(f"batches.frames is {self.frames}; expected 0 or more")
+        for name in ("batch", "accumulate", "expressions", "stride"):
+            _above(f"batches.{name}", getattr(self, name), 0)
+        _one_of("batches.layout", self.layout, ("branches", "conversation"))
+        _one_of("batches.augment", self.augment, ("none", "light", "strong"))
+        for name in ("talk", "collage", "denied", "near", "naming"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"batches.{name} is {getattr(self, name)}; expected 0 <= share < 1"
+                )
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"batches.held_out is {self.held_out}; expected 0 <= share < 1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run.
+
+    Attributes:
+        data: a dataset folder or YAML file, or a list of them; entries of a list may be mappings with `root` (or
+            `data`), `format`, `weight` and whatever the format takes.
+        validation: what before and after are measured on, in the order of `data` and `rehearsal`; default: the `val`
+            split, else a share held out.
+        rehearsal: what the model must not forget; drawn with this weight against `data`: {"data": …, "weight": 0.3}.
+        aside: share of the rehearsed pictures that is not trained on but chooses how far to go from the weights of
+            before to those of after; 0 = all the way. See `sa2va_training.run.blend`.
+        forget: how much gIoU may fall on those pictures.
+        model: checkpoint folder; null = the tiny model that ships.
+        output: the run's folder.
+        steps: optimiser steps; 0 = `epochs` times the data.
+        precision: "auto" = bf16 on CUDA and on CPUs that multiply it in hardware, else fp32.
+        save_every, keep: steps between checkpoints, and how many are kept.
+        measure: samples of every dataset that before and after are measured on; 0 = not at all.
+        merge: also write the merged checkpoint in the official layout.
+    """
+
+    data: Any = None
+    validation: Any = None
+    rehearsal: Any = None
+    aside: float = 0.0
+    forget: float = 0.02
+    model: str | None = None
+    output: str = "runs/finetune"
+    steps: int = 1000
+    epochs: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    save_every: int = 100
+    keep: int = 2
+    log_every: int = 10
+    measure: int = 100
+    merge: bool = True
+    train: PartSettings = field(default_factory=PartSettings)
+    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    batches: DataSettings = field(default_factory=DataSettings)
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        if not 0 <= self.aside < 1:
+            raise InputError(f"aside is {self.aside}; expected 0 <= share < 1")
+        if self.loss.gaze and self.batches.layout != "branches":
+            raise InputError(
+                f"loss.gaze is {self.loss.gaze} with batches.layout {self.batches.layout!r}; expected 'branches'"
+            )
+        for name in ("save_every", "keep", "log_every"):
+            _above(name, getattr(self, name), 0)
+        if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
+            raise InputError(
+                f"steps is {self.steps}, epochs is {self.epochs}; expected one of them above 0"
+            )
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def _above(name: str, value: float, low: float) -> None:
+    if not value > low:
+        raise InputError(f"{name} is {value}; expected more than {low}")

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings in and out of files: YAML, the ones that ship, and `key=value` on the command line.
+
+What may be set, and to what, are the fields and types of the dataclasses in `settings.py`. The resolved settings are
+written beside every checkpoint and are enough to go on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from sa2va_model.errors import InputError
+from sa2va_training.run.settings import Settings
+
+PACKAGE = Path(__file__).parents[1]
+# Beside the package in the source tree, inside of it where it is installed.
+CONFIGS = next(
+    (path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if path.is_dir()),
+    PACKAGE / "configs",
+)
+
+
+def find_config(name: str) -> Path:
+    """A file of that name here, or the one that ships.
+
+    Raises:
+        InputError: neither exists; lists what ships.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
+    raise InputError(f"{name}: no such file; expected a YAML file, or one that ships: {shipped}")
+
+
+def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Reads a YAML file and applies `key.sub=value` overrides.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown key (with the nearest known one) or a value of the wrong kind.
+    """
+    path = find_config(str(config))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}; expected keys and values")
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise InputError(f"override {item!r}: expected key=value")
+        _put(values, key, _value(text), item)
+    return settings_from(values, str(path))
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _put(values: dict[str, Any], key: str, value: Any, item: str) -> None:
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"override {item!r}: {parent!r} has no keys below it")
+        place = inner
+    place[last] = value
+
+
+def settings_from(values: Mapping[str, Any], where: str) -> Settings:
+    """Settings from a parsed mapping; see `load_settings`."""
+    built = _build(Settings, values, where, "")
+    assert isinstance(built, Settings)
+    return built
+
+
+def _build(cls: type[Any], values: Mapping[str, Any], where: str, prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = (
+                f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            )
+            raise InputError(f"{where}: unknown key {prefix}{key}; {hint}")
+        hint_type = hints[key]
+        if is_dataclass(hint_type):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: {prefix}{key} is {value!r}; expected keys below it")
+            assert isinstance(hint_type, type)
+            found[key] = _build(hint_type, value, where, f"{prefix}{key}.")
+        else:
+            found[key] = _converted(hint_type, value, where, prefix + key)
+    return cls(**found)
+
+
+def _converted(kind: Any, value: Any, where: str, name: str) -> Any:
+    """A YAML value as its field wants it."""
+    wrong = InputError(f"{where}: {name} is {value!r}; expected {_words(kind)}")
+    if kind is Any:
+        return value
+    if kind is bool or kind is int:
+        whole = isinstance(value, float) and kind is int and value == int(value)
+        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (int, float)):
+            raise wrong
+        if not isinstance(value, int) and not whole:
+            raise wrong
+        return kind(value)
+    if kind is float:
+        try:  # YAML reads 1e-4 as text
+            return float(value) if not isinstance(value, bool) else _refuse(wrong)
+        except (TypeError, ValueError):
+            raise wrong from None
+    if kind is str:
+        return value if isinstance(value, str) else _refuse(wrong)
+    if kind == (str | None):
+        return value if value is None or isinstance(value, str) else _refuse(wrong)
+    inner = kind.__args__[0]  # a tuple
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(_converted(inner, item, where, name) for item in items)
+
+
+def _refuse(error: InputError) -> Any:
+    raise error
+
+
+def _words(kind: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(kind, "a list" if "tuple" in str(kind) else "text or null")
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Plain values, as YAML and JSON take them."""
+    return _plain(asdict(settings))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Writes YAML that `load_settings` reads."""
+    path.write_text(yaml.safe_dump(to_dict(settings), sort_keys=False), encoding="utf-8")

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the model that ships, stage by stage.
+
+python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, resumed if it was begun
+python -m sa2va_training.tiny revive weights=DIR run=runs/shipped   what was exported, as a run to start from
+python -m sa2va_training.tiny export run=runs/together words=runs/polish weights=DIR
+
+`sa2va evaluate` measures what comes out; the model card tells how.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+
+from sa2va_model.checkpoints.load import SHIPPED
+from sa2va_model.errors import InputError
+from sa2va_training.tiny.settings import RECIPE, stage_settings
+from sa2va_training.tiny.team import work
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; returns the exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\nStages, in order: {', '.join(RECIPE)}")  # noqa: T201
+        return 0
+    cv2.setNumThreads(1)
+    try:
+        if arguments[0] == "export":
+            _export(**_values(arguments[1:], ("run", "weights", "words")))
+        elif arguments[0] == "revive":
+            _revive(**_values(arguments[1:], ("run", "weights")))
+        else:
+            work(stage_settings(arguments[0], arguments[1:]))
+    except InputError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def _values(items: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    values = dict(item.split("=", 1) for item in items if "=" in item)
+    if len(values) < len(items) or set(values) - set(known):
+        raise InputError(
+            f"{' '.join(items)}: expected key=value with key one of {', '.join(known)}"
+        )
+    return values
+
+
+def _export(run: str = "runs/together", weights: str = str(SHIPPED), words: str = "") -> None:
+    from sa2va_training.tiny.export import export
+
+    file = export(_folders(run), Path(weights), words=_folders(words))
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201
+
+
+def _folders(text: str) -> list[Path]:
+    return [Path(part) for part in text.split(",") if part]
+
+
+def _revive(run: str = "runs/shipped", weights: str = str(SHIPPED)) -> None:
+    from sa2va_training.tiny.data.batches import Library
+    from sa2va_training.tiny.revival import revive
+
+    revive(Path(weights), Path(run), Library({"flat": 0.4, "sim": 0.6}, "train"))
+    print(f"{run}: stages can begin with start={Path(run).name}:all")  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

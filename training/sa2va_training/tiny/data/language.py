@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words: how people ask for an object, what the model answers, and the tokenizer that reads both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from sa2va_model.checkpoints.presets import byte_tokenizer
+from sa2va_sim.words.vocabulary import COLOURS, SHAPES, words
+
+FOUND = "Sure, [SEG].<|im_end|>"
+ABSENT = "I cannot see that.<|im_end|>"
+VOCABULARY = 1400
+
+SYNONYMS = {"mug": "cup", "block": "cube", "ball": "sphere", "can": "tin", "plate": "dish"}
+_QUESTIONS = (
+    "Where is {}?",
+    "Which one is {}?",
+    "Can you see {}?",
+    "Is there {}?",
+    "Can you segment {}?",
+)
+_ORDERS = (
+    "Find {}",
+    "Track {}",
+    "Show me {}",
+    "{} please",
+    "Segment {}.",
+    "Look for {}",
+    "Follow {}",
+)
+_CHAT = (
+    "Please segment respond with a segmentation mask. Sure, I cannot see that. Where is Which one Can you "
+    "Is there Find Track Show me please Look for Follow What are these this in the image picture scene How "
+    "many objects describe briefly and it its on under next table user assistant yes no not it colour color "
+    "of what who why when does do has have at by from to near above below between behind front side "
+    "wearing holding hand person man woman in shirt cup cube sphere tin dish There part regions region1 region2"
+)
+
+
+def phrase(text: str, rng: np.random.Generator) -> str:
+    """One of the ways in which people type a referring expression that `describe` wrote.
+
+    Most stay as they are, so that the plain form is the best known one.
+    """
+    bare = text.removeprefix("the ")
+    if rng.random() < 0.06:
+        for word, other in SYNONYMS.items():
+            bare = " ".join(other if w == word else w for w in bare.split(" "))
+        text = f"the {bare}"
+    form = rng.random()
+    if form < 0.66:
+        return text
+    if form < 0.74:
+        return text[0].upper() + text[1:]
+    if form < 0.81:
+        return f"{'an' if bare[0] in 'aeiou' else 'a'} {bare}"
+    if form < 0.88:
+        return bare
+    templates = _QUESTIONS if form < 0.95 else _ORDERS
+    said = str(rng.choice(templates)).format(f"the {bare}")
+    return said[0].upper() + said[1:]
+
+
+def corpus() -> Iterator[str]:
+    """Every known word often enough, in every form, that it becomes one token."""
+    forms = {word.strip(",.?") for word in _CHAT.split()} | set(words())
+    forms |= {word.strip(",.?{}") for text in (*_QUESTIONS, *_ORDERS) for word in text.split()} - {
+        ""
+    }
+    first = (*COLOURS, *SHAPES, *SYNONYMS.values())
+    for word in sorted(forms | set(first)):
+        times = 60 if word in first else 30
+        yield from [f" {word}"] * times
+        yield from [word] * times
+        yield from [word[0].upper() + word[1:]] * (times // 2)
+    yield from [FOUND.replace("[SEG]", "").replace("<|im_end|>", ""), "user\n", "assistant\n"] * 40
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer of the model that ships; a function of the vocabulary alone."""
+    return byte_tokenizer(corpus(), VOCABULARY)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one stage: schedule, steps, log lines, checkpoints, and going on after an interruption.
+
+Every random choice of a step is a function of (seed, step), so that a run that is cut and resumed by steps equals an
+uninterrupted one bit for bit. A wall-clock budget counts training time only, over all sittings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sa2va_model.checkpoints.load import load_model
+from sa2va_model.errors import InputError
+from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_training.tiny import clips, stages, together
+from sa2va_training.tiny.data import crops
+from sa2va_training.tiny.data.batches import Batches, Library
+from sa2va_training.tiny.evaluation import evaluate
+from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
+from sa2va_training.tiny.losses import plain
+from sa2va_training.tiny.norms import freeze_norms
+from sa2va_training.tiny.running_mean import RunningMean, weights_of
+from sa2va_training.tiny.settings import StageSettings
+from sa2va_training.tiny.team import Team
+
+RUNS = Path("runs")
+HALVES = {"sam": SAM_HALF, "stem": STEM, "sight": SIGHT, "words": WORD_HALF, "all": ("",)}
+Step = Callable[[Learner, Any, np.random.Generator], tuple[Tensor, dict[str, float]]]
+STAGES: dict[str, Step] = {
+    "sam": stages.sam_stage,
+    "stem": crops.stem_stage,
+    "sight": stages.sight_stage,
+    "words": stages.words_stage,
+    "memory": clips.memory_stage,
+    "together": together.together_stage,
+}
+TRAINED = {
+    "sam": SAM_HALF,
+    "stem": STEM,
+    "sight": SIGHT,
+    "words": WORD_HALF,
+    "memory": ("model.grounder.",),
+    "together": ("model.grounder.",),
+}
+_SAVE_SECONDS = 150.0
+_AVERAGE_EVERY = 20
+_HURRY = 6.0  # of the rate, for aids that begin anew while nothing else moves
+
+
+def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str, Any]]:
+    """Matrices decay, vectors do not; parts that start trained go slower while new ones learn, or not at all."""
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in learner.named_parameters():
+        wanted = name.startswith(TRAINED[settings.kind])
+        if settings.kind == "memory" and not clips.is_trained(name):
+            wanted = False
+        slow = _starts_trained(settings.kind, name)
+        wanted = wanted and not (slow and settings.slow == 0)
+        parameter.requires_grad_(wanted)
+        if wanted:
+            place = (parameter.ndim > 1, slow, name.startswith(AIDS))
+            groups.setdefault(place, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": settings.decay if matrix else 0.0,
+            "base": settings.rate * (settings.slow if slow else 1.0),
+            "aid": aid,
+        }
+        for (matrix, slow, aid), parameters in groups.items()
+    ]
+
+
+def _starts_trained(kind: str, name: str) -> bool:
+    """Parts that another stage brought up and that this one must not shake."""
+    if kind == "memory":
+        return not clips.is_memory(name)
+    if kind == "together":
+        return "image_encoder" in name
+    return kind == "words" and name.startswith(SIGHT)
+
+
+def _loss(settings: StageSettings) -> Step:
+    """What the stage minimises."""
+    if settings.kind == "words":
+        return partial(stages.words_stage, talk=settings.talk)
+    if settings.kind == "sight" and settings.like:
+        return partial(stages.sight_stage, example=_example(settings.like))
+    return STAGES[settings.kind]
+
+
+def _example(folder: str) -> InternVL:
+    """The exported model that is imitated."""
+    mllm = load_model(folder).mllm.eval()
+    if not isinstance(mllm, InternVL):
+        raise InputError(f"{folder}: expected a model of the InternVL family to imitate")
+    return mllm
+
+
+def _batches(settings: StageSettings, library: Library) -> Any:
+    """The stream of what the stage learns from: pictures, clips or crops."""
+    images, each, seed = settings.images, settings.each, settings.seed
+    if settings.kind == "memory":
+        spoken = settings.spoken
+        return clips.ClipBatches(library, images=images, each=each, seed=seed, spoken=spoken)
+    if settings.kind == "stem":
+        return crops.CropBatches(library, count=images, seed=seed)
+    share = settings.none_share
+    if settings.kind == "together":
+        return together.BothBatches(library, images=images, each=each, none_share=share, seed=seed)
+    return Batches(library, images=images, each=each, none_share=share, seed=seed)
+
+
+class Run:
+    """One stage in its folder `runs/NAME`: `last.pt`, `settings.json`, `log.txt`."""
+
+    def __init__(
+        self,
+        settings: StageSettings,
+        learner: Learner,
+        *,
+        runs: Path = RUNS,
+        data: Path | None = None,
+        team: Team | None = None,
+    ) -> None:
+        self.settings, self.learner = settings, learner
+        self.team = team or Team(0, 1)
+        self.folder = runs / settings.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(settings.threads)
+        places = {"root": data} if data else {}
+        self.batches = _batches(settings, Library(settings.shares, "train", **places))
+        self.held = Library(settings.shares, "held", **places)
+        self._loss = _loss(settings)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
+        )
+        self.step, self.elapsed = 0, 0.0
+        self.mean = RunningMean()
+        self._sums: dict[str, list[float]] = {}
+        if not self._resume():
+            self._start(runs)
+
+    def _resume(self) -> bool:
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return False
+        saved = torch.load(path, weights_only=False)
+        self.learner.load_state_dict(saved["learner"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.elapsed = saved["step"], saved["elapsed"]
+        self.mean = RunningMean(saved.get("mean", {}), saved.get("averaged", 0))
+        self._say(f"resumed at step {self.step}, {self.elapsed:.0f} s")
+        return True
+
+    def _start(self, runs: Path) -> None:
+        (self.folder / "settings.json").write_text(
+            json.dumps(asdict(self.settings), indent=2) + "\n"
+        )
+        for source in self.settings.start:
+            name, _, half = source.partition(":")
+            path = runs / name / "last.pt"
+            if half not in HALVES or not path.exists():
+                raise InputError(f"start {source!r}: expected RUN:{'|'.join(HALVES)} with {path}")
+            count = take(self.learner, weights_of(runs / name), HALVES[half])
+            self._say(f"took {count} tensors from {source}")
+
+    def save(self) -> None:
+        """Writes `last.pt`; a half-written file never replaces a good one."""
+        if self.team.rank:
+            return
+        fresh = self.folder / "last.pt.new"
+        state = {
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "settings": asdict(self.settings),
+            **({"mean": self.mean.state, "averaged": self.mean.count} if self.mean.count else {}),
+        }
+        torch.save(state, fresh)
+        fresh.replace(self.folder / "last.pt")
+
+    def progress(self) -> float:
+        """How much of the budget is used, 0..1."""
+        if self.settings.steps:
+            return self.step / self.settings.steps
+        return self.elapsed / (60 * self.settings.minutes)
+
+    def _rate(self) -> float:
+        """Warm-up, then cosine down to `floor`; a share of the peak."""
+        done, low = self.progress(), self.settings.floor
+        warm = min(1.0, (done + 1e-4) / self.settings.warmup) if self.settings.warmup else 1.0
+        return warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+    def train(self, until: int | None = None) -> None:
+        """To the end of the budget, or to step `until`."""
+        self._training_mode()
+        seen = saved = self.elapsed
+        if self.step == 0 and self.settings.start and self._looks:
+            self.look()
+        while self.progress() < 1 and (until is None or self.step < until):
+            begun = time.monotonic()
+            self._one_step()
+            self.elapsed = self.team.agree(self.elapsed + time.monotonic() - begun)
+            if self.step in (1, 10, 50) or self.step % 100 == 0:
+                self._report()
+            if (
+                self._looks
+                and self.settings.minutes
+                and self.elapsed - seen > 60 * self.settings.look
+            ):
+                seen = self.elapsed
+                self.look()
+            if self.elapsed - saved > _SAVE_SECONDS:
+                saved = self.elapsed
+                self.save()
+        self.save()
+        if self.progress() >= 1 and self._looks:
+            self.look()
+
+    @property
+    def _looks(self) -> bool:
+        """Stages whose names of disturbed pictures, in the log, say enough are not looked at."""
+        return self.settings.kind not in ("stem", "sight")
+
+    def _training_mode(self) -> None:
+        self.learner.train()
+        if self.settings.kind not in ("sam", "stem", "sight"):
+            freeze_norms(self.learner.model)
+
+    def _one_step(self) -> None:
+        rate, settling = self._rate(), self.step < self.settings.settle
+        for group in self.optimizer.param_groups:
+            share = _HURRY * group["aid"] if settling else rate
+            group["lr"] = group["base"] * share
+        draw = self.step * self.team.size + self.team.rank
+        torch.manual_seed(self.settings.seed * 1_000_003 + draw)
+        batch = self.batches.at(draw)
+        rng = np.random.default_rng([self.settings.seed, draw, 1])
+        loss, report = self._loss(self.learner, batch, rng)
+        self.optimizer.zero_grad()
+        loss.backward()
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.team.average(held)
+        norm = nn.utils.clip_grad_norm_(held, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        if self.progress() > 1 - self.settings.averaged and self.step % _AVERAGE_EVERY == 0:
+            self.mean.add(self.learner.state_dict())
+        for key, value in {**report, "loss": plain(loss), "norm": plain(norm)}.items():
+            self._sums.setdefault(key, []).append(value)
+
+    def _report(self) -> None:
+        means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self._sums.items())
+        shown = self.step * self.team.size * self.settings.images * self.settings.each
+        pace = shown / max(self.elapsed, 1e-6)
+        self._say(f"step {self.step} {self.elapsed:.0f} s {pace:.0f} expr/s | {means}")
+        self._sums = {}
+
+    def look(self) -> dict[str, Any]:
+        """Evaluates on held-out pictures and logs it; the first worker does, the others wait at the next step."""
+        if self.team.rank:
+            return {}
+        begun = time.monotonic()
+        self.learner.eval()
+        self.held.refresh()
+        if self.settings.kind == "memory":
+            result: dict[str, Any] = clips.evaluate_clips(
+                self.learner, self.held, self.settings.held
+            )
+        elif self.settings.kind == "together":
+            result = dict(together.evaluate_both(self.learner, self.held, self.settings.held))
+        else:
+            result = evaluate(self.learner, self.held, self.settings.held, self.settings.kind)
+        self._training_mode()
+        self._say(f"HELD step {self.step} ({time.monotonic() - begun:.0f} s): {json.dumps(result)}")
+        return result
+
+    def _say(self, text: str) -> None:
+        if self.team.rank:
+            return
+        line = f"{time.strftime('%H:%M:%S')} {self.settings.name}: {text}"
+        print(line, flush=True)  # noqa: T201
+        with (self.folder / "log.txt").open("a") as log:
+            log.write(line + "\n")

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A learner so small that a test trains it in a second; everything is there, nothing is learnt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from sa2va_model.checkpoints.presets import nano_config
+from sa2va_model.config import ModelConfig
+from sa2va_training.tiny.data.language import tiny_tokenizer
+from sa2va_training.tiny.learner import Learner
+
+SIZE = 64
+
+
+def small_config() -> ModelConfig:
+    """The nano configuration with both halves looking at the same 64-pixel square, as the tiny model's do."""
+    config = nano_config(len(tiny_tokenizer()))
+    return replace(
+        config,
+        vision=replace(config.vision, image_size=SIZE),
+        sam2=replace(
+            config.sam2,
+            image_size=SIZE,
+            object_score_gate=True,
+            multimask=False,
+            stability_fallback=False,
+            pointer_positions=True,
+        ),
+        dynamic_image_size=False,
+    )
+
+
+def small_learner(seed: int = 0) -> Learner:
+    """A learner with random weights."""
+    torch.manual_seed(seed)
+    return Learner(small_config())

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that begins where an exported model stands: nothing but its folder is needed, also at another image size.
+
+    python -m sa2va_training.tiny revive weights=DIR run=runs/shipped
+
+Exported models have no normalisation and no aids. Normalisation comes back as what it was folded into, with the
+statistics of real pictures, so that the model computes what it did; aids begin anew (see `StageSettings.settle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sa2va_model.checkpoints.load import load_model
+from sa2va_model.errors import InputError
+from sa2va_model.sa2va import Sa2VA
+from sa2va_training.tiny.data.batches import Batches, Library
+from sa2va_training.tiny.data.packing import look
+from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.norms import fold_norms, unfold_norms
+
+PLACES = "mllm.vision_model.embeddings.position_embeddings"
+_PICTURES = 64
+
+
+def revive(folder: Path, run: Path, library: Library, learner: Learner | None = None) -> Learner:
+    """Writes `run/last.pt`, from which stages start, with the weights of an exported model.
+
+    Args:
+        library: pictures whose statistics the normalisation takes.
+
+    Raises:
+        InputError: a weight of the folder does not fit the model that is trained.
+    """
+    learner = learner or Learner()
+    fold_norms(learner.model)
+    _fill(learner.model, load_model(folder, device="cpu").state_dict(), folder)
+    batch = Batches(library, images=_PICTURES, each=1, none_share=0.0, seed=0).at(0)
+
+    def see() -> None:
+        learner.encode(batch.pixels)
+        look(learner.mllm, batch.pixels)
+
+    unfold_norms(learner.model, see)
+    run.mkdir(parents=True, exist_ok=True)
+    torch.save({"learner": learner.state_dict()}, run / "last.pt")
+    return learner
+
+
+def _fill(model: Sa2VA, state: Mapping[str, Tensor], folder: Path) -> None:
+    own = model.state_dict()
+    for name, wanted in own.items():
+        if name not in state:
+            raise InputError(f"{folder}: has no {name}; expected a model exported by this module")
+        given = state[name]
+        if name == PLACES and given.shape[1] != wanted.shape[1]:
+            given = resized_places(given, wanted.shape[1])
+        if given.shape != wanted.shape:
+            raise InputError(
+                f"{folder}: {name} is {list(given.shape)}; expected {list(wanted.shape)}"
+            )
+        wanted.copy_(given)
+
+
+def resized_places(table: Tensor, count: int) -> Tensor:
+    """A ViT's position embeddings [1, 1 + n · n, C], the first of them of no place, for another grid: [1, count, C]."""
+    old, new = (round((n - 1) ** 0.5) for n in (table.shape[1], count))
+    grid = table[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
