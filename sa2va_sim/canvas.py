@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .gl import load_mujoco
+from sa2va_sim.gl import load_mujoco
 
 _local = threading.local()
 

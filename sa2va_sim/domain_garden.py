@@ -14,13 +14,13 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .assets import Collision, ObjectModel, Part, register_shape
-from .assets.parts import AROUND, Rgb, cylinder, revolved, tube
-from .facts import LabelledImage
-from .layout import STILL, SceneConfig
-from .scene import sample_scene
-from .simulator import SimFrame, Simulator
-from .world import World, sample_world
+from sa2va_sim.assets import Collision, ObjectModel, Part, register_shape
+from sa2va_sim.assets.parts import AROUND, Rgb, cylinder, revolved, tube
+from sa2va_sim.layout import STILL, SceneConfig
+from sa2va_sim.scene import sample_scene
+from sa2va_sim.simulator import SimFrame, Simulator
+from sa2va_sim.words.facts import LabelledImage
+from sa2va_sim.world import World, sample_world
 
 SHAPES: tuple[str, ...] = ("pear", "mushroom", "carrot", "mallet", "dumbbell", "donut")
 _STEM: Rgb = (0.33, 0.23, 0.12)

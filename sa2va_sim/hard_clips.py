@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
-from .simulator import Simulator
-from .textures import backdrop_colour
-from .vocabulary import SHAPES, sample_colour
-from .world import World, sample_world
+from sa2va_sim.layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
+from sa2va_sim.simulator import Simulator
+from sa2va_sim.textures import backdrop_colour
+from sa2va_sim.words.vocabulary import SHAPES, sample_colour
+from sa2va_sim.world import World, sample_world
 
 KINDS = ("occlusion", "distractors", "leaving", "fast", "camera")
 RATE = 10.0  # frames per second

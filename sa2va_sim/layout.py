@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .world import World
+from sa2va_sim.world import World
 
 SEEDS_PER_WORLD = 24  # neighbouring seeds share a room and a stock of objects, so that a room is compiled only once
 ASPECT = 4 / 3

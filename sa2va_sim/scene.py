@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .layout import (
+from sa2va_sim.layout import (
     ASPECT,
     SEEDS_PER_WORLD,
     STILL,
@@ -20,9 +20,9 @@ from .layout import (
     Triple,
     turn_z,
 )
-from .textures import backdrop_colour
-from .vocabulary import COLOURS, sample_colour
-from .world import LIGHTS, World, shared_world
+from sa2va_sim.textures import backdrop_colour
+from sa2va_sim.words.vocabulary import COLOURS, sample_colour
+from sa2va_sim.world import LIGHTS, World, shared_world
 
 __all__ = ["Scene", "SceneConfig", "sample_scene"]
 

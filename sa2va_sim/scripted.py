@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
-from .vocabulary import COLOURS
-from .world import sample_world
+from sa2va_sim.layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
+from sa2va_sim.words.vocabulary import COLOURS
+from sa2va_sim.world import sample_world
 
 PERIOD = 60.0  # seconds; then it begins again
 _CAST = (

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .facts import LabelledImage, ObjectFact, measure
-from .layout import SEEDS_PER_WORLD, STILL, Scene, SceneConfig, turn_z
-from .scene import sample_scene
-from .stage import Stage
+from sa2va_sim.layout import SEEDS_PER_WORLD, STILL, Scene, SceneConfig, turn_z
+from sa2va_sim.scene import sample_scene
+from sa2va_sim.stage import Stage
+from sa2va_sim.words.facts import LabelledImage, ObjectFact, measure
 
 
 @dataclass(frozen=True)

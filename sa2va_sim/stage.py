@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import Canvas
-from .gl import load_mujoco
-from .layout import Item, Scene
-from .world import World
+from sa2va_sim.canvas import Canvas
+from sa2va_sim.gl import load_mujoco
+from sa2va_sim.layout import Item, Scene
+from sa2va_sim.world import World
 
 _AWAY = np.array([0.0, 0.0, -20.0])  # where unused stock waits, far below the floor
 

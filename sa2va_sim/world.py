@@ -12,9 +12,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .assets import ObjectModel, build_object, object_xml
-from .textures import smooth_noise, surface
-from .vocabulary import SHAPES
+from sa2va_sim.assets import ObjectModel, build_object, object_xml
+from sa2va_sim.textures import smooth_noise, surface
+from sa2va_sim.words.vocabulary import SHAPES
 
 LIGHTS = 3
 MASS = 0.2

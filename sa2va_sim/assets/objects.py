@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .parts import Collision, ObjectModel, Rgb, box, cylinder, revolved, sphere, tube
+from sa2va_sim.assets.parts import (
+    Collision,
+    ObjectModel,
+    Rgb,
+    box,
+    cylinder,
+    revolved,
+    sphere,
+    tube,
+)
 
 _PAPER: Rgb = (0.93, 0.90, 0.81)
 _METAL: Rgb = (0.74, 0.74, 0.76)

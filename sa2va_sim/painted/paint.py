@@ -9,8 +9,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .facts import LabelledImage, ObjectFact, measure
-from .flat_shapes import Face
+from sa2va_sim.painted.shapes import Face
+from sa2va_sim.words.facts import LabelledImage, ObjectFact, measure
 
 Camera = tuple[float, float, float]  # pan x, pan y (fractions of the image), zoom
 _SUBPIXEL = 4  # fractional bits of cv2's polygon coordinates

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from .facts import LabelledImage
-from .flat_paint import FlatScene, Pattern, Thing, paint
-from .flat_shapes import BUILDERS, Face, View
-from .textures import backdrop_colour, surface
-from .vocabulary import COLOURS, SHAPES, sample_colour
+from sa2va_sim.painted.paint import FlatScene, Pattern, Thing, paint
+from sa2va_sim.painted.shapes import BUILDERS, Face, View
+from sa2va_sim.textures import backdrop_colour, surface
+from sa2va_sim.words.facts import LabelledImage
+from sa2va_sim.words.vocabulary import COLOURS, SHAPES, sample_colour
 
 MAX_OBJECTS = 6
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
-from .rover import FOVY, MAST
-from .vocabulary import COLOURS, sample_colour
-from .world import sample_world
+from sa2va_sim.layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
+from sa2va_sim.robots.rover import FOVY, MAST
+from sa2va_sim.words.vocabulary import COLOURS, sample_colour
+from sa2va_sim.world import sample_world
 
 LEADERS = ("ball", "mug", "can", "bottle", "block")
 OTHERS = 4

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .layout import Scene
-from .simulator import Simulator
-from .world import World
+from sa2va_sim.layout import Scene
+from sa2va_sim.simulator import Simulator
+from sa2va_sim.world import World
 
 JOINTS = ("gantry_x", "gantry_y", "gantry_z", "gantry_yaw", "gripper")
 OPEN = 0.13  # metres between the pads

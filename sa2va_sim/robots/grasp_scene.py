@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .expressions import KINDS, Expression, describe
-from .facts import ObjectFact
-from .gantry import GantrySimulator, with_gantry
-from .layout import CameraTrack, Item, Light, Scene, turn_z
-from .vocabulary import COLOURS, sample_colour
-from .world import World, sample_world
+from sa2va_sim.layout import CameraTrack, Item, Light, Scene, turn_z
+from sa2va_sim.robots.gantry import GantrySimulator, with_gantry
+from sa2va_sim.words.expressions import KINDS, Expression, describe
+from sa2va_sim.words.facts import ObjectFact
+from sa2va_sim.words.vocabulary import COLOURS, sample_colour
+from sa2va_sim.world import World, sample_world
 
 GRASPABLE = ("block", "ball", "mug", "bottle", "can")  # what fits between the fingers, from above
 _BULKY = ("bowl", "plate", "book", "box")

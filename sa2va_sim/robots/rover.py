@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .layout import CameraTrack, Scene, look_at
-from .simulator import SimFrame, Simulator
+from sa2va_sim.layout import CameraTrack, Scene, look_at
+from sa2va_sim.simulator import SimFrame, Simulator
 
 MAST = 0.45  # metres, height of the camera over the floor
 PITCH = np.deg2rad(25.0)  # that it looks down

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .expressions import MIN_AREA, MIN_VISIBLE, Expression
-from .facts import ObjectFact, is_referable, seen
+from sa2va_sim.words.expressions import MIN_AREA, MIN_VISIBLE, Expression
+from sa2va_sim.words.facts import ObjectFact, is_referable, seen
 
 KINDS = ("colour", "shape", "count", "which", "caption", "grounded", "region")
 DESCRIBE = "Please describe the image briefly."

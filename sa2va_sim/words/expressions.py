@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .facts import ObjectFact, is_referable, seen
-from .vocabulary import ABSENT_WORDS, COLOURS, SHAPES
+from sa2va_sim.words.facts import ObjectFact, is_referable, seen
+from sa2va_sim.words.vocabulary import ABSENT_WORDS, COLOURS, SHAPES
 
 KINDS = ("attribute", "size", "position", "relation", "motion", "none")
 SHARES = {

@@ -65,6 +65,6 @@ def sample_colour(rng: np.random.Generator, name: str) -> np.ndarray:
 
 def words() -> tuple[str, ...]:
     """Every word that `expressions.describe` can write, sorted; a word-level tokenizer may be built from it."""
-    from . import expressions
+    from sa2va_sim.words import expressions
 
     return tuple(sorted({*COLOURS, *SHAPES, *ABSENT_WORDS, *expressions.function_words()}))

@@ -7,6 +7,6 @@ recall of grounded captions; `captions.py` CIDEr and METEOR; `answers.py` short 
 
 from __future__ import annotations
 
-from .jf import JF, Scores, boundary_accuracy, frame_jf, region_similarity
+from sa2va_training.metrics.jf import JF, Scores, boundary_accuracy, frame_jf, region_similarity
 
 __all__ = ["JF", "Scores", "boundary_accuracy", "frame_jf", "region_similarity"]

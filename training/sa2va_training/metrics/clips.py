@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .jf import JF, boundary_accuracy, frame_jf, region_similarity
+from sa2va_training.metrics.jf import JF, boundary_accuracy, frame_jf, region_similarity
 
 VOID = 255
 BACKGROUND = 0.1  # probability of the background in Ref-DAVIS17's merging of objects

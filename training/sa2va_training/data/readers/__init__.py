@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from .registry import FORMATS, DatasetConfig, open_dataset, read_yaml
+from sa2va_training.data.readers.registry import FORMATS, DatasetConfig, open_dataset, read_yaml
 
 __all__ = ["FORMATS", "DatasetConfig", "open_dataset", "read_yaml"]
