@@ -39,7 +39,7 @@ from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, Prompt
 from sa2va_model.tracking.calibration import Calibration, Head
 from sa2va_model.tracking.evidence import area, area_change, look
-from sa2va_model.tracking.memory_gate import EarnedTrust, TrustConfig
+from sa2va_model.tracking.memory_gate import MemoryGate, TrustConfig
 from sa2va_sim.hard_clips import HardClip
 
 ASK_EVERY = 5  # frames
@@ -47,7 +47,7 @@ ASK_EVERY = 5  # frames
 _START = Head(object_score=0.5, quality=0.0, look=13.0, area=-3.0, bias=-12.0)
 
 
-class Recorder(EarnedTrust):
+class Recorder(MemoryGate):
     """Notes the signs of memory's and the embedding's masks."""
 
     notes: dict[str, tuple[Decoded, float, float]]
@@ -76,10 +76,8 @@ def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | N
     if begun is None:
         return None
     first, embedding = begun
-    trust = Recorder(model.grounder, 1, start, TrustConfig())
-    tracker = OnlineTracker(
-        model.grounder, TrackerConfig(max_objects=1, reuse_embedding=True), trust
-    )
+    trust = Recorder(model.sam2, 1, start, TrustConfig())
+    tracker = OnlineTracker(model.sam2, TrackerConfig(max_objects=1, reuse_embedding=True), trust)
     tracker.add("0", Prompt(embedding=embedding))
     moments = []
     for number in range(first, len(clip.rgb)):
@@ -100,8 +98,8 @@ def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | N
             reply = model.ground([clip.rgb[number]], clip.expression)
             words = reply.found
             if words:
-                plain = model.grounder.without_memory(features)
-                shown = model.grounder.decode(
+                plain = model.sam2.without_memory(features)
+                shown = model.sam2.decode(
                     features, plain, Prompt(embedding=reply.embeddings[0].clone())
                 )
                 trust.notes = {}

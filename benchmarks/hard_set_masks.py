@@ -15,7 +15,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures
 from sa2va_model.tracking.calibration import Calibration
-from sa2va_model.tracking.memory_gate import EarnedTrust, TrustConfig
+from sa2va_model.tracking.memory_gate import MemoryGate, TrustConfig
 from sa2va_model.tracking.motion import CameraMotion
 from sa2va_sim.hard_clips import HardClip
 from sa2va_training.metrics.jf import frame_jf
@@ -76,8 +76,8 @@ def build(model: Sa2VA, variant: Variant, calibration: Calibration) -> OnlineTra
     )
     policy = None
     if variant.trust is not None:
-        policy = EarnedTrust(model.grounder, 1, calibration, variant.trust)
-    return OnlineTracker(model.grounder, config, policy)
+        policy = MemoryGate(model.sam2, 1, calibration, variant.trust)
+    return OnlineTracker(model.sam2, config, policy)
 
 
 @torch.inference_mode()
@@ -116,7 +116,7 @@ def _step(
     size: tuple[int, int],
     moves: bool,
 ) -> np.ndarray:
-    if isinstance(tracker.policy, EarnedTrust):
+    if isinstance(tracker.policy, MemoryGate):
         tracker.policy.camera_moves = moves
     logits = tracker.step(features)["0"].logits
     shown = images.masks_to_image(logits, model.config.sam2.image_size, *size)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_sim.hard_clips import HardClip
 
@@ -24,19 +24,19 @@ def fit_embedding(
     Args:
         mask: bool [H, W].
     """
-    grounder = model.grounder
-    size = (grounder.config.mask_size,) * 2
+    segmenter = model.sam2
+    size = (segmenter.config.mask_size,) * 2
     # Tensors of inference mode cannot take part in gradients; their copies can.
     with torch.inference_mode(False), torch.enable_grad():
         shown = ImageFeatures(
             features.top.clone(), features.position.clone(), tuple(h.clone() for h in features.high)
         )
         truth = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="area")
-        embedding = torch.zeros(grounder.config.hidden_dim, requires_grad=True)
+        embedding = torch.zeros(segmenter.config.hidden_dim, requires_grad=True)
         optimizer = torch.optim.Adam([embedding], lr=0.08)
-        plain = grounder.without_memory(shown)
+        plain = segmenter.without_memory(shown)
         for _ in range(steps):
-            decoded = grounder.decode(shown, plain, Prompt(embedding=embedding))
+            decoded = segmenter.decode(shown, plain, Prompt(embedding=embedding))
             logits = decoded.candidates[:, :1].clamp(-20, 20)
             share = logits.sigmoid()
             dice = 1 - (2 * (share * truth).sum() + 1) / (share.sum() + truth.sum() + 1)
@@ -77,9 +77,9 @@ class TruthfulWords:
         self._model, self._clip = model, clip
         self._embedding = embedding[None]
 
-    def __call__(self, frames: list[np.ndarray], expression: str) -> Reply:
+    def __call__(self, frames: list[np.ndarray], expression: str) -> GroundingResult:
         """The reply for the newest of the frames."""
-        reply = Reply.__new__(Reply)
+        reply = GroundingResult.__new__(GroundingResult)
         number = next(i for i, rgb in enumerate(self._clip.rgb) if rgb is frames[-1])
         found = self._clip.visible[number] >= VISIBLE
         values = {

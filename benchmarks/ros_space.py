@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_ros.space.mask_to_object import Camera, CloudConfig, depth_deviation, solid
+from sa2va_ros.space.mask_to_object import Camera, CloudConfig, depth_deviation, object_from_mask
 
 NEAR, FAR = 0.5, 1.5
 RIGHT = 0.5  # IoU from which on a mask means the right object
@@ -106,7 +106,7 @@ def add(errors: Errors, mask: np.ndarray, truth: np.ndarray, world: Any) -> None
     rows, columns = np.nonzero(truth)
     true = camera.rays(columns, rows) * frame.depth[rows, columns][:, None]
     try:
-        found = solid(mask, depth, frame.rgb, camera, CloudConfig())
+        found = object_from_mask(mask, depth, frame.rgb, camera, CloudConfig())
     except InputError:
         errors.refused += 1
         return

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.io.frames import Frame
-from sa2va_model.results import Reply
+from sa2va_model.results import GroundingResult
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import EventKind, FrameResult, TrackState
@@ -45,7 +45,9 @@ class SlowModel(Sa2VA):
     busy: bool
     worked: float
 
-    def ground(self, frames: Sequence[np.ndarray], expression: str, **options: Any) -> Reply:
+    def ground(
+        self, frames: Sequence[np.ndarray], expression: str, **options: Any
+    ) -> GroundingResult:
         """The answer, two seconds later; `worked` is the processor time of that."""
         begun, own = time.perf_counter(), time.thread_time()
         reply = super().ground(frames, expression, **options)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every number that makes one Sa2VA differ from another: the tiny model, a nano model and 26B share all code.
 
-`ModelConfig` is read from a checkpoint's `config.json` (`checkpoints.py`): the official fields as published,
+`ModelConfig` is read from a checkpoint's `config.json` (`load.py`): the official fields as published,
 plus `sam2_config`, which official checkpoints lack because their code fixes SAM-2 to the large size.
 """
 

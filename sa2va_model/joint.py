@@ -23,12 +23,12 @@ from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.draft_answers import AnswerBook
+from sa2va_model.mllm.draft_answers import DraftAnswers
 from sa2va_model.mllm.registry import build_mllm
-from sa2va_model.mllm.session import History, Reader, fingerprint
+from sa2va_model.mllm.session import History, MllmSession, fingerprint
 from sa2va_model.mllm.types import Choice
-from sa2va_model.results import Reply
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.results import GroundingResult
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import ImageFeatures
 
 
@@ -46,11 +46,11 @@ class JointModel(nn.Module):
             nn.Linear(hidden, config.sam2.hidden_dim),
             nn.Dropout(0.0),
         )
-        self.grounder = Grounder(config.sam2)
-        self._reader = Reader(self.mllm, self.text_hidden_fcs)
-        self._book = AnswerBook(self.mllm.answers)
+        self.sam2 = Sam2(config.sam2)
+        self._session = MllmSession(self.mllm, self.text_hidden_fcs)
+        self._book = DraftAnswers(self.mllm.answers)
         # In tuples, so that modules do not count them as theirs.
-        self._sight: tuple[Grounder] = (self.grounder,)
+        self._sight: tuple[Sam2] = (self.sam2,)
         self._quick: tuple[str, bool] | None = None
         self._features: OrderedDict[tuple[object, ...], ImageFeatures] = OrderedDict()
 
@@ -62,13 +62,13 @@ class JointModel(nn.Module):
     def forget(self) -> None:
         """Drops all that was learnt while it ran; needed after weights were changed."""
         self.forget_frames()
-        self._book = AnswerBook(self.mllm.answers)
+        self._book = DraftAnswers(self.mllm.answers)
         if self._quick is not None:
             self.accelerate(*self._quick)
 
     @property
-    def sight(self) -> Grounder:
-        """What the tasks see with: `grounder`, or a quicker one with its weights (see `accelerate`)."""
+    def sight(self) -> Sam2:
+        """What the tasks see with: `segmenter`, or a quicker one with its weights (see `accelerate`)."""
         return self._sight[0]
 
     def accelerate(self, profile: str = "auto", graphs: bool = True) -> None:
@@ -81,21 +81,21 @@ class JointModel(nn.Module):
             graphs: CUDA graphs, where there is CUDA.
         """
         from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
-        from sa2va_model.segmentation.backends.fused.model import Engine
+        from sa2va_model.segmentation.backends.fused.model import FusedSam2
         from sa2va_model.segmentation.backends.profile import pick_profile
 
         self._quick = (profile, graphs)
         chosen = pick_profile(profile, self.device, self.config.sam2)
         chosen = replace(chosen, graphs=chosen.graphs and graphs)
         plain = chosen.arithmetic == "reference"
-        self._sight = (self.grounder if plain else Engine(self.grounder, chosen),)
+        self._sight = (self.sam2 if plain else FusedSam2(self.sam2, chosen),)
         cuda = graphs and self.device.type == "cuda"
-        self.mllm.decoder.use_graphs(Graphs if cuda else None)
+        self.mllm.generator.use_graphs(Graphs if cuda else None)
         self._features.clear()
 
     def forget_frames(self) -> None:
         """Drops what is kept of the last frames, and the memory that it takes."""
-        self._reader.seen = None
+        self._session.seen = None
         self._features.clear()
 
     # The language model.
@@ -111,7 +111,7 @@ class JointModel(nn.Module):
         max_new_tokens: int | None = None,
         choose: Choice | None = None,
         expected: Sequence[Sequence[int]] = (),
-    ) -> Reply:
+    ) -> GroundingResult:
         """Asks the language model; what the tasks below are made of.
 
         Args:
@@ -120,7 +120,7 @@ class JointModel(nn.Module):
             clip: frames of a video: each is one tile.
             regions: bool [H, W] masks on the one image, called region1, region2 … in the text.
             history: earlier turns; as text, as they were sent and answered.
-            choose: see `Decoder.answer`.
+            choose: see `Generator.answer`.
             expected: answers as token ids that are checked in one forward; the reply is the same without them.
 
         Raises:
@@ -138,8 +138,8 @@ class JointModel(nn.Module):
         )[0]
 
     @torch.inference_mode()
-    def _replies(self, *args: Any, **options: Any) -> list[Reply]:
-        return self._reader.replies(*args, **options)
+    def _replies(self, *args: Any, **options: Any) -> list[GroundingResult]:
+        return self._session.replies(*args, **options)
 
     def ground(
         self,
@@ -148,7 +148,7 @@ class JointModel(nn.Module):
         *,
         keyframes: KeyframeChoice | None = None,
         exact: bool = True,
-    ) -> Reply:
+    ) -> GroundingResult:
         """What an expression means on some frames: [SEG] embeddings, or none with the model's words.
 
         Args:
@@ -170,7 +170,7 @@ class JointModel(nn.Module):
         *,
         keyframes: KeyframeChoice | None = None,
         exact: bool = True,
-    ) -> list[Reply]:
+    ) -> list[GroundingResult]:
         """`ground` for several expressions about the same frames, together in one forward.
 
         Raises:
@@ -179,14 +179,14 @@ class JointModel(nn.Module):
         if not len(frames):
             raise InputError("ground: no frames given; expected at least one")
         choice = keyframes or KeyframeChoice("latest", self.config.keyframes)
-        reply: list[Reply] = []
+        reply: list[GroundingResult] = []
         for stage in choice.stages() if expressions else ():
             reply = self._ground(frames, expressions, stage, exact)
         return reply
 
     def ground_stages(
         self, frames: Sequence[np.ndarray], expression: str, keyframes: KeyframeChoice
-    ) -> Iterator[Reply]:
+    ) -> Iterator[GroundingResult]:
         """The replies of all stages of a choice as they come: an early one, then a better one."""
         for stage in keyframes.stages():
             yield self._ground(frames, [expression], stage, True)[0]
@@ -197,7 +197,7 @@ class JointModel(nn.Module):
         expressions: Sequence[str],
         choice: KeyframeChoice,
         exact: bool,
-    ) -> list[Reply]:
+    ) -> list[GroundingResult]:
         asked = [prompts.referring_question(prompts.clean_expression(e)) for e in expressions]
         shown = [frames[i] for i in choice.indices(len(frames))]
         replies = self._replies(

@@ -37,7 +37,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Reply:
+class GroundingResult:
     """What the language model wrote.
 
     Attributes:

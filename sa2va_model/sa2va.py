@@ -25,11 +25,11 @@ from sa2va_model.joint import JointModel
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.regions import Region, as_regions
-from sa2va_model.results import Answer, Reply, Segmentation, Target, Turn
+from sa2va_model.results import Answer, GroundingResult, Segmentation, Target, Turn
 from sa2va_model.segmentation import clip as masks
 from sa2va_model.tracking.calibration import Calibration
 
-__all__ = ["Answer", "Reply", "Sa2VA", "Segmentation"]
+__all__ = ["Answer", "GroundingResult", "Sa2VA", "Segmentation"]
 
 GROUNDED = (
     "Please respond with interleaved segmentation masks for the corresponding parts of the answer."
@@ -81,7 +81,7 @@ class Sa2VA(JointModel):
         return out
 
     def _segmentation(
-        self, shown: masks.Masks | None, reply: Reply, image: np.ndarray
+        self, shown: masks.Masks | None, reply: GroundingResult, image: np.ndarray
     ) -> Segmentation:
         if shown is None:
             none = np.zeros((0, *image.shape[:2]), bool)
@@ -181,7 +181,7 @@ class Sa2VA(JointModel):
             raise InputError("segment_video: no frames given; expected at least one")
         asked = [prompts.clean_expression(expression) for expression in expressions]
         stages = (keyframes or KeyframeChoice("first", self.config.keyframes)).stages()
-        best: list[tuple[Reply, int]] = []
+        best: list[tuple[GroundingResult, int]] = []
         for n, stage in enumerate(stages if asked else ()):
             newer = [(reply, n) for reply in self._ground(frames, asked, stage, exact)]
             # An early answer stands if a later look finds nothing.
@@ -240,7 +240,7 @@ class Sa2VA(JointModel):
     def _answers(
         self,
         frames: Sequence[np.ndarray],
-        replies: Sequence[tuple[str, Reply]],
+        replies: Sequence[tuple[str, GroundingResult]],
         keyframes: Sequence[int],
     ) -> list[Answer]:
         """Questions and replies about the same keyframes, with masks on all frames; all objects together."""

@@ -9,7 +9,7 @@ from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
 from sa2va_model.mllm.families.nano import QWEN_TOKENS, nano_family
 from sa2va_model.mllm.families.qwen_config import QWEN2_5, QWEN3
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 
 
 def nano_model(seed: int = 0, *, answers: bool = True, family: str | None = None) -> Sa2VA:
@@ -25,7 +25,7 @@ def nano_model(seed: int = 0, *, answers: bool = True, family: str | None = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Sa2VA(config, tokenizer).eval()
-        wake(model.grounder)
+        wake(model.sam2)
         _script_answer(model, found=answers)
     return model
 
@@ -49,9 +49,9 @@ def _script_answer(model: Sa2VA, *, found: bool) -> None:
             outputs[stop] = second
 
 
-def wake(grounder: Grounder) -> None:
+def wake(segmenter: Sam2) -> None:
     """Scales random weights so that masks have some contrast and depend on memory, as in a trained model."""
-    sam = grounder.sam2_model
+    sam = segmenter.sam2_model
     for parameter in sam.memory_encoder.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     for network in sam.sam_mask_decoder.output_hypernetworks_mlps:

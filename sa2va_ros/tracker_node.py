@@ -35,8 +35,8 @@ from sa2va_ros.node import parameters
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.node.adapter_change import AdapterChange
 from sa2va_ros.node.loading import Loading
-from sa2va_ros.node.model_session import Engine, EngineSettings
-from sa2va_ros.node.pipeline import Latest, Pipeline
+from sa2va_ros.node.model_session import EngineSettings, ModelSession
+from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
 from sa2va_ros.node.subscriptions import CameraTopics
 from sa2va_ros.space.tf import require_tf2
 from sa2va_ros.support.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
@@ -58,20 +58,20 @@ class TrackerNode(LifecycleNode):
         parameters.declare(self)
         self._check_tf()
         self.add_on_set_parameters_callback(self._may_change)
-        self._engine = self._make_engine()
+        self._session = self._make_engine()
         self._pipeline = Pipeline(
             self,
-            self._engine,
+            self._session,
             observe=self._observe,
             busy=self._busy,
             forgotten=self._forgotten,
         )
-        self._questions = SceneQuestions(self, self._engine, self._pipeline, self._need_active)
-        self._router = Router(self._engine, self._tracks, self._questions.ask)
+        self._questions = SceneQuestions(self, self._session, self._pipeline, self._need_active)
+        self._router = Router(self._session, self._tracks, self._questions.ask)
         self._goals = TrackAction(self, self._router, self._need_active)
-        self._adapters = AdapterChange(self._engine, self._pipeline, self._quiet)
-        Services(self, self._engine, self._pipeline, self._router, self._adapters)
-        self._health = Health(self, self._engine, self._pipeline)
+        self._adapters = AdapterChange(self._session, self._pipeline, self._quiet)
+        Services(self, self._session, self._pipeline, self._router, self._adapters)
+        self._health = Health(self, self._session, self._pipeline)
         self._active = False
         self._loading: Loading | None = None
         self._camera = CameraTopics(self)
@@ -84,8 +84,8 @@ class TrackerNode(LifecycleNode):
             self.get_logger().info(missing)
         self._publish_status()
 
-    def _make_engine(self) -> Engine:
-        return Engine()
+    def _make_engine(self) -> ModelSession:
+        return ModelSession()
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -98,12 +98,12 @@ class TrackerNode(LifecycleNode):
         folder = self._value("model")
         self.get_logger().info(f"loading {folder or 'the model that ships'}")
         try:
-            self._loading = Loading(lambda: self._engine.load(self._settings()), self._told)
+            self._loading = Loading(lambda: self._session.load(self._settings()), self._told)
             self._loading.wait(lambda: self.get_logger().info("still loading"))
             if expression := self._value("default_expression"):
                 self._router.track(expression)
         except (InputError, OSError, RuntimeError, ImportError) as error:
-            self._engine.unload()
+            self._session.unload()
             self._set_state(TrackerStatus.ERROR, " ".join(str(error).split()))
             self.get_logger().fatal(self._health.problem)
             return TransitionCallbackReturn.FAILURE
@@ -157,7 +157,7 @@ class TrackerNode(LifecycleNode):
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
-    def farewell(self) -> None:
+    def on_stop(self) -> None:
         """End goals while they can still be told; called before the executor ends."""
         self._pause("the node ends")
 
@@ -165,7 +165,7 @@ class TrackerNode(LifecycleNode):
         """Stop all threads and free the model; False if one of them is still at work."""
         ended = self._pause("the node ends")
         loading = self._loading is not None and not self._loading.ended
-        return self._engine.close() and ended and not loading and not self._adapters.busy
+        return self._session.close() and ended and not loading and not self._adapters.busy
 
     def _pause(self, reason: str) -> bool:
         self._active = False
@@ -185,7 +185,7 @@ class TrackerNode(LifecycleNode):
     def _unload(self) -> None:
         self._router.forget()
         self._pipeline.forget()
-        self._engine.unload()
+        self._session.unload()
 
     def _settings(self) -> EngineSettings:
         return EngineSettings(
@@ -233,7 +233,7 @@ class TrackerNode(LifecycleNode):
         latest = self._pipeline.latest
         return latest.result.tracks if latest else ()
 
-    def _observe(self, latest: Latest) -> None:
+    def _observe(self, latest: PublishedFrame) -> None:
         self._goals.observe(latest)
 
     def _busy(self) -> bool:
@@ -246,7 +246,7 @@ class TrackerNode(LifecycleNode):
             self._router.track(expression)
 
     def _need_active(self) -> None:
-        self._engine.need_live()
+        self._session.need_live()
         if not self._active:
             raise InputError("the node is not active; expected an active node")
 
@@ -293,7 +293,7 @@ class TrackerNode(LifecycleNode):
         try:
             if changed.get("publish_tf"):
                 require_tf2("parameter publish_tf")
-            if (live := self._engine.live) is not None and changed.keys() & _LIVE:
+            if (live := self._session.live) is not None and changed.keys() & _LIVE:
 
                 def value(name: str) -> Any:
                     return changed.get(name, self._value(name))
@@ -333,7 +333,7 @@ def _run(node: TrackerNode, told: threading.Event) -> int:
     try:
         if not node.autostart():
             return 0 if told.is_set() else 2
-        spin(node, told, node.farewell)
+        spin(node, told, node.on_stop)
     finally:
         if not node.close():
             print("tracker_node: the model is at work; it is not waited for", file=sys.stderr)  # noqa: T201

@@ -76,16 +76,16 @@ def official_masks(model: Sa2VA, frames: Sequence[np.ndarray], embeddings: Tenso
     """SAM-2 as the official code runs it: one session for each object, every keyframe encoded to be prompted and
     again to be remembered.
     """
-    grounder, size = model.grounder, model.config.sam2.image_size
+    segmenter, size = model.sam2, model.config.sam2.image_size
     masks = []
     for embedding in embeddings:
         decoded = []
         for frame in frames:
             features = _encode(model, frame)
-            plain = grounder.without_memory(features)
-            decoded.append(grounder.decode(features, plain, Prompt(embedding=embedding)))
+            plain = segmenter.without_memory(features)
+            decoded.append(segmenter.decode(features, plain, Prompt(embedding=embedding)))
         for frame, seen in zip(frames, decoded, strict=True):
-            grounder.encode_memory(_encode(model, frame), seen, prompted=True)
+            segmenter.encode_memory(_encode(model, frame), seen, prompted=True)
         logits = [
             images.masks_to_image(seen.logits, size, *frame.shape[:2])[0]
             for seen, frame in zip(decoded, frames, strict=True)
@@ -97,7 +97,7 @@ def official_masks(model: Sa2VA, frames: Sequence[np.ndarray], embeddings: Tenso
 def _encode(model: Sa2VA, frame: np.ndarray) -> ImageFeatures:
     """SAM-2's own modules, whatever the model uses itself."""
     pixels = images.sam_pixels(frame, model.config.sam2)
-    return model.grounder.encode_image(pixels.to(model.device, model.grounder.dtype))
+    return model.sam2.encode_image(pixels.to(model.device, model.sam2.dtype))
 
 
 @torch.inference_mode()

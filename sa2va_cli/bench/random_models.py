@@ -41,7 +41,7 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Sa2VA:
         for name, buffer in buffers.items():
             buffers[name] = None if buffer is None else buffer.to(device)
     for name, tensor in model.state_dict().items():
-        kind = torch.float32 if name.startswith("grounder.") else dtype  # as checkpoints are loaded
+        kind = torch.float32 if name.startswith("sam2.") else dtype  # as checkpoints are loaded
         place(model, name, _values(name, tensor, device, kind, generator))
     script_answer(model, ANSWER)
     return model

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `sam2` package's own video predictor on given modules and frames, for comparison: same weights, same pixels.
 
-The package wants a configuration file and a video on disk. Here it gets a `Grounder`'s modules and frames that are
+The package wants a configuration file and a video on disk. Here it gets a `Sam2`'s modules and frames that are
 already tensors, so that both sides are fed the same way and no decoding is timed.
 """
 
@@ -16,14 +16,14 @@ from sam2 import sam2_video_predictor
 from sam2.sam2_video_predictor import SAM2VideoPredictor, SAM2VideoPredictorVOS
 from torch import Tensor
 
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Prompt
 
 T = TypeVar("T")
 
 
-def stock_predictor(grounder: Grounder, *, optimized: bool = False) -> SAM2VideoPredictor:
-    """A predictor that shares the grounder's modules.
+def stock_predictor(segmenter: Sam2, *, optimized: bool = False) -> SAM2VideoPredictor:
+    """A predictor that shares the segmenter's modules.
 
     Args:
         optimized: the package's `vos_optimized` variant, all parts compiled (CUDA).
@@ -31,7 +31,7 @@ def stock_predictor(grounder: Grounder, *, optimized: bool = False) -> SAM2Video
     kind = SAM2VideoPredictorVOS if optimized else SAM2VideoPredictor
     predictor = kind.__new__(kind)
     torch.nn.Module.__init__(predictor)
-    state = dict(grounder.sam2_model.__dict__)
+    state = dict(segmenter.sam2_model.__dict__)
     state["_modules"] = dict(state["_modules"])
     predictor.__dict__.update(state)
     predictor.fill_hole_area = 0

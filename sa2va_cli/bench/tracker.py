@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from sa2va_model.segmentation.backends.profile import RuntimeProfile
-    from sa2va_model.segmentation.sam2 import Grounder
+    from sa2va_model.segmentation.sam2 import Sam2
 
 HELP = (
     "Time the tracker's steps on a made clip (or --video). With --against sam2 the sam2 package's own video predictor "
@@ -64,20 +64,20 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_cli.output import write_json
     from sa2va_model.segmentation.backends.profile import pick_profile
 
-    grounder = _grounder(args)
-    device = grounder.device
-    chosen = pick_profile(args.profile, device, grounder.config)
+    segmenter = _segmenter(args)
+    device = segmenter.device
+    chosen = pick_profile(args.profile, device, segmenter.config)
     report: dict[str, Any] = {
         "preset": args.preset,
         "sam2": args.sam2,
-        "resolution": grounder.config.image_size,
+        "resolution": segmenter.config.image_size,
         "profile": chosen.arithmetic,
         "machine": _machine(device),
     }
     if args.soak:
-        report["soak"] = _soak(grounder, chosen, args.soak)
+        report["soak"] = _soak(segmenter, chosen, args.soak)
     else:
-        report["runs"] = [_race(args, grounder, chosen, count) for count in args.objects]
+        report["runs"] = [_race(args, segmenter, chosen, count) for count in args.objects]
     write_json(args.json, report)
     return 0
 
@@ -86,13 +86,13 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(positive(part) for part in text.split(","))
 
 
-def _grounder(args: argparse.Namespace) -> Grounder:
+def _segmenter(args: argparse.Namespace) -> Sam2:
     """The SAM-2 that is timed, in float32."""
     import torch
 
     from sa2va_model.checkpoints.load import load_model, pick_device, suit_threads
     from sa2va_model.checkpoints.sam2_files import load_stock, stock_config
-    from sa2va_model.segmentation.sam2 import Grounder
+    from sa2va_model.segmentation.sam2 import Sam2
     from sa2va_model.testing import nano_model
 
     device = pick_device(args.device)
@@ -105,14 +105,14 @@ def _grounder(args: argparse.Namespace) -> Grounder:
             )
         torch.manual_seed(0)
         config = stock_config(args.preset[5:], image_size=args.resolution or 1024)
-        return Grounder(config).eval().to(device)
+        return Sam2(config).eval().to(device)
     if args.resolution:
         raise InputError(f"--resolution is for published sizes of SAM-2; --preset is {args.preset}")
     if args.preset == "nano":
-        return nano_model().grounder.to(device)
+        return nano_model().sam2.to(device)
     model = load_model(args.model, device=args.device, dtype=torch.float32)
     suit_threads(model)
-    return model.grounder
+    return model.sam2
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _clip(args: argparse.Namespace, grounder: Grounder, objects: int) -> tuple[Any, list[Any]]:
+def _clip(args: argparse.Namespace, segmenter: Sam2, objects: int) -> tuple[Any, list[Any]]:
     """Frames [T, 3, S, S] and a box for each object."""
     import torch
 
@@ -139,10 +139,10 @@ def _clip(args: argparse.Namespace, grounder: Grounder, objects: int) -> tuple[A
     from sa2va_model.segmentation.types import Prompt
 
     if args.video is None:
-        return moving_squares(args.frames, grounder.config.image_size, objects)
+        return moving_squares(args.frames, segmenter.config.image_size, objects)
     frames = []
     for frame in open_input(args.video, topic=None, fps=30):
-        frames.append(images.sam_pixels(frame.rgb, grounder.config))
+        frames.append(images.sam_pixels(frame.rgb, segmenter.config))
         if len(frames) == args.frames:
             break
     columns = max(1, round(objects**0.5))
@@ -160,7 +160,7 @@ def _clip(args: argparse.Namespace, grounder: Grounder, objects: int) -> tuple[A
 
 
 def _race(
-    args: argparse.Namespace, grounder: Grounder, chosen: RuntimeProfile, objects: int
+    args: argparse.Namespace, segmenter: Sam2, chosen: RuntimeProfile, objects: int
 ) -> dict[str, Any]:
     """One number of objects; prints its table."""
     from sa2va_cli.bench.tracker_race import (
@@ -173,12 +173,12 @@ def _race(
     )
     from sa2va_model.segmentation.backends.profile import FLOAT32
 
-    frames, prompts = _clip(args, grounder, objects)
+    frames, prompts = _clip(args, segmenter, objects)
     profiles: dict[str, RuntimeProfile] = {chosen.arithmetic: chosen}
     if args.against:
         profiles.setdefault("float32", FLOAT32)
     before = resident_bytes()
-    timings = compare(grounder, profiles, frames, prompts, against=bool(args.against))
+    timings = compare(segmenter, profiles, frames, prompts, against=bool(args.against))
     grown = resident_bytes() - before
     base = timings.get("sam2")
     exact = timings.get("sam2") or timings.get("float32")
@@ -194,13 +194,13 @@ def _race(
             mean, least = agreement(timing.masks, exact.masks)
             row["agreement_j"], row["agreement_j_least"] = round(mean, 4), round(least, 4)
         rows[name] = row
-    detail = stages(make_engine(grounder, chosen), frames[: max(12, len(frames) // 2)], prompts)
+    detail = stages(make_engine(segmenter, chosen), frames[: max(12, len(frames) // 2)], prompts)
     result = {
         "objects": objects,
         "frames": len(frames),
         "contestants": rows,
         "stages_ms": {name: round(value, 2) for name, value in detail.items()},
-        "peak_mb": round(peak_bytes(grounder.device) / 1e6, 1),
+        "peak_mb": round(peak_bytes(segmenter.device) / 1e6, 1),
         "grown_mb": round(grown / 1e6, 1),
     }
     _print(result)
@@ -224,7 +224,7 @@ def _print(result: dict[str, Any]) -> None:
     console.print(f"stages, ms: {parts}; peak {result['peak_mb']} MB", soft_wrap=True)
 
 
-def _soak(grounder: Grounder, profile: RuntimeProfile, count: int) -> dict[str, Any]:
+def _soak(segmenter: Sam2, profile: RuntimeProfile, count: int) -> dict[str, Any]:
     """The long run; prints what stayed and what did not."""
     import numpy as np
 
@@ -240,7 +240,7 @@ def _soak(grounder: Grounder, profile: RuntimeProfile, count: int) -> dict[str, 
             memory.frame(index)
             progress.step()
 
-        soak(make_engine(grounder, profile), count, tell)
+        soak(make_engine(segmenter, profile), count, tell)
     early, late = steps[count // 20 : count // 20 + 1000], steps[-1000:]
     result: dict[str, Any] = {"frames": count, **memory.report()}
     for column, unit in enumerate(("ms", "cpu_ms")):

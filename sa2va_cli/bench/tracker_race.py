@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 
 from sa2va_cli.bench.sam2_predictor import propagate, stock_predictor
-from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import RuntimeProfile
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
 
@@ -82,16 +82,16 @@ def moving_squares(
     return frames, prompts
 
 
-def ours(grounder: Grounder, frames: Tensor, prompts: Sequence[Prompt]) -> Iterator[Tensor]:
+def ours(segmenter: Sam2, frames: Tensor, prompts: Sequence[Prompt]) -> Iterator[Tensor]:
     """Mask logits [N, 1, S, S] frame by frame."""
-    tracker = OnlineTracker(grounder, TrackerConfig(max_objects=max(16, len(prompts))))
+    tracker = OnlineTracker(segmenter, TrackerConfig(max_objects=max(16, len(prompts))))
     for index, prompt in enumerate(prompts):
         tracker.add(str(index), prompt)
     for frame in frames:
         with torch.inference_mode():
-            pixels = frame[None].to(grounder.device)
-            seen = tracker.step(grounder.encode_image(pixels))
-            logits = grounder.image_logits(torch.cat([one.logits for one in seen.values()]))
+            pixels = frame[None].to(segmenter.device)
+            seen = tracker.step(segmenter.encode_image(pixels))
+            logits = segmenter.image_logits(torch.cat([one.logits for one in seen.values()]))
         yield logits  # outside, or whoever draws the frame computes in inference mode, and others after it
 
 
@@ -113,7 +113,7 @@ def race(
 
 
 def compare(
-    grounder: Grounder,
+    segmenter: Sam2,
     profiles: dict[str, RuntimeProfile],
     frames: Tensor,
     prompts: Sequence[Prompt],
@@ -121,29 +121,29 @@ def compare(
     against: bool = False,
 ) -> dict[str, Timing]:
     """All profiles and, with `against`, the `sam2` predictor on one clip, interleaved frame by frame."""
-    device = grounder.device
+    device = segmenter.device
     contestants: dict[str, Iterator[Tensor]] = {}
     if against:
-        contestants["sam2"] = _within(_autocast(device), _stock(grounder, frames, prompts, False))
+        contestants["sam2"] = _within(_autocast(device), _stock(segmenter, frames, prompts, False))
         if device.type == "cuda" and has_triton():
             contestants["sam2 vos_optimized"] = _within(
-                _autocast(device), _stock(grounder, frames, prompts, True)
+                _autocast(device), _stock(segmenter, frames, prompts, True)
             )
     for name, profile in profiles.items():
-        contestants[name] = ours(make_engine(grounder, profile), frames, prompts)
+        contestants[name] = ours(make_engine(segmenter, profile), frames, prompts)
     return race(contestants, len(frames), device)
 
 
-def make_engine(grounder: Grounder, profile: RuntimeProfile) -> Grounder:
-    """The grounder in this profile."""
-    return grounder if profile.arithmetic == "reference" else Engine(grounder, profile)
+def make_engine(segmenter: Sam2, profile: RuntimeProfile) -> Sam2:
+    """The segmenter in this profile."""
+    return segmenter if profile.arithmetic == "reference" else FusedSam2(segmenter, profile)
 
 
 def _stock(
-    grounder: Grounder, frames: Tensor, prompts: Sequence[Prompt], optimized: bool
+    segmenter: Sam2, frames: Tensor, prompts: Sequence[Prompt], optimized: bool
 ) -> Iterator[Tensor]:
-    predictor = stock_predictor(grounder, optimized=optimized)
-    yield from propagate(predictor, frames.to(grounder.device), prompts)
+    predictor = stock_predictor(segmenter, optimized=optimized)
+    yield from propagate(predictor, frames.to(segmenter.device), prompts)
 
 
 def _autocast(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
@@ -175,7 +175,7 @@ def agreement(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[float, fl
     return float(np.mean(values)), float(np.min(values))
 
 
-def stages(grounder: Grounder, frames: Tensor, prompts: Sequence[Prompt]) -> dict[str, float]:
+def stages(segmenter: Sam2, frames: Tensor, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Median milliseconds of a frame's stages once memory is full: encode, attend, decode, remember."""
     names = {
         "encode": "encode_image",
@@ -184,32 +184,32 @@ def stages(grounder: Grounder, frames: Tensor, prompts: Sequence[Prompt]) -> dic
         "remember": "encode_memory",
     }
     spent: dict[str, list[float]] = {name: [] for name in names}
-    plain = {method: getattr(grounder, method) for method in names.values()}
+    plain = {method: getattr(segmenter, method) for method in names.values()}
 
     def timed(name: str, function: Callable[..., object]) -> Callable[..., object]:
         def call(*args: object, **kwargs: object) -> object:
-            synchronize(grounder.device)
+            synchronize(segmenter.device)
             begin = time.perf_counter()
             out = function(*args, **kwargs)
-            synchronize(grounder.device)
+            synchronize(segmenter.device)
             spent[name].append((time.perf_counter() - begin) * 1e3)
             return out
 
         return call
 
     for name, method in names.items():
-        object.__setattr__(grounder, method, timed(name, plain[method]))
+        object.__setattr__(segmenter, method, timed(name, plain[method]))
     try:
-        for _ in ours(grounder, frames, prompts):
+        for _ in ours(segmenter, frames, prompts):
             pass
     finally:
         for method in names.values():
-            object.__delattr__(grounder, method)
+            object.__delattr__(segmenter, method)
     return {name: float(np.median(values[len(values) // 2 :])) for name, values in spent.items()}
 
 
 def soak(
-    grounder: Grounder,
+    segmenter: Sam2,
     count: int,
     tell: Callable[[int, float, float], None],
     *,
@@ -223,9 +223,9 @@ def soak(
         tell: called after every frame with its index, its milliseconds by the clock, and those on processors.
         objects: at once; every `change_every` frames the oldest is removed and a new one is added.
     """
-    side = grounder.config.image_size
+    side = segmenter.config.image_size
     clip, prompts = moving_squares(40, side, objects)
-    tracker = OnlineTracker(grounder, TrackerConfig(max_objects=objects))
+    tracker = OnlineTracker(segmenter, TrackerConfig(max_objects=objects))
     born = 0
     for index in range(count):
         if index % change_every == 0:
@@ -236,8 +236,8 @@ def soak(
                 born += 1
         begin, spent = time.perf_counter(), time.process_time()
         with torch.inference_mode():
-            tracker.step(grounder.encode_image(clip[index % len(clip)][None].to(grounder.device)))
-        synchronize(grounder.device)
+            tracker.step(segmenter.encode_image(clip[index % len(clip)][None].to(segmenter.device)))
+        synchronize(segmenter.device)
         elapsed = time.perf_counter() - begin, time.process_time() - spent
         tell(index, elapsed[0] * 1e3, elapsed[1] * 1e3)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -91,13 +92,22 @@ def fingerprint(model: Sa2VA) -> str:
     digest = hashlib.sha256()
     sizes = {k: model.config.llm.get(k) for k in ("hidden_size", "num_hidden_layers", "vocab_size")}
     digest.update(json.dumps([sizes, model.config.sam2.image_size], sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in _in_signing_order(model):
         norm = name.startswith("mllm.language_model.") and "norm" in name
         if norm or name.startswith(_FINGERPRINTED):
             values = tensor.detach().to("cpu", torch.bfloat16).contiguous()
             digest.update(f"{name}{list(values.shape)}".encode())
             digest.update(values.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _in_signing_order(model: Sa2VA) -> list[tuple[str, Tensor]]:
+    """Weights under the names that fingerprints are made with.
+
+    `sam2` was once called `grounder`; adapters and calibrations made then keep their fingerprint.
+    """
+    signed = {re.sub(r"^sam2\.", "grounder.", n): t for n, t in model.state_dict().items()}
+    return sorted(signed.items())
 
 
 def save_adapter(

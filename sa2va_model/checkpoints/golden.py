@@ -24,7 +24,7 @@ from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_model.mllm.families.qwen_config import CLIP_MEAN, CLIP_STD, HALF
 from sa2va_model.mllm.families.qwen_vl import QwenVL
-from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, Prompt
 
@@ -198,7 +198,7 @@ def _reply(
     *,
     clip: bool,
     regions: list[np.ndarray],
-) -> Reply:
+) -> GroundingResult:
     """Greedy decoding, or the recorded forced tokens."""
     forced = case.get("forced")
     choose = None
@@ -226,7 +226,7 @@ def _as_vocabulary(text: str) -> str:
     return text.replace(" ", "Ġ")
 
 
-def _prompt_length(reply: Reply) -> int:
+def _prompt_length(reply: GroundingResult) -> int:
     return reply.generated.states.shape[0] - len(reply.generated.ids) + 1
 
 
@@ -245,7 +245,7 @@ def _mask_stages(model: Sa2VA, gold: Mapping[str, Tensor], frames: list[np.ndarr
             recorded = gold["g_pixel_values.stride8"][t : t + 1]
             _keep(worst, _stage("sam pixels", pixels[..., ::8, ::8], recorded))
     for k, embedding in enumerate(gold["language_embd"]):
-        tracker = OnlineTracker(model.grounder, TrackerConfig(max_conditioning=keyframes))
+        tracker = OnlineTracker(model.sam2, TrackerConfig(max_conditioning=keyframes))
         tracker.add("object", Prompt(embedding=embedding), frames=keyframes)
         for t, frame in enumerate(frames):
             decoded = tracker.step(features[t])["object"].decoded

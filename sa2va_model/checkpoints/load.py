@@ -2,7 +2,7 @@
 """Checkpoint folders in and out: published Sa2VA folders as they are, and ours in the same layout.
 
 A folder holds `config.json`, `*.safetensors` (one file or shards with an index) and the tokenizer's files. Tensor
-names in the files are the official ones (`names.py`).
+names in the files are the official ones (`tensor_names.py`).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from sa2va_model.checkpoints.safetensors_files import FLOATS, WINDOW, Stored, co
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 
-SAM2 = "grounder."
+SAM2 = "sam2."
 """Our names of SAM-2's weights begin so."""
 _LOCK = threading.Lock()
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 
 # What `torch.load` raises for files that something else has written.
 _UNREADABLE = (
@@ -83,7 +83,7 @@ def load_stock(
     image_size: int = 1024,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Grounder:
+) -> Sam2:
     """Loads a published SAM-2 or SAM-2.1.
 
     Args:
@@ -95,8 +95,8 @@ def load_stock(
     tensors = read_stock(Path(path))
     config = replace(recognise(tensors, str(path)), image_size=image_size)
     with unallocated():
-        grounder = Grounder(config).eval()
-    own = grounder.sam2_model.state_dict()
+        segmenter = Sam2(config).eval()
+    own = segmenter.sam2_model.state_dict()
     missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing:
         raise InputError(f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
@@ -109,8 +109,8 @@ def load_stock(
             raise InputError(
                 f"{path}: tensor {name!r} has shape {list(tensor.shape)}; expected {list(own[name].shape)}"
             )
-    grounder.sam2_model.load_state_dict(dict(tensors), assign=True)
-    return grounder.to(device, dtype).requires_grad_(False)
+    segmenter.sam2_model.load_state_dict(dict(tensors), assign=True)
+    return segmenter.to(device, dtype).requires_grad_(False)
 
 
 def read_stock(path: Path) -> dict[str, Tensor]:

@@ -56,9 +56,9 @@ _SAM2 = (
     # transformers renames what is called gamma when it loads, so the official code calls it otherwise.
     (
         "grounding_encoder.sam2_model.memory_encoder.fuser.layers.#.g_weight",
-        "grounder.sam2_model.memory_encoder.fuser.layers.#.gamma",
+        "sam2.sam2_model.memory_encoder.fuser.layers.#.gamma",
     ),
-    ("grounding_encoder.*", "grounder.*"),
+    ("grounding_encoder.*", "sam2.*"),
     ("text_hidden_fcs.*", "text_hidden_fcs.*"),
 )
 

@@ -19,7 +19,14 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_model.io.video import Decoder, frames_near, open_video, reason, upright, video_stream
+from sa2va_model.io.video import (
+    VideoDecoder,
+    frames_near,
+    open_video,
+    reason,
+    upright,
+    video_stream,
+)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif")
@@ -206,7 +213,7 @@ class VideoFile:
         with open_video(self.name) as container:
             stream = video_stream(container, self.name)
             stream.codec_context.thread_type = "AUTO"
-            frames = Decoder(container, stream)
+            frames = VideoDecoder(container, stream)
             for decoded in frames:
                 rgb = upright(decoded)
                 check_size(f"{self.name}: frame {index}", rgb.shape, expected)

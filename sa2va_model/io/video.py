@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inside of a video file, through PyAV: packets, decoded frames, and what is wrong with them.
 
-`sources.VideoFile` reads files with it. A damaged or cut file is decoded as far as it goes, and `Decoder` remembers how
-it ended. Single frames are found by the times of their packets, and what lies between is jumped over.
+`frames.VideoFile` reads files with it. A damaged or cut file is decoded as far as it goes, and `VideoDecoder`
+remembers how it ended. Single frames are found by the times of their packets, and what lies between is jumped over.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def video_stream(container: av.container.InputContainer, name: str) -> av.video.
     return container.streams.video[0]
 
 
-class Decoder:
+class VideoDecoder:
     """Decodes one stream to its end or to its first damage, and remembers how it ended."""
 
     def __init__(

@@ -3,7 +3,7 @@
 
 `Mllm.look` sees frames, `Mllm.inputs` puts what it saw into a prompt, `Mllm.decoder` answers it and keeps the
 final-norm state of every token; those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2). The families
-are `internvl.py` and `qwen_vl.py`; `families.py` chooses.
+are `internvl.py` and `qwen_vl.py`; `registry.py` chooses.
 
 Letters: B batch, L tokens, K visual tokens, C hidden size of the language model.
 """
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.generation import Decoder
+from sa2va_model.mllm.generation import Generator
 from sa2va_model.mllm.llm import exact_span
 from sa2va_model.mllm.types import Generated, Inputs
 from sa2va_model.mllm.vision import Visual
@@ -68,7 +68,7 @@ class Mllm(nn.Module):
         self.seg_id = self._token_id(prompts.SEG)
         self.image_id, self.image_end_id = (self._token_id(token) for token in image_tokens)
         self.stop_ids, self._stop_texts = self._stops(template.stop_words)
-        self.decoder = Decoder(
+        self.generator = Generator(
             language_model,
             self.stop_ids,
             stops=self._stopped if self._stop_texts else None,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 Ids = tuple[int, ...]
 
 
-class AnswerBook:
+class DraftAnswers:
     """The known answers of one model and how often it gave them.
 
     Args:

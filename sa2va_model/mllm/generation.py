@@ -2,7 +2,7 @@
 """Greedy decoding that keeps states, for one question or many, and its short cut: known answers checked in one forward.
 
 A trained Sa2VA answers a referring question with one of a few sentences. All of them are fed at once behind the
-question, as branches that do not see each other (`branches.py`); the same logits tell whether greedy decoding would
+question, as branches that do not see each other (`token_tree.py`); the same logits tell whether greedy decoding would
 have written one of them. If so, the answer is there after one forward; if not, decoding goes on from the mismatch.
 Several questions about the same images are branches, too: the images are read once, and every forward serves all.
 Either way tokens, logits and states are those of token-by-token decoding of each question alone.
@@ -22,14 +22,14 @@ from transformers import DynamicCache, PreTrainedModel
 
 from sa2va_model.mllm.cuda_graph import GraphedForward, GraphStore
 from sa2va_model.mllm.layers import run_layers
-from sa2va_model.mllm.speculative import Answering
+from sa2va_model.mllm.speculative import SpeculativeDecoding
 from sa2va_model.mllm.token_tree import ATTENTION
 from sa2va_model.mllm.types import Choice, Generated, Inputs, Opening, Prefix, Stops
 
-__all__ = ["Choice", "Decoder", "Generated", "Inputs", "Opening", "Prefix", "Stops"]
+__all__ = ["Choice", "Generator", "Generated", "Inputs", "Opening", "Prefix", "Stops"]
 
 
-class Decoder:
+class Generator:
     """Runs one language model.
 
     Args:
@@ -155,7 +155,7 @@ class Decoder:
                 fitting = []
             if len(questions) > 1 and shared + sum(map(len, questions)) > self.span:
                 return self._one_by_one(start, questions, limit, fitting, exact, keep_logits)
-        run = Answering(self, start, questions, fitting, keep_logits=keep_logits)
+        run = SpeculativeDecoding(self, start, questions, fitting, keep_logits=keep_logits)
         for line, logits in run.first():
             if fitting and not exact:
                 run.take_likeliest(line, logits, fitting)

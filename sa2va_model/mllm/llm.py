@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language models behind InternVL, as transformers' own classes.
 
-InternLM2 has no class there and needs none: it is Llama with other names and fused weights (`names.py` splits them).
+InternLM2 has no class there and needs none: it is Llama with other names and fused weights, which
+`tensor_names.py` splits.
 """
 
 from __future__ import annotations

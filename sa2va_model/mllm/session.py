@@ -23,7 +23,7 @@ from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.base import Mllm
 from sa2va_model.mllm.types import Choice, Generated, Inputs, Opening, Prefix
 from sa2va_model.mllm.vision import Visual
-from sa2va_model.results import Reply, Turn
+from sa2va_model.results import GroundingResult, Turn
 
 History = str | Sequence[Turn]
 """Earlier turns; as text, they are what was sent and answered, in the checkpoint's chat template."""
@@ -49,7 +49,7 @@ class _Seen:
     prefix: Prefix | None = None
 
 
-class Reader:
+class MllmSession:
     """Asks a language model.
 
     Args:
@@ -75,7 +75,7 @@ class Reader:
         expected: Sequence[Sequence[int]] = (),
         exact: bool = True,
         keep_logits: bool = True,
-    ) -> list[Reply]:
+    ) -> list[GroundingResult]:
         """Answers to several user turns about the same frames, each as if it had been asked alone.
 
         Args: see `Sa2VA.reply`; `tokens`: visual tokens of each frame.
@@ -89,7 +89,7 @@ class Reader:
         written = [self._prompt(text, seen, regions, history) for text in texts]
         start, cut = self._start(seen, [ids for ids, _ in written])
         questions = [self._question(ids[cut:], _rest(visual, seen)) for ids, visual in written]
-        generated, prefix = mllm.decoder.answer(
+        generated, prefix = mllm.generator.answer(
             start,
             questions,
             limit,
@@ -169,7 +169,7 @@ class Reader:
 
     def _too_long(self, prompts_ids: Sequence[Sequence[int]]) -> bool:
         """Prompts that must be read in one piece."""
-        span = self._mllm.decoder.span
+        span = self._mllm.generator.span
         return span is not None and max(map(len, prompts_ids)) > span
 
     def _shareable(self, written: Sequence[tuple[list[int], Visual | None]]) -> bool:
@@ -177,7 +177,7 @@ class Reader:
 
     def _reply(
         self, prompt: Sequence[int] | None, generated: Generated, *, pointing: bool
-    ) -> Reply:
+    ) -> GroundingResult:
         mllm = self._mllm
         raw = mllm.tokenizer.decode(list(generated.ids))
         plain, phrases = prompts.parse_answer(raw, mllm.template.stop_words)
@@ -187,7 +187,7 @@ class Reader:
             states = generated.states_at(mllm.seg_id)
         else:
             states = mllm.seg_states(prompt, generated)
-        return Reply(plain, raw, phrases, self._project(states), generated)
+        return GroundingResult(plain, raw, phrases, self._project(states), generated)
 
 
 def _check_place(texts: Sequence[str], history: History) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run of the decoder: questions and known answers laid out as a tree, read, followed, and decoded to their ends.
 
-`Decoder.answer` says what is computed; here is how the tree, the cache and the answers are kept together.
+`Generator.answer` says what is computed; here is how the tree, the cache and the answers are kept together.
 
 Letters: M tokens of known answers behind a question, V vocabulary.
 """
@@ -21,7 +21,7 @@ from sa2va_model.mllm.token_tree import ROOT, Tree
 from sa2va_model.mllm.types import Choice, Generated, Inputs, Opening, Prefix
 
 if TYPE_CHECKING:
-    from sa2va_model.mllm.generation import Decoder
+    from sa2va_model.mllm.generation import Generator
 
 
 @dataclass
@@ -43,12 +43,12 @@ class Line:
     pending: bool = False
 
 
-class Answering:
-    """One call of `Decoder.answer`: the tree, the cache that holds it, and what was computed."""
+class SpeculativeDecoding:
+    """One call of `Generator.answer`: the tree, the cache that holds it, and what was computed."""
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Generator,
         start: Opening | Prefix | None,
         questions: Sequence[Inputs],
         answers: Sequence[Sequence[int]],

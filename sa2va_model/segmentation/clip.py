@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model.io import preprocessing as images
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
@@ -36,46 +36,46 @@ class Masks:
 
 
 def decode_embeddings(
-    grounder: Grounder, features: ImageFeatures, embeddings: Tensor, height: int, width: int
+    segmenter: Sam2, features: ImageFeatures, embeddings: Tensor, height: int, width: int
 ) -> Masks:
     """Masks of [K, d] embeddings on one image, without memory, in one run of the decoder."""
     if not len(embeddings):
         empty = np.zeros(0, np.float32)
         return Masks(np.zeros((0, height, width), bool), empty, empty.astype(bool))
-    plain = grounder.without_memory(features)
-    decoded = grounder.decode_tokens(
+    plain = segmenter.without_memory(features)
+    decoded = segmenter.decode_tokens(
         features,
         plain.expand(len(embeddings), -1, -1, -1),
         extra=embeddings[:, None].to(plain.device, plain.dtype),
-        multimask=grounder.config.multimask,
+        multimask=segmenter.config.multimask,
     )
-    return at_image_size(grounder, decoded, height, width)
+    return at_image_size(segmenter, decoded, height, width)
 
 
 def decode_prompt(
-    grounder: Grounder, features: ImageFeatures, prompt: Prompt, height: int, width: int
+    segmenter: Sam2, features: ImageFeatures, prompt: Prompt, height: int, width: int
 ) -> Masks:
     """The mask of one visual prompt on one image."""
     if prompt.mask is not None:
-        decoded = grounder.adopt_mask(features, prompt.mask)
+        decoded = segmenter.adopt_mask(features, prompt.mask)
     else:
-        decoded = grounder.decode(features, grounder.without_memory(features), prompt)
-    return at_image_size(grounder, decoded, height, width)
+        decoded = segmenter.decode(features, segmenter.without_memory(features), prompt)
+    return at_image_size(segmenter, decoded, height, width)
 
 
-def at_image_size(grounder: Grounder, decoded: Decoded, height: int, width: int) -> Masks:
+def at_image_size(segmenter: Sam2, decoded: Decoded, height: int, width: int) -> Masks:
     """A decoder's answer as the user sees it."""
-    size = grounder.config.image_size
+    size = segmenter.config.image_size
     logits = images.masks_to_image(decoded.logits, size, height, width)
     visible = (decoded.object_scores[:, 0] > 0).cpu().numpy()
-    if not grounder.config.object_score_gate:
+    if not segmenter.config.object_score_gate:
         visible = np.ones(len(visible), bool)
     scores = decoded.quality.float().cpu().numpy()
     return Masks((logits > 0).cpu().numpy(), scores, visible)
 
 
 def follow_clip(
-    grounder: Grounder,
+    segmenter: Sam2,
     encode: Encode,
     frames: Sequence[np.ndarray],
     embeddings: Tensor,
@@ -101,14 +101,14 @@ def follow_clip(
     later = [t for t in rest if t > keyframes[0]]
     earlier = [t for t in reversed(rest) if t < keyframes[0]]
     if not rest:
-        _decode_each(grounder, encode, frames, embeddings, (masks, scores))
+        _decode_each(segmenter, encode, frames, embeddings, (masks, scores))
         return masks, scores
     kept: dict[int, ImageFeatures] = {}
     for part in (later, earlier):
         if not part:
             continue
         tracker = OnlineTracker(
-            grounder,
+            segmenter,
             TrackerConfig(max_objects=len(embeddings), max_conditioning=len(keyframes)),
         )
         for k, embedding in enumerate(embeddings):
@@ -120,13 +120,13 @@ def follow_clip(
             if earlier and t in keyframes:  # needed once more for the other direction
                 kept[t] = features
             for name, seen in tracker.step(features).items():
-                shown = at_image_size(grounder, seen.decoded, *frames[t].shape[:2])
+                shown = at_image_size(segmenter, seen.decoded, *frames[t].shape[:2])
                 masks[int(name)][t], scores[int(name), t] = shown.masks[0], shown.scores[0]
     return masks, scores
 
 
 def _decode_each(
-    grounder: Grounder,
+    segmenter: Sam2,
     encode: Encode,
     frames: Sequence[np.ndarray],
     embeddings: Tensor,
@@ -135,7 +135,7 @@ def _decode_each(
     """A clip of keyframes only: no memory is read, so none is written."""
     masks, scores = out
     for t, frame in enumerate(frames):
-        shown = decode_embeddings(grounder, encode(frame), embeddings, *frame.shape[:2])
+        shown = decode_embeddings(segmenter, encode(frame), embeddings, *frame.shape[:2])
         scores[:, t] = shown.scores
         for k, mask in enumerate(shown.masks):
             masks[k][t] = mask

@@ -21,7 +21,7 @@ import torch
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 
 EMPTY = -(1 << 40)
 """The time of a slot that holds nothing."""
@@ -61,17 +61,17 @@ class MemoryBank:
     """Conditioning, recent, distractor-resolving and pointer memory of up to `rows` objects.
 
     Args:
-        grounder: whose weights and sizes are used.
+        segmenter: whose weights and sizes are used.
         rows: objects at once. One more row is kept: what fills a batch up to its bucket reads and writes that.
         max_conditioning: conditioning frames of an object; beyond it the oldest but the first is overwritten.
         distractor_slots: distractor-resolving frames of an object; beyond it the oldest is overwritten.
     """
 
     def __init__(
-        self, grounder: Grounder, rows: int, max_conditioning: int, distractor_slots: int = 0
+        self, segmenter: Sam2, rows: int, max_conditioning: int, distractor_slots: int = 0
     ) -> None:
-        config, device = grounder.config, grounder.device
-        self._grounder, self._config = grounder, config
+        config, device = segmenter.config, segmenter.device
+        self._segmenter, self._config = segmenter, config
         self.recent = config.memory_frames - 1
         self.max_conditioning, self.distractor_slots = max_conditioning, distractor_slots
         self.recent_pointers = config.max_pointers - 1
@@ -81,7 +81,7 @@ class MemoryBank:
         # SAM-2 keeps spatial memories in bfloat16 whatever the model's dtype is.
         self._spatial = torch.zeros(shape, dtype=torch.bfloat16, device=device)
         self._pointers = torch.zeros(
-            rows + 1, pointers, config.hidden_dim, dtype=grounder.dtype, device=device
+            rows + 1, pointers, config.hidden_dim, dtype=segmenter.dtype, device=device
         )
         self._spatial_time = torch.full((rows + 1, slots), EMPTY, device=device)
         self._pointer_time = torch.full((rows + 1, pointers), EMPTY, device=device)
@@ -90,8 +90,8 @@ class MemoryBank:
         self._prompted: list[list[int]] = [[] for _ in range(rows + 1)]  # slots, oldest first
         self.spare_row = rows
         self._spatial_time[rows, self.recent] = 0  # a batch's filling must have something to read
-        cells = grounder.memory_position(device).flatten(1).T.float()  # [cells, memory_dim]
-        temporal = grounder.sam2_model.maskmem_tpos_enc.detach()[:, 0, 0].float()
+        cells = segmenter.memory_position(device).flatten(1).T.float()  # [cells, memory_dim]
+        temporal = segmenter.sam2_model.maskmem_tpos_enc.detach()[:, 0, 0].float()
         self._positions = cells + temporal[:, None]  # [memory_frames, cells, memory_dim]
 
     def empty(self, row: int) -> bool:
@@ -256,7 +256,7 @@ class MemoryBank:
         Returns:
             [..., C / memory_dim, memory_dim].
         """
-        config, sam = self._config, self._grounder.sam2_model
+        config, sam = self._config, self._segmenter.sam2_model
         shape = (*age.shape, config.hidden_dim // config.memory_dim, config.memory_dim)
         if not config.pointer_positions:
             return torch.zeros(shape, device=age.device, dtype=self._pointers.dtype)

@@ -20,20 +20,20 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
-from sa2va_model.segmentation.sam2_modules import Sam2
+from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
 if TYPE_CHECKING:
     from sa2va_model.segmentation.memory_bank import MemoryBank
 
 
-class Grounder(nn.Module):
+class Sam2(nn.Module):
     """The visual half of Sa2VA. Stateless; gradients flow through every method."""
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
         self.config = config
-        self.sam2_model = Sam2(config)
+        self.sam2_model = Sam2Modules(config)
 
     @property
     def device(self) -> torch.device:

@@ -22,7 +22,7 @@ from sa2va_model.config import Sam2Config
 from sa2va_model.conv_stem import ResidualStem
 
 
-class Sam2(SAM2Base):  # type: ignore[misc]
+class Sam2Modules(SAM2Base):  # type: ignore[misc]
     """SAM-2 of the `sam2` package, built from a `Sam2Config`; only sizes that it hard-codes are overridden."""
 
     def __init__(self, config: Sam2Config) -> None:

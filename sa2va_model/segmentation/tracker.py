@@ -17,7 +17,7 @@ from torch import Tensor
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
 
@@ -102,21 +102,21 @@ class OnlineTracker:
 
     def __init__(
         self,
-        grounder: Grounder,
+        segmenter: Sam2,
         config: TrackerConfig | None = None,
         policy: MemoryPolicy | None = None,
         translate: Callable[[Prompt, ImageFeatures], Prompt] | None = None,
     ) -> None:
-        self._grounder, self._translate = grounder, translate
+        self._segmenter, self._translate = segmenter, translate
         self._config = config or TrackerConfig()
         self._policy: MemoryPolicy = policy or PlainPolicy(
             self._config.min_quality if self._config.gate_memory else None,
-            scored=grounder.config.object_score_gate,
+            scored=segmenter.config.object_score_gate,
             margin=self._config.reuse_margin,
             overlap=self._config.reuse_overlap,
         )
         self._bank = MemoryBank(
-            grounder,
+            segmenter,
             self._config.max_objects,
             self._config.max_conditioning,
             self._config.distractor_slots,
@@ -189,23 +189,23 @@ class OnlineTracker:
         tracked = [
             i for i in wanted if prompts[i] is None and not self._bank.empty(self._objects[i].row)
         ]
-        for batch in [tracked] if self._grounder.batched else [[i] for i in tracked]:
+        for batch in [tracked] if self._segmenter.batched else [[i] for i in tracked]:
             if batch:
                 seen.update(self._tracked(batch, features))
         return {i: seen[i] for i in wanted if i in seen}
 
     def _prompted(self, object_id: str, prompt: Prompt, features: ImageFeatures) -> Observation:
         """A conditioning frame: the prompt alone decides, memory is only written."""
-        grounder = self._grounder
+        segmenter = self._segmenter
         if self._translate is not None:
             prompt = self._translate(prompt, features)
         if prompt.mask is not None:
-            decoded = grounder.adopt_mask(features, prompt.mask)
+            decoded = segmenter.adopt_mask(features, prompt.mask)
         else:
-            decoded = grounder.decode(features, grounder.without_memory(features), prompt)
+            decoded = segmenter.decode(features, segmenter.without_memory(features), prompt)
         if self._translate is not None and not bool((decoded.logits > 0).any()):
             return observe(decoded, prompted=True)[0]
-        spatial = grounder.encode_memory(features, decoded, prompted=True)
+        spatial = segmenter.encode_memory(features, decoded, prompted=True)
         row = self._objects[object_id].row
         self._bank.prompt(row, spatial[0].flatten(1).T, decoded.pointers[0])
         self._policy.prompted(row, decoded)
@@ -213,13 +213,13 @@ class OnlineTracker:
 
     def _tracked(self, object_ids: list[str], features: ImageFeatures) -> dict[str, Observation]:
         """Memory attention, decoder and memory encoder for a batch of objects of any age."""
-        grounder, places = self._grounder, [self._objects[i].row for i in object_ids]
-        decoded = grounder.track(features, self._bank, places)
+        segmenter, places = self._segmenter, [self._objects[i].row for i in object_ids]
+        decoded = segmenter.track(features, self._bank, places)
         spoken = None
-        rows = torch.tensor(places, device=grounder.device)
+        rows = torch.tensor(places, device=segmenter.device)
         choice = self._policy.choose(rows, decoded)
         if choice is not None:
-            decoded = grounder.choose(decoded, choice)
+            decoded = segmenter.choose(decoded, choice)
         said = [n for n, i in enumerate(object_ids) if self._objects[i].embedding is not None]
         if self._config.reuse_embedding and said:
             spoken = self._spoken([object_ids[n] for n in said], features)
@@ -251,18 +251,18 @@ class OnlineTracker:
                     _select(decoded, places),
                 )
                 distractor = None if distractor is None else distractor[kept]
-        self._grounder.remember(features, self._bank, rows, decoded, recent, distractor)
+        self._segmenter.remember(features, self._bank, rows, decoded, recent, distractor)
 
     def _spoken(self, object_ids: list[str], features: ImageFeatures) -> Decoded:
         """What the objects' last [SEG] embeddings show, without memory."""
-        grounder, last = self._grounder, [self._objects[i].embedding for i in object_ids]
+        segmenter, last = self._segmenter, [self._objects[i].embedding for i in object_ids]
         extra = torch.stack([e for e in last if e is not None])[:, None]
-        plain = grounder.without_memory(features).expand(len(object_ids), -1, -1, -1)
-        return grounder.decode_tokens(
+        plain = segmenter.without_memory(features).expand(len(object_ids), -1, -1, -1)
+        return segmenter.decode_tokens(
             features,
             plain,
             extra=extra.to(plain.device, plain.dtype),
-            multimask=grounder.config.multimask,
+            multimask=segmenter.config.multimask,
         )
 
 

@@ -17,7 +17,7 @@ _EVIDENCE = 4.0  # of a single frame, whatever the scores say
 
 
 @dataclass
-class Belief:
+class ExistenceFilter:
     """Log odds that the object is in view and the mask on it.
 
     Attributes:

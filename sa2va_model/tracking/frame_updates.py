@@ -15,16 +15,16 @@ from torch import Tensor
 from sa2va_model.io.frames import Frame
 from sa2va_model.segmentation.tracker import Observation
 from sa2va_model.segmentation.types import Prompt
-from sa2va_model.tracking.language_updates import Words
+from sa2va_model.tracking.language_updates import LanguageUpdates
 from sa2va_model.tracking.parts import Parts
-from sa2va_model.tracking.track_record import Record
+from sa2va_model.tracking.track_record import TrackRecord
 from sa2va_model.tracks import EventKind, Reason, Track, TrackState
 
 
-class Watch:
+class FrameUpdates:
     """Judges all tracks of a stream, one frame at a time."""
 
-    def __init__(self, parts: Parts, words: Words) -> None:
+    def __init__(self, parts: Parts, words: LanguageUpdates) -> None:
         self._parts, self._words = parts, words
 
     def stepped(self) -> list[str]:
@@ -59,13 +59,13 @@ class Watch:
                 back.append(record.id)
         return back
 
-    def _pending(self, record: Record) -> bool:
+    def _pending(self, record: TrackRecord) -> bool:
         """The language model found it for this frame, and it was replayed."""
         assert record.belief is not None
         return record.belief.odds >= self._parts.calibration.regain
 
     def track(
-        self, record: Record, seen: Observation | None, evidence: float, frame: Frame
+        self, record: TrackRecord, seen: Observation | None, evidence: float, frame: Frame
     ) -> Track:
         """One track on this frame.
 
@@ -94,7 +94,7 @@ class Watch:
             mask = judge.mask(seen, *frame.rgb.shape[:2])
         return record.report(mask, score)
 
-    def _live(self, record: Record, shown: bool, score: float, frame: Frame) -> None:
+    def _live(self, record: TrackRecord, shown: bool, score: float, frame: Frame) -> None:
         """The state, and what is told of it."""
         assert record.life is not None
         register, config = self._parts.register, self._parts.config
@@ -118,7 +118,7 @@ class Watch:
             why = f"given up: not found for {frame.stamp - record.lost_since:.0f} s"
             register.tell(EventKind.STOPPED, record, frame, Reason.GIVEN_UP, why)
 
-    def _check_drift(self, record: Record, seen: Observation, frame: Frame) -> None:
+    def _check_drift(self, record: TrackRecord, seen: Observation, frame: Frame) -> None:
         """Memory is prompted again where the embedding keeps seeing something else, with more evidence."""
         limit, embedding = self._parts.config.drift_after, record.embedding
         if not limit or embedding is None or seen.spoken is None or seen.prompted:
@@ -138,12 +138,12 @@ class Watch:
         self._parts.register.tell(EventKind.REGROUNDED, record, frame, Reason.DRIFTED, why)
 
     @staticmethod
-    def _since(record: Record, frame: Frame) -> float:
+    def _since(record: TrackRecord, frame: Frame) -> float:
         """Seconds since the track was last judged."""
         return 0.0 if record.stamp is None else max(frame.stamp - record.stamp, 0.0)
 
 
-def _searched(record: Record) -> bool:
+def _searched(record: TrackRecord) -> bool:
     """Lost, and looked for with its embedding rather than with memory."""
     return record.lost and record.embedding is not None
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sa2va import GroundingResult, Sa2VA
 
 ORDER = {
     "find": 0,
@@ -55,7 +55,7 @@ class Answered:
     """The reply to a question, or the error that it ended with."""
 
     question: Question
-    reply: Reply | None
+    reply: GroundingResult | None
     error: str
     milliseconds: float
 
@@ -91,7 +91,7 @@ class _Job:
     put_back: bool = False
 
 
-class Questioner:
+class GroundingWorker:
     """Answers questions with a model, on its own thread or at once.
 
     Args:

@@ -22,10 +22,10 @@ from sa2va_model.checkpoints.sam2_files import load_stock
 from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
-from sa2va_model.segmentation.backends.fused.model import Engine, same_encoder
+from sa2va_model.segmentation.backends.fused.model import FusedSam2, same_encoder
 from sa2va_model.segmentation.backends.profile import PROFILES, pick_profile
 from sa2va_model.segmentation.memory_policy import MemoryPolicy
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
@@ -82,35 +82,33 @@ class Vision:
     """SAM-2 for one stream.
 
     Args:
-        grounder: the checkpoint's own SAM-2.
+        segmenter: the checkpoint's own SAM-2.
     """
 
-    def __init__(self, grounder: Grounder, config: VisionConfig | None = None) -> None:
+    def __init__(self, segmenter: Sam2, config: VisionConfig | None = None) -> None:
         self.config = config or VisionConfig()
-        device = grounder.device
+        device = segmenter.device
         self.handover = self.config.propagation == "handover"
         size = self.config.resolution or None
-        self.finder = self._prepare(grounder, None if self.handover else size)
+        self.finder = self._prepare(segmenter, None if self.handover else size)
         self.follower, self.shared = self.finder, True
         if self.handover:
             stock = load_stock(
-                self.config.stock, image_size=size or 1024, device=device, dtype=grounder.dtype
+                self.config.stock, image_size=size or 1024, device=device, dtype=segmenter.dtype
             )
-            self.shared = same_encoder(grounder, stock)
+            self.shared = same_encoder(segmenter, stock)
             self.follower = self._prepare(stock, None, self.finder if self.shared else None)
 
-    def _prepare(
-        self, grounder: Grounder, size: int | None, trunk: Grounder | None = None
-    ) -> Grounder:
-        profile = pick_profile(self.config.profile, grounder.device, grounder.config)
+    def _prepare(self, segmenter: Sam2, size: int | None, trunk: Sam2 | None = None) -> Sam2:
+        profile = pick_profile(self.config.profile, segmenter.device, segmenter.config)
         if profile.arithmetic == "reference":
-            if size not in (None, grounder.config.image_size):
+            if size not in (None, segmenter.config.image_size):
                 raise InputError(
-                    f"resolution is {size}; the reference profile computes at {grounder.config.image_size}"
+                    f"resolution is {size}; the reference profile computes at {segmenter.config.image_size}"
                 )
-            return grounder
-        shared = trunk if isinstance(trunk, Engine) else None
-        return Engine(grounder, profile, image_size=size, trunk=shared)
+            return segmenter
+        shared = trunk if isinstance(trunk, FusedSam2) else None
+        return FusedSam2(segmenter, profile, image_size=size, trunk=shared)
 
     def encode(self, image: np.ndarray) -> ImageFeatures:
         """What the follower sees of a uint8 [H, W, 3] image."""
@@ -119,7 +117,7 @@ class Vision:
         pixels = self._pixels(image, finder.config if self.shared else follower.config)
         if not self.handover:
             return follower.encode_image(pixels)
-        if self.shared and isinstance(follower, Engine) and isinstance(finder, Engine):
+        if self.shared and isinstance(follower, FusedSam2) and isinstance(finder, FusedSam2):
             levels = follower.encode_levels(pixels)
             plain = follower.features_of(levels)
             other = cache(lambda: finder.features_of(levels))

@@ -5,7 +5,8 @@ find    a new sentence: the object is prompted on the keyframe and replayed to t
 search  a lost object: a yes and a mask that looks right bring it back
 verify  a tracked one: a yes strengthens the belief and refreshes memory, a no weakens it, another object starts again
 
-No answer decides alone about an object that is known already: it is weighed with what the frames show (`belief.py`).
+No answer decides alone about an object that is known already: it is weighed with what the frames show
+(`existence_filter.py`).
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ from __future__ import annotations
 from sa2va_model.io.frames import Frame
 from sa2va_model.keyframes import Remembered
 from sa2va_model.segmentation.types import Decoded, Prompt
-from sa2va_model.tracking.existence_filter import Belief
+from sa2va_model.tracking.existence_filter import ExistenceFilter
 from sa2va_model.tracking.grounding_worker import Answered, Question
 from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracking.parts import Parts
 from sa2va_model.tracking.replay import healthy
-from sa2va_model.tracking.track_record import Record
+from sa2va_model.tracking.track_record import TrackRecord
 from sa2va_model.tracking.visibility_test import overlap
 from sa2va_model.tracks import EventKind, Reason, TrackState
 
 LOOK_WEIGHT = 0.5  # of the evidence of the one mask that an answer points at
 
 
-class Words:
+class LanguageUpdates:
     """Asks and takes answers for all tracks of a stream."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._seconds = 0.0  # that the last answer took
 
-    def ask(self, record: Record, frame: Frame, purpose: str) -> None:
+    def ask(self, record: TrackRecord, frame: Frame, purpose: str) -> None:
         """Puts the question about a track."""
         parts = self._parts
         record.asked = True
@@ -75,7 +76,7 @@ class Words:
         spoken = sum(record.spoken for record in self._parts.register.records.values())
         return max(config.verify_period, spoken * self._seconds / config.verify_share)
 
-    def found(self, record: Record, keyframe: float, frame: Frame, label: str) -> None:
+    def found(self, record: TrackRecord, keyframe: float, frame: Frame, label: str) -> None:
         """A track has a mask for the first time, or was corrected by a prompt."""
         record.label, record.last_keyframe = label, keyframe
         config, values = self._parts.config, self._parts.calibration
@@ -83,7 +84,7 @@ class Words:
         if record.life is None:
             record.first_seen = keyframe
             record.life = Lifecycle(config.lifecycle, frame.stamp)
-            record.belief = Belief(odds, values.weight, values.floor)
+            record.belief = ExistenceFilter(odds, values.weight, values.floor)
             record.state = TrackState.TRACKING
             record.next_question = frame.stamp + self.pause()
             record.wait = config.search_period
@@ -117,7 +118,12 @@ class Words:
             self._weigh(record, record.belief, prompt, question, frame)
 
     def _find(
-        self, record: Record, prompt: Prompt | None, question: Question, frame: Frame, words: str
+        self,
+        record: TrackRecord,
+        prompt: Prompt | None,
+        question: Question,
+        frame: Frame,
+        words: str,
     ) -> None:
         seen = None if prompt is None else self._glance(prompt, question)
         if prompt is None or seen is None or not self._parts.judge.shows(seen):
@@ -130,8 +136,8 @@ class Words:
 
     def _weigh(
         self,
-        record: Record,
-        belief: Belief,
+        record: TrackRecord,
+        belief: ExistenceFilter,
         prompt: Prompt | None,
         question: Question,
         frame: Frame,
@@ -162,8 +168,8 @@ class Words:
 
     def _compare(
         self,
-        record: Record,
-        belief: Belief,
+        record: TrackRecord,
+        belief: ExistenceFilter,
         prompt: Prompt,
         said: tuple[Decoded, float],
         question: Question,
@@ -194,7 +200,9 @@ class Words:
         record.doubts, record.last_keyframe = 0, question.stamp
         self._catch_up(record, prompt, question, frame)
 
-    def _catch_up(self, record: Record, prompt: Prompt, question: Question, frame: Frame) -> None:
+    def _catch_up(
+        self, record: TrackRecord, prompt: Prompt, question: Question, frame: Frame
+    ) -> None:
         record.embedding = prompt.embedding
         self._parts.replay.catch_up(record.id, prompt, question, frame.index)
 

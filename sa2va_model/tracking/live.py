@@ -26,13 +26,13 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import Observation
 from sa2va_model.segmentation.visual_prompts import visual_prompt
 from sa2va_model.tracking.config import LiveConfig
-from sa2va_model.tracking.frame_updates import Watch
+from sa2va_model.tracking.frame_updates import FrameUpdates
 from sa2va_model.tracking.grounding_worker import Answered, QuestionCounts
-from sa2va_model.tracking.language_updates import Words
+from sa2va_model.tracking.language_updates import LanguageUpdates
 from sa2va_model.tracking.parts import assemble
 from sa2va_model.tracking.replay import usable
 from sa2va_model.tracking.track_names import TrackNames
-from sa2va_model.tracking.visibility_test import Judge
+from sa2va_model.tracking.visibility_test import VisibilityTest
 from sa2va_model.tracks import EventKind, FrameResult, Reason, TrackState
 
 __all__ = ["LiveConfig", "LiveTracker"]
@@ -51,8 +51,8 @@ class LiveTracker:
     ) -> None:
         self._parts = assemble(model, config or LiveConfig(), names)
         self._register = self._parts.register
-        self._words = Words(self._parts)
-        self._watch = Watch(self._parts, self._words)
+        self._words = LanguageUpdates(self._parts)
+        self._watch = FrameUpdates(self._parts, self._words)
         self._milliseconds: dict[str, float] = {}
         self._size: tuple[int, ...] | None = None
         self._broken = ""  # why the last frame could not be used
@@ -176,7 +176,7 @@ class LiveTracker:
 
         def take_over(frame: Frame) -> None:
             parts.config = changed
-            parts.judge = Judge(parts.vision.follower, changed.lifecycle)
+            parts.judge = VisibilityTest(parts.vision.follower, changed.lifecycle)
             for record in self._register.records.values():
                 if record.life is not None:
                     record.life.reconfigure(changed.lifecycle)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model.segmentation.memory_policy import Admission, overlaps
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_model.tracking.calibration import Calibration, Head
 from sa2va_model.tracking.distractors import DistractorRule
@@ -39,7 +39,7 @@ class TrustConfig:
     motion: bool = False
 
 
-class EarnedTrust:
+class MemoryGate:
     """A `MemoryPolicy` that weighs evidence.
 
     Args:
@@ -47,9 +47,9 @@ class EarnedTrust:
     """
 
     def __init__(
-        self, grounder: Grounder, rows: int, calibration: Calibration, config: TrustConfig
+        self, segmenter: Sam2, rows: int, calibration: Calibration, config: TrustConfig
     ) -> None:
-        sam, device = grounder.config, grounder.device
+        sam, device = segmenter.config, segmenter.device
         self.calibration, self._config = calibration, config
         self._scored = sam.object_score_gate
         self._cells = sam.mask_size**2

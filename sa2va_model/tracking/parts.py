@@ -13,14 +13,14 @@ from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_model.tracking.calibration import Calibration
 from sa2va_model.tracking.config import LiveConfig
-from sa2va_model.tracking.grounding_worker import Questioner
+from sa2va_model.tracking.grounding_worker import GroundingWorker
 from sa2va_model.tracking.handover import Vision
-from sa2va_model.tracking.memory_gate import EarnedTrust
+from sa2va_model.tracking.memory_gate import MemoryGate
 from sa2va_model.tracking.motion import CameraMotion
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_names import TrackNames
-from sa2va_model.tracking.track_table import Register
-from sa2va_model.tracking.visibility_test import Judge
+from sa2va_model.tracking.track_table import TrackTable
+from sa2va_model.tracking.visibility_test import VisibilityTest
 
 DISTRACTOR_SLOTS = 3
 
@@ -33,13 +33,13 @@ class Parts:
     vision: Vision
     config: LiveConfig
     calibration: Calibration
-    trust: EarnedTrust
+    trust: MemoryGate
     tracker: OnlineTracker
-    judge: Judge
-    questioner: Questioner
+    judge: VisibilityTest
+    questioner: GroundingWorker
     ring: FrameRing
     replay: Replay
-    register: Register
+    register: TrackTable
     camera: CameraMotion
 
     def evidence_for(self, track_id: str, features: ImageFeatures, decoded: Decoded) -> float:
@@ -56,14 +56,14 @@ class Parts:
 def assemble(model: Sa2VA, config: LiveConfig, names: TrackNames | None = None) -> Parts:
     """All parts for a model; `names` of tracks come from there."""
     calibration = config.calibration or model.calibration
-    vision = Vision(model.grounder, config.vision)
+    vision = Vision(model.sam2, config.vision)
     settings = TrackerConfig(
         max_objects=config.max_objects,
         max_conditioning=max(4, model.config.keyframes),
         distractor_slots=DISTRACTOR_SLOTS if config.trust.distractors else 0,
         reuse_embedding=model.config.sam2.object_score_gate,
     )
-    trust = EarnedTrust(vision.follower, config.max_objects, calibration, config.trust)
+    trust = MemoryGate(vision.follower, config.max_objects, calibration, config.trust)
     tracker = vision.tracker(settings, trust)
     ring = FrameRing(max(config.ring, model.config.keyframes), vision.encode)
     return Parts(
@@ -73,10 +73,10 @@ def assemble(model: Sa2VA, config: LiveConfig, names: TrackNames | None = None) 
         calibration=calibration,
         trust=trust,
         tracker=tracker,
-        judge=Judge(vision.follower, config.lifecycle),
-        questioner=Questioner(model, background=config.background, limit=config.answer_limit),
+        judge=VisibilityTest(vision.follower, config.lifecycle),
+        questioner=GroundingWorker(model, background=config.background, limit=config.answer_limit),
         ring=ring,
         replay=Replay(tracker, ring, config.replay_periods if config.background else None),
-        register=Register(config.max_objects, names),
+        register=TrackTable(config.max_objects, names),
         camera=CameraMotion(),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model.io.preprocessing import mask_box
-from sa2va_model.tracking.existence_filter import Belief
+from sa2va_model.tracking.existence_filter import ExistenceFilter
 from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracks import Reason, Track, TrackState
 
@@ -18,7 +18,7 @@ VIEWS = 64
 
 
 @dataclass
-class Record:
+class TrackRecord:
     """One track.
 
     Attributes:
@@ -51,7 +51,7 @@ class Record:
     wait: float = 0.0
     doubts: int = 0
     denied: bool = False
-    belief: Belief | None = None
+    belief: ExistenceFilter | None = None
     embedding: Tensor | None = None
     drift: int = 0
     since_look: int = 0

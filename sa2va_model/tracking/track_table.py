@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.tracking.track_names import TrackNames
-from sa2va_model.tracking.track_record import Record
+from sa2va_model.tracking.track_record import TrackRecord
 from sa2va_model.tracks import Event, EventKind, Reason, TrackState
 
 WAITING = 256  # commands that may wait for a frame
@@ -20,7 +20,7 @@ FINISHED = (TrackState.STOPPED, TrackState.NOT_FOUND)
 Action = Callable[[Frame], None]
 
 
-class Register:
+class TrackTable:
     """The tracks of one stream.
 
     Args:
@@ -31,7 +31,7 @@ class Register:
     def __init__(self, max_objects: int, names: TrackNames | None = None) -> None:
         self.max_objects = max_objects
         self._names = names or TrackNames()
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, TrackRecord] = {}
         self._lock = threading.Lock()
         self._ids: dict[str, str] = {}  # the words of those that live or are about to
         self._commands: list[Action] = []
@@ -87,10 +87,10 @@ class Register:
 
     # From the thread of the frames.
 
-    def add(self, name: str, words: str, frame: Frame, *, spoken: bool) -> Record | None:
+    def add(self, name: str, words: str, frame: Frame, *, spoken: bool) -> TrackRecord | None:
         """A new record; None, with an event that says so, if there are too many."""
         used = {record.mask_value for record in self.records.values()}
-        record = Record(name, words, next(v for v in range(1, 256) if v not in used), spoken)
+        record = TrackRecord(name, words, next(v for v in range(1, 256) if v not in used), spoken)
         count, most = len(self.records), self.max_objects
         if count >= most:
             why = f"{count} objects are tracked; max_objects is {most}"
@@ -101,7 +101,7 @@ class Register:
         self.tell(EventKind.STARTED, record, frame, Reason.ASKED)
         return record
 
-    def fail(self, record: Record, frame: Frame, reason: Reason, why: str) -> None:
+    def fail(self, record: TrackRecord, frame: Frame, reason: Reason, why: str) -> None:
         """Something about a track went wrong; one that was never found ends with it."""
         self.tell(EventKind.FAILED, record, frame, reason, why)
         if record.life is None:
@@ -125,7 +125,7 @@ class Register:
     def tell(
         self,
         kind: EventKind,
-        record: Record | None,
+        record: TrackRecord | None,
         frame: Frame,
         reason: Reason,
         detail: str = "",

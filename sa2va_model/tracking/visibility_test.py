@@ -9,25 +9,25 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model.io import preprocessing as images
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import Observation
 from sa2va_model.segmentation.types import Decoded
 from sa2va_model.tracking.lifecycle import LifecycleConfig
 
 
-class Judge:
+class VisibilityTest:
     """Judges what SAM-2 answers.
 
     Official Sa2VA checkpoints leave the object score untrained (`object_score_gate` is off for them); then the
     predicted quality and the area decide alone.
     """
 
-    def __init__(self, grounder: Grounder, limits: LifecycleConfig) -> None:
-        self._grounder, self._limits = grounder, limits
+    def __init__(self, segmenter: Sam2, limits: LifecycleConfig) -> None:
+        self._segmenter, self._limits = segmenter, limits
 
     def shows(self, decoded: Decoded) -> bool:
         """The one mask is good and large enough to be shown at all; whether it is the right one is another question."""
-        if self._grounder.config.object_score_gate and not float(decoded.object_scores) > 0:
+        if self._segmenter.config.object_score_gate and not float(decoded.object_scores) > 0:
             return False
         area = float((decoded.logits > 0).float().mean())
         quality = float(decoded.quality)
@@ -35,13 +35,13 @@ class Judge:
 
     def score(self, seen: Observation) -> float:
         """0..1: predicted quality times the probability that the object is visible."""
-        if not self._grounder.config.object_score_gate:
+        if not self._segmenter.config.object_score_gate:
             return seen.quality
         return seen.quality / (1.0 + math.exp(-max(seen.object_score, -50.0)))
 
     def mask(self, seen: Observation, height: int, width: int) -> np.ndarray:
         """bool [height, width]."""
-        size = self._grounder.config.image_size
+        size = self._segmenter.config.image_size
         logits = images.masks_to_image(seen.logits, size, height, width)[0]
         mask: np.ndarray = (logits > 0).cpu().numpy()
         return mask

@@ -17,9 +17,9 @@ from sa2va_ros.interfaces.conversation import CancelledError, Request
 from sa2va_ros.interfaces.goal_state import ErrorCode
 from sa2va_ros.interfaces.questions import QuestionWorker
 from sa2va_ros.msg import GroundedCaption
-from sa2va_ros.node.model_session import Engine
-from sa2va_ros.node.pipeline import Latest, Pipeline
-from sa2va_ros.support.deferred import PatientServer
+from sa2va_ros.node.model_session import ModelSession
+from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
+from sa2va_ros.support.deferred import DeferredActionServer
 
 if TYPE_CHECKING:
     from rclpy.action.server import ServerGoalHandle
@@ -41,14 +41,14 @@ class SceneQuestions:
     """
 
     def __init__(
-        self, node: Node, engine: Engine, pipeline: Pipeline, active: Callable[[], None]
+        self, node: Node, session: ModelSession, pipeline: Pipeline, active: Callable[[], None]
     ) -> None:
-        self._node, self._engine, self._pipeline = node, engine, pipeline
+        self._node, self._session, self._pipeline = node, session, pipeline
         self._active = active
         self._goals: dict[str, tuple[ServerGoalHandle, Request]] = {}
         self._lock = threading.Lock()
         self._worker = QuestionWorker(self._answer, self._failed)
-        self._server = PatientServer(node, AskScene, "~/ask_scene", self._begin)
+        self._server = DeferredActionServer(node, AskScene, "~/ask_scene", self._begin)
         node.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def ask(self, question: str) -> None:
@@ -119,13 +119,13 @@ class SceneQuestions:
         if request.cancelled.is_set():
             raise CancelledError
         latest = self._image(request)
-        conversation = self._engine.need_conversation()
+        conversation = self._session.need_conversation()
         answer: Any = conversation.ask(latest.admitted.frame.rgb, request)
         header = latest.admitted.header
         message = self._pipeline.outputs.caption(header, request.question, answer, request.id)
         self._end(request.id, ErrorCode.NONE, answer=message)
 
-    def _image(self, request: Request) -> Latest:
+    def _image(self, request: Request) -> PublishedFrame:
         end = time.monotonic() + IMAGE_SECONDS
         while (latest := self._pipeline.latest) is None:
             if time.monotonic() > end or request.cancelled.is_set():

@@ -19,8 +19,8 @@ from sa2va_ros.interfaces.commands import Router, tracks_named
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.messages.clouds import fill_cloud, fill_point, fill_pose
 from sa2va_ros.node.adapter_change import AdapterChange
-from sa2va_ros.node.model_session import Engine
-from sa2va_ros.node.pipeline import Latest, Pipeline
+from sa2va_ros.node.model_session import ModelSession
+from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
 from sa2va_ros.space.localizer import ENDED, locate_one, target
 from sa2va_ros.srv import (
     AddPrompt,
@@ -46,12 +46,12 @@ class Services:
     def __init__(
         self,
         node: Node,
-        engine: Engine,
+        session: ModelSession,
         pipeline: Pipeline,
         router: Router,
         adapters: AdapterChange,
     ) -> None:
-        self._engine, self._pipeline, self._router = engine, pipeline, router
+        self._session, self._pipeline, self._router = session, pipeline, router
         self._node, self._adapters = node, adapters
         served = {
             "set_target": (SetTarget, self._set_target),
@@ -82,7 +82,7 @@ class Services:
     def _remove_track(self, request: RemoveTrack.Request, response: RemoveTrack.Response) -> None:
         before = len(self._living())
         response.remaining = before
-        self._engine.need_model()
+        self._session.need_model()
         stopped = self._router.stop(request.track_id)
         response.success = stopped > 0 or not request.track_id
         response.remaining = max(before - stopped, 0)
@@ -94,7 +94,7 @@ class Services:
     def _get_track_cloud(
         self, request: GetTrackCloud.Request, response: GetTrackCloud.Response
     ) -> None:
-        self._engine.need_live()
+        self._session.need_live()
         latest = self._pipeline.latest
         if latest is None:
             raise InputError("there is no image yet; expected one on the image topic")
@@ -102,11 +102,11 @@ class Services:
         depth = latest.depth or self._pipeline.match_depth(latest.admitted, wait=0.0)
         place = self._pipeline.place(latest.admitted)
         config = self._pipeline.cloud_config()
-        solid = locate_one(track, latest.admitted.frame.rgb, depth, place, config)
+        object_from_mask = locate_one(track, latest.admitted.frame.rgb, depth, place, config)
         response.header = Header(stamp=latest.admitted.header.stamp, frame_id=place.frame)
-        fill_cloud(response.cloud, solid, response.header, PointField)
-        fill_pose(response.pose, solid.box.centre, solid.box.rotation)
-        fill_point(response.size, solid.box.size)
+        fill_cloud(response.cloud, object_from_mask, response.header, PointField)
+        fill_pose(response.pose, object_from_mask.box.centre, object_from_mask.box.rotation)
+        fill_point(response.size, object_from_mask.box.size)
         response.success = True
 
     def _load_adapter(self, request: LoadAdapter.Request, response: LoadAdapter.Response) -> Later:
@@ -123,7 +123,7 @@ class Services:
         return later
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
-        self._engine.need_live()
+        self._session.need_live()
         self._pipeline.reset("asked for by the service ~/reset")
         response.success = True
 
@@ -151,7 +151,7 @@ def _refusing(serve: Callable[[Any, Any], Later | None]) -> Callable[[Any, Any],
     return answer
 
 
-def _named(name: str, latest: Latest) -> Track:
+def _named(name: str, latest: PublishedFrame) -> Track:
     """The track that a request means; "" = the target.
 
     Raises:

@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from sa2va_ros.interfaces.diagnostics import Finding, Readings, degraded, findings
 from sa2va_ros.msg import TrackerStatus
-from sa2va_ros.node.model_session import Engine
+from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.pipeline import Pipeline
 from sa2va_ros.space.localizer import ENDED
 from sa2va_ros.support.qos import reliable
@@ -34,8 +34,8 @@ class Health:
         problem: why loading failed, or "".
     """
 
-    def __init__(self, node: Node, engine: Engine, pipeline: Pipeline) -> None:
-        self._node, self._engine, self._pipeline = node, engine, pipeline
+    def __init__(self, node: Node, session: ModelSession, pipeline: Pipeline) -> None:
+        self._node, self._session, self._pipeline = node, session, pipeline
         self.state, self.problem = TrackerStatus.UNCONFIGURED, ""
         # The name is absolute, as that of `/tf`: all tools listen there.
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
@@ -54,9 +54,9 @@ class Health:
 
     def _status(self, expression: str) -> TrackerStatus:
         pipeline, counts = self._pipeline, self._pipeline.worker.counts()
-        why = self.problem or self._engine.held
+        why = self.problem or self._session.held
         message = TrackerStatus(state=self.state, model=self._model(), message=why)
-        message.adapter, message.device = self._engine.adapter, self._device()
+        message.adapter, message.device = self._session.adapter, self._device()
         message.active_expression = expression
         if (latest := pipeline.latest) is not None:
             message.header.frame_id = latest.admitted.header.frame_id
@@ -99,7 +99,7 @@ class Health:
         failed, self._failures = failures - self._failures, failures
         tracks = latest.result.tracks if latest else ()
         return Readings(
-            loaded=self._engine.model is not None,
+            loaded=self._session.model is not None,
             active=self.state == TrackerStatus.ACTIVE,
             problem=self.problem,
             topic=self._node.resolve_topic_name("image"),
@@ -123,7 +123,7 @@ class Health:
             failure=failure,
             tracks=Counter(track.state.name for track in tracks),
             model=self._model(),
-            adapter=self._engine.adapter,
+            adapter=self._session.adapter,
             device=self._device(),
             resident=resident_bytes(),
             share=resident_bytes() / _machine_bytes(),
@@ -137,7 +137,7 @@ class Health:
         return self._value("model") or "tiny"
 
     def _device(self) -> str:
-        return str(getattr(self._engine.model, "device", self._value("device")))
+        return str(getattr(self._session.model, "device", self._value("device")))
 
 
 def resident_bytes() -> int:

@@ -18,13 +18,13 @@ from sa2va_ros.interfaces.commands import Router
 from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalWatch, Outcome, Stage
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import Track
-from sa2va_ros.support.deferred import PatientServer
+from sa2va_ros.support.deferred import DeferredActionServer
 
 if TYPE_CHECKING:
     from rclpy.action.server import ServerGoalHandle
     from rclpy.node import Node
 
-    from sa2va_ros.node.pipeline import Latest
+    from sa2va_ros.node.pipeline import PublishedFrame
 
 TICK = 0.05  # seconds between two looks at the clock and at cancellations
 
@@ -50,7 +50,9 @@ class TrackAction:
         self._node, self._router, self._active = node, router, active
         self._goals: dict[bytes, _Goal] = {}
         self._lock = threading.Lock()
-        self._server = PatientServer(node, TrackExpression, "~/track_expression", self._begin)
+        self._server = DeferredActionServer(
+            node, TrackExpression, "~/track_expression", self._begin
+        )
         # Wall time only wakes us; how long a goal took is told by the node's clock.
         node.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -58,7 +60,7 @@ class TrackAction:
         """Whether a goal is in work."""
         return bool(self._goals)
 
-    def observe(self, latest: Latest) -> None:
+    def observe(self, latest: PublishedFrame) -> None:
         """One published image, on the worker thread."""
         result, now = latest.result, self._now()
         for key, goal in self._snapshot():

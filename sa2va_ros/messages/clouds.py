@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between 3D messages and arrays: camera_info in; poses, boxes and clouds out.
 
-As `conversions.py`, this fills the fields of messages that it is given and needs no ROS.
+As `images.py`, this fills the fields of messages that it is given and needs no ROS.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between this package's own messages and the model's values: tracks, events and captions out; prompts in.
 
-As `conversions.py`, which does their images and stamps, this fills the fields of messages that it is given and needs
+As `images.py`, which does their images and stamps, this fills the fields of messages that it is given and needs
 no ROS.
 """
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from sa2va_model.errors import InputError
-from sa2va_ros.node.model_session import Engine
+from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.pipeline import Pipeline
 
 PATIENCE = 10.0  # seconds for an image or an answer in work to be done
@@ -25,8 +25,10 @@ class AdapterChange:
         quiet: ends questions and goals, waiting so many seconds at most; False if the model is still at work.
     """
 
-    def __init__(self, engine: Engine, pipeline: Pipeline, quiet: Callable[[float], bool]) -> None:
-        self._engine, self._pipeline, self._quiet = engine, pipeline, quiet
+    def __init__(
+        self, session: ModelSession, pipeline: Pipeline, quiet: Callable[[float], bool]
+    ) -> None:
+        self._session, self._pipeline, self._quiet = session, pipeline, quiet
         self._thread: threading.Thread | None = None
 
     @property
@@ -40,7 +42,7 @@ class AdapterChange:
         Raises:
             InputError: nothing is loaded that an adapter could be put on, or another one is at it.
         """
-        self._engine.hold("an adapter is being loaded")
+        self._session.hold("an adapter is being loaded")
         self._thread = threading.Thread(
             target=self._run, args=(path, done), name="adapter", daemon=True
         )
@@ -55,15 +57,15 @@ class AdapterChange:
         except Exception as error:  # noqa: BLE001 - a folder can be spoilt in many ways; the node goes on
             problem = f"{type(error).__name__}: {error}"
         finally:
-            self._engine.release()
+            self._session.release()
         done(loaded, problem)
 
     def _change(self, path: str) -> str:
-        self._engine.check_adapter(path)  # before anything is disturbed
+        self._session.check_adapter(path)  # before anything is disturbed
         if not self._quiet(PATIENCE):
             raise InputError("an answer is in work; expected an idle model, try again")
-        with self._pipeline.still(PATIENCE):
+        with self._pipeline.paused(PATIENCE):
             try:
-                return self._engine.change_adapter(path, PATIENCE)
+                return self._session.change_adapter(path, PATIENCE)
             finally:
-                self._pipeline.begin_anew()
+                self._pipeline.restart()

@@ -30,7 +30,7 @@ def marker_array(header: Header, result: FrameResult, scene: Scene3D) -> MarkerA
 
 
 def _markers(header: Header, track: Track, located: Located) -> list[Any]:
-    solid, number = located.solid, track.mask_value
+    object_from_mask, number = located.object_from_mask, track.mask_value
     red, green, blue = (channel / 255.0 for channel in colour(track))
 
     def marker(namespace: str, kind: int, alpha: float) -> Marker:
@@ -40,15 +40,15 @@ def _markers(header: Header, track: Track, located: Located) -> list[Any]:
         return made
 
     box = marker("box", Marker.CUBE, 0.35)
-    fill_pose(box.pose, solid.box.centre, solid.box.rotation)
-    fill_point(box.scale, solid.box.size.clip(1e-3))
+    fill_pose(box.pose, object_from_mask.box.centre, object_from_mask.box.rotation)
+    fill_point(box.scale, object_from_mask.box.size.clip(1e-3))
     name = marker("name", Marker.TEXT_VIEW_FACING, 1.0)
     name.text, name.scale.z = track.expression or track.id, 0.04
-    fill_point(name.pose.position, solid.centroid)
+    fill_point(name.pose.position, object_from_mask.centroid)
     made = [box, name]
     if (located.velocity**2).sum() > MOVING**2:
         arrow = marker("velocity", Marker.ARROW, 1.0)
-        ends = (solid.centroid, solid.centroid + located.velocity)
+        ends = (object_from_mask.centroid, object_from_mask.centroid + located.velocity)
         arrow.points = [fill_point(Point(), end) for end in ends]
         arrow.scale.x, arrow.scale.y, arrow.scale.z = 0.008, 0.016, 0.02
         made.append(arrow)

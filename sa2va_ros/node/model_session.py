@@ -50,7 +50,7 @@ class EngineSettings:
     max_tokens: int
 
 
-class Engine:
+class ModelSession:
     """One model, the live tracker on it and the conversation with it.
 
     Attributes:

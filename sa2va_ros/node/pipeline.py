@@ -19,8 +19,8 @@ from sa2va_model.errors import InputError
 from sa2va_model.tracks import EventKind, FrameResult
 from sa2va_ros.msg import TrackArray
 from sa2va_ros.node.frame_worker import FrameWorker
-from sa2va_ros.node.model_session import Engine
-from sa2va_ros.node.publishers import Outputs, Wishes
+from sa2va_ros.node.model_session import ModelSession
+from sa2va_ros.node.publishers import OutputOptions, Outputs
 from sa2va_ros.node.publishers_3d import Outputs3D
 from sa2va_ros.node.stream import Admitted, ImageStream
 from sa2va_ros.space.depth import DepthBuffer, DepthFrame
@@ -53,7 +53,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Latest:
+class PublishedFrame:
     """The newest image that was published, for questions and services.
 
     Attributes:
@@ -80,19 +80,19 @@ class Pipeline:
     def __init__(
         self,
         node: Node,
-        engine: Engine,
+        session: ModelSession,
         *,
-        observe: Callable[[Latest], None],
+        observe: Callable[[PublishedFrame], None],
         busy: Callable[[], bool],
         forgotten: Callable[[bool], None] = lambda clock_jumped: None,
     ) -> None:
-        self._node, self._engine = node, engine
+        self._node, self._session = node, session
         self._observe, self._busy, self._forgotten = observe, busy, forgotten
         self.outputs = Outputs(node)
         self.outputs_3d = Outputs3D(node)
         self.frames = Frames(node, self._value("target_frame"), self._value("tf_timeout"))
         self.depth = DepthBuffer()
-        self.latest: Latest | None = None
+        self.latest: PublishedFrame | None = None
         self.enabled = True
         self.problem_3d = ""
         self._locator = Locator()
@@ -124,11 +124,11 @@ class Pipeline:
 
     def reset(self, reason: str) -> None:
         """Forget all tracks, between two images; what is commanded afterwards is not forgotten."""
-        with self.still(RESET_SECONDS):
+        with self.paused(RESET_SECONDS):
             self._forget_tracks(reason, clock_jumped=False)
 
     @contextmanager
-    def still(self, seconds: float) -> Iterator[None]:
+    def paused(self, seconds: float) -> Iterator[None]:
         """The tracker works on no image while this lasts; the newest one waits.
 
         Raises:
@@ -141,7 +141,7 @@ class Pipeline:
         finally:
             self._step.release()
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """The tracker was changed for another one; the stream goes on."""
         self.latest = None
         self._locator.reset()
@@ -192,12 +192,12 @@ class Pipeline:
             if admitted.reset:
                 self._forget_tracks(admitted.reset, clock_jumped=True)
             start = time.perf_counter()
-            result = self._engine.process(admitted.frame)
+            result = self._session.process(admitted.frame)
             return Done(admitted, result, time.perf_counter() - start)
 
     def _forget_tracks(self, reason: str, *, clock_jumped: bool) -> None:
         self._node.get_logger().warning(f"tracks are reset: {reason}")
-        self._engine.need_live().reset(reason)
+        self._session.need_live().reset(reason)
         self._locator.reset()
         if clock_jumped:
             self.depth.clear()
@@ -206,7 +206,7 @@ class Pipeline:
 
     def _publish(self, arrived: Arrived, done: Done) -> None:
         admitted, result = done.admitted, done.result
-        wishes = Wishes(
+        wishes = OutputOptions(
             mask=self._value("publish_mask"),
             overlay=self._value("publish_overlay"),
             masks_in_tracks=self._value("publish_masks_in_tracks"),
@@ -218,7 +218,7 @@ class Pipeline:
         )
         if scene is not None:
             self._publish_space(admitted, result, scene)
-        self.latest = Latest(admitted, result, tracks, depth, self.problem_3d)
+        self.latest = PublishedFrame(admitted, result, tracks, depth, self.problem_3d)
         self.outputs.latencies.work(time.monotonic() - arrived.time, done.seconds)
         self._observe(self.latest)
         self._tell(result)

@@ -44,7 +44,7 @@ JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True)
-class Wishes:
+class OutputOptions:
     """Which of the outputs on the image are wanted, as the parameters say."""
 
     mask: bool = True
@@ -81,7 +81,7 @@ class Outputs:
             for publisher in (*publishers, self._detections)
         )
 
-    def images(self, admitted: Admitted, result: FrameResult, wishes: Wishes) -> None:
+    def images(self, admitted: Admitted, result: FrameResult, wishes: OutputOptions) -> None:
         """Publish mask and overlay of one image, and the detections on it."""
         header = admitted.header
         if wishes.mask and self._mask.get_subscription_count():
@@ -98,7 +98,7 @@ class Outputs:
         scene: Scene3D | None,
         *,
         clock: conversions.StampClock,
-        wishes: Wishes,
+        wishes: OutputOptions,
     ) -> TrackArray:
         """Publish the tracks of one image and what happened on it; returns them as published."""
         header = admitted.header
@@ -107,7 +107,7 @@ class Outputs:
         )
         for filled, track in zip(message.tracks, result.tracks, strict=True):
             if scene is not None and (located := scene.found.get(track.id)) is not None:
-                fill_solid(filled, located.solid, located.velocity)
+                fill_solid(filled, located.object_from_mask, located.velocity)
             if wishes.masks_in_tracks and track.mask is not None and track.box is not None:
                 _fill_crop(filled.mask_png, track.mask, track.box, header)
         if scene is not None and scene.place.frame != header.frame_id:

@@ -66,13 +66,15 @@ class Outputs3D:
         wanted = target(result.tracks)
         located = scene.found.get(wanted.id) if wanted is not None else None
         if located is not None:
-            solid = located.solid
+            object_from_mask = located.object_from_mask
             message = PoseStamped(header=header)
-            place = solid.centroid if centroid else solid.box.centre
-            fill_pose(message.pose, place, solid.box.rotation)
+            place = object_from_mask.centroid if centroid else object_from_mask.box.centre
+            fill_pose(message.pose, place, object_from_mask.box.rotation)
             self._pose.publish(message)
             if cloud and self._points.get_subscription_count():
-                self._points.publish(fill_cloud(PointCloud2(), solid, header, PointField))
+                self._points.publish(
+                    fill_cloud(PointCloud2(), object_from_mask, header, PointField)
+                )
         if self._detections is not None and self._detections.get_subscription_count():
             self._detections.publish(standard.detections_3d(header, result, scene))
         if markers and self._markers.get_subscription_count():

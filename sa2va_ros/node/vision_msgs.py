@@ -54,10 +54,10 @@ def detections_3d(header: Header, result: FrameResult, scene: Scene3D) -> Any:
         located = scene.found.get(track.id)
         if located is None:
             continue
-        box = located.solid.box
+        box = located.object_from_mask.box
         hypothesis = _hypothesis(track)
-        fill_pose(hypothesis.pose.pose, located.solid.centroid, box.rotation)
-        hypothesis.pose.covariance = located.solid.covariance.ravel()
+        fill_pose(hypothesis.pose.pose, located.object_from_mask.centroid, box.rotation)
+        hypothesis.pose.covariance = located.object_from_mask.covariance.ravel()
         detection = _vision.Detection3D(header=header, id=track.id, results=[hypothesis])
         fill_pose(detection.bbox.center, box.centre, box.rotation)
         fill_point(detection.bbox.size, box.size)

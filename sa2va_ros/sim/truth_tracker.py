@@ -2,7 +2,7 @@
 """The tracker node with the simulator's own masks in place of the model's: it cannot be wrong about what is where.
 
 For measuring what comes after the masks (3D, grasping, following) alone, and for tests without torch. Topics, services
-and actions are those of `tracker_node`, because all of it but the engine is that node. It needs what the simulators
+and actions are those of `tracker_node`, because all of it but the session is that node. It needs what the simulators
 publish as truth: `truth` (label images), `truth_names` and `truth_target`.
 """
 
@@ -27,7 +27,7 @@ from sa2va_model.io.frames import Frame
 from sa2va_model.tracking.track_names import TrackNames
 from sa2va_model.tracks import Event, EventKind, FrameResult, Track, TrackState
 from sa2va_ros.messages.images import array_from_image, nanoseconds
-from sa2va_ros.node.model_session import Engine, EngineSettings
+from sa2va_ros.node.model_session import EngineSettings, ModelSession
 from sa2va_ros.support.qos import SENSOR_QUEUE, reliable
 from sa2va_ros.support.spinning import context, spin
 from sa2va_ros.tracker_node import TrackerNode
@@ -210,8 +210,8 @@ class TruthLive:
         return replace(unseen, state=TrackState.LOST)
 
 
-class TruthEngine(Engine):
-    """The engine's verbs without a model."""
+class TruthEngine(ModelSession):
+    """The session's verbs without a model."""
 
     def __init__(self, live: TruthLive) -> None:
         super().__init__()
@@ -237,13 +237,13 @@ class TruthEngine(Engine):
 
 
 class TruthTracker(TrackerNode):
-    """`tracker_node` with that engine."""
+    """`tracker_node` with that session."""
 
     def __init__(self, told: threading.Event | None = None) -> None:
         self._truth = TruthLive(lambda seconds: self._pipeline.stamp(seconds))
         super().__init__(told)
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self) -> ModelSession:
         return TruthEngine(self._truth)
 
     def _subscribe(self) -> None:
@@ -267,7 +267,7 @@ def main(args: list[str] | None = None) -> int:
         try:
             if not node.autostart():
                 return 0 if told.is_set() else 2
-            spin(node, told, node.farewell)
+            spin(node, told, node.on_stop)
         finally:
             node.close()
             node.destroy_node()

@@ -11,7 +11,7 @@ import numpy as np
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_ros.space.depth import DepthFrame
-from sa2va_ros.space.mask_to_object import CloudConfig, Motion, Solid, solid
+from sa2va_ros.space.mask_to_object import CloudConfig, Motion, Solid, object_from_mask
 
 ENDED = (TrackState.NOT_FOUND, TrackState.STOPPED)
 
@@ -35,7 +35,7 @@ class Place:
 class Located:
     """One object in space, with its velocity [3] in m/s."""
 
-    solid: Solid
+    object_from_mask: Solid
     velocity: np.ndarray
 
 
@@ -104,7 +104,7 @@ def locate_one(
         raise InputError(
             f"track '{track.id}' is {track.state.name} on the newest image; expected one that is seen"
         )
-    return solid(
+    return object_from_mask(
         track.mask, depth.metres, rgb, depth.camera, config, transform=place.transform, up=place.up
     )
 

@@ -33,7 +33,7 @@ __all__ = [
     "matrix_of",
     "oriented_box",
     "quaternion",
-    "solid",
+    "object_from_mask",
     "voxels",
 ]
 
@@ -114,7 +114,7 @@ class Solid:
     pixels: int
 
 
-def solid(
+def object_from_mask(
     mask: np.ndarray,
     depth: np.ndarray,
     rgb: np.ndarray,

@@ -110,8 +110,8 @@ def track_transforms(header: Header, scene: Scene3D, prefix: str) -> list[Transf
     for name, located in scene.found.items():
         message = TransformStamped(child_frame_id=f"{prefix}/{name}")
         message.header = Header(stamp=header.stamp, frame_id=scene.place.frame)
-        fill_point(message.transform.translation, located.solid.centroid)
+        fill_point(message.transform.translation, located.object_from_mask.centroid)
         turned = message.transform.rotation
-        turned.x, turned.y, turned.z, turned.w = quaternion(located.solid.box.rotation)
+        turned.x, turned.y, turned.z, turned.w = quaternion(located.object_from_mask.box.rotation)
         transforms.append(message)
     return transforms

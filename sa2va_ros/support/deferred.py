@@ -17,7 +17,7 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 
 
-class PatientServer(ActionServer):
+class DeferredActionServer(ActionServer):
     """Calls `begin(goal)` for each accepted goal; `finish` ends it later, from any thread."""
 
     def __init__(
@@ -58,7 +58,7 @@ class PatientServer(ActionServer):
 
 
 def _never(goal: ServerGoalHandle) -> Any:
-    raise RuntimeError("a goal is ended by PatientServer.finish")
+    raise RuntimeError("a goal is ended by DeferredActionServer.finish")
 
 
 class Later:

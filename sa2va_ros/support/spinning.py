@@ -52,11 +52,11 @@ def context(args: list[str] | None) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def spin(node: Node, told: threading.Event, farewell: Callable[[], None] = lambda: None) -> None:
+def spin(node: Node, told: threading.Event, on_stop: Callable[[], None] = lambda: None) -> None:
     """Serves a node on one thread until `told` is set or its context is shut down.
 
     Args:
-        farewell: called before the end; what it leaves to the executor, such as results of actions,
+        on_stop: called before the end; what it leaves to the executor, such as results of actions,
             is still handed over.
     """
     executor = SingleThreadedExecutor()
@@ -64,7 +64,7 @@ def spin(node: Node, told: threading.Event, farewell: Callable[[], None] = lambd
     try:
         while not told.is_set() and node.context.ok():
             executor.spin_once(timeout_sec=WAKE_SECONDS)
-        farewell()
+        on_stop()
         end = time.monotonic() + FAREWELL_SECONDS
         while node.context.ok() and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.01)

@@ -71,7 +71,7 @@ def test_the_rounds_count_and_compare(small) -> None:
 
 def test_without_masks_sam2_does_not_run(small) -> None:
     runs: list[int] = []
-    encoder = small.grounder.sam2_model.image_encoder
+    encoder = small.sam2.sam2_model.image_encoder
     encoder.register_forward_hook(lambda *_: runs.append(1))
     rounds = Rounds(small, FRAMES[:1], WORDS, clock="cpu", masks=False)
     times = rounds.measure(1, 60)

@@ -11,7 +11,7 @@ import torch
 
 from sa2va_cli.main import main
 from sa2va_model.checkpoints.sam2_files import stock_config
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 
 from .conftest import picture, write_video
 
@@ -76,7 +76,7 @@ def test_a_published_file_follows_what_the_words_found(tmp_path: Path) -> None:
     """`sa2va track --propagation handover --sam2 FILE.pt`, with a file in the published layout."""
     torch.manual_seed(0)
     file = tmp_path / "sam2.1_hiera_tiny.pt"
-    torch.save({"model": Grounder(stock_config("tiny")).sam2_model.state_dict()}, file)
+    torch.save({"model": Sam2(stock_config("tiny")).sam2_model.state_dict()}, file)
     video = write_video(tmp_path / "ball.mp4", [picture(i) for i in range(4)])
     out = tmp_path / "out"
     handover = ["--propagation", "handover", "--sam2", str(file), "--resolution", "256"]

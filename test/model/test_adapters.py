@@ -26,7 +26,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
-TRAINED = ("text_hidden_fcs.", "mllm.mlp1.", "grounder.sam2_model.sam_mask_decoder.")
+TRAINED = ("text_hidden_fcs.", "mllm.mlp1.", "sam2.sam2_model.sam_mask_decoder.")
 LORA = LoraConfig(r=2, lora_alpha=4, target_modules="all-linear")
 
 

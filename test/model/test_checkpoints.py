@@ -47,7 +47,7 @@ def test_names_in_the_file_are_the_official_ones(folder: Path) -> None:
     assert "vision_model.encoder.layers.0.attn.qkv.weight" in names
     assert "grounding_encoder.sam2_model.memory_encoder.fuser.layers.0.g_weight" in names
     assert "language_model.model.embed_tokens.weight" in names
-    assert not [name for name in names if name.startswith(("mllm.", "grounder."))]
+    assert not [name for name in names if name.startswith(("mllm.", "sam2."))]
 
 
 def test_official_names_and_ours_are_inverse(folder: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from sa2va_model.mllm.draft_answers import AnswerBook
-from sa2va_model.mllm.generation import Decoder
+from sa2va_model.mllm.draft_answers import DraftAnswers
+from sa2va_model.mllm.generation import Generator
 from sa2va_model.mllm.token_tree import tree_attention
 from sa2va_model.mllm.types import Generated, Inputs, Opening
 from sa2va_model.sa2va import Sa2VA
@@ -42,7 +42,7 @@ def prompt(model: Sa2VA) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def slow(model: Sa2VA, prompt: torch.Tensor) -> Generated:
     with torch.inference_mode():
-        return model.mllm.decoder.greedy(prompt, LIMIT)
+        return model.mllm.generator.greedy(prompt, LIMIT)
 
 
 def same(one: Generated, other: Generated) -> None:
@@ -71,7 +71,7 @@ def test_a_right_guess_is_one_forward(model: Sa2VA, prompt: torch.Tensor, slow: 
     for place in range(4):
         answers: list[Sequence[int]] = [*wrong[:place], slow.ids, *wrong[place:]]
         with torch.inference_mode():
-            fast = model.mllm.decoder.guess(prompt, LIMIT, answers)
+            fast = model.mllm.generator.guess(prompt, LIMIT, answers)
         same(fast, slow)
         assert fast.forwards == 1
 
@@ -84,7 +84,7 @@ def test_a_wrong_guess_goes_on_from_the_mismatch(
     other = (slow.ids[right] + 1) % 200
     guess = (*slow.ids[:right], other, *slow.ids[right + 1 :])
     with torch.inference_mode():
-        fast = model.mllm.decoder.guess(prompt, LIMIT, [(7, 8, 9), guess, (9, 9)])
+        fast = model.mllm.generator.guess(prompt, LIMIT, [(7, 8, 9), guess, (9, 9)])
     same(fast, slow)
     assert fast.forwards <= slow.forwards - right + 1
 
@@ -93,8 +93,8 @@ def test_a_guess_longer_than_allowed_is_not_taken(
     model: Sa2VA, prompt: torch.Tensor, slow: Generated
 ) -> None:
     with torch.inference_mode():
-        short = model.mllm.decoder.greedy(prompt, 3)
-        fast = model.mllm.decoder.guess(prompt, 3, [slow.ids])
+        short = model.mllm.generator.greedy(prompt, 3)
+        fast = model.mllm.generator.guess(prompt, 3, [slow.ids])
     same(fast, short)
 
 
@@ -106,10 +106,10 @@ def test_a_shared_prefix_changes_nothing() -> None:
         ("the mug", "a red ball", "the mug"), [*fresh, fresh[0]], strict=True
     ):
         same(model.ground([first], words).generated, expected)
-    assert model._reader.seen is not None
-    prefix = model._reader.seen.prefix
+    assert model._session.seen is not None
+    prefix = model._session.seen.prefix
     model.ground([first.copy()], "the box")
-    assert model._reader.seen.prefix is prefix, "equal frames are not read again"
+    assert model._session.seen.prefix is prefix, "equal frames are not read again"
     same(
         model.ground([second], "the mug").generated,
         nano_model().ground([second], "the mug").generated,
@@ -160,7 +160,7 @@ TEXTS = ("where is the red mug?", "where is the ball?", "what?", "where is the r
 @pytest.mark.parametrize("guesses", ["none", "right", "half", "wrong"])
 def test_questions_together_are_questions_alone(model: Sa2VA, guesses: str) -> None:
     """Whatever is guessed, and whether the beginning was read before or is read on the way."""
-    decoder, start = model.mllm.decoder, opening(model, "A long beginning that is shared. ")
+    decoder, start = model.mllm.generator, opening(model, "A long beginning that is shared. ")
     asked = questions(model, TEXTS)
     with torch.inference_mode():
         whole = [torch.cat([start.inputs.embeddings, q.embeddings], 1) for q in asked]
@@ -188,7 +188,7 @@ def test_the_language_model_runs_once_for_all(model: Sa2VA) -> None:
     """Counted at the model itself, the shared beginning included."""
     calls: list[int] = []
     hook = model.mllm.language_model.model.register_forward_hook(lambda *_: calls.append(1))
-    decoder, start = model.mllm.decoder, opening(model, "A beginning. ")
+    decoder, start = model.mllm.generator, opening(model, "A beginning. ")
     asked = questions(model, TEXTS)
     try:
         with torch.inference_mode():
@@ -208,8 +208,8 @@ def test_inexact_answers_are_the_likeliest_known_ones(
     stop = next(iter(model.mllm.stop_ids))
     known = [(7, 8, stop), (*slow.ids[:4], stop)]
     with torch.inference_mode():
-        [taken], _ = model.mllm.decoder.answer(None, [Inputs(prompt)], LIMIT, known, exact=False)
-        forced = model.mllm.decoder.greedy(
+        [taken], _ = model.mllm.generator.answer(None, [Inputs(prompt)], LIMIT, known, exact=False)
+        forced = model.mllm.generator.greedy(
             prompt, LIMIT, choose=lambda step, logits: known[1][step]
         )
     assert taken.ids == known[1]
@@ -222,8 +222,8 @@ def test_long_sequences_are_answered_one_by_one(model: Sa2VA) -> None:
     asked = questions(model, TEXTS)
     start = opening(model, "A beginning. ")
     with torch.inference_mode():
-        expected, _ = model.mllm.decoder.answer(start, asked, LIMIT)
-        decoder = Decoder(
+        expected, _ = model.mllm.generator.answer(start, asked, LIMIT)
+        decoder = Generator(
             model.mllm.language_model,
             model.mllm.stop_ids,
             span=len(start.ids) + max(map(len, asked)) + LIMIT,
@@ -235,7 +235,7 @@ def test_long_sequences_are_answered_one_by_one(model: Sa2VA) -> None:
 
 def test_logits_need_not_be_kept(model: Sa2VA, prompt: torch.Tensor, slow: Generated) -> None:
     with torch.inference_mode():
-        [taken], _ = model.mllm.decoder.answer(None, [Inputs(prompt)], LIMIT, keep_logits=False)
+        [taken], _ = model.mllm.generator.answer(None, [Inputs(prompt)], LIMIT, keep_logits=False)
     assert taken.ids == slow.ids
     assert taken.logits.numel() == 0
     assert torch.allclose(taken.states, slow.states, atol=TOLERANCE)
@@ -260,7 +260,7 @@ def test_the_tree_attends_as_separate_sequences_do() -> None:
 
 def test_the_book_keeps_what_is_given() -> None:
     known = ((1, 2, 9), (1, 3, 9), (4, 9))
-    book = AnswerBook(known, patience=2, retry=3, window=8)
+    book = DraftAnswers(known, patience=2, retry=3, window=8)
     assert set(book.candidates()) == set(known)
     book.note([(1, 3, 9), (1, 3, 9)])
     assert book.candidates() == ((1, 3, 9),)
@@ -276,7 +276,7 @@ def test_the_book_keeps_what_is_given() -> None:
 
 def test_the_book_tries_all_again_after_misses() -> None:
     known = ((1, 9), (2, 9))
-    book = AnswerBook(known, patience=1, retry=2, window=4)
+    book = DraftAnswers(known, patience=1, retry=2, window=4)
     book.note([(1, 9)])
     assert book.candidates() == ((1, 9),)
     book.note([(5, 9), (6, 9)])
@@ -304,7 +304,7 @@ class Store:
 
 @pytest.mark.parametrize("guesses", ["right", "half", "wrong"])
 def test_padded_forwards_change_nothing(model: Sa2VA, guesses: str) -> None:
-    decoder, start = model.mllm.decoder, opening(model, "A long beginning that is shared. ")
+    decoder, start = model.mllm.generator, opening(model, "A long beginning that is shared. ")
     asked = questions(model, TEXTS[:2])
     with torch.inference_mode():
         alone, _ = decoder.answer(start, asked, LIMIT)
@@ -328,7 +328,7 @@ def test_padded_forwards_change_nothing(model: Sa2VA, guesses: str) -> None:
 
 @pytest.mark.parametrize("store", [lambda: Store(wrong=9.0), lambda: Store(error=True)])
 def test_a_graph_that_fails_is_not_used(model: Sa2VA, store) -> None:
-    decoder, start = model.mllm.decoder, opening(model, "A beginning. ")
+    decoder, start = model.mllm.generator, opening(model, "A beginning. ")
     asked = questions(model, TEXTS[:1])
     with torch.inference_mode():
         [expected], _ = decoder.answer(start, asked, LIMIT)

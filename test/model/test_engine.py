@@ -16,9 +16,9 @@ from sa2va_model.config import Sam2Config
 from sa2va_model.segmentation.backends import profile
 from sa2va_model.segmentation.backends.fused import kernels
 from sa2va_model.segmentation.backends.fused.cuda_graphs import bucket
-from sa2va_model.segmentation.backends.fused.model import Engine, same_encoder
+from sa2va_model.segmentation.backends.fused.model import FusedSam2, same_encoder
 from sa2va_model.segmentation.backends.profile import BFLOAT16, FLOAT32
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import wake
@@ -35,11 +35,11 @@ CONFIGS = {
 }
 
 
-def make(config: Sam2Config) -> Grounder:
+def make(config: Sam2Config) -> Sam2:
     torch.manual_seed(2)
-    grounder = Grounder(config).eval()
-    wake(grounder)
-    return grounder
+    segmenter = Sam2(config).eval()
+    wake(segmenter)
+    return segmenter
 
 
 def prompts() -> list[Prompt]:
@@ -53,18 +53,18 @@ def prompts() -> list[Prompt]:
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_blocks_answer_as_the_packages_do(name: str) -> None:
     config = CONFIGS[name]
-    grounder, (frames, _) = make(config), moving_squares(8, config.image_size, 1)
-    plain = list(ours(grounder, frames, prompts()))
-    fast = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
+    segmenter, (frames, _) = make(config), moving_squares(8, config.image_size, 1)
+    plain = list(ours(segmenter, frames, prompts()))
+    fast = list(ours(FusedSam2(segmenter, FLOAT32), frames, prompts()))
     for one, other in zip(plain, fast, strict=True):
         assert float((one - other).abs().max()) <= 1e-4
 
 
 def test_without_onednn_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    grounder, (frames, _) = make(NANO), moving_squares(5, 64, 1)
-    fused = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
+    segmenter, (frames, _) = make(NANO), moving_squares(5, 64, 1)
+    fused = list(ours(FusedSam2(segmenter, FLOAT32), frames, prompts()))
     monkeypatch.setattr(kernels, "onednn_linear", lambda dtype: False)
-    plain = list(ours(Engine(grounder, FLOAT32), frames, prompts()))
+    plain = list(ours(FusedSam2(segmenter, FLOAT32), frames, prompts()))
     for one, other in zip(plain, fused, strict=True):
         assert float((one - other).abs().max()) <= 1e-4
 
@@ -73,8 +73,8 @@ def test_the_rewrite_is_what_runs_and_encodes_an_image_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Four objects: one image encoding, one memory attention and one decoder call for a frame."""
-    grounder = make(NANO)
-    engine, (frames, _) = Engine(grounder, FLOAT32), moving_squares(4, 64, 1)
+    segmenter = make(NANO)
+    fused, (frames, _) = FusedSam2(segmenter, FLOAT32), moving_squares(4, 64, 1)
     calls: list[tuple[str, int]] = []
 
     def counted(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -86,31 +86,31 @@ def test_the_rewrite_is_what_runs_and_encodes_an_image_once(
         return call
 
     for name in ("attend_memory", "_head", "_remember", "encode_levels"):
-        object.__setattr__(engine, name, counted(name, getattr(engine, name)))
-    for module in (grounder.sam2_model.memory_attention, grounder.sam2_model.sam_mask_decoder):
+        object.__setattr__(fused, name, counted(name, getattr(fused, name)))
+    for module in (segmenter.sam2_model.memory_attention, segmenter.sam2_model.sam_mask_decoder):
         monkeypatch.setattr(module, "forward", None)
-    list(ours(engine, frames, prompts()[:3] + prompts()[:1]))
+    list(ours(fused, frames, prompts()[:3] + prompts()[:1]))
     last = calls[-4:]
     assert last == [("encode_levels", 1), ("attend_memory", 4), ("_head", 4), ("_remember", 4)]
 
 
 def test_objects_of_any_age_are_one_padded_batch() -> None:
     """What a GPU reads, with a mask of unused slots, gives what the CPU reads without padding."""
-    engine, (frames, _) = Engine(make(NANO), FLOAT32), moving_squares(24, 64, 1)
-    tracker = OnlineTracker(engine, TrackerConfig(max_objects=3, max_conditioning=4))
+    fused, (frames, _) = FusedSam2(make(NANO), FLOAT32), moving_squares(24, 64, 1)
+    tracker = OnlineTracker(fused, TrackerConfig(max_objects=3, max_conditioning=4))
     for t, frame in enumerate(frames):
         if t in (0, 5, 20):
             tracker.add(str(t), prompts()[1])
         if t in (8, 9):
             tracker.add("0", prompts()[2])
         with torch.inference_mode():
-            features = engine.encode_image(frame[None])
+            features = fused.encode_image(frame[None])
             tracker.step(features)
             rows = [tracker.row(name) for name in tracker.ids]
-            ragged = engine.attend_memory(features, tracker._bank, rows)
-            begun = engine._prepare(features).attention
+            ragged = fused.attend_memory(features, tracker._bank, rows)
+            begun = fused._prepare(features).attention
             assert begun is not None
-            padded = engine._attend_padded(begun, tracker._bank, torch.tensor(rows), 4)
+            padded = fused._attend_padded(begun, tracker._bank, torch.tensor(rows), 4)
         assert float((ragged - padded).abs().max()) <= 1e-4
 
 
@@ -137,13 +137,13 @@ class _Direct:
 
 def test_filling_a_bucket_changes_nothing() -> None:
     """The stages that are captured on CUDA: three objects in a bucket of four, warmed up without a trace."""
-    grounder, (frames, _) = make(NANO), moving_squares(12, 64, 1)
+    segmenter, (frames, _) = make(NANO), moving_squares(12, 64, 1)
     three = [p for p in prompts() if p.embedding is None]
-    engine = Engine(grounder, FLOAT32)
-    plain = list(ours(engine, frames, three))
+    fused = FusedSam2(segmenter, FLOAT32)
+    plain = list(ours(fused, frames, three))
     direct = _Direct()
-    object.__setattr__(engine, "_graphs", direct)
-    filled = list(ours(engine, frames, three))
+    object.__setattr__(fused, "_graphs", direct)
+    filled = list(ours(fused, frames, three))
     for one, other in zip(plain, filled, strict=True):
         assert float((one - other).abs().max()) <= 1e-4
     assert {key[0] for key in direct.keys if isinstance(key, tuple)} == {"track", "remember"}
@@ -156,11 +156,13 @@ def test_buckets() -> None:
 
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_bfloat16_agrees(weights: torch.dtype) -> None:
-    grounder, (frames, _) = make(NANO), moving_squares(12, 64, 1)
-    exact = [masks[:, 0] > 0 for masks in ours(Engine(grounder, FLOAT32), frames, prompts()[:2])]
-    engine = Engine(grounder.to(weights), BFLOAT16)
-    near = [masks[:, 0] > 0 for masks in ours(engine, frames, prompts()[:2])]
-    assert engine.dtype == torch.float32, "sums stay in float32 whatever the weights are stored in"
+    segmenter, (frames, _) = make(NANO), moving_squares(12, 64, 1)
+    exact = [
+        masks[:, 0] > 0 for masks in ours(FusedSam2(segmenter, FLOAT32), frames, prompts()[:2])
+    ]
+    fused = FusedSam2(segmenter.to(weights), BFLOAT16)
+    near = [masks[:, 0] > 0 for masks in ours(fused, frames, prompts()[:2])]
+    assert fused.dtype == torch.float32, "sums stay in float32 whatever the weights are stored in"
     assert agreement(near, exact)[0] > 0.95
 
 
@@ -177,15 +179,15 @@ def test_auto_takes_bfloat16_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_any_resolution() -> None:
     """Computing at another size is what a model built for that size does."""
-    grounder = make(NANO)
-    wanted = Grounder(replace(NANO, image_size=96)).eval()
-    wanted.load_state_dict(grounder.state_dict())
+    segmenter = make(NANO)
+    wanted = Sam2(replace(NANO, image_size=96)).eval()
+    wanted.load_state_dict(segmenter.state_dict())
     frames, _ = moving_squares(8, 96, 1)
-    native = ours(Engine(wanted, FLOAT32), frames, prompts()[:2])
-    other = ours(Engine(grounder, FLOAT32, image_size=96), frames, prompts()[:2])
+    native = ours(FusedSam2(wanted, FLOAT32), frames, prompts()[:2])
+    other = ours(FusedSam2(segmenter, FLOAT32, image_size=96), frames, prompts()[:2])
     for one, two in zip(native, other, strict=True):
         assert torch.equal(one, two)
-    assert grounder.sam2_model.sam_prompt_encoder.input_image_size == (64, 64), "left as it was"
+    assert segmenter.sam2_model.sam_prompt_encoder.input_image_size == (64, 64), "left as it was"
 
 
 def test_encoders_are_compared_tensor_by_tensor() -> None:

@@ -174,7 +174,7 @@ def test_beyond_the_trained_length_prompts_are_read_in_one_piece(family: str) ->
     change = {"max_position_embeddings": 40} if family == "internlm2" else {"sliding_window": 40}
     config = model.config.llm | change
     short = talkative_from(model, config)
-    assert short.mllm.decoder.span == 40
+    assert short.mllm.generator.span == 40
     expected = generated_by_transformers(short, [FRAMES[0]])
     assert len(prompt_of(short, [FRAMES[0]])[0]) > 40
     for answers in ([], [tuple(expected)], [(7, 8, 9)]):

@@ -89,8 +89,8 @@ def test_half_precision_is_for_the_language_half(tmp_path: Path, family: str, dt
     save_model(nano_model(family=family), tmp_path)
     model = load_model(tmp_path, dtype=dtype)
     kinds = {name: value.dtype for name, value in model.named_parameters()}
-    assert {k for n, k in kinds.items() if n.startswith("grounder.")} == {torch.float32}
-    assert {k for n, k in kinds.items() if not n.startswith("grounder.")} == {getattr(torch, dtype)}
+    assert {k for n, k in kinds.items() if n.startswith("sam2.")} == {torch.float32}
+    assert {k for n, k in kinds.items() if not n.startswith("sam2.")} == {getattr(torch, dtype)}
     assert model.segment(IMAGE, "the mug").found
 
 
@@ -248,7 +248,7 @@ def test_only_the_language_model_is_quantised(tmp_path: Path, family: str, bits:
     body = small.mllm.language_model.model
     body = getattr(body, "language_model", body)
     assert is_quantised(body)
-    for part in (small.grounder, small.text_hidden_fcs, small.mllm.language_model.lm_head):
+    for part in (small.sam2, small.text_hidden_fcs, small.mllm.language_model.lm_head):
         assert not is_quantised(part)
     if family == "qwen2_5_vl":
         assert not is_quantised(small.mllm.language_model.model.visual)

@@ -14,7 +14,7 @@ import pytest
 
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
-from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
@@ -201,7 +201,7 @@ class HeldModel(Sa2VA):
     gate: threading.Event
     asked: threading.Event
 
-    def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
+    def ground(self, frames: Sequence[np.ndarray], expression: str) -> GroundingResult:
         """Waits at the gate."""
         self.asked.set()
         assert self.gate.wait(20)
@@ -321,7 +321,7 @@ def test_agreement_refreshes_the_memory_quietly() -> None:
 class SlowModel(Sa2VA):
     """Takes as long for an answer as a busy machine may."""
 
-    def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
+    def ground(self, frames: Sequence[np.ndarray], expression: str) -> GroundingResult:
         """As ever, later."""
         time.sleep(0.15)
         return super().ground(frames, expression)
@@ -346,13 +346,13 @@ class ForgetfulModel(Sa2VA):
 
     asked: int
 
-    def ground(self, frames: Sequence[np.ndarray], expression: str) -> Reply:
+    def ground(self, frames: Sequence[np.ndarray], expression: str) -> GroundingResult:
         """The first answer has a mask, no later one has."""
         self.asked += 1
         reply = super().ground(frames, expression)
         if self.asked == 1:
             return reply
-        return Reply("no", "no", (), reply.embeddings[:0], reply.generated)
+        return GroundingResult("no", "no", (), reply.embeddings[:0], reply.generated)
 
 
 def test_a_denied_object_loses_its_mask() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from sa2va_model.io.frames import Frame
 from sa2va_model.keyframes import FrameRing
-from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model
@@ -29,7 +29,9 @@ SLOW = 2.0
 class Slow(Sa2VA):
     """Takes two seconds to answer."""
 
-    def ground(self, frames: Sequence[np.ndarray], expression: str, **options: object) -> Reply:  # type: ignore[override]
+    def ground(
+        self, frames: Sequence[np.ndarray], expression: str, **options: object
+    ) -> GroundingResult:  # type: ignore[override]
         """The answer, later."""
         reply = super().ground(frames, expression)
         time.sleep(SLOW)
@@ -89,7 +91,7 @@ def test_a_replay_takes_no_longer_than_it_may(
 ) -> None:
     """Thirty frames to catch up: as many as fit, evenly, the last one always among them."""
     model = nano_model()
-    ring, tracker = ring_of(model, 30), OnlineTracker(model.grounder)
+    ring, tracker = ring_of(model, 30), OnlineTracker(model.sam2)
     replay = Replay(tracker, ring, periods)
     replay._seconds = seconds
     stepped: list[int] = []

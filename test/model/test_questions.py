@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questioner: the newest question wins, what nobody wants is cancelled, new sentences go first."""
+"""GroundingWorker: the newest question wins, what nobody wants is cancelled, new sentences go first."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sa2va_model.io.frames import Frame
-from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model
-from sa2va_model.tracking.grounding_worker import Answered, Question, Questioner
+from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker, Question
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import TrackState
 
@@ -25,7 +25,9 @@ class Held(Sa2VA):
     asked: list[str]
     done: list[str]
 
-    def ground(self, frames: Sequence[np.ndarray], expression: str, **options: object) -> Reply:  # type: ignore[override]
+    def ground(
+        self, frames: Sequence[np.ndarray], expression: str, **options: object
+    ) -> GroundingResult:  # type: ignore[override]
         """Waits, then answers."""
         self.asked.append(expression)
         assert self.gate.wait(20)
@@ -55,7 +57,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
     raise AssertionError("timed out")
 
 
-def answers(asker: Questioner, count: int) -> list[Answered]:
+def answers(asker: GroundingWorker, count: int) -> list[Answered]:
     out: list[Answered] = []
     wait_for(lambda: out.extend(asker.answers()) or len(out) >= count)  # type: ignore[func-returns-value]
     return out
@@ -63,7 +65,7 @@ def answers(asker: Questioner, count: int) -> list[Answered]:
 
 def test_the_newest_question_about_a_track_wins() -> None:
     model = held()
-    asker = Questioner(model, background=True)
+    asker = GroundingWorker(model, background=True)
     asker.ask(question("a", "the mug"))
     wait_for(lambda: model.asked == ["the mug"])
     for words in ("the ball", "the box", "the can"):
@@ -76,7 +78,7 @@ def test_the_newest_question_about_a_track_wins() -> None:
 
 def test_what_is_forgotten_is_cancelled_between_layers() -> None:
     model = held()
-    asker = Questioner(model, background=True)
+    asker = GroundingWorker(model, background=True)
     asker.ask(question("a", "the mug"))
     wait_for(lambda: model.asked == ["the mug"])
     asker.forget("a")
@@ -92,7 +94,7 @@ def test_what_is_forgotten_is_cancelled_between_layers() -> None:
 
 def test_a_new_sentence_goes_before_a_check_that_runs() -> None:
     model = held()
-    asker = Questioner(model, background=True)
+    asker = GroundingWorker(model, background=True)
     asker.ask(question("a", "the mug", "verify"))
     wait_for(lambda: model.asked == ["the mug"])
     asker.ask(question("b", "the ball"))
@@ -106,7 +108,7 @@ def test_a_cancelled_model_still_answers_others() -> None:
     """Hooks that cancel belong to the questioner's thread alone."""
     model = held()
     model.gate.set()
-    asker = Questioner(model, background=True)
+    asker = GroundingWorker(model, background=True)
     asker.ask(question("a", "the mug"))
     answers(asker, 1)
     assert model.ground([IMAGE], "the ball").found

@@ -18,9 +18,9 @@ from torch import Tensor
 from sa2va_cli.bench.sam2_predictor import propagate, stock_predictor
 from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.config import Sam2Config
-from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import FLOAT32
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import wake
@@ -35,12 +35,12 @@ SAM20 = replace(
 SAM21 = replace(SAM20, pointer_positions=True)
 
 
-def make_grounder(config: Sam2Config, seed: int = 3) -> Grounder:
+def make_grounder(config: Sam2Config, seed: int = 3) -> Sam2:
     """Random weights; the objects stay visible, and memory matters for the masks."""
     torch.manual_seed(seed)
-    grounder = Grounder(config).eval()
-    wake(grounder)
-    return grounder
+    segmenter = Sam2(config).eval()
+    wake(segmenter)
+    return segmenter
 
 
 def clip(seed: int = 0) -> Tensor:
@@ -88,21 +88,21 @@ def test_the_packages_objects_do_not_know_of_each_other() -> None:
     assert torch.equal(together, stock_logits(SAM21, 1, tuple(FOUR[:2]))[:20])
 
 
-def our_logits(grounder: Grounder, frames: Tensor, names: Sequence[str]) -> Tensor:
+def our_logits(segmenter: Sam2, frames: Tensor, names: Sequence[str]) -> Tensor:
     """[T, N, S, S] of ours, one frame at a time."""
-    tracker = OnlineTracker(grounder, TrackerConfig())
+    tracker = OnlineTracker(segmenter, TrackerConfig())
     for i, name in enumerate(names):
         tracker.add(str(i), PROMPTS[name])
     out = []
     with torch.inference_mode():
         for frame in frames:
-            seen = tracker.step(grounder.encode_image(frame[None]))
-            out.append(torch.cat([grounder.image_logits(o.logits)[:, 0] for o in seen.values()]))
+            seen = tracker.step(segmenter.encode_image(frame[None]))
+            out.append(torch.cat([segmenter.image_logits(o.logits)[:, 0] for o in seen.values()]))
     return torch.stack(out)
 
 
-def runtime(grounder: Grounder, kind: str) -> Grounder:
-    return grounder if kind == "reference" else Engine(grounder, FLOAT32)
+def runtime(segmenter: Sam2, kind: str) -> Sam2:
+    return segmenter if kind == "reference" else FusedSam2(segmenter, FLOAT32)
 
 
 both_ways = pytest.mark.parametrize("kind", ["reference", "rewritten"])
@@ -129,12 +129,12 @@ def test_four_objects_equal_the_sam2_predictor(config: Sam2Config, kind: str) ->
 
 def test_memory_decides_the_masks() -> None:
     """Else the equalities above would hold for a tracker that forgets."""
-    grounder, frames = make_grounder(SAM20), clip()
-    remembered = our_logits(grounder, frames, ["mask"])
-    tracker = OnlineTracker(grounder, TrackerConfig())
+    segmenter, frames = make_grounder(SAM20), clip()
+    remembered = our_logits(segmenter, frames, ["mask"])
+    tracker = OnlineTracker(segmenter, TrackerConfig())
     tracker.add("0", Prompt(mask=~a_mask()))
     with torch.inference_mode():
         for frame in frames:
-            seen = tracker.step(grounder.encode_image(frame[None]))
-        other = grounder.image_logits(seen["0"].logits)[:, 0]
+            seen = tracker.step(segmenter.encode_image(frame[None]))
+        other = segmenter.image_logits(seen["0"].logits)[:, 0]
     assert float((remembered[-1] - other).abs().max()) > 100 * TOLERANCE

@@ -19,7 +19,7 @@ from sa2va_cli.bench.tracker_race import moving_squares, ours
 from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.sam2_files import SIZES, load_stock, recognise, stock_config
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.types import Prompt
 
 FILES = {"tiny": "t", "small": "s", "base+": "b+", "large": "l"}
@@ -72,7 +72,7 @@ def test_a_published_file_tracks_as_the_package_does(
     published: tuple[str, SAM2VideoPredictor, Path],
 ) -> None:
     _, model, file = published
-    grounder = load_stock(file, image_size=SIDE)
+    segmenter = load_stock(file, image_size=SIDE)
     frames, boxes = moving_squares(18, SIDE, 1)
     mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     mask[20:60, 30:70] = True
@@ -80,9 +80,9 @@ def test_a_published_file_tracks_as_the_package_does(
     model.fill_hole_area = 0
     theirs = torch.stack(list(propagate(model, frames, prompts)))
     assert float(theirs[2:].std()) > 0.05, "the random model must give masks that vary"
-    exact = torch.stack(list(ours(grounder, frames, prompts)))
+    exact = torch.stack(list(ours(segmenter, frames, prompts)))
     assert float((exact - theirs).abs().max()) <= 1e-4
-    rewritten = torch.stack(list(ours(Engine(grounder), frames, prompts)))
+    rewritten = torch.stack(list(ours(FusedSam2(segmenter), frames, prompts)))
     assert float((rewritten - theirs).abs().max()) <= 1e-4
 
 

@@ -57,7 +57,7 @@ def write(model: Sa2VA) -> Callable[[str], None]:
     """Has the model write a text, in answer to every question from now on."""
 
     def script(text: str) -> None:
-        model.mllm.decoder._head = Script(model, text)
+        model.mllm.generator._head = Script(model, text)
         model.config = replace(model.config, max_new_tokens=400)
 
     return script
@@ -194,7 +194,7 @@ def test_a_second_expression_costs_one_forward(model: Sa2VA, looks) -> None:
     encoded: list[int] = []
     read: list[int] = []
     hooks = [
-        model.grounder.sam2_model.image_encoder.register_forward_hook(lambda *_: encoded.append(1)),
+        model.sam2.sam2_model.image_encoder.register_forward_hook(lambda *_: encoded.append(1)),
         model.mllm.language_model.model.register_forward_hook(lambda *_: read.append(1)),
     ]
     known = (model.mllm.seg_id, next(iter(model.mllm.stop_ids)))
@@ -342,7 +342,7 @@ def test_video_segmentation_prompts_keyframes_and_tracks_the_rest(model: Sa2VA) 
     answer = model.segment_video(frames, "the mug", keyframes=choice)
     assert answer.masks.shape == (1, 6, 30, 40)
     assert answer.keyframes == (0, 1)
-    tracker = OnlineTracker(model.grounder, TrackerConfig(max_conditioning=2))
+    tracker = OnlineTracker(model.sam2, TrackerConfig(max_conditioning=2))
     tracker.add("0", Prompt(embedding=answer.targets[0].embedding), frames=2)
     for t, frame in enumerate(frames):
         logits = tracker.step(model.encode_image(frame))["0"].logits
@@ -355,7 +355,7 @@ def test_every_frame_has_a_mask_wherever_keyframes_are(model: Sa2VA) -> None:
     frames = clip_of(5)
     answer = model.segment_video(frames, "the mug", keyframes=KeyframeChoice("latest", 1))
     assert answer.keyframes == (4,)
-    tracker = OnlineTracker(model.grounder)
+    tracker = OnlineTracker(model.sam2)
     tracker.add("0", Prompt(embedding=answer.targets[0].embedding))
     for t in (4, 3, 2, 1, 0):
         logits = tracker.step(model.encode_image(frames[t]))["0"].logits
@@ -461,14 +461,14 @@ def test_rewritten_blocks_see_the_same(model: Sa2VA) -> None:
     plain = [model.segment_many(frames[0], words), model.segment_video_many(frames, words)]
     names = set(model.state_dict())
     model.accelerate("float32")
-    assert model.sight is not model.grounder
+    assert model.sight is not model.sam2
     assert set(model.state_dict()) == names
     quick = [model.segment_many(frames[0], words), model.segment_video_many(frames, words)]
     for before, after in zip(plain, quick, strict=True):
         for one, other in zip(before, after, strict=True):
             assert np.mean(one.masks != other.masks) < 1e-2
     with torch.no_grad():
-        for network in model.grounder.sam2_model.sam_mask_decoder.output_hypernetworks_mlps:
+        for network in model.sam2.sam2_model.sam_mask_decoder.output_hypernetworks_mlps:
             network.layers[-1].weight.neg_()
             network.layers[-1].bias.neg_()
     model.forget()

@@ -10,10 +10,10 @@ import torch
 
 from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import FLOAT32
 from sa2va_model.segmentation.memory_bank import MemoryBank
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.testing import nano_model
@@ -22,13 +22,13 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module", params=["reference", "rewritten"])
-def grounder(request: pytest.FixtureRequest) -> Grounder:
-    own = nano_model(seed=1).grounder
-    return own if request.param == "reference" else Engine(own, FLOAT32)
+def segmenter(request: pytest.FixtureRequest) -> Sam2:
+    own = nano_model(seed=1).sam2
+    return own if request.param == "reference" else FusedSam2(own, FLOAT32)
 
 
 @pytest.fixture(scope="module")
-def features(grounder: Grounder) -> list[ImageFeatures]:
+def features(segmenter: Sam2) -> list[ImageFeatures]:
     """Forty frames that change slowly."""
     generator = torch.Generator().manual_seed(5)
     frame = torch.randn(1, 3, 64, 64, generator=generator)
@@ -36,7 +36,7 @@ def features(grounder: Grounder) -> list[ImageFeatures]:
     with torch.inference_mode():
         for _ in range(40):
             frame = frame + 0.2 * torch.randn(1, 3, 64, 64, generator=generator)
-            out.append(grounder.encode_image(frame))
+            out.append(segmenter.encode_image(frame))
     return out
 
 
@@ -44,13 +44,11 @@ def embedding(seed: int) -> Prompt:
     return Prompt(embedding=torch.randn(32, generator=torch.Generator().manual_seed(seed)))
 
 
-def test_objects_do_not_know_of_each_other(
-    grounder: Grounder, features: list[ImageFeatures]
-) -> None:
+def test_objects_do_not_know_of_each_other(segmenter: Sam2, features: list[ImageFeatures]) -> None:
     """N objects in one tracker, added and removed at different times = N trackers."""
     starts, ends = {"a": 0, "b": 3, "c": 7}, {"a": 40, "b": 25, "c": 40}
-    together = OnlineTracker(grounder)
-    alone = {name: OnlineTracker(grounder) for name in starts}
+    together = OnlineTracker(segmenter)
+    alone = {name: OnlineTracker(segmenter) for name in starts}
     for t, frame in enumerate(features):
         for n, name in enumerate(starts):
             for tracker in (together, alone[name]):
@@ -66,11 +64,9 @@ def test_objects_do_not_know_of_each_other(
                 assert torch.allclose(single[name].logits, seen[name].logits, atol=TOLERANCE)
 
 
-def test_masks_do_not_depend_on_the_future(
-    grounder: Grounder, features: list[ImageFeatures]
-) -> None:
+def test_masks_do_not_depend_on_the_future(segmenter: Sam2, features: list[ImageFeatures]) -> None:
     def run(count: int) -> list[torch.Tensor]:
-        tracker = OnlineTracker(grounder)
+        tracker = OnlineTracker(segmenter)
         tracker.add("a", embedding(0))
         return [tracker.step(frame)["a"].logits for frame in features[:count]]
 
@@ -78,11 +74,11 @@ def test_masks_do_not_depend_on_the_future(
         assert torch.equal(short, long)
 
 
-def test_memory_has_a_fixed_size(grounder: Grounder) -> None:
+def test_memory_has_a_fixed_size(segmenter: Sam2) -> None:
     """The tokens that attention reads stop growing, whatever is prompted and however long it runs."""
-    bank = MemoryBank(grounder, rows=1, max_conditioning=3, distractor_slots=2)
-    pointer = torch.zeros(1, grounder.config.hidden_dim)
-    spatial = torch.zeros(1, 16, grounder.config.memory_dim)
+    bank = MemoryBank(segmenter, rows=1, max_conditioning=3, distractor_slots=2)
+    pointer = torch.zeros(1, segmenter.config.hidden_dim)
+    spatial = torch.zeros(1, 16, segmenter.config.memory_dim)
     rows, yes = torch.tensor([0]), torch.tensor([True])
     before = {name: t.shape for name, t in vars(bank).items() if isinstance(t, torch.Tensor)}
     sizes = []
@@ -92,7 +88,9 @@ def test_memory_has_a_fixed_size(grounder: Grounder) -> None:
         else:
             bank.write(rows, spatial, pointer, yes, yes if t % 5 == 0 else None)
         sizes.append(bank.tokens(0).values.shape[0])
-    limit = (3 + 6 + 2) * 16 + (3 + 15) * (grounder.config.hidden_dim // grounder.config.memory_dim)
+    limit = (3 + 6 + 2) * 16 + (3 + 15) * (
+        segmenter.config.hidden_dim // segmenter.config.memory_dim
+    )
     assert max(sizes) <= limit
     assert len(set(sizes[40:])) <= 3
     assert before == {
@@ -100,11 +98,11 @@ def test_memory_has_a_fixed_size(grounder: Grounder) -> None:
     }
 
 
-def test_the_first_conditioning_frame_is_kept(grounder: Grounder) -> None:
-    bank = MemoryBank(grounder, rows=1, max_conditioning=2)
-    spatial = torch.zeros(16, grounder.config.memory_dim)
+def test_the_first_conditioning_frame_is_kept(segmenter: Sam2) -> None:
+    bank = MemoryBank(segmenter, rows=1, max_conditioning=2)
+    spatial = torch.zeros(16, segmenter.config.memory_dim)
     for value in (1.0, 2.0, 3.0):
-        bank.prompt(0, spatial, torch.full((grounder.config.hidden_dim,), value))
+        bank.prompt(0, spatial, torch.full((segmenter.config.hidden_dim,), value))
     tokens = bank.tokens(0)
     assert set(tokens.values[-tokens.pointer_tokens :].flatten().tolist()) == {1.0, 3.0}
 
@@ -114,8 +112,8 @@ def test_padded_memories_are_the_same_memories(positions: bool) -> None:
     """One shape for objects of different ages: what the mask leaves over is what each object remembers."""
     torch.manual_seed(0)
     config = replace(nano_config(300).sam2, pointer_positions=positions)
-    grounder = Grounder(config).eval()
-    bank = MemoryBank(grounder, rows=3, max_conditioning=4, distractor_slots=2)
+    segmenter = Sam2(config).eval()
+    bank = MemoryBank(segmenter, rows=3, max_conditioning=4, distractor_slots=2)
     width, cells = config.memory_dim, config.feature_size**2
     for t in range(25):
         for row, period in enumerate((100, 9, 3)):
@@ -147,23 +145,23 @@ def _sorted(rows: torch.Tensor) -> torch.Tensor:
 
 
 def test_untrusted_frames_are_not_remembered(
-    grounder: Grounder, features: list[ImageFeatures]
+    segmenter: Sam2, features: list[ImageFeatures]
 ) -> None:
-    gated = OnlineTracker(grounder, TrackerConfig(gate_memory=True, min_quality=1.1))
+    gated = OnlineTracker(segmenter, TrackerConfig(gate_memory=True, min_quality=1.1))
     gated.add("a", embedding(0))
     first = gated.step(features[0])
     assert first["a"].prompted
     for frame in features[1:10]:
         gated.step(frame)
-    again = OnlineTracker(grounder)
+    again = OnlineTracker(segmenter)
     again.add("a", embedding(0))
     again.step(features[0])
     expected = again.step(features[10])["a"].logits
     assert torch.allclose(gated.step(features[10])["a"].logits, expected, atol=TOLERANCE)
 
 
-def test_a_new_prompt_corrects_a_track(grounder: Grounder, features: list[ImageFeatures]) -> None:
-    tracker = OnlineTracker(grounder)
+def test_a_new_prompt_corrects_a_track(segmenter: Sam2, features: list[ImageFeatures]) -> None:
+    tracker = OnlineTracker(segmenter)
     tracker.add("a", embedding(0))
     tracker.step(features[0])
     mask = torch.zeros(64, 64, dtype=torch.bool)
@@ -175,20 +173,20 @@ def test_a_new_prompt_corrects_a_track(grounder: Grounder, features: list[ImageF
     assert float(((seen.logits > 0) == (given > 0.5)).float().mean()) > 0.9
 
 
-def test_too_many_objects_are_refused(grounder: Grounder) -> None:
-    tracker = OnlineTracker(grounder, TrackerConfig(max_objects=1))
+def test_too_many_objects_are_refused(segmenter: Sam2) -> None:
+    tracker = OnlineTracker(segmenter, TrackerConfig(max_objects=1))
     tracker.add("a", embedding(0))
     with pytest.raises(InputError, match="max_objects is 1"):
         tracker.add("b", embedding(1))
 
 
 def test_an_embedding_is_used_again_where_it_is_better(
-    grounder: Grounder, features: list[ImageFeatures]
+    segmenter: Sam2, features: list[ImageFeatures]
 ) -> None:
     """With a margin that is always met the mask is the embedding's own, else memory's; remembered is what is shown."""
 
     def run(config: TrackerConfig) -> list[torch.Tensor]:
-        tracker = OnlineTracker(grounder, config)
+        tracker = OnlineTracker(segmenter, config)
         tracker.add("a", embedding(0))
         tracker.add("b", Prompt.box(0.1, 0.1, 0.6, 0.6))
         return [
@@ -199,7 +197,7 @@ def test_an_embedding_is_used_again_where_it_is_better(
     always = TrackerConfig(reuse_embedding=True, reuse_margin=-9.0, reuse_overlap=0.0)
     never = TrackerConfig(reuse_embedding=True, reuse_margin=9.0)
     with torch.inference_mode():
-        plain = grounder.decode(features[5], grounder.without_memory(features[5]), embedding(0))
+        plain = segmenter.decode(features[5], segmenter.without_memory(features[5]), embedding(0))
     assert torch.allclose(run(always)[5][:1], plain.logits, atol=TOLERANCE)
     for reused, memory in zip(run(never), run(TrackerConfig()), strict=True):
         assert torch.equal(reused, memory)

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.calibration import Calibration, Head
 from sa2va_model.tracking.distractors import DistractorRule
 from sa2va_model.tracking.evidence import area_change, look
-from sa2va_model.tracking.existence_filter import Belief
-from sa2va_model.tracking.memory_gate import EarnedTrust, TrustConfig
+from sa2va_model.tracking.existence_filter import ExistenceFilter
+from sa2va_model.tracking.memory_gate import MemoryGate, TrustConfig
 from sa2va_model.tracking.motion import STABLE, BoxFilter, CameraMotion, box_overlaps, boxes
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def square(x: int, y: int, side: int, size: int = 48) -> torch.Tensor:
 
 
 def test_one_denial_does_not_outweigh_what_is_seen() -> None:
-    belief = Belief(2.5, weight=0.3)
+    belief = ExistenceFilter(2.5, weight=0.3)
     for _ in range(20):
         belief.frame(3.0, 0.1)
     belief.told(-2.5)
@@ -49,7 +49,7 @@ def test_one_denial_does_not_outweigh_what_is_seen() -> None:
 
 
 def test_denials_win_where_the_mask_is_doubtful_too() -> None:
-    belief = Belief(2.5, weight=0.3)
+    belief = ExistenceFilter(2.5, weight=0.3)
     for _ in range(3):
         belief.told(-2.5)
         for _ in range(3):
@@ -58,7 +58,7 @@ def test_denials_win_where_the_mask_is_doubtful_too() -> None:
 
 
 def test_belief_never_becomes_certain_and_forgets() -> None:
-    belief = Belief(0.0, weight=0.5)
+    belief = ExistenceFilter(0.0, weight=0.5)
     for _ in range(1000):
         belief.frame(4.0, 0.1)
     assert belief.odds < 7.0
@@ -67,7 +67,7 @@ def test_belief_never_becomes_certain_and_forgets() -> None:
 
 
 def test_nothing_known_and_nothing_there_differ() -> None:
-    unknown, empty = Belief(2.0, 0.3), Belief(2.0, 0.3)
+    unknown, empty = ExistenceFilter(2.0, 0.3), ExistenceFilter(2.0, 0.3)
     unknown.frame(math.nan, 0.1)
     empty.frame(-math.inf, 0.1)
     assert unknown.odds > 1.8
@@ -163,25 +163,25 @@ def test_no_rival_no_sureness_or_another_size_is_no_distractor() -> None:
 
 
 @pytest.fixture(scope="module")
-def grounder() -> Grounder:
-    return nano_model(seed=1).grounder
+def segmenter() -> Sam2:
+    return nano_model(seed=1).sam2
 
 
-def painted(grounder: Grounder, *places: tuple[int, int, float]) -> ImageFeatures:
+def painted(segmenter: Sam2, *places: tuple[int, int, float]) -> ImageFeatures:
     """Features of an image with bright squares: x, y in eighths, and brightness."""
     pixels = torch.zeros(1, 3, 64, 64)
     for x, y, value in places:
         pixels[..., 8 * y : 8 * y + 16, 8 * x : 8 * x + 16] = value
     with torch.inference_mode():
-        return grounder.encode_image(pixels)
+        return segmenter.encode_image(pixels)
 
 
-def test_a_look_tells_things_apart(grounder: Grounder) -> None:
-    side = grounder.config.mask_size
+def test_a_look_tells_things_apart(segmenter: Sam2) -> None:
+    side = segmenter.config.mask_size
     cell = side // 8
-    shown = painted(grounder, (1, 1, 3.0), (5, 5, -3.0))
+    shown = painted(segmenter, (1, 1, 3.0), (5, 5, -3.0))
     one, other = (square(k * cell, k * cell, 2 * cell, side) for k in (1, 5))
-    moved = painted(grounder, (4, 1, 3.0), (5, 5, -3.0))
+    moved = painted(segmenter, (4, 1, 3.0), (5, 5, -3.0))
     again = square(4 * cell, cell, 2 * cell, side)
     own = look(shown, one)[0]
     assert float(own @ own) == pytest.approx(1.0, abs=1e-4)
@@ -195,38 +195,38 @@ def test_a_change_of_area_counts_both_ways() -> None:
     assert float(change[1]) == pytest.approx(float(change[2]), rel=0.1)
 
 
-def test_only_evidence_is_remembered(grounder: Grounder) -> None:
+def test_only_evidence_is_remembered(segmenter: Sam2) -> None:
     """With evidence that is never enough the memory stays that of the prompt; without the gate it does not."""
-    scenes = [painted(grounder, (1 + t % 3, 2, 2.0)) for t in range(8)]
+    scenes = [painted(segmenter, (1 + t % 3, 2, 2.0)) for t in range(8)]
 
     def run(admit: float, config: TrustConfig) -> torch.Tensor:
-        trust = EarnedTrust(grounder, 2, Calibration(admit=admit), config)
-        tracker = OnlineTracker(grounder, TrackerConfig(max_objects=2), trust)
+        trust = MemoryGate(segmenter, 2, Calibration(admit=admit), config)
+        tracker = OnlineTracker(segmenter, TrackerConfig(max_objects=2), trust)
         tracker.add("a", Prompt.box(0.1, 0.2, 0.5, 0.6))
         for scene in scenes[:-1]:
             tracker.step(scene)
         return tracker.step(scenes[-1])["a"].logits
 
-    shut, alone = run(99.0, TrustConfig(gate=True)), OnlineTracker(grounder)
+    shut, alone = run(99.0, TrustConfig(gate=True)), OnlineTracker(segmenter)
     alone.add("a", Prompt.box(0.1, 0.2, 0.5, 0.6))
     alone.step(scenes[0])
     assert torch.allclose(shut, alone.step(scenes[-1])["a"].logits, atol=1e-4)
     assert not torch.allclose(shut, run(-99.0, TrustConfig(gate=True)), atol=1e-2)
 
 
-def test_objects_in_one_batch_keep_their_own_evidence(grounder: Grounder) -> None:
+def test_objects_in_one_batch_keep_their_own_evidence(segmenter: Sam2) -> None:
     """Rows do not mix: with others beside it, an object has the evidence that it has alone."""
     prompts = {"a": Prompt.box(0.1, 0.2, 0.5, 0.6), "b": Prompt.box(0.5, 0.5, 0.9, 0.9)}
     config = TrustConfig(gate=True, distractors=True, motion=True)
 
     def run(names: list[str]) -> dict[str, float]:
-        trust = EarnedTrust(grounder, 4, Calibration(), config)
+        trust = MemoryGate(segmenter, 4, Calibration(), config)
         settings = TrackerConfig(max_objects=4, distractor_slots=2)
-        tracker = OnlineTracker(grounder, settings, trust)
+        tracker = OnlineTracker(segmenter, settings, trust)
         for name in names:
             tracker.add(name, prompts[name])
         for t in range(6):
-            tracker.step(painted(grounder, (1 + t % 2, 2, 2.0), (5, 5, -2.0)))
+            tracker.step(painted(segmenter, (1 + t % 2, 2, 2.0), (5, 5, -2.0)))
         return {name: float(trust.evidence[tracker.row(name)]) for name in names}
 
     both = run(["a", "b"])

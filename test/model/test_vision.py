@@ -15,9 +15,9 @@ from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.segmentation.backends.fused.model import Engine
+from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.fused.trunk import Trunk
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model, wake
 from sa2va_model.tracking import handover as subject
@@ -38,27 +38,27 @@ def model() -> Sa2VA:
     return nano_model(seed=1)
 
 
-def use_stock(monkeypatch: pytest.MonkeyPatch, stock: Grounder) -> None:
+def use_stock(monkeypatch: pytest.MonkeyPatch, stock: Sam2) -> None:
     """A published file that holds `stock`; published sizes are too large for these tests."""
 
-    def load(path: str, *, image_size: int, device: torch.device, dtype: torch.dtype) -> Grounder:
+    def load(path: str, *, image_size: int, device: torch.device, dtype: torch.dtype) -> Sam2:
         assert path == HANDOVER.stock
         return stock.to(device, dtype)
 
     monkeypatch.setattr(subject, "load_stock", load)
 
 
-def other_stock(config: Sam2Config) -> Grounder:
+def other_stock(config: Sam2Config) -> Sam2:
     torch.manual_seed(9)
-    stock = Grounder(replace(config, object_score_gate=True, binarize_prompted=True)).eval()
+    stock = Sam2(replace(config, object_score_gate=True, binarize_prompted=True)).eval()
     wake(stock)
     return stock
 
 
-def twin(grounder: Grounder) -> Grounder:
+def twin(segmenter: Sam2) -> Sam2:
     """The same encoder and another decoder, as a checkpoint tuned from that stock model has."""
-    stock = other_stock(grounder.config)
-    encoder = grounder.sam2_model.image_encoder.state_dict()
+    stock = other_stock(segmenter.config)
+    encoder = segmenter.sam2_model.image_encoder.state_dict()
     stock.sam2_model.image_encoder.load_state_dict(encoder)
     return stock
 
@@ -69,14 +69,14 @@ def test_the_found_mask_is_a_mask_prompt_for_the_stock_model(
     """Handover = find with one model, give the mask to a tracker of the other."""
     stock = other_stock(replace(nano_config(300).sam2, image_size=96, pointer_positions=True))
     use_stock(monkeypatch, stock)
-    vision = Vision(model.grounder, HANDOVER)
+    vision = Vision(model.sam2, HANDOVER)
     assert not vision.shared
     embedding = torch.randn(
         model.config.sam2.hidden_dim, generator=torch.Generator().manual_seed(0)
     )
     tracker = vision.tracker()
     tracker.add("a", Prompt(embedding=embedding))
-    finder, follower = Engine(model.grounder), Engine(stock)
+    finder, follower = FusedSam2(model.sam2), FusedSam2(stock)
     by_hand = Vision(stock, VisionConfig(profile="float32")).tracker()
     with torch.inference_mode():
         for t in range(5):
@@ -97,9 +97,9 @@ def test_the_found_mask_is_a_mask_prompt_for_the_stock_model(
 def test_one_encoder_serves_both_where_it_is_the_same(
     model: Sa2VA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stock = twin(model.grounder)
+    stock = twin(model.sam2)
     use_stock(monkeypatch, stock)
-    vision = Vision(model.grounder, HANDOVER)
+    vision = Vision(model.sam2, HANDOVER)
     assert vision.shared
     runs = []
     encode = Trunk.__call__
@@ -113,7 +113,7 @@ def test_one_encoder_serves_both_where_it_is_the_same(
         features = vision.encode(picture())
         decoded = vision.decode(torch.zeros(model.config.sam2.hidden_dim), features)
         assert len(runs) == 1, "found and followed on one pass of the image encoder"
-        own = Engine(model.grounder)
+        own = FusedSam2(model.sam2)
         plain = own.encode_image(subject.images.sam_pixels(picture(), model.config.sam2))
         wanted = own.decode(
             plain, own.without_memory(plain), Prompt(embedding=decoded.logits.new_zeros(32))
@@ -123,7 +123,7 @@ def test_one_encoder_serves_both_where_it_is_the_same(
 
 def test_nothing_found_is_not_remembered(model: Sa2VA, monkeypatch: pytest.MonkeyPatch) -> None:
     use_stock(monkeypatch, other_stock(nano_config(300).sam2))
-    vision = Vision(model.grounder, HANDOVER)
+    vision = Vision(model.sam2, HANDOVER)
     monkeypatch.setattr(
         vision, "_translate", lambda p, f: Prompt(mask=torch.zeros(8, 8, dtype=torch.bool))
     )
@@ -137,7 +137,7 @@ def test_nothing_found_is_not_remembered(model: Sa2VA, monkeypatch: pytest.Monke
 def test_a_sentence_is_found_by_one_and_followed_by_the_other(
     model: Sa2VA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_stock(monkeypatch, twin(model.grounder))
+    use_stock(monkeypatch, twin(model.sam2))
     tracker = LiveTracker(model, LiveConfig(vision=HANDOVER))
     tracker.track("the mug")
     states = []
@@ -165,4 +165,4 @@ def test_wrong_settings_are_told(wrong: dict[str, object], words: str) -> None:
 
 def test_a_missing_file_is_told(model: Sa2VA, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        Vision(model.grounder, replace(HANDOVER, stock=str(tmp_path / "no.pt")))
+        Vision(model.sam2, replace(HANDOVER, stock=str(tmp_path / "no.pt")))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sa2va_model.io.frames import Frame
-from sa2va_model.sa2va import Reply, Sa2VA
+from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation.types import Decoded
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.calibration import Calibration
@@ -52,7 +52,9 @@ class Scripted(Sa2VA):
     there: bool
     asked: int
 
-    def ground(self, frames: Sequence[np.ndarray], expression: str, **options: object) -> Reply:  # type: ignore[override]
+    def ground(
+        self, frames: Sequence[np.ndarray], expression: str, **options: object
+    ) -> GroundingResult:  # type: ignore[override]
         """The scripted answer."""
         self.asked += 1
         reply = super().ground(frames, expression)
@@ -62,7 +64,7 @@ class Scripted(Sa2VA):
 def begin(config: LiveConfig = CONFIG, *, spoken: bool = True) -> tuple[LiveTracker, Scripted]:
     model = nano_model()
     eyes = replace(model.config.sam2, object_score_gate=True)
-    model.config, model.grounder.config = replace(model.config, sam2=eyes), eyes
+    model.config, model.sam2.config = replace(model.config, sam2=eyes), eyes
     model.__class__ = Scripted
     assert isinstance(model, Scripted)
     model.there, model.asked = True, 0

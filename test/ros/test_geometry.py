@@ -14,9 +14,9 @@ from sa2va_ros.space.mask_to_object import (
     CloudConfig,
     Motion,
     matrix_of,
+    object_from_mask,
     oriented_box,
     quaternion,
-    solid,
     voxels,
 )
 
@@ -41,7 +41,7 @@ def ball(
 
 def test_the_visible_half_of_a_ball() -> None:
     mask, depth = ball((0.05, -0.02, 0.8), 0.06)
-    found = solid(mask, depth, RGB, CAMERA)
+    found = object_from_mask(mask, depth, RGB, CAMERA)
     assert np.allclose(np.linalg.norm(found.points - (0.05, -0.02, 0.8), axis=1), 0.06, atol=2e-3)
     # The mean over the pixels of a ball lies two thirds of a radius before its middle.
     ray = np.array([0.05, -0.02, 0.8]) / np.linalg.norm([0.05, -0.02, 0.8])
@@ -55,15 +55,15 @@ def test_the_visible_half_of_a_ball() -> None:
 
 def test_a_mask_that_leaks_onto_the_wall_and_a_few_wild_pixels_change_little() -> None:
     mask, depth = ball((0.0, 0.0, 0.8), 0.06)
-    clean = solid(mask, depth, RGB, CAMERA)
+    clean = object_from_mask(mask, depth, RGB, CAMERA)
     leaking = mask.copy()
     leaking[:, 156:166] = True
     wild = depth.copy()
     wild[118:121, 158:161] = 0.45
-    found = solid(leaking, wild, RGB, CAMERA)
+    found = object_from_mask(leaking, wild, RGB, CAMERA)
     assert np.linalg.norm(found.centroid - clean.centroid) < 0.01
     nothing_done = CloudConfig(erode=0, outlier=0)
-    assert len(solid(mask, depth, RGB, CAMERA, nothing_done).points) > len(clean.points)
+    assert len(object_from_mask(mask, depth, RGB, CAMERA, nothing_done).points) > len(clean.points)
 
 
 def test_a_neighbour_in_the_mask_is_left_out_and_what_stands_before_parts_nothing() -> None:
@@ -76,23 +76,23 @@ def test_a_neighbour_in_the_mask_is_left_out_and_what_stands_before_parts_nothin
     camera = Camera(np.array([[150.0, 0, 80], [0, 150, 60], [0, 0, 1]]), 160, 120)
     alone = mask.copy()
     alone[:, 90:] = False
-    expected = solid(alone, depth, rgb, camera).centroid
-    assert solid(mask, depth, rgb, camera).centroid == pytest.approx(expected, abs=1e-3)
+    expected = object_from_mask(alone, depth, rgb, camera).centroid
+    assert object_from_mask(mask, depth, rgb, camera).centroid == pytest.approx(expected, abs=1e-3)
 
     depth[40:80, 80:100] = 1.005  # all one board
     depth[:, 82:98] = 0.6  # and a pole before it
-    whole = solid(mask, depth, rgb, camera)
-    right = solid(mask & ~alone, depth, rgb, camera).centroid
+    whole = object_from_mask(mask, depth, rgb, camera)
+    right = object_from_mask(mask & ~alone, depth, rgb, camera).centroid
     assert expected[0] + 0.05 < whole.centroid[0] < right[0] - 0.05
 
 
 @pytest.mark.parametrize("size", [0, 3])
 def test_holes_in_the_depth_are_left_out(size: int) -> None:
     mask, depth = ball((0.0, 0.0, 0.8), 0.06)
-    full = solid(mask, depth, RGB, CAMERA)
+    full = object_from_mask(mask, depth, RGB, CAMERA)
     depth[::5] = np.nan
     depth[:, ::7] = 0.0 if size else np.inf
-    found = solid(mask, depth, RGB, CAMERA)
+    found = object_from_mask(mask, depth, RGB, CAMERA)
     assert np.isfinite(found.points).all()
     assert np.linalg.norm(found.centroid - full.centroid) < 0.005
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_used_is_refused_with_numbers() -> None:
         ((mask, depth * 100, RGB), "0.1 to 10 m"),
     ):
         with pytest.raises(InputError, match=says):
-            solid(*arguments, CAMERA)
+            object_from_mask(*arguments, CAMERA)
 
 
 def test_distortion_is_undone() -> None:
@@ -158,8 +158,8 @@ def test_results_in_another_frame_are_the_same_object() -> None:
     transform = np.eye(4)
     transform[:3, :3] = matrix_of(0.5, -0.5, 0.5, -0.5)
     transform[:3, 3] = 1.0, 2.0, 3.0
-    here = solid(mask, depth, RGB, CAMERA)
-    there = solid(mask, depth, RGB, CAMERA, transform=transform)
+    here = object_from_mask(mask, depth, RGB, CAMERA)
+    there = object_from_mask(mask, depth, RGB, CAMERA, transform=transform)
     assert there.centroid == pytest.approx(transform[:3, :3] @ here.centroid + transform[:3, 3])
     turned = transform[:3, :3] @ here.covariance[:3, :3] @ transform[:3, :3].T
     assert there.covariance[:3, :3] == pytest.approx(turned, abs=1e-12)
@@ -167,8 +167,8 @@ def test_results_in_another_frame_are_the_same_object() -> None:
 
 
 def test_covariance_says_more_for_what_is_far_and_along_the_ray() -> None:
-    near = solid(*ball((0.0, 0.0, 0.6), 0.05), RGB, CAMERA).covariance
-    far = solid(*ball((0.0, 0.0, 1.4), 0.05), RGB, CAMERA).covariance
+    near = object_from_mask(*ball((0.0, 0.0, 0.6), 0.05), RGB, CAMERA).covariance
+    far = object_from_mask(*ball((0.0, 0.0, 1.4), 0.05), RGB, CAMERA).covariance
     assert far[2, 2] > near[2, 2]
     assert far[2, 2] > 1.5e-3**2
     for covariance in (near, far):

@@ -23,7 +23,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.space.localizer import Located, Place, Scene3D, target
-from sa2va_ros.space.mask_to_object import Camera, matrix_of, solid
+from sa2va_ros.space.mask_to_object import Camera, matrix_of, object_from_mask
 from sa2va_ros.space.tf import Frames, TrackFrames
 
 HEADER = Header(frame_id="camera_optical_frame")
@@ -87,7 +87,7 @@ def scene() -> tuple[FrameResult, Scene3D]:
     track = Track("mug", "the mug", TrackState.TRACKING, 1, mask, (60, 40, 110, 80), 2000, 0.9)
     lost = Track("bowl", "the bowl", TrackState.LOST)
     result = FrameResult(0.0, 0, 120, 160, (track, lost))
-    located = Located(solid(mask, depth, rgb, camera), np.zeros(3))
+    located = Located(object_from_mask(mask, depth, rgb, camera), np.zeros(3))
     return result, Scene3D(Place("camera_optical_frame"), {"mug": located})
 
 
@@ -115,7 +115,9 @@ def test_each_object_gets_a_frame_at_its_centroid(tf2: ModuleType) -> None:
     assert message.child_frame_id == "arm/mug"
     assert message.header == HEADER
     moved = message.transform.translation
-    assert (moved.x, moved.y, moved.z) == pytest.approx(tuple(found.found["mug"].solid.centroid))
+    assert (moved.x, moved.y, moved.z) == pytest.approx(
+        tuple(found.found["mug"].object_from_mask.centroid)
+    )
 
 
 class Message:

@@ -144,14 +144,16 @@ def vector(message: Any) -> np.ndarray:
 def solid_of(client: Any, tracks: Any, metres: np.ndarray) -> Any:
     """The object under the published mask of that image."""
     from sa2va_ros.messages.clouds import camera_from_info
-    from sa2va_ros.space.mask_to_object import CloudConfig, solid
+    from sa2va_ros.space.mask_to_object import CloudConfig, object_from_mask
 
     client.stream_until(None, lambda c: any(m.header == tracks.header for m in c.got["mask"]))
     mask = next(m for m in client.got["mask"] if m.header == tracks.header)
     labels = np.frombuffer(bytes(mask.data), np.uint8).reshape(HEIGHT, WIDTH)
     camera = camera_from_info(camera_info(tracks.header))
     inside = labels == seen(tracks)[0].mask_value
-    return solid(inside, metres.astype(np.float32), PICTURE, camera, CloudConfig(max_pixels=5000))
+    return object_from_mask(
+        inside, metres.astype(np.float32), PICTURE, camera, CloudConfig(max_pixels=5000)
+    )
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])

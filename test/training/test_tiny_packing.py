@@ -99,14 +99,14 @@ def test_clip_memory_holds_what_the_trackers_memory_holds(data: Path) -> None:
     shard = next(iter(library.shards.values()))
     asked = clips._objects(shard, 0, 2, False, np.random.default_rng(0))
     clip = clips.assemble([(shard, 0, asked)], False, None)
-    grounder = learner.grounder
+    segmenter = learner.sam2
     with torch.no_grad():
         features = clips.clip_features(learner, clip)
-        ours = ClipMemory(grounder, gated=True)
-        bank = MemoryBank(grounder, rows=2, max_conditioning=8)
+        ours = ClipMemory(segmenter, gated=True)
+        bank = MemoryBank(segmenter, rows=2, max_conditioning=8)
         for t, rows in enumerate(features):
             code = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(t))
-            decoded = grounder.decode_tokens(rows, grounder.without_memory(rows), extra=code)
+            decoded = segmenter.decode_tokens(rows, segmenter.without_memory(rows), extra=code)
             ours.write(rows, decoded, prompted=t == 0)
             spatial = ours.spatial[t].flatten(2).transpose(1, 2)
             if t == 0:

@@ -62,7 +62,7 @@ def test_a_revived_model_computes_what_was_exported(
     batch = Batches(library, images=8, each=1, none_share=0, seed=5).at(0)
     views = (
         (
-            lambda: old.grounder.sam2_model.image_encoder(batch.pixels)["backbone_fpn"][0],
+            lambda: old.sam2.sam2_model.image_encoder(batch.pixels)["backbone_fpn"][0],
             lambda: new.encode(batch.pixels).fine,
         ),
         (lambda: look(old.mllm, batch.pixels), lambda: look(new.mllm, batch.pixels)),
@@ -86,7 +86,7 @@ def test_stages_go_on_from_it_and_only_aids_move_at_first(
         )
         Run(stage, Learner(config()), runs=tmp_path, data=data).train()
         state = torch.load(tmp_path / f"sam{steps}/last.pt", weights_only=False)["learner"]
-        name = "model.grounder.sam2_model.image_encoder.trunk.blocks.0.mlp.layers.0.weight"
+        name = "model.sam2.sam2_model.image_encoder.trunk.blocks.0.mlp.layers.0.weight"
         assert torch.equal(state[name], begun[name]) == still
         assert not torch.equal(state["map_aids.fine.weight"], begun["map_aids.fine.weight"])
 

@@ -126,7 +126,7 @@ def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:
     sam = torch.load(tmp_path / "sam/last.pt", weights_only=False)["learner"]
     words = torch.load(tmp_path / "words/last.pt", weights_only=False)["learner"]
     state = joined.learner.state_dict()
-    for name in ("model.grounder.sam2_model.no_mem_embed", "map_aids.fine.weight"):
+    for name in ("model.sam2.sam2_model.no_mem_embed", "map_aids.fine.weight"):
         assert torch.equal(state[name], sam[name])
     for name in ("model.mllm.mlp1.1.weight", "model.text_hidden_fcs.0.weight"):
         assert torch.equal(state[name], words[name])
@@ -200,8 +200,8 @@ def test_exported_model_makes_the_learners_masks(data: Path, tmp_path: Path) -> 
         ours = learner.decode(learner.encode(pixels).features, codes, 2)
         features = model.encode_image(image)
         for n, code in enumerate(codes):
-            plain = model.grounder.without_memory(features)
-            theirs = model.grounder.decode_tokens(features, plain, extra=code[None, None])
+            plain = model.sam2.without_memory(features)
+            theirs = model.sam2.decode_tokens(features, plain, extra=code[None, None])
             visible = bool(theirs.object_scores > 0)
             assert torch.allclose(theirs.object_scores[0], ours.object_scores[n], atol=1e-4)
             if visible:

@@ -107,22 +107,22 @@ def test_unrolled_memory_is_what_the_tracker_remembers() -> None:
     target = sample.referrings[0].target
     assert target is not None
     truth = torch.from_numpy(target.read(64, 64)[0])
-    tracker = OnlineTracker(model.grounder)
+    tracker = OnlineTracker(model.sam2)
     tracker.add("0", Prompt(mask=truth))
     tracked = [tracker.step(model.encode_image(frame))["0"].logits for frame in frames]
-    grounder = model.grounder
-    memory = ClipMemory(grounder, gated=False)
+    segmenter = model.sam2
+    memory = ClipMemory(segmenter, gated=False)
     found = []
     for t, frame in enumerate(frames):
         pixels = images.sam_pixels(frame, model.config.sam2)
-        features = take(grounder.encode_image(pixels), torch.zeros(1, dtype=torch.long))
+        features = take(segmenter.encode_image(pixels), torch.zeros(1, dtype=torch.long))
         if t == 0:
-            decoded = grounder.adopt_mask(features, truth)
+            decoded = segmenter.adopt_mask(features, truth)
         else:
             values, positions, pointers = memory.tokens()
-            conditioned = grounder.attend(features, values, positions, pointers)
-            decoded = grounder.decode_tokens(
-                features, conditioned, multimask=grounder.config.multimask
+            conditioned = segmenter.attend(features, values, positions, pointers)
+            decoded = segmenter.decode_tokens(
+                features, conditioned, multimask=segmenter.config.multimask
             )
         memory.write(features, decoded, prompted=t == 0)
         found.append(decoded.logits)

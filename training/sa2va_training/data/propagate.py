@@ -170,7 +170,7 @@ def _draw_box(model: Sa2VA, clip: Clip, box: Box) -> None:
         )
     prompt = Prompt.box(x0 / width, y0 / height, x1 / width, y1 / height)
     features = model.encode_image(rgb)
-    decoded = model.grounder.decode(features, model.grounder.without_memory(features), prompt)
+    decoded = model.sam2.decode(features, model.sam2.without_memory(features), prompt)
     file = clip.label_file(box.frame)
     labels = read_labels(file).copy() if file.is_file() else np.zeros((height, width), np.int32)
     labels[_mask(model, decoded.logits, (height, width))] = box.label
@@ -220,7 +220,7 @@ def _carry(
     tick: Callable[[], None],
 ) -> dict[int, Masks]:
     """What the tracker sees on every frame when it goes through them in this order."""
-    tracker = OnlineTracker(model.grounder)
+    tracker = OnlineTracker(model.sam2)
     found: dict[int, Masks] = {}
     lost: set[str] = set()
     for t in order:

@@ -15,7 +15,7 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 
 
@@ -26,8 +26,8 @@ class ClipMemory:
         gated: an object whose score is negative is remembered as an empty mask, as at run time.
     """
 
-    def __init__(self, grounder: Grounder, *, gated: bool) -> None:
-        self.grounder, self.gated = grounder, gated
+    def __init__(self, segmenter: Sam2, *, gated: bool) -> None:
+        self.sam2, self.gated = segmenter, gated
         self.spatial: list[Tensor] = []  # [K, memory_dim, h, w] per frame
         self.pointers: list[Tensor] = []  # [K, C] per frame
 
@@ -36,16 +36,16 @@ class ClipMemory:
         if self.gated:
             visible = decoded.object_scores[:, :, None, None] > 0
             decoded = replace(decoded, logits=torch.where(visible, decoded.logits, NO_OBJ_SCORE))
-        self.spatial.append(self.grounder.encode_memory(features, decoded, prompted=prompted))
+        self.spatial.append(self.sam2.encode_memory(features, decoded, prompted=prompted))
         self.pointers.append(decoded.pointers)
 
     def tokens(self) -> tuple[Tensor, Tensor, int]:
         """Values and positions [L, K, memory_dim] for the next frame, and how many of L are pointers."""
-        config, sam = self.grounder.config, self.grounder.sam2_model
+        config, sam = self.sam2.config, self.sam2.sam2_model
         now, recent = len(self.spatial), config.memory_frames - 1
         near = [(now - d, d - 1) for d in range(recent, 0, -1) if now - d >= 1]
         slots = [(0, recent), *near]
-        cells = self.grounder.memory_position(self.spatial[0].device).flatten(1).T
+        cells = self.sam2.memory_position(self.spatial[0].device).flatten(1).T
         temporal = sam.maskmem_tpos_enc[:, 0, 0]
         values = [self.spatial[t].flatten(2).permute(2, 0, 1) for t, _ in slots]
         positions = [(cells + temporal[code])[:, None] for _, code in slots]

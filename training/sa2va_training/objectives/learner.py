@@ -79,7 +79,7 @@ class Learner(nn.Module):
             score=(0.3 if gated else 0.0) if loss.score < 0 else loss.score,
             quality=(0.2 if gated else 0.0) if loss.quality < 0 else loss.quality,
         )
-        model.grounder.config = replace(model.grounder.config, object_score_gate=False)
+        model.sam2.config = replace(model.sam2.config, object_score_gate=False)
         self.sam_store = FeatureStore(cache * 3 // 4 if encoder_frozen(parts) else 0)
         self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
         self.before = before
@@ -95,7 +95,7 @@ class Learner(nn.Module):
 
     def close_gate(self) -> None:
         """Gives the model its run-time behaviour back."""
-        self.model.grounder.config = self.model.config.sam2
+        self.model.sam2.config = self.model.config.sam2
 
     def forward(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """Losses of one micro-batch.
@@ -169,9 +169,9 @@ class Learner(nn.Module):
 
     def features(self, batch: Batch) -> ImageFeatures:
         """SAM-2's features of the F frames."""
-        grounder = self.model.grounder
-        sam = grounder.sam2_model
-        pixels = batch.pixels.to(grounder.dtype)
+        segmenter = self.model.sam2
+        sam = segmenter.sam2_model
+        pixels = batch.pixels.to(segmenter.dtype)
         if encoder_frozen(self.parts):
             fine, middle, top = self.sam_store.get(batch.pixel_keys, pixels, self._pyramid)
         else:
@@ -185,18 +185,18 @@ class Learner(nn.Module):
 
     def _pyramid(self, pixels: Tensor) -> Features:
         """The image encoder's three levels, finest first."""
-        levels = self.model.grounder.sam2_model.image_encoder(pixels)["backbone_fpn"]
+        levels = self.model.sam2.sam2_model.image_encoder(pixels)["backbone_fpn"]
         return tuple(levels[-3:])
 
     def decode(self, batch: Batch, codes: Tensor) -> Decoded:
         """Masks of all pairs from the codes [M, d] of their `[SEG]`."""
-        grounder = self.model.grounder
+        segmenter = self.model.sam2
         rows = take(self.features(batch), batch.pairs[:, 1])
-        return grounder.decode_tokens(
+        return segmenter.decode_tokens(
             rows,
-            grounder.without_memory(rows),
+            segmenter.without_memory(rows),
             extra=codes[batch.pairs[:, 0]][:, None],
-            multimask=grounder.config.multimask,
+            multimask=segmenter.config.multimask,
         )
 
     def judge(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_training.batches.batch import Batch
 from sa2va_training.objectives.clip_memory import ClipMemory
@@ -74,14 +74,16 @@ class MemoryLearner(Learner):
         rows = [take(features, torch.full((len(objects),), f, device=codes.device)) for f in frames]
         first_masks = torch.stack([batch.masks[table[s, frames[0]]] for s in objects])
         first = self._prompted(rows[0], first_masks, codes[objects], rng)
-        memory = ClipMemory(self.model.grounder, gated=self.model.config.sam2.object_score_gate)
+        memory = ClipMemory(self.model.sam2, gated=self.model.config.sam2.object_score_gate)
         memory.write(rows[0], first, prompted=True)
         answers = [first]
         for row in rows[1:]:
             values, positions, pointers = memory.tokens()
-            grounder = self.model.grounder
-            conditioned = grounder.attend(row, values, positions, pointers)
-            decoded = grounder.decode_tokens(row, conditioned, multimask=grounder.config.multimask)
+            segmenter = self.model.sam2
+            conditioned = segmenter.attend(row, values, positions, pointers)
+            decoded = segmenter.decode_tokens(
+                row, conditioned, multimask=segmenter.config.multimask
+            )
             memory.write(row, decoded, prompted=False)
             answers.append(decoded)
         return self._judged(batch, answers, frames, objects, table, totals)
@@ -125,28 +127,28 @@ class MemoryLearner(Learner):
         Args:
             masks: [K, h, w], what is meant there; codes: [K, d].
         """
-        grounder = self.model.grounder
-        plain = grounder.without_memory(features)
+        segmenter = self.model.sam2
+        plain = segmenter.without_memory(features)
         chance = float(torch.rand(1, generator=rng))
         if chance < _SPOKEN:
-            spoken = grounder.decode_tokens(
-                features, plain, extra=codes[:, None], multimask=grounder.config.multimask
+            spoken = segmenter.decode_tokens(
+                features, plain, extra=codes[:, None], multimask=segmenter.config.multimask
             )
             # Learn to follow what is meant, not what the sentence was mistaken for.
             if float(ious(spoken.logits[:, 0].float(), masks).min()) > 0.5:
                 return spoken
-        side = grounder.config.image_size
+        side = segmenter.config.image_size
         if chance < _SPOKEN + _CLICKED + _BOXED:
             click = chance < _SPOKEN + _CLICKED
             points, labels = _pointed(masks, rng, click=click)
-            return grounder.decode_tokens(
+            return segmenter.decode_tokens(
                 features,
                 plain,
                 points=points * side,
                 labels=labels,
-                multimask=grounder.config.multimask and click,
+                multimask=segmenter.config.multimask and click,
             )
-        return _given(grounder, features, masks)
+        return _given(segmenter, features, masks)
 
 
 def _rows(decoded: Decoded, rows: Tensor) -> Decoded:
@@ -183,13 +185,13 @@ def _pointed(masks: Tensor, rng: torch.Generator, *, click: bool) -> tuple[Tenso
     return torch.stack(points).clamp(0, 1), labels
 
 
-def _given(grounder: Grounder, features: ImageFeatures, masks: Tensor) -> Decoded:
+def _given(segmenter: Sam2, features: ImageFeatures, masks: Tensor) -> Decoded:
     """True masks as the answer, with pointers made for them."""
-    side = grounder.config.image_size
+    side = segmenter.config.image_size
     large = F.interpolate(masks[:, None], size=(side, side), mode="nearest")[:, 0]
     each = []
     for k in range(len(masks)):
         row = take(features, torch.tensor([k], device=masks.device))
-        each.append(grounder.adopt_mask(row, large[k] > 0.5))
+        each.append(segmenter.adopt_mask(row, large[k] > 0.5))
     names = ("logits", "candidates", "ious", "best", "pointers", "object_scores")
     return Decoded(*(torch.cat([getattr(one, name) for one in each]) for name in names))

@@ -26,7 +26,7 @@ from sa2va_training.run.settings import OptimiserSettings, PartSettings
 if TYPE_CHECKING:
     from peft import PeftModel
 
-SAM = "grounder.sam2_model."
+SAM = "sam2.sam2_model."
 DECODER = (f"{SAM}sam_mask_decoder.",)
 ENCODER = (f"{SAM}image_encoder.",)
 MEMORY = tuple(
@@ -92,7 +92,7 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
     if settings.checkpointing and settings.mode != "memory":
         _checkpoint(model.mllm.language_model)
     if settings.mode == "memory":
-        _drop(model.grounder.sam2_model.memory_attention, settings.memory_dropout)
+        _drop(model.sam2.sam2_model.memory_attention, settings.memory_dropout)
     chosen = [name for name, p in model.named_parameters() if p.requires_grad]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:

@@ -47,12 +47,12 @@ _GOES_AWAY = 0.6  # of the clips
 
 def is_memory(name: str) -> bool:
     """A parameter that only tracking uses."""
-    return name.removeprefix("model.grounder.sam2_model.").startswith(_MEMORY)
+    return name.removeprefix("model.sam2.sam2_model.").startswith(_MEMORY)
 
 
 def is_trained(name: str) -> bool:
     """A parameter that the memory stage moves: all of SAM-2 but the image encoder."""
-    return not name.removeprefix("model.grounder.sam2_model.").startswith(_FROZEN)
+    return not name.removeprefix("model.sam2.sam2_model.").startswith(_FROZEN)
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,13 @@ def unroll(
     Args:
         features: of every frame, one row for each object.
     """
-    memory = ClipMemory(learner.grounder, gated=True)
+    memory = ClipMemory(learner.sam2, gated=True)
     memory.write(features[0], first, prompted=True)
     seen = []
     for t in range(1, len(clip.frames)):
         values, positions, pointers = memory.tokens()
-        conditioned = learner.grounder.attend(features[t], values, positions, pointers)
-        decoded = learner.grounder.decode_tokens(features[t], conditioned)
+        conditioned = learner.sam2.attend(features[t], values, positions, pointers)
+        decoded = learner.sam2.decode_tokens(features[t], conditioned)
         seen.append(decoded)
         memory.write(features[t], decoded, prompted=False)
     return seen
@@ -183,8 +183,8 @@ def clip_features(learner: Learner, clip: ClipBatch) -> list[ImageFeatures]:
     each = clip.frames[0].targets.shape[1]
     pixels = fitted(torch.cat([f.pixels for f in clip.frames]), learner.side)
     with torch.no_grad():
-        together = learner.grounder.sam2_model.image_encoder(pixels)
-    decoder, count = learner.grounder.sam2_model.sam_mask_decoder, len(clip.frames[0].pixels)
+        together = learner.sam2.sam2_model.image_encoder(pixels)
+    decoder, count = learner.sam2.sam2_model.sam_mask_decoder, len(clip.frames[0].pixels)
     fine, middle, top = together["backbone_fpn"]
     position = together["vision_pos_enc"][-1]
     rows = []
@@ -208,18 +208,18 @@ def _first_frame(
     learner: Learner, clip: ClipBatch, features: ImageFeatures, rng: np.random.Generator
 ) -> Decoded:
     """The answer on frame 0 to what a user may do: speak (mostly), point, draw a box, give a mask."""
-    batch, grounder = clip.frames[0], learner.grounder
+    batch, segmenter = clip.frames[0], learner.sam2
     chance = rng.random()
-    plain = grounder.without_memory(features)
+    plain = segmenter.without_memory(features)
     if chance < 0.55:
         codes = spoken_codes(learner, batch) if clip.spoken else exact_codes(learner, batch)
-        return grounder.decode_tokens(features, plain, extra=codes[:, None])
+        return segmenter.decode_tokens(features, plain, extra=codes[:, None])
     if chance < 0.8:
         points, labels = native_prompts(batch, learner.side, rng)
-        return grounder.decode_tokens(features, plain, points=points, labels=labels)
+        return segmenter.decode_tokens(features, plain, points=points, labels=labels)
     one = [_row(features, n) for n in range(len(features.top))]
     masks = batch.masks(learner.side)
-    given = [grounder.adopt_mask(one[n], masks[n]) for n in range(len(one))]
+    given = [segmenter.adopt_mask(one[n], masks[n]) for n in range(len(one))]
     return _stacked(given)
 
 
@@ -284,13 +284,11 @@ def evaluate_clips(learner: Learner, held: Library, count: int) -> dict[str, dic
 
 def _measure(learner: Learner, clip: ClipBatch) -> dict[str, Tensor]:
     features, truth = clip_features(learner, clip), [b.masks(learner.side) for b in clip.frames]
-    plain = learner.grounder.without_memory(features[0])
+    plain = learner.sam2.without_memory(features[0])
     codes = spoken_codes(learner, clip.frames[0])
-    spoken = learner.grounder.decode_tokens(features[0], plain, extra=codes[:, None])
+    spoken = learner.sam2.decode_tokens(features[0], plain, extra=codes[:, None])
     rows = [_row(features[0], n) for n in range(len(codes))]
-    given = [
-        learner.grounder.adopt_mask(row, mask) for row, mask in zip(rows, truth[0], strict=True)
-    ]
+    given = [learner.sam2.adopt_mask(row, mask) for row, mask in zip(rows, truth[0], strict=True)]
     drawn = _stacked(given)
     out = {"first": _iou(_masks(learner, spoken), truth[0])}
     for name, first in (("J", spoken), ("Jmask", drawn)):
@@ -311,7 +309,7 @@ def _measure(learner: Learner, clip: ClipBatch) -> dict[str, Tensor]:
 
 def _masks(learner: Learner, decoded: Decoded) -> Tensor:
     """bool [N, S, S]; nothing where the object score says so."""
-    masks = learner.grounder.image_logits(decoded.logits)[:, 0] > 0
+    masks = learner.sam2.image_logits(decoded.logits)[:, 0] > 0
     return masks & (decoded.object_scores[:, :, None] > 0)
 
 

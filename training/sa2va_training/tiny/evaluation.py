@@ -96,7 +96,7 @@ def _measure(learner: Learner, batch: Batch, kind: str, tally: Tally) -> None:
         codes = learner.model.text_hidden_fcs(seen.seg)
     if kind != "words":
         decoded = learner.decode(learner.encode(batch.pixels).features, codes, each)
-        masks = learner.grounder.image_logits(decoded.logits)[:, 0] > 0
+        masks = learner.sam2.image_logits(decoded.logits)[:, 0] > 0
         truth = batch.masks(learner.side)
         ious = (masks & truth).flatten(1).sum(1) / (masks | truth).flatten(1).sum(1).clamp(min=1)
         tally.add(iou=ious, sees=decoded.object_scores[:, 0] > 0)

@@ -16,7 +16,7 @@ from sa2va_model.checkpoints.presets import tiny_config
 from sa2va_model.config import ModelConfig
 from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.segmentation.sam2 import Grounder
+from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_training.objectives.gaze import Gaze
 from sa2va_training.tiny.aids import MapAids, WordAids
@@ -27,7 +27,7 @@ from sa2va_training.tiny.norms import add_norms
 from sa2va_training.tiny.teacher import TeacherCode
 
 AIDS = ("map_aids.", "word_aids.")
-SAM_HALF = ("model.grounder.", "map_aids.")
+SAM_HALF = ("model.sam2.", "map_aids.")
 STEM = ("model.mllm.vision_model.embeddings.patch_embeddings.", "word_aids.stem")
 SIGHT = ("model.mllm.vision_model.", "model.mllm.mlp1.", "word_aids.visual")
 WORD_HALF = ("model.mllm.", "model.text_hidden_fcs.", "word_aids.")
@@ -88,13 +88,13 @@ class Learner(nn.Module):
         return self.shipped_config.sam2.mask_size
 
     @property
-    def grounder(self) -> Grounder:
+    def sam2(self) -> Sam2:
         """The SAM-2 half."""
-        return self.model.grounder
+        return self.model.sam2
 
     def encode(self, pixels: Tensor) -> Encoded:
-        """As `Grounder.encode_image`, for any size of picture, with the pyramid before the decoder's projections."""
-        sam = self.grounder.sam2_model
+        """As `Sam2.encode_image`, for any size of picture, with the pyramid before the decoder's projections."""
+        sam = self.sam2.sam2_model
         out = sam.image_encoder(fitted(pixels, self.side))
         fine, middle, top = out["backbone_fpn"]
         decoder = sam.sam_mask_decoder
@@ -106,9 +106,7 @@ class Learner(nn.Module):
     def decode(self, features: ImageFeatures, codes: Tensor, each: int) -> Decoded:
         """Masks for `each` codes of every image: codes [B · each, C]."""
         rows = repeat_rows(features, each)
-        return self.grounder.decode_tokens(
-            rows, self.grounder.without_memory(rows), extra=codes[:, None]
-        )
+        return self.sam2.decode_tokens(rows, self.sam2.without_memory(rows), extra=codes[:, None])
 
 
 def repeat_rows(features: ImageFeatures, each: int) -> ImageFeatures:

@@ -50,8 +50,8 @@ TRAINED = {
     "stem": STEM,
     "sight": SIGHT,
     "words": WORD_HALF,
-    "memory": ("model.grounder.",),
-    "together": ("model.grounder.",),
+    "memory": ("model.sam2.",),
+    "together": ("model.sam2.",),
 }
 _SAVE_SECONDS = 150.0
 _AVERAGE_EVERY = 20

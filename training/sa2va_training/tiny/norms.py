@@ -80,7 +80,7 @@ class HalfStem(nn.Module):
 def stems(model: Sa2VA) -> list[tuple[nn.Module, str]]:
     """Where the model keeps its stems: pairs of a parent and the name of its child."""
     paths = ("mllm.vision_model.embeddings.patch_embeddings.projection",
-             "grounder.sam2_model.image_encoder.trunk.patch_embed.proj")  # fmt: skip
+             "sam2.sam2_model.image_encoder.trunk.patch_embed.proj")  # fmt: skip
     pairs = (path.rsplit(".", 1) for path in paths)
     return [(model.get_submodule(parent), name) for parent, name in pairs]
 

@@ -155,8 +155,8 @@ def taught_loss(
         return decoded_loss(taught, cover, found)[0]
     rows = repeat_rows(encoded.features, each)
     points, labels = native_prompts(batch, learner.side, rng)
-    plain = learner.grounder.without_memory(rows)
-    pointed = learner.grounder.decode_tokens(rows, plain, points=points, labels=labels)
+    plain = learner.sam2.without_memory(rows)
+    pointed = learner.sam2.decode_tokens(rows, plain, points=points, labels=labels)
     shown = (pointed.logits[:, 0][found].float(), cover[found])
     score = pointed.object_scores[found, 0].float()
     present = F.binary_cross_entropy_with_logits(score, torch.ones_like(score))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engine: a `Grounder` for inference whose blocks are the rewritten ones.
+"""FusedSam2: a `Sam2` for inference whose blocks are the rewritten ones.
 
-It answers as the `Grounder` it is made of (float32: to rounding). What depends on the image only is computed once
+It answers as the `Sam2` it is made of (float32: to rounding). What depends on the image only is computed once
 per image, whatever the number of objects. Weights are copied when it is made: make a new one after training.
 """
 
@@ -22,8 +22,8 @@ from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEnc
 from sa2va_model.segmentation.backends.fused.trunk import Pyramid, Trunk
 from sa2va_model.segmentation.backends.profile import FLOAT32, RuntimeProfile
 from sa2va_model.segmentation.memory_bank import MemoryBank
-from sa2va_model.segmentation.sam2 import Grounder
-from sa2va_model.segmentation.sam2_modules import Sam2
+from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 
 _DECODED = ("logits", "candidates", "ious", "best", "pointers", "object_scores", "tokens")
@@ -39,11 +39,11 @@ class _Prepared:
     memory: Tensor | None = None
 
 
-class Engine(Grounder):
+class FusedSam2(Sam2):
     """SAM-2 for inference.
 
     Args:
-        grounder: its weights; shared where they need no other layout or number format.
+        segmenter: its weights; shared where they need no other layout or number format.
         profile: float32 or bfloat16 arithmetic.
         image_size: side of the image, pixels; None = the model's own. SAM-2 tolerates others.
         trunk: another engine's whose image encoder is the same (see `same_encoder`).
@@ -53,18 +53,18 @@ class Engine(Grounder):
 
     def __init__(
         self,
-        grounder: Grounder,
+        segmenter: Sam2,
         profile: RuntimeProfile = FLOAT32,
         *,
         image_size: int | None = None,
-        trunk: Engine | None = None,
+        trunk: FusedSam2 | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.profile = profile
         self.config: Sam2Config = replace(
-            grounder.config, image_size=image_size or grounder.config.image_size
+            segmenter.config, image_size=image_size or segmenter.config.image_size
         )
-        sam = grounder.sam2_model
+        sam = segmenter.sam2_model
         dtype = torch.float32 if profile.arithmetic == "float32" else torch.bfloat16
         side, size = self.config.feature_size, self.config.image_size
         with torch.no_grad():
@@ -72,9 +72,9 @@ class Engine(Grounder):
             fine = (sam.sam_mask_decoder.conv_s0, sam.sam_mask_decoder.conv_s1)
             self._pyramid = Pyramid(sam.image_encoder.neck, fine, dtype)
             position = sam.image_encoder.neck.position_encoding
-            probe = torch.zeros(1, 1, side, side, device=grounder.device)
+            probe = torch.zeros(1, 1, side, side, device=segmenter.device)
             self._position = position(probe).float()  # [1, C, h, w]
-            self.sam2_model = _without_encoder(grounder, size, side)
+            self.sam2_model = _without_encoder(segmenter, size, side)
             sam = self.sam2_model
             self._attention = FastMemoryAttention(sam.memory_attention, side, dtype)
             places = sam.sam_prompt_encoder.get_dense_pe()
@@ -82,7 +82,7 @@ class Engine(Grounder):
             self._memory = FastMemoryEncoder(sam.memory_encoder, side, dtype)
             self._sparse, self._dense = super()._prompt_tokens(1, None, None, None)
         self._latest: _Prepared | None = None
-        graphs = profile.graphs and grounder.device.type == "cuda"
+        graphs = profile.graphs and segmenter.device.type == "cuda"
         self._graphs = Graphs() if graphs else None
         self.requires_grad_(False)
 
@@ -248,7 +248,7 @@ class Engine(Grounder):
         return latest
 
 
-def same_encoder(one: Grounder, other: Grounder) -> bool:
+def same_encoder(one: Sam2, other: Sam2) -> bool:
     """Two models' image encoders are equal, tensor for tensor, so that one pass serves both."""
     if one.config.image_size != other.config.image_size:
         return False
@@ -270,12 +270,12 @@ def _cells(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _without_encoder(grounder: Grounder, size: int, side: int) -> Sam2:
+def _without_encoder(segmenter: Sam2, size: int, side: int) -> Sam2Modules:
     """The parts of SAM-2 that are used as they are, in float32, for an image of `size` pixels."""
-    source = grounder.sam2_model
+    source = segmenter.sam2_model
     shell = copy.copy(source)
     shell._modules = {k: v for k, v in source._modules.items() if k != "image_encoder"}
-    if grounder.dtype != torch.float32:
+    if segmenter.dtype != torch.float32:
         shell = copy.deepcopy(shell).float()
     else:
         shell._modules = dict(shell._modules)
