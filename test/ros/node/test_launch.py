@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted(path.name for path in (ROOT / "launch").glob("*.launch.py"))
 END_SECONDS = 3.0
 

@@ -24,7 +24,7 @@ from sa2va_model.mllm.families.nano import QWEN_TOKENS
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
-PUBLISHED = Path(__file__).parents[2].parent / "shared" / "reference" / "sa2va_1b_tensors.txt"
+PUBLISHED = Path(__file__).parents[3].parent / "shared" / "reference" / "sa2va_1b_tensors.txt"
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_settings_are_read_written_and_checked(tmp_path: Path) -> None:
         load_settings("nowhere.yaml")
 
 
-@pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("training/configs/*.yaml")))
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[3].glob("training/configs/*.yaml")))
 def test_settings_that_ship_are_valid(file: Path) -> None:
     if file.name.startswith("accelerate_"):
         pytest.skip("for the launcher")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.sa2va import Sa2VA
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OWN = ROOT / "test" / "data" / "golden" / "internvl"
 SHARED = ROOT.parent / "shared" / "golden"
 LIMIT, TOLERANCE = 24, 1e-4

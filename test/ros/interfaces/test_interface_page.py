@@ -13,7 +13,7 @@ import pytest
 from sa2va_ros.node.parameters import TABLE
 from sa2va_ros.support.parameter import Parameter
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "ros_interface.md").read_text("utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "ros_interface.md").read_text("utf-8")
 
 
 def table(heading: str) -> list[list[str]]:

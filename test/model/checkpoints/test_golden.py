@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sa2va_model.checkpoints.golden import verify
 from sa2va_model.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = ROOT / "test" / "data" / "golden"
 OWN = DATA / "internvl"
 SHARED = ROOT.parent / "shared" / "golden"

@@ -96,7 +96,7 @@ def test_it_ends_although_a_grounding_does_not(
 
 def test_ctrl_c_while_modules_are_imported_is_no_error(wait_for: Any) -> None:
     """As a terminal sends it in the first seconds of `ros2 run` or `ros2 launch`."""
-    script = Path(__file__).resolve().parents[2] / "scripts" / "tracker_node"
+    script = Path(__file__).resolve().parents[3] / "scripts" / "tracker_node"
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
