@@ -35,17 +35,17 @@ COMMANDS = {
     "track": Command("track", "follow objects through a video, an image folder or a rosbag2"),
     "ask": Command("ask", "ask about an image or a video; captions, with masks if wanted"),
     "verify-golden": Command("verify_golden", "check a checkpoint against its golden files"),
-    "bench": Command("bench", "measure speed on this machine"),
+    "bench": Command("bench.command", "measure speed on this machine"),
     "train": Command("train", "fine-tune a model on one's own data"),
     "data": Command("data", "make, complete and check datasets"),
     "evaluate": Command("evaluate", "measure a model on a dataset, as the benchmarks do"),
     "doctor": Command("doctor", "say what is installed, what is missing and how to get it"),
-    "demo": Command("demo", "run the camera simulator and the ROS 2 node and measure them"),
+    "demo": Command("demo.command", "run the camera simulator and the ROS 2 node and measure them"),
     "grasp-demo": Command(
-        "grasp_demo", "let a simulated gripper pick up what it is told, and measure it"
+        "demo.grasp_demo", "let a simulated gripper pick up what it is told, and measure it"
     ),
     "follow-demo": Command(
-        "follow_demo", "let a simulated base follow what it is told, and measure it"
+        "demo.follow_demo", "let a simulated base follow what it is told, and measure it"
     ),
 }
 EPILOG = """examples:

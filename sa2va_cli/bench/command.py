@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sa2va bench WHAT`: measures one half of the model and prints a table; --json has everything.
 
-WHAT is a module `bench_WHAT.py` beside this one with HELP, EXAMPLES, add_arguments(parser) and run(args) -> exit
+WHAT is a module `WHAT.py` beside this one with HELP, EXAMPLES, add_arguments(parser) and run(args) -> exit
 status, as every subcommand has. The common options (--model, --device, --json, --debug) are already on the parser. A
 module that is not there is not offered.
 """
@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The benchmarks that are installed, each with its own options."""
     kinds = parser.add_subparsers(dest="benchmark", metavar="WHAT", required=True, title="WHAT")
     for name, line in BENCHMARKS.items():
-        if find_spec(f"sa2va_cli.bench_{name}") is None:
+        if find_spec(f"sa2va_cli.bench.{name}") is None:
             continue
-        module = importlib.import_module(f"sa2va_cli.bench_{name}")
+        module = importlib.import_module(f"sa2va_cli.bench.{name}")
         sub = kinds.add_parser(
             name,
             help=line,
