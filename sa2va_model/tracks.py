@@ -119,6 +119,7 @@ class FrameResult:
         stamp, index: those of the frame the masks belong to.
         height, width: size of that frame in pixels.
         milliseconds: time of each stage of this frame, by stage name.
+        companion: the frame's own (`Frame.companion`).
     """
 
     stamp: float
@@ -128,6 +129,7 @@ class FrameResult:
     tracks: tuple[Track, ...]
     events: tuple[Event, ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)
+    companion: object = field(default=None, compare=False, repr=False, kw_only=True)
 
     def labels(self) -> np.ndarray:
         """The label image: uint8 [H, W], 0 = background, else the track's `mask_value`."""

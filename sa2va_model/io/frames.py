@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -41,11 +41,14 @@ class Frame:
         rgb: uint8 [H, W, 3].
         stamp: seconds, in the source's own clock.
         index: position in the source, from 0.
+        companion: what else belongs to this picture (a depth message, say); never looked into here, kept as long as
+            the frame is kept, and handed back with its result.
     """
 
     rgb: np.ndarray
     stamp: float
     index: int
+    companion: object = field(default=None, compare=False, repr=False, kw_only=True)
 
 
 @runtime_checkable

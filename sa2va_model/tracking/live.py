@@ -212,7 +212,9 @@ class LiveTracker:
         height, width = frame.rgb.shape[:2]
         if not self._register.records and not commands:
             self._parts.questioner.answers()
-            return FrameResult(frame.stamp, frame.index, height, width, ())
+            return FrameResult(
+                frame.stamp, frame.index, height, width, (), companion=frame.companion
+            )
         seen = self._see(newest, commands, frame)
         evidence = self._parts.trust.evidence.tolist() if seen else []
         tracks = []
@@ -231,6 +233,7 @@ class LiveTracker:
             tuple(tracks),
             self._register.take_events(),
             dict(self._milliseconds),
+            companion=frame.companion,
         )
 
     def _see(

@@ -160,7 +160,15 @@ class TruthLive:
                 del self._tracks[known.track.id]
             events = [replace(e, stamp=frame.stamp, frame_index=frame.index) for e in self._events]
             self._events = []
-        return FrameResult(frame.stamp, frame.index, height, width, tracks, tuple(events))
+        return FrameResult(
+            frame.stamp,
+            frame.index,
+            height,
+            width,
+            tracks,
+            tuple(events),
+            companion=frame.companion,
+        )
 
     def _labels_at(self, stamp: int) -> np.ndarray:
         end = time.monotonic() + WAIT

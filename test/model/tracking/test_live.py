@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -395,3 +397,25 @@ def test_a_stream_that_nobody_asks_about_costs_nothing() -> None:
     assert "encode" not in live.process(idle).milliseconds
     live.track("the mug")
     assert "encode" in live.process(busy).milliseconds
+
+
+class Companion:
+    """What a node pins to its frame; unlike plain objects it can be watched."""
+
+
+def test_what_belongs_to_a_frame_comes_back_with_its_result_and_lives_as_long_as_the_frame() -> (
+    None
+):
+    live = LiveTracker(nano_model(), LiveConfig(verify_period=0, ring=8))
+    live.track("the mug")
+    watched = []
+    for frame in frames(20):
+        companion = Companion()
+        watched.append(weakref.ref(companion))
+        result = live.process(replace(frame, companion=companion))
+        assert result.companion is companion
+    del companion, result
+    alive = [index for index, seen in enumerate(watched) if seen() is not None]
+    assert alive == list(range(12, 20)), "as many as the ring keeps"
+    live.reset("time went back")
+    assert not any(seen() for seen in watched)
