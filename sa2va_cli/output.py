@@ -10,7 +10,6 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -179,12 +178,7 @@ class Progress:
         """Use as `with Progress(...) as progress`."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Remove the bar."""
         self._bar.close()
 

@@ -7,7 +7,6 @@ import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,12 +112,7 @@ class TrackOutputs:
         """Use as `with TrackOutputs(...) as outputs`."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Finish every file, whatever happened."""
         self._stack.close()
 

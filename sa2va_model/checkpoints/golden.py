@@ -29,9 +29,6 @@ from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, Prompt
 
 TOLERANCE = 1e-4
-MEMORY_TOLERANCE = (
-    2.0**-7
-)  # memories are stored in bfloat16: one unit in the last place at magnitude 1
 # As the answers were recorded. Other counts sum in another order, and memories stored in bfloat16 let the last bit grow
 # where weights are random (docs/log.md).
 THREADS = 2

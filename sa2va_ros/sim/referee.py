@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -72,12 +71,7 @@ class Referee:
         """Use as `with Referee(...) as referee`."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Leave DDS."""
         self._executor.shutdown()
         self._context.try_shutdown()

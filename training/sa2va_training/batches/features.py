@@ -25,7 +25,7 @@ class FeatureStore:
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
-        self.hits = self.misses = 0
+        self.hits = 0
         self._rows: dict[str, Features] = {}
 
     def __len__(self) -> int:
@@ -57,7 +57,6 @@ class FeatureStore:
         if known is not None:
             self.hits += 1
             return known
-        self.misses += 1
         found = tuple(tensor.detach().to("cpu") for tensor in compute(pixels))
         size = sum(tensor.numel() * tensor.element_size() for tensor in found)
         if self.used + size <= self.limit:

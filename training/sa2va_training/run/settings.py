@@ -214,7 +214,6 @@ class Settings:
     precision: str = "auto"
     save_every: int = 100
     keep: int = 2
-    log_every: int = 10
     measure: int = 100
     merge: bool = True
     train: PartSettings = field(default_factory=PartSettings)
@@ -230,7 +229,7 @@ class Settings:
             raise InputError(
                 f"loss.gaze is {self.loss.gaze} with batches.layout {self.batches.layout!r}; expected 'branches'"
             )
-        for name in ("save_every", "keep", "log_every"):
+        for name in ("save_every", "keep"):
             _above(name, getattr(self, name), 0)
         if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
             raise InputError(

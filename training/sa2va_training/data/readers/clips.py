@@ -22,9 +22,6 @@ from sa2va_training.data.readers.records import (
 )
 from sa2va_training.data.sample import Dataset, Referring, Sample, Target
 
-SECRET = ""
-"""`masks` of test sets whose truth is not published."""
-
 TargetOf = Callable[[str, str, Record, list[str]], "Target | None"]
 """(video, expression id, its record, frames) → its masks."""
 KindOf = Callable[[str, str, Record], str]
