@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception for wrong input: a file, a topic, a field or a value that the user gave."""
+"""What is raised on purpose: wrong input, and work that nobody wants any more."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class InputError(ValueError):
 
     The command line prints it and exits with status 2; the node counts and logs it and lives on.
     """
+
+
+class CancelledError(Exception):
+    """Nobody waits for the result any more: raised inside the work, caught by whoever started it."""

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sa2va_model.errors import CancelledError
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 
 ORDER = {
@@ -75,10 +76,6 @@ class QuestionCounts:
     superseded: int = 0
     cancelled: int = 0
     restarts: int = 0
-
-
-class CancelledError(RuntimeError):
-    """The question at hand is no longer wanted."""
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rclpy.clock import Clock, ClockType
 
-from sa2va_model.errors import InputError
+from sa2va_model.errors import CancelledError, InputError
 from sa2va_ros.action import AskScene
 from sa2va_ros.interfaces.commands import clean_text
-from sa2va_ros.interfaces.conversation import CancelledError, Request
+from sa2va_ros.interfaces.conversation import Request
 from sa2va_ros.interfaces.goal_state import ErrorCode
 from sa2va_ros.interfaces.questions import QuestionWorker
 from sa2va_ros.msg import GroundedCaption

@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sa2va_model.errors import CancelledError
 from sa2va_model.mllm import chat as prompts
 
 if TYPE_CHECKING:
     from sa2va_model.sa2va import Answer, Sa2VA
-
-
-class CancelledError(Exception):
-    """Nobody waits for the answer any more."""
 
 
 def _ignore(delta: str, text: str) -> None:
