@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 MANY = 5  # images in a row that cannot be used: no accident
+ENOUGH_3D = 0.98  # share of the images with 3D, of those that could have it
 
 
 class Level(IntEnum):
@@ -42,7 +43,8 @@ class Readings:
         latency_p50, latency_p95, overhead_p50, overhead_p95, step_p95, first_mask: seconds; NaN = not known.
         latency_warning: seconds from which on p95 is a warning; 0 = never.
         depth_wanted: somebody listens to 3D results, or has got some.
-        depth_problem: why there is no 3D, or "".
+        depth_problem: why an image had no 3D, the last time, or "".
+        depth_images: images with a mask on which 3D was wanted; `depth_found`: of these, those that have it.
         failures: questions to the language model that ended with an error.
         failure: the last of them.
         resident: bytes of memory of the process; `share`: of the machine's memory, 0..1.
@@ -73,6 +75,8 @@ class Readings:
     depth_wanted: bool = False
     depth_problem: str = ""
     depth_received: int = 0
+    depth_images: int = 0
+    depth_found: int = 0
     failures: int = 0
     failure: str = ""
     tracks: Mapping[str, int] = field(default_factory=dict)
@@ -141,10 +145,20 @@ def _tracker(now: Readings) -> Finding:
 
 
 def _depth(now: Readings) -> Finding:
-    level, message = Level.OK, "3D results" if now.depth_received else "no depth, no 3D"
-    if now.active and now.depth_problem and (now.depth_wanted or now.depth_received):
-        level, message = Level.WARN, f"no 3D: {now.depth_problem}"
-    values = {"depth images": str(now.depth_received), "problem": now.depth_problem}
+    missing = now.depth_images - now.depth_found
+    share = now.depth_found / now.depth_images if now.depth_images else float("nan")
+    level, message = Level.OK, "depth arrives" if now.depth_received else "no depth, no 3D"
+    if now.depth_images:
+        message = f"3D on {share:.0%} of {now.depth_images} images"
+    if now.active and missing and (now.depth_wanted or now.depth_received):
+        said = message if now.depth_found else "no 3D"
+        level = Level.WARN if share < ENOUGH_3D else Level.OK
+        message = f"{said}: {now.depth_problem}"
+    values = {
+        "depth images": str(now.depth_received),
+        "share of images with 3D": f"{share:.3f}",
+        "problem": now.depth_problem,
+    }
     return Finding("depth", level, message, values)
 
 

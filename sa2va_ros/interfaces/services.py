@@ -99,8 +99,8 @@ class Services:
         if latest is None:
             raise InputError("there is no image yet; expected one on the image topic")
         track = _named(request.track_id, latest)
-        depth = latest.depth or self._pipeline.match_depth(latest.admitted, wait=0.0)
-        place = self._pipeline.place(latest.admitted)
+        depth = self._pipeline.depth_of(latest.admitted)
+        place = latest.scene.place if latest.scene else self._pipeline.place(latest.admitted)
         config = self._pipeline.cloud_config()
         object_from_mask = locate_one(track, latest.admitted.frame.rgb, depth, place, config)
         response.header = Header(stamp=latest.admitted.header.stamp, frame_id=place.frame)

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 PERIOD = 1.0  # seconds between two diagnostics, as diagnostic_updater has it
-COUNTED = ("received", "processed", "dropped", "rejected", "skipped")
+COUNTED = (
+    "received",
+    "processed",
+    "dropped",
+    "rejected",
+    "skipped",
+    "depth_images",
+    "depth_found",
+)
 
 
 class Health:
@@ -88,7 +96,8 @@ class Health:
     def _read(self) -> Readings:
         pipeline, worker = self._pipeline, self._pipeline.worker
         latencies, latest = pipeline.outputs.latencies, pipeline.latest
-        counts = asdict(worker.counts())
+        counts, space = asdict(worker.counts()), pipeline.counts_3d
+        counts |= {"depth_images": space.wanted, "depth_found": space.found}
         now = Counter({name: counts[name] for name in COUNTED})
         # A new worker counts from zero.
         changed = {
@@ -117,7 +126,7 @@ class Health:
             first_mask=latencies.first_mask(),
             latency_warning=self._value("latency_warning"),
             depth_wanted=pipeline.outputs_3d.wanted(),
-            depth_problem=pipeline.problem_3d,
+            depth_problem=pipeline.counts_3d.problem,
             depth_received=pipeline.depth.received,
             failures=failed,
             failure=failure,

@@ -23,7 +23,7 @@ from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.publishers import OutputOptions, Outputs
 from sa2va_ros.node.publishers_3d import Outputs3D
 from sa2va_ros.node.stream import Admitted, ImageStream
-from sa2va_ros.space.depth import DepthBuffer, DepthFrame
+from sa2va_ros.space.depth import DepthBuffer, DepthFrame, PinnedDepth
 from sa2va_ros.space.localizer import Locator, Place, Scene3D
 from sa2va_ros.space.mask_to_object import CloudConfig
 from sa2va_ros.space.tf import Frames
@@ -37,10 +37,11 @@ LIVE_PIXELS = 5000  # depth pixels of one object that are looked at on every ima
 
 @dataclass(frozen=True)
 class Arrived:
-    """A camera message and when it came, monotonic seconds."""
+    """A camera message, when it came (monotonic seconds), and the depth that belongs to it."""
 
     message: Image | CompressedImage
     time: float
+    depth: PinnedDepth | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Done:
     admitted: Admitted
     result: FrameResult
     seconds: float  # that the tracker took
+    in_space: bool  # somebody wants to know where the objects are
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,29 @@ class PublishedFrame:
     """The newest image that was published, for questions and services.
 
     Attributes:
-        depth: what belongs to it, if it was needed.
+        scene: where its objects are; None if nobody asked, or with `problem`.
         problem: why there is no 3D; "" if there is, or nobody asked for it.
     """
 
     admitted: Admitted
     result: FrameResult
     tracks: TrackArray
-    depth: DepthFrame | None
+    scene: Scene3D | None
     problem: str
+
+
+@dataclass
+class SpaceCounts:
+    """Images with a mask on which 3D was wanted, those of them that have it, and why the last one had none."""
+
+    wanted: int = 0
+    found: int = 0
+    problem: str = ""
+
+    def add(self, problem: str, *, found: bool) -> None:
+        """One image more; both numbers change when it is known, so that a reader never sees one alone."""
+        self.wanted, self.found = self.wanted + 1, self.found + found
+        self.problem = problem or self.problem
 
 
 class Pipeline:
@@ -94,7 +110,7 @@ class Pipeline:
         self.depth = DepthBuffer()
         self.latest: PublishedFrame | None = None
         self.enabled = True
-        self.problem_3d = ""
+        self.counts_3d = SpaceCounts()
         self._locator = Locator()
         self._stream = ImageStream()
         self._step = threading.Lock()  # held while the tracker works on an image
@@ -150,7 +166,7 @@ class Pipeline:
         """Forget the stream as well, as when the model is freed."""
         self.latest = None
         self.depth.clear()
-        self.problem_3d = ""
+        self.counts_3d = SpaceCounts()
         self._locator.reset()
         self._stream = ImageStream()
 
@@ -160,8 +176,12 @@ class Pipeline:
 
     def put(self, message: Image | CompressedImage) -> None:
         """Hand over an image from the camera; never blocks."""
-        if self.enabled:
-            self.worker.put(Arrived(message, time.monotonic()))
+        if not self.enabled:
+            return
+        depth = None
+        if self._value("use_depth"):
+            depth = self.depth.pin(message.header, self._value("sync_slop"))
+        self.worker.put(Arrived(message, time.monotonic(), depth))
 
     def _new_worker(self) -> FrameWorker[Arrived, Done]:
         return FrameWorker(self._process, self._publish, self._refuse, wanted=self._wanted)
@@ -187,20 +207,22 @@ class Pipeline:
 
     def _process(self, arrived: Arrived) -> Done:
         now = self._node.get_clock().now().nanoseconds
-        admitted = self._stream.admit(arrived.message, now=now, max_age=self._value("max_age"))
+        admitted = self._stream.admit(
+            arrived.message, now=now, max_age=self._value("max_age"), depth=arrived.depth
+        )
+        in_space = arrived.depth is not None and self._listened()
         with self._step:
             if admitted.reset:
                 self._forget_tracks(admitted.reset, clock_jumped=True)
             start = time.perf_counter()
             result = self._session.process(admitted.frame)
-            return Done(admitted, result, time.perf_counter() - start)
+            return Done(admitted, result, time.perf_counter() - start, in_space)
 
     def _forget_tracks(self, reason: str, *, clock_jumped: bool) -> None:
         self._node.get_logger().warning(f"tracks are reset: {reason}")
         self._session.need_live().reset(reason)
         self._locator.reset()
         if clock_jumped:
-            self.depth.clear()
             self.frames.reset()
         self._forgotten(clock_jumped)
 
@@ -212,13 +234,13 @@ class Pipeline:
             masks_in_tracks=self._value("publish_masks_in_tracks"),
         )
         self.outputs.images(admitted, result, wishes)
-        depth, scene = self._in_space(admitted, result)
+        scene, problem = self._in_space(admitted, result) if done.in_space else (None, "")
         tracks = self.outputs.tracks(
             admitted, result, scene, clock=self._stream.clock, wishes=wishes
         )
         if scene is not None:
             self._publish_space(admitted, result, scene)
-        self.latest = PublishedFrame(admitted, result, tracks, depth, self.problem_3d)
+        self.latest = PublishedFrame(admitted, result, tracks, scene, problem)
         self.outputs.latencies.work(time.monotonic() - arrived.time, done.seconds)
         self._observe(self.latest)
         self._tell(result)
@@ -241,15 +263,12 @@ class Pipeline:
 
     # --- 3D ---------------------------------------------------------------------------------------
 
-    def match_depth(self, admitted: Admitted, wait: float) -> DepthFrame:
-        """The depth of an image; raises InputError with the reason why there is none."""
-        return self.depth.match(
-            admitted.header,
-            admitted.frame.rgb.shape[:2],
-            slop=self._value("sync_slop"),
-            wait=wait,
-            rectified=self._value("rectified"),
-        )
+    def depth_of(self, admitted: Admitted, wait: float = 0.0) -> DepthFrame:
+        """The depth that belongs to an image; raises InputError with the reason why there is none."""
+        if admitted.depth is None:
+            raise InputError("parameter use_depth is false; expected true for 3D")
+        size = (admitted.frame.rgb.shape[0], admitted.frame.rgb.shape[1])
+        return admitted.depth.frame(size, wait=wait, rectified=self._value("rectified"))
 
     def place(self, admitted: Admitted) -> Place:
         """The frame of 3D results for an image; raises InputError without a transform."""
@@ -266,28 +285,25 @@ class Pipeline:
             max_points=self._value("cloud_max_points"),
         )
 
-    def _in_space(
-        self, admitted: Admitted, result: FrameResult
-    ) -> tuple[DepthFrame | None, Scene3D | None]:
-        """Where the tracks are; nothing where no track has a mask, or nobody wants to know."""
-        self.problem_3d = ""
-        seen = any(track.mask is not None for track in result.tracks)
-        if not (self._value("use_depth") and seen and self._listened()):
-            return None, None
-        depth = None
+    def _in_space(self, admitted: Admitted, result: FrameResult) -> tuple[Scene3D | None, str]:
+        """Where the tracks are, and why one is nowhere; nothing where no track has a mask."""
+        if not any(track.mask is not None for track in result.tracks):
+            return None, ""
+        counts = self.counts_3d
         try:
-            depth = self.match_depth(admitted, self._value("depth_wait"))
+            depth = self.depth_of(admitted, self._value("depth_wait"))
             place = self.place(admitted)
             config = replace(self.cloud_config(), max_pixels=LIVE_PIXELS)
             scene = self._locator.locate(result, admitted.frame.rgb, depth, place, config)
         except InputError as error:
-            self.problem_3d = str(error)
-        else:
-            self.problem_3d = next(iter(scene.problems.values()), "")
-            return depth, scene
-        if self.depth.received:
-            self._node.get_logger().warning(f"no 3D: {self.problem_3d}", throttle_duration_sec=5.0)
-        return depth, None
+            counts.add(str(error), found=False)
+            if self.depth.received:
+                text = f"no 3D: {error}"
+                self._node.get_logger().warning(text, throttle_duration_sec=5.0)
+            return None, str(error)
+        problem = next(iter(scene.problems.values()), "")
+        counts.add(problem, found=bool(scene.found))
+        return scene, problem
 
     def _publish_space(self, admitted: Admitted, result: FrameResult, scene: Scene3D) -> None:
         self.outputs_3d.publish(

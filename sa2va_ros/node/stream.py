@@ -14,6 +14,7 @@ from typing import Any
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_ros.messages.images import StampClock, nanoseconds, rgb_from_compressed, rgb_from_image
+from sa2va_ros.space.depth import PinnedDepth
 
 JUMP_BACK = 0.5  # seconds; less is an image that came late, more is a clock set back or a bag that starts over
 NEW_SIZE_AFTER = 5  # images in a row of one new size before the camera is believed to have changed
@@ -25,11 +26,13 @@ class Admitted:
 
     Attributes:
         header: of its message, for everything that is computed on it.
+        depth: what belongs to it in space; None if depth is not used.
         reset: why the tracks before it must be forgotten; "" if they go on.
     """
 
     frame: Frame
     header: Any
+    depth: PinnedDepth | None
     reset: str
 
 
@@ -44,10 +47,18 @@ class ImageStream:
         self._others = 0
         self._index = 0
 
-    def admit(self, message: Any, *, now: int | None = None, max_age: float = 0.0) -> Admitted:
+    def admit(
+        self,
+        message: Any,
+        *,
+        now: int | None = None,
+        max_age: float = 0.0,
+        depth: PinnedDepth | None = None,
+    ) -> Admitted:
         """Decode one `Image` or `CompressedImage`.
 
         Args:
+            depth: what belongs to it in space; goes with the frame through the tracker.
             now: the node's time in nanoseconds, and `max_age` in seconds (0 = any), to refuse old
                 images.
 
@@ -66,9 +77,9 @@ class ImageStream:
         rgb = decode(message)
         reset = self._check_size((rgb.shape[0], rgb.shape[1]), others) or reset
         self._last = stamp
-        frame = Frame(rgb, self.clock.seconds(message.header.stamp), self._index)
+        frame = Frame(rgb, self.clock.seconds(message.header.stamp), self._index, companion=depth)
         self._index += 1
-        return Admitted(frame, message.header, reset)
+        return Admitted(frame, message.header, depth, reset)
 
     def _check_order(self, stamp: int) -> str:
         back = 0.0 if self._last is None else (self._last - stamp) / 1e9
