@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
+from sa2va_ros.support.executables import EXECUTABLES
 
 NAMESPACE = "/sa2va"
 START_SECONDS = 120.0
@@ -42,21 +43,21 @@ def keep_to_ourselves() -> None:
 
 @contextmanager
 def node(
-    module: str, log: Path, *, namespace: str = NAMESPACE, **parameters: Any
+    name: str, log: Path, *, namespace: str = NAMESPACE, **parameters: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A node in a process of its own, its output in a file; ended on leaving, whatever happened."""
+    """Start a node of `EXECUTABLES` in a process of its own, its output in a file; end it on leaving."""
     command = [
         sys.executable,
         "-m",
-        f"sa2va_ros.{module}",
+        EXECUTABLES[name],
         "--ros-args",
         "-r",
         f"__ns:={namespace}",
     ]
-    for name, value in parameters.items():
+    for key, value in parameters.items():
         if isinstance(value, bool):
             value = str(value).lower()
-        command += ["-p", f"{name}:={value if value != '' else chr(39) * 2}"]
+        command += ["-p", f"{key}:={value if value != '' else chr(39) * 2}"]
     process = None
     try:
         with log.open("wb") as output:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from sa2va_model.tracks import EventKind, TrackState
+from sa2va_ros.support.executables import EXECUTABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERFACES = [
@@ -119,4 +120,7 @@ def test_scripts_are_thin_and_executable() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert lines[0] == "#!/usr/bin/env python3"  # the interpreter of the environment in use
         assert len(lines) <= 8
+        module = next(line.split()[1] for line in lines if line.startswith("from sa2va_"))
+        if module.startswith("sa2va_ros."):
+            assert EXECUTABLES[path.name] == module
         assert path.stat().st_mode & 0o111

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sa2va_ros.support.executables import EXECUTABLES
+
 DOMAIN = random.SystemRandom().randrange(1, 100)
 os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)  # read by rclpy here and in the processes started here
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -38,13 +40,13 @@ RUNNING: list[NodeProcess] = []
 
 
 class NodeProcess:
-    """A node started as `python -m sa2va_ros.<module>` (or from code), its output in a file."""
+    """A node started by its name as an executable (or from code), its output in a file."""
 
-    def __init__(self, module: str, log: Path, parameters: dict[str, Any], remaps: tuple[str, ...]):
-        start = ["-m", f"sa2va_ros.{module}"] if module.isidentifier() else ["-c", module]
+    def __init__(self, name: str, log: Path, parameters: dict[str, Any], remaps: tuple[str, ...]):
+        start = ["-m", EXECUTABLES[name]] if name.isidentifier() else ["-c", name]
         command = [sys.executable, *start, "--ros-args"]
-        for name, value in parameters.items():
-            command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+        for key, value in parameters.items():
+            command += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
         for remap in remaps:
             command += ["-r", remap]
         self._log, self._remaps = log, remaps

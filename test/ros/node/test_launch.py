@@ -65,7 +65,9 @@ def test_executables_of_launch_files_are_installed(name: str) -> None:
 
 
 def test_layouts_show_topics_that_the_node_publishes() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "sa2va_ros").glob("*.py"))
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "sa2va_ros").rglob("*.py")
+    )
     rviz = (ROOT / "rviz" / "tracker.rviz").read_text(encoding="utf-8")
     assert yaml.safe_load(rviz)["Visualization Manager"]["Displays"]
     foxglove = json.loads((ROOT / "foxglove" / "tracker.json").read_text(encoding="utf-8"))

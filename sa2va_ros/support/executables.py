@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes by the names that `ros2 run sa2va_ros NAME` knows, and the modules behind them."""
+
+from __future__ import annotations
+
+EXECUTABLES = {
+    "tracker_node": "sa2va_ros.tracker_node",
+    "bag_player": "sa2va_ros.bags.player",
+    "follower": "sa2va_ros.clients.follower",
+    "picker": "sa2va_ros.clients.picker",
+    "sim_camera": "sa2va_ros.sim.camera",
+    "sim_gantry": "sa2va_ros.sim.gantry",
+    "sim_rover": "sa2va_ros.sim.rover",
+    "truth_tracker": "sa2va_ros.sim.truth_tracker",
+}
