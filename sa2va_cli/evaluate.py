@@ -23,6 +23,7 @@ NAME = "evaluate"
 HELP = "Measure a model on a dataset: J&F, cIoU, gIoU, AP50, METEOR, CIDEr, answers."
 EXAMPLES = """examples:
   sa2va evaluate my_folder                          a simple folder (docs/datasets.md)
+  sa2va evaluate my_folder --on runs/kitchen --adapter runs/kitchen/adapter     what that run has held out of it
   sa2va evaluate refcoco_testA.yaml --model Sa2VA-1B
   sa2va evaluate mevis.yaml keyframes=uniform       another choice of keyframes
   sa2va evaluate clips.yaml tracking=live           frame by frame, as on a robot
@@ -48,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_adapter(parser)
     parser.add_argument(
+        "--on",
+        metavar="RUN",
+        help="only what this run of sa2va train has held out of the dataset",
+    )
+    parser.add_argument(
         "--restart", action="store_true", help="measure again what was measured before"
     )
 
@@ -55,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     from sa2va_cli.output import Progress, write_json
+    from sa2va_training.data.held_out import among, read_held_out
     from sa2va_training.data.readers import open_dataset
     from sa2va_training.evaluation.predictor import ModelPredictor
     from sa2va_training.evaluation.report import report
@@ -62,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
     config, asking, own = settings(args.dataset, args.settings)
     dataset = open_dataset(config)
+    if args.on is not None:
+        dataset = among(dataset, read_held_out(Path(args.on), config.title, config.root))
     folder = Path(args.output or Path("runs/evaluate") / config.title)
     official = own["protocol"] == "official"
     if official and config.format != "ref_davis17":
@@ -71,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
     measured = Run(
         dataset,
         folder,
-        {**_head(config, asking, own, args.model, len(dataset)), "adapter": args.adapter},
+        {
+            **_head(config, asking, own, args.model, len(dataset)),
+            "adapter": args.adapter,
+            "on": args.on,
+        },
         keep_masks=official,
         export=bool(own["export"]),
         shard=_shard(own["shard"]),
@@ -120,24 +133,20 @@ def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking,
     Raises:
         InputError: something is unknown or of the wrong kind.
     """
+    from sa2va_training.data.plain_yaml import parse_yaml
     from sa2va_training.data.readers import DatasetConfig, read_yaml
+    from sa2va_training.data.sources import folder_mapping
     from sa2va_training.evaluation.predictor import Asking
 
     path = Path(dataset).expanduser()
-    if path.is_dir():
-        values: dict[str, Any] = {
-            "format": "simple",
-            "root": str(path.resolve()),
-            "name": path.name,
-        }
-    else:
-        values = read_yaml(path)
+    values: dict[str, Any] = folder_mapping(path) if path.is_dir() else read_yaml(path)
+    base = Path() if path.is_dir() else path.parent
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise InputError(f"{item!r}: expected key=value, such as tracking=live")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"{item!r}: the value is no YAML") from error
     asked = {f.name: values.pop(f.name) for f in fields(Asking) if f.name in values}
@@ -156,7 +165,7 @@ def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking,
     for key, value in asked.items():
         if not isinstance(value, numbers.get(key, str)):  # type: ignore[arg-type]
             raise InputError(f"{dataset}: {key} is {value!r}, expected another type of value")
-    return DatasetConfig.from_mapping(values, path.parent, dataset), Asking(**asked), own
+    return DatasetConfig.from_mapping(values, base, dataset), Asking(**asked), own
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -16,11 +16,15 @@ from sa2va_model.testing import nano_model
 from sa2va_training.batches import asking
 from sa2va_training.batches.asking import Asker, augment
 from sa2va_training.batches.batch import IGNORED, PADDING, Batch
+from sa2va_training.batches.collage import Album
 from sa2va_training.batches.collate import Collator
-from sa2va_training.data.masks import ArrayMask, EmptyMask
+from sa2va_training.data.masks import ArrayMask, EmptyMask, all_of
 from sa2va_training.data.pictures import ArrayPicture
 from sa2va_training.data.sample import Referring, Sample, Target, Turn
+from sa2va_training.evaluation.predictor import Asking, ModelPredictor
+from sa2va_training.evaluation.scoring import score_sample
 from sa2va_training.objectives.learner import Before, Learner, Totals
+from sa2va_training.run import measure
 from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings
 from sa2va_training.run.trainables import prepare
 
@@ -274,3 +278,95 @@ def test_cutting_a_picture_keeps_what_is_meant() -> None:
         )
         assert frames[0].shape[:2] == masks.shape[2:]
         assert masks.sum() == shown.sum()
+
+
+def seen_and_hidden() -> Sample:
+    """A clip of four frames: the ball is seen, hidden, not annotated, hidden; the mug is there, last not annotated."""
+    ball = (ArrayMask(mask(4, 4)), EmptyMask(), None, EmptyMask())
+    mug = (*(ArrayMask(mask(20, 20)),) * 3, None)
+    referrings = (
+        Referring("the ball", Target(ball, "ball"), "", "0"),
+        Referring("the mug", Target(mug, "mug"), "", "1"),
+        Referring("the cup", None, "none", "2"),
+    )
+    frames = tuple(ArrayPicture(picture(n), f"frame {n}") for n in range(4))
+    return Sample("made", "made: clip", "c", frames, clip=True, referrings=referrings)
+
+
+def answers_of(frames: Sequence[int]) -> dict[str, bool]:
+    """For everything that is asked about these frames: whether the answer is that it is there."""
+    model = nano_model()
+    settings = replace(PLAIN, frames=len(frames), answers=("Sure, [SEG].",), absent="No.")
+    asked = Asker(model.config, settings, 0, scored=False)(
+        seen_and_hidden().with_frames(frames), np.random.default_rng(3)
+    )
+    words = ("the ball", "the mug", "the cup")
+    return {next(w for w in words if w in e.question): e.answer != "No." for e in asked.exchanges}
+
+
+def test_hidden_is_denied_and_unknown_is_not_asked() -> None:
+    assert answers_of([0]) == {"the ball": True, "the mug": True, "the cup": False}
+    assert answers_of([1]) == {"the ball": False, "the mug": True, "the cup": False}
+    assert answers_of([2]) == {"the mug": True, "the cup": False}
+    assert answers_of([3]) == {"the ball": False, "the cup": False}
+    assert answers_of([0, 1]) == {"the ball": True, "the mug": True, "the cup": False}
+    assert answers_of([1, 3]) == {"the ball": False, "the mug": True, "the cup": False}
+    assert answers_of([1, 2]) == {"the mug": True, "the cup": False}  # the ball may be on the other
+
+
+def test_what_nobody_annotated_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the table of a run nor by `evaluate`: what is hidden counts as absent, what is unknown as nothing."""
+    model = nano_model()
+    for frame, wanted in ((1, {"the ball": True, "the mug": False}), (3, {"the ball": True})):
+        still = replace(seen_and_hidden().with_frames([frame]), clip=False)
+        seen = measure._ask(model, still, np.random.default_rng(0))
+        assert {s.text: s.absent for s in seen} == {**wanted, "the cup": True}
+        scored = list(score_sample(still, ModelPredictor(model, Asking())))
+        assert {s.record["asked"] for s in scored} == {*wanted, "the cup"}
+
+
+def test_several_objects_are_known_where_each_of_them_is() -> None:
+    one, two = ArrayMask(mask(4, 4)), ArrayMask(mask(20, 20))
+    assert all_of((one, None)) is None
+    both = all_of((one, two))
+    assert both is not None
+    assert both.read(48, 48).sum() == 2 * 16 * 16
+
+
+def test_a_collage_denies_nothing_that_may_be_there() -> None:
+    """A named object without a mask in this picture: no phrase that fits it is asked, neither as there nor as not."""
+    frame = ArrayPicture(picture(1), "p")
+    things = (
+        Target((ArrayMask(mask(4, 4)),), "red mug"),
+        Target((None,), "blue ball"),
+        Target((EmptyMask(),), "green cup"),
+    )
+    said = (Referring("the red mug", things[0], "", "0"),)
+    sample = Sample("made", "made: 1", "1", (frame,), referrings=said, objects=things)
+    other = Sample(
+        "made",
+        "made: 2",
+        "2",
+        (ArrayPicture(picture(2), "q"),),
+        referrings=said,
+        objects=(Target((ArrayMask(mask(8, 8)),), "red mug"),),
+    )
+    model = nano_model()
+    settings = replace(PLAIN, collage=0.99, denied=0.5, absent="No.", answers=("[SEG]",))
+    album = Album([Several([sample, other])])
+    asker = Asker(model.config, settings, 0, scored=False, album=album)
+    said_of: dict[str, set[bool]] = {}
+    for seed in range(40):
+        for exchange in asker(sample, np.random.default_rng(seed)).exchanges:
+            for name in ("ball", "cup", "mug"):
+                if name in exchange.question:
+                    said_of.setdefault(name, set()).add(exchange.answer != "No.")
+    assert "ball" not in said_of
+    assert said_of["cup"] == {False}
+    assert said_of["mug"] == {True}
+
+
+class Several(list):  # type: ignore[type-arg]
+    """Samples as a dataset."""
+
+    name = "made"

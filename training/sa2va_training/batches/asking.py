@@ -81,7 +81,11 @@ class Asker:
             exchanges = _exchanges(sample, rng)
             independent = False
         else:
-            sample, exchanges = self._refer(sample, rng)
+            whole = sample
+            sample, exchanges = self._refer(whole, rng)
+            if not exchanges and len(whole.frames) > 1:
+                # Each frame shows something that is annotated, together they may leave everything open.
+                sample, exchanges = self._refer(whole.with_frames([0]), rng)
             independent = self.settings.layout == "branches"
         if not exchanges:
             raise InputError(
@@ -123,6 +127,7 @@ class Asker:
         naming = rng.random() < settings.naming
         if album is None and not naming:
             return None
+        unknown = [o.name for o in sample.objects if o.masks[0] is None]
         if album is not None:
             rgb, things = glue(sample, album, rng)
         else:
@@ -140,7 +145,7 @@ class Asker:
             return Asked(found, exchanges, True, (rgb,), ("",), masks[:0], regions, things=seen)
         if album is None:
             return None
-        targets, exchanges = self._phrases(things, album, rng)
+        targets, exchanges = self._phrases(things, unknown, album, rng)
         if not exchanges:
             return None
         found = _with_targets(sample, targets)
@@ -176,10 +181,18 @@ class Asker:
         return found
 
     def _phrases(
-        self, things: Sequence[Thing], album: Album, rng: np.random.Generator
+        self,
+        things: Sequence[Thing],
+        unknown: Sequence[str],
+        album: Album,
+        rng: np.random.Generator,
     ) -> tuple[tuple[Target, ...], tuple[Exchange, ...]]:
-        """Questions that names alone answer: mostly about what is there, some about what is not."""
-        one, none = album.meant([thing.name for thing in things])
+        """Questions that names alone answer: mostly about what is there, some about what is not.
+
+        Args:
+            unknown: names of what may be in the picture without a mask; nothing is asked that would fit them.
+        """
+        one, none = album.meant([thing.name for thing in things], unknown)
         by_thing: dict[int, list[str]] = {}
         for text, n in one.items():
             if things[n].mask.mean() >= SMALLEST:
@@ -220,20 +233,27 @@ class Asker:
     def _refer(
         self, sample: Sample, rng: np.random.Generator
     ) -> tuple[Sample, tuple[Exchange, ...]]:
-        """Some of the expressions, as questions."""
-        usable = [r for r in sample.referrings if r.absent or r.target is not None]
-        count = min(self.settings.expressions, len(usable))
-        chosen = [usable[int(i)] for i in rng.permutation(len(usable))[:count]]
+        """Some of the expressions, as questions.
+
+        What nobody annotated on the shown frames is not asked for; what is known not to be on any of them is denied.
+        """
+        order = [sample.referrings[int(i)] for i in rng.permutation(len(sample.referrings))]
         targets: list[Target] = []
-        exchanges = []
-        for referring in chosen:
+        exchanges: list[Exchange] = []
+        for referring in order:
+            if len(exchanges) == self.settings.expressions:
+                break
+            target = None if referring.absent else _opened(referring.target, sample)
+            seen = False if referring.absent else _shown(target)
+            if seen is None:
+                continue
             asked = self._question(referring.text, rng)
-            if referring.absent:
+            if not seen:
                 exchanges.append(self._no(asked, rng))
                 continue
-            assert referring.target is not None
+            assert target is not None
             exchanges.append(Exchange(asked, self._yes(rng), (len(targets),)))
-            targets.append(referring.target)
+            targets.append(target)
         # The sample's own checks want the [SEG] in turns; here they stand in the exchanges.
         found = _with_targets(sample, tuple(targets))
         return found, tuple(exchanges)
@@ -285,12 +305,30 @@ def _things(sample: Sample) -> list[Thing]:
         return []
     size = sample.size()
     known = [(o.name, o.masks[0]) for o in sample.objects]
-    return [Thing(name, mask.read(*size)) for name, mask in known if mask is not None]
+    found = [Thing(name, mask.read(*size)) for name, mask in known if mask is not None]
+    return [thing for thing in found if thing.mask.any()]  # drawn empty: it is not there
 
 
 def _annotated(sample: Sample, frame: int) -> bool:
     targets = (*sample.targets, *(r.target for r in sample.referrings if r.target is not None))
     return not targets or any(target.masks[frame] is not None for target in targets)
+
+
+def _opened(target: Target | None, sample: Sample) -> Target | None:
+    """A target with its masks decoded, so that they are read once."""
+    if target is None:
+        return None
+    size = sample.size()
+    masks = [None if mask is None else ArrayMask(mask.read(*size)) for mask in target.masks]
+    return replace(target, masks=tuple(masks))
+
+
+def _shown(target: Target | None) -> bool | None:
+    """Whether any of the frames shows a target that `_opened` returned; None = nobody knows."""
+    masks = () if target is None else target.masks
+    if any(isinstance(mask, ArrayMask) and mask.array.any() for mask in masks):
+        return True
+    return None if not masks or None in masks else False
 
 
 def _with_targets(sample: Sample, targets: tuple[Target, ...]) -> Sample:

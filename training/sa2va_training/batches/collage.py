@@ -106,16 +106,25 @@ class Album:
             self._cut[place] = _cut(self.pages[page][place[1]])
         return self._cut[place]
 
-    def meant(self, names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    def meant(
+        self, names: Sequence[str], unknown: Sequence[str] = ()
+    ) -> tuple[dict[str, int], list[str]]:
         """What can be asked where things of these names are.
 
+        Args:
+            names: of what is there.
+            unknown: of what may be there, too.
+
         Returns:
-            phrases that mean exactly one of them, with its place in `names`; phrases that mean none.
+            phrases that mean exactly one of them, with its place in `names`; phrases that mean none. Neither has one
+            that fits something unknown.
         """
-        words = [content(name) for name in names]
+        words, open_words = [content(name) for name in names], [content(name) for name in unknown]
         one: dict[str, int] = {}
         none: list[str] = []
         for text, said in self.phrases.items():
+            if any(said <= own for own in open_words):
+                continue
             fits = [n for n, own in enumerate(words) if said <= own]
             if len(fits) == 1:
                 one[text] = fits[0]
@@ -147,6 +156,7 @@ def glue(sample: Sample, album: Album, rng: np.random.Generator) -> tuple[np.nda
     height, width = rgb.shape[:2]
     known = [(o.name, o.masks[0]) for o in sample.objects]
     whole = [Thing(n, m.read(height, width)) for n, m in known if m is not None]
+    whole = [thing for thing in whole if thing.mask.any()]
     shown = [thing.mask.copy() for thing in whole]
     for _ in range(int(rng.integers(_GLUED[0], _GLUED[1] + 1))):
         cutout = album.draw(rng)

@@ -200,6 +200,11 @@ def union(parts: Sequence[Mask | None]) -> Mask | None:
     return known[0] if len(known) == 1 else UnionMask(tuple(known))
 
 
+def all_of(parts: Sequence[Mask | None]) -> Mask | None:
+    """Several objects as one target: OR of the masks; None if one of them is not known, for the rest is not all."""
+    return None if None in parts else union(parts)
+
+
 @lru_cache(maxsize=32)
 def read_labels(path: Path) -> np.ndarray:
     """A label image as int32 [H, W] (do not write into it: the last few are kept).

@@ -105,6 +105,7 @@ class Sample:
         kind: what sort of question `turns` ask (such as "colour"); figures are given per kind.
         foreground: masks of all objects ever referred to, [T]; only ReVOS has them.
         objects: everything that is annotated and has a name, said or not; only the simple folder knows.
+        recording: what was recorded in one go, where the dataset says it; pictures of one are nearly alike.
     """
 
     source: str
@@ -120,6 +121,7 @@ class Sample:
     kind: str = ""
     foreground: tuple[Mask | None, ...] = field(default=(), repr=False)
     objects: tuple[Target, ...] = field(default=(), repr=False)
+    recording: str = ""
 
     def __post_init__(self) -> None:
         count = sum(turn.text.count(SEG) for turn in self.turns if turn.role == "assistant")

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
+from sa2va_training.data.held_out import all_pictures, annotated, divide
 from sa2va_training.data.readers.registry import DatasetConfig, open_dataset, read_yaml
 from sa2va_training.data.readers.simple import SimpleFolder
 from sa2va_training.data.sample import Dataset, Sample
@@ -25,6 +25,8 @@ class Source:
     Attributes:
         validation: what it is measured on; None = nothing.
         weight: of all draws; None = by its number of samples.
+        repeats: how often each sample counts in an epoch.
+        root: its folder; held: names of the pictures that it is measured on.
         rehearsed: the model knows it already.
         aside: what chooses how far to go; see `blend`.
     """
@@ -32,8 +34,11 @@ class Source:
     train: Dataset
     validation: Dataset | None
     weight: float | None = None
+    repeats: float = 1.0
     rehearsed: bool = False
     aside: Dataset | None = None
+    root: Path = Path()
+    held: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -57,26 +62,34 @@ class Chosen:
 
 def set_aside(source: Source, share: float) -> Source:
     """The same source with a share of its training pictures set aside."""
-    kept, held = _cut(source.train, share)
-    if not held:
+    division = divide(source.train, share)
+    if division.held is None:
         return source
-    aside = Chosen(source.train, held)
-    return replace(source, train=Chosen(source.train, kept), aside=aside)
+    return replace(source, train=division.train, aside=Stills(division.held))
 
 
 def by_task(dataset: Dataset) -> tuple[Dataset | None, Dataset | None]:
     """The samples with masks, and those with words only; None where there are none.
 
-    A very large dataset is one thing throughout and is not gone through.
+    Samples whose expressions nobody annotated have nothing to teach and are left out. A very large dataset is one thing
+    throughout and is not gone through.
     """
     if len(dataset) > _MANY:
         return (dataset, None) if dataset[0].task == "segment" else (None, dataset)
-    tasks = [dataset[index].task for index in range(len(dataset))]
+    tasks = [_task(dataset[index]) for index in range(len(dataset))]
     found: list[Dataset | None] = []
     for task, suffix in (("segment", ""), ("text", " (words)")):
         indices = [i for i, t in enumerate(tasks) if t == task]
         found.append(Chosen(dataset, indices, dataset.name + suffix) if indices else None)
     return found[0], found[1]
+
+
+def _task(sample: Sample) -> str:
+    """Its task, "" where nothing can be asked."""
+    open_ = sample.referrings and not any(
+        r.absent or (r.target is not None and r.target.annotated) for r in sample.referrings
+    )
+    return "" if open_ and not sample.turns else sample.task
 
 
 class Stills:
@@ -90,7 +103,7 @@ class Stills:
             if not sample.clip:
                 self._places.append((index, None))
                 continue
-            self._places += [(index, t) for t in range(len(sample.frames)) if _known(sample, t)]
+            self._places += [(index, t) for t in range(len(sample.frames)) if _told(sample, t)]
         if not self._places:
             raise InputError(
                 f"{self.name}: no frame of its clips is annotated; expected at least one"
@@ -107,9 +120,12 @@ class Stills:
         return replace(sample.with_frames([frame]), clip=False, id=f"{sample.id}#{frame}")
 
 
-def _known(sample: Sample, frame: int) -> bool:
-    targets = (*sample.targets, *(r.target for r in sample.referrings if r.target))
-    return any(target.masks[frame] is not None for target in targets)
+def _told(sample: Sample, frame: int) -> bool:
+    """Whether a frame alone can be asked about; what a finished answer marks has to be seen on it."""
+    if not sample.targets:
+        return annotated(sample, frame)
+    masks = [target.masks[frame] for target in sample.targets]
+    return all(mask is not None and mask.read(*sample.size()).any() for mask in masks)
 
 
 def open_sources(spec: Any, *, held_out: float, stills: bool, base: Path = Path()) -> list[Source]:
@@ -126,8 +142,23 @@ def open_sources(spec: Any, *, held_out: float, stills: bool, base: Path = Path(
     """
     if spec is None or spec == []:
         raise InputError("data is not set; expected a dataset folder, as in data=my_folder")
-    entries = spec if isinstance(spec, (list, tuple)) else [spec]
-    return [_open(entry, held_out=held_out, stills=stills, base=base) for entry in entries]
+    return [
+        _open(entry, held_out=held_out, stills=stills, base=place)
+        for entry, place in _entries(spec, base)
+    ]
+
+
+def _entries(spec: Any, base: Path) -> list[tuple[Any, Path]]:
+    """Each dataset that is named, and what its paths start from; a YAML file may hold a list of them."""
+    if isinstance(spec, (list, tuple)):
+        return [found for entry in spec for found in _entries(entry, base)]
+    if isinstance(spec, (str, Path)):
+        path = base / Path(spec).expanduser()
+        if path.is_file() and path.suffix in (".yaml", ".yml"):
+            values = read_yaml(path, lists=True)
+            if isinstance(values, list):
+                return _entries(values, path.parent)
+    return [(spec, base)]
 
 
 def _open(entry: Any, *, held_out: float, stills: bool, base: Path) -> Source:
@@ -135,21 +166,25 @@ def _open(entry: Any, *, held_out: float, stills: bool, base: Path) -> Source:
     weight = values.pop("weight", None)
     if weight is not None and not (isinstance(weight, (int, float)) and weight > 0):
         raise InputError(f"{where}: weight is {weight!r}; expected a number above 0")
+    if weight is not None and "repeats" in values:
+        raise InputError(f"{where}: has weight and repeats; expected one of them")
     config = DatasetConfig.from_mapping(values, base, where)
     if "split" not in values and config.format == "simple" and _has_splits(config):
         train = open_dataset(replace(config, options={**config.options, "split": "train"}))
         validation: Dataset | None = open_dataset(
             replace(config, options={**config.options, "split": "val"})
         )
-        if stills:
-            train, validation = Stills(train), Stills(validation) if validation else None
-        return Source(train, validation, weight)
-    whole = open_dataset(config)
-    if stills:
-        whole = Stills(whole)
-    kept, held = _cut(whole, held_out)
+        held = all_pictures(validation) if validation else frozenset[str]()
+    else:
+        division = divide(open_dataset(config), held_out)
+        train, validation, held = division.train, division.held, division.pictures
     return Source(
-        Chosen(whole, kept) if held else whole, Chosen(whole, held) if held else None, weight
+        Stills(train) if stills else train,
+        Stills(validation) if validation else None,  # they are measured one by one
+        weight,
+        config.repeats,
+        root=config.root,
+        held=held,
     )
 
 
@@ -163,6 +198,8 @@ def _mapping(entry: Any, base: Path) -> tuple[dict[str, Any], str, Path]:
         if isinstance(values.get("root"), str):
             values.setdefault("name", Path(values["root"]).name)
         return values, f"data {values.get('root')!r}", base
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        entry = str(entry)  # a folder called 20261127
     if not isinstance(entry, (str, Path)):
         raise InputError(f"data is {entry!r}; expected a folder, a YAML file or a mapping")
     path = base / Path(entry).expanduser()
@@ -173,7 +210,12 @@ def _mapping(entry: Any, base: Path) -> tuple[dict[str, Any], str, Path]:
         raise InputError(
             f"{path}: no such folder; expected a dataset folder (docs/datasets.md) or a YAML file"
         )
-    return {"format": _format(path), "root": str(path), "name": path.name}, str(path), Path()
+    return folder_mapping(path), str(path), Path()
+
+
+def folder_mapping(folder: Path) -> dict[str, Any]:
+    """What a dataset's YAML file would say about a folder."""
+    return {"format": _format(folder), "root": str(folder), "name": folder.resolve().name}
 
 
 def _format(folder: Path) -> str:
@@ -192,21 +234,3 @@ def _format(folder: Path) -> str:
 def _has_splits(config: DatasetConfig) -> bool:
     records = SimpleFolder(config.root, config.title).records
     return any("split" in r and r.text("split") == "val" for r in records)
-
-
-def _cut(dataset: Dataset, share: float) -> tuple[list[int], list[int]]:
-    """Indices to train on and to measure on. A picture is on one side only, and stays there as data is added."""
-    if share <= 0:
-        return list(range(len(dataset))), []
-    place = []
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        name = Path(sample.frames[0].name).name if sample.frames else sample.id
-        place.append(zlib.crc32(name.encode()) % 10_000)
-    kept = [i for i, p in enumerate(place) if p >= share * 10_000]
-    held = [i for i, p in enumerate(place) if p < share * 10_000]
-    if not held or not kept:  # very few samples: the picture with the smallest number is held out
-        low = min(place)
-        kept = [i for i, p in enumerate(place) if p != low]
-        held = [i for i, p in enumerate(place) if p == low]
-    return (kept, held) if kept else (held, [])

@@ -76,8 +76,13 @@ def score_sample(
 
 
 def _image(sample: Sample, rgb: np.ndarray, predictor: Predictor) -> Iterator[Scored]:
-    guesses = predictor.refer_image(rgb, [r.text for r in sample.referrings])
-    for referring, guess in zip(sample.referrings, guesses, strict=True):
+    known = [
+        r
+        for r in sample.referrings
+        if r.absent or (r.target is not None and r.target.masks[0] is not None)
+    ]
+    guesses = predictor.refer_image(rgb, [r.text for r in known]) if known else []
+    for referring, guess in zip(known, guesses, strict=True):
         truth = _truth(referring, 1, rgb)[0]
         both = overlap(guess, truth)
         record = _head(sample, "refer", referring) | {

@@ -2,7 +2,8 @@
 """From a settings file to a fine-tuned model: what `sa2va train` does, and what other programs may call.
 
 RUN/settings.yaml  metrics.jsonl  tensorboard/  checkpoints/     while it trains
-RUN/before.json  results.json  loss.png  qualitative.png        what it was worth
+RUN/held_out.json  before.json  results.json                    what it is measured on, and what it was worth
+RUN/loss.png  qualitative.png                                   in pictures
 RUN/adapter/                                                    for `--adapter` and the node's LoadAdapter
 RUN/merged/                                                     a checkpoint in the official layout
 """
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from sa2va_model.checkpoints.adapters import fingerprint
 from sa2va_model.errors import InputError
+from sa2va_training.data.held_out import HELD_OUT, save_held_out
 from sa2va_training.run import state
 from sa2va_training.run.job import Job, load_base, make_job, open_all, resolved
 from sa2va_training.run.loop import Run, make_accelerator
@@ -101,6 +103,9 @@ def _begin(settings: Settings, *, dry_run: bool, overfit: int) -> tuple[Job, Fig
         folder = Path(settings.output)
         folder.mkdir(parents=True, exist_ok=True)
         save_settings(settings, folder / "settings.yaml")
+        if not (folder / HELD_OUT).is_file():
+            parts = [(source.name, source.root, source.held) for source in sources]
+            save_held_out(folder / HELD_OUT, parts)
         before = measured_before(model, sources, settings, folder)
     accelerator.wait_for_everyone()
     return make_job(settings, accelerator, model, base, sources), before

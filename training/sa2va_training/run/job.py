@@ -22,6 +22,7 @@ from sa2va_training.batches.asking import Asker
 from sa2va_training.batches.collage import Album
 from sa2va_training.batches.collate import Collator
 from sa2va_training.batches.feeder import Feeder
+from sa2va_training.data.held_out import all_pictures
 from sa2va_training.data.mixture import Mixture, repeats_for_shares
 from sa2va_training.data.sample import Dataset
 from sa2va_training.data.sources import Chosen, Source, by_task, open_sources, set_aside
@@ -111,9 +112,10 @@ def open_all(settings: Settings, overfit: int = 0) -> list[Source]:
         known = [replace(source, rehearsed=True) for source in known]
         sources += [set_aside(source, settings.aside) for source in known]
     if settings.validation is not None:
-        given = open_sources(settings.validation, held_out=0.0, stills=stills)
+        given = open_sources(settings.validation, held_out=0.0, stills=True)
         for n, source in enumerate(given[: len(sources)]):
-            sources[n] = replace(sources[n], validation=source.train)
+            held = all_pictures(source.train)
+            sources[n] = replace(sources[n], validation=source.train, root=source.root, held=held)
     if overfit:
         few = Chosen(sources[0].train, range(min(overfit, len(sources[0].train))))
         return [Source(few, few)]
@@ -193,14 +195,14 @@ def _feeder(
 
 def weighted(
     sources: Sequence[Source], talk: float
-) -> tuple[list[Dataset], tuple[float, ...] | None, set[int]]:
+) -> tuple[list[Dataset], tuple[float, ...], set[int]]:
     """The datasets of a mixture. The weight of the first source is 1 where only the others have one.
 
     Args:
         talk: share of words (questions and captions) where a source has masks beside them; 0 = none.
 
     Returns:
-        datasets of one task each, how often each of them counts (None = all alike), and which are rehearsed.
+        datasets of one task each, how often each of them counts in an epoch, and which are rehearsed.
 
     Raises:
         InputError: a weight is not above 0.
@@ -210,7 +212,7 @@ def weighted(
     shares: list[float] = []
     given = any(source.weight is not None for source in sources)
     for source in sources:
-        weight = source.weight or (1.0 if given else float(len(source.train)))
+        weight = source.weight or (1.0 if given else source.repeats * len(source.train))
         masks, words = by_task(source.train)
         both = masks is not None and words is not None and bool(talk)
         if source.rehearsed:
@@ -222,6 +224,6 @@ def weighted(
         datasets += [masks, words]
         shares += [weight * (1 - talk), weight * talk]
     if not given and len(datasets) == len(sources):
-        return datasets, None, rehearsed
+        return datasets, tuple(source.repeats for source in sources), rehearsed
     repeats = repeats_for_shares(shares, [len(dataset) for dataset in datasets])
     return datasets, repeats, rehearsed

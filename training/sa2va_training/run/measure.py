@@ -66,11 +66,17 @@ def look(
 
 
 def _ask(model: Sa2VA, sample: Sample, rng: np.random.Generator) -> list[Seen]:
-    """The answers to some expressions of a sample; none if it has no expressions."""
-    usable = [r for r in sample.referrings if r.absent or r.target is not None]
-    if not usable or not sample.frames:
+    """The answers to some expressions of a sample; none where nobody annotated what they mean."""
+    if not sample.frames:
         return []
     frame = _best_frame(sample)
+    usable = [
+        r
+        for r in sample.referrings
+        if r.absent or (r.target is not None and r.target.masks[frame] is not None)
+    ]
+    if not usable:
+        return []
     rgb = sample.frames[frame].read()
     chosen = [usable[int(i)] for i in rng.permutation(len(usable))[:_EXPRESSIONS]]
     return [_one(model, rgb, referring, frame) for referring in chosen]

@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from sa2va_model.errors import InputError
+from sa2va_training.data.plain_yaml import parse_yaml
 from sa2va_training.run.settings import Settings
 
 PACKAGE = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings
     """
     path = find_config(str(config))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if values is None:
@@ -64,7 +65,7 @@ def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         return text
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from sa2va_model.errors import InputError
+from sa2va_training.data.plain_yaml import parse_yaml
 from sa2va_training.data.readers import (
     chat,
     clips,
@@ -174,21 +175,24 @@ class _First:
         return self._dataset[index]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, lists: bool = False) -> Any:
     """A YAML file that is a mapping.
+
+    Args:
+        lists: it may be a list, too.
 
     Raises:
         InputError: missing, damaged or something else.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}, expected a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping such as 'format: simple'")
-    return values
+    if isinstance(values, dict) or (lists and isinstance(values, list)):
+        return values
+    raise InputError(f"{path}: expected a mapping such as 'format: simple'")
 
 
 def _options(name: str) -> list[str]:

@@ -12,14 +12,14 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.frames import IMAGE_SUFFIXES, VideoFile, natural_key
 from sa2va_model.mllm.chat import PHRASE_END, PHRASE_START, SEG
 from sa2va_training.batches.wording import DESCRIBE, DESCRIBE_GROUNDED, first_turn
-from sa2va_training.data.masks import CodedMask, EmptyMask, LabelMask, Mask, union
+from sa2va_training.data.masks import CodedMask, EmptyMask, LabelMask, Mask, all_of
 from sa2va_training.data.pictures import ImageFile, Picture, VideoFrame
 from sa2va_training.data.readers.records import Record, Records, read_json_lines, read_json_list
 from sa2va_training.data.sample import Dataset, Referring, Sample, Target, Turn
 
 FIELDS = (
     "id", "image", "clip", "video", "frames", "every", "labels", "objects", "expressions", "questions",
-    "captions", "split", "notes",
+    "captions", "split", "notes", "recording",
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
 
@@ -85,6 +85,17 @@ def record_id(record: Record) -> str:
     return frames[0] if frames else record.where
 
 
+def recording_id(record: Record) -> str:
+    """What was recorded in one go: its own word, or the folder that holds the running numbers of one camera."""
+    if "recording" in record:
+        return record.text("recording")
+    if "image" not in record:
+        return ""  # a clip is one
+    path = Path(record.text("image"))
+    numbered = len(path.parts) > 2 and path.stem[-1:].isdigit()
+    return str(path.parent) if numbered else ""
+
+
 class _Scene:
     """One record, opened: its pictures and where the masks of its objects are."""
 
@@ -136,7 +147,7 @@ class _Scene:
         if not each:
             return Target((EmptyMask(),) * len(self.frames))
         title = ", ".join(str((objects.get(n) or {}).get("name", n)) for n in names)
-        return Target(tuple(union(masks) for masks in zip(*each, strict=True)), title)
+        return Target(tuple(all_of(masks) for masks in zip(*each, strict=True)), title)
 
     def _object(self, name: str, objects: dict[str, Any], what: str) -> list[Mask | None]:
         """One object's mask on each frame."""
@@ -237,6 +248,7 @@ class _Scene:
             id=f"{record_id(record)}:{part}",
             frames=self.frames,
             clip=self.clip,
+            recording=recording_id(record),
             **fields,
         )
 
