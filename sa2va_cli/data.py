@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sa2va data`: from a recording to a dataset: frames from a bag, masks on all of them, simulated scenes, a check."""
+"""`sa2va data`: from a recording to a dataset: frames of a bag, masks on all of them, scenes, a check, a look."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   sa2va data propagate my_folder --box 1=0:120,80,200,170 --name 1="the blue mug"     a box instead of a drawing
   sa2va data synth -o rehearsal --kind sim --count 200
   sa2va data check my_folder
+  sa2va data look my_folder                 a page of pictures: what is marked, what is asked
   sa2va data ACTION --help     all options of an action"""
 _SHOWN = 20
 _CLIP_FRAMES = 200
@@ -75,10 +76,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--first", type=int, default=5_000_000, metavar="SEED", help="first seed")
     scenes.add_argument("--size", type=positive, default=320, metavar="N", help="side in pixels")
     scenes.add_argument("--split", default="train", metavar="SPLIT", help="train, val or test")
-    look = actions.add_parser("check", help="read everything once and say what is wrong")
-    for action in (bag, carry, scenes, look):
+    checked = actions.add_parser("check", help="read everything once and say what is wrong")
+    looked = actions.add_parser(
+        "look", help="pictures and a page: what is marked and what is asked"
+    )
+    looked.add_argument("-o", "--output", metavar="FOLDER", help="where to (default: DATASET/look)")
+    looked.add_argument("--count", type=positive, default=40, metavar="N", help="samples to draw")
+    for action in (bag, carry, scenes, checked, looked):
         _add_common(action)
-    look.add_argument("dataset", metavar="FOLDER|YAML", help="dataset folder or its YAML file")
+    for action in (checked, looked):
+        action.add_argument(
+            "dataset", metavar="FOLDER|YAML", help="dataset folder or its YAML file"
+        )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         "propagate": _propagate,
         "synth": _synth,
         "check": _check,
+        "look": _look,
     }
     status, record = actions[args.action](args)
     from sa2va_cli.output import write_json
@@ -130,13 +140,26 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
             nonlocal clips
             if args.stills:
                 for frame in frames:
-                    writer.add_image(f"{name}/{frame.index:05d}", frame.rgb, None, {})
+                    writer.add_image(
+                        f"{name}/{frame.index:05d}",
+                        frame.rgb,
+                        None,
+                        {},
+                        notes={"from": source.name, **_times([frame])},
+                        recording=name,
+                    )
                 frames.clear()
                 return
             part = name if clips == 0 else f"{name}_{clips + 1}"
-            notes = {"from": source.name, "stamps": [round(f.stamp, 6) for f in frames]}
             pictures = [f.rgb for f in frames]
-            writer.add_clip(part, pictures, [None] * len(pictures), {}, notes=notes)
+            writer.add_clip(
+                part,
+                pictures,
+                [None] * len(pictures),
+                {},
+                notes={"from": source.name, **_times(frames)},
+                recording=name,
+            )
             clips += 1
             frames.clear()
 
@@ -157,6 +180,17 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     )
     print(f"(00000.png …, pixel value = number of the object), then: sa2va data propagate {folder}")
     return 0, {"folder": str(folder), "frames": kept, "clips": clips}
+
+
+def _times(frames: Sequence[Any]) -> dict[str, Any]:
+    """When frames were taken: seconds of the source's own clock, and of a bag the stamps of its messages."""
+    found: dict[str, Any] = {"stamps": [round(frame.stamp, 6) for frame in frames]}
+    headers = [frame.header for frame in frames if hasattr(frame, "header")]
+    if headers:
+        stamps = [header.stamp for header in headers]
+        found["nanoseconds"] = [stamp.sec * 10**9 + stamp.nanosec for stamp in stamps]
+        found["frame_id"] = headers[0].frame_id
+    return found
 
 
 def _propagate(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
@@ -183,6 +217,9 @@ def _propagate(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
             f"{clip.clip}: {clip.drawn} drawn frames kept, {clip.propagated} masks filled in, "
             f"{clip.open} left open"
         )
+        for label, name in clip.objects.items():
+            print(f"  object {label}: {name or 'has no name, nothing is asked about it (--name)'}")
+    print(f"look at it: sa2va data look {args.folder}")
     return 0, {"clips": [vars(clip) for clip in filled]}
 
 
@@ -226,6 +263,17 @@ def _synth(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     count = write_scenes(Path(args.output), args.kind, shown, size=args.size, split=args.split)
     print(f"{args.output}: {count} scenes of kind {args.kind} added")
     return 0, {"folder": args.output, "scenes": count}
+
+
+def _look(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from sa2va_training.data.look import look
+    from sa2va_training.data.sources import open_sources
+
+    (source,) = open_sources(args.dataset, held_out=0.0, stills=False)
+    folder = Path(args.output) if args.output else source.root / "look"
+    count = look(source.train, folder, count=args.count)
+    print(f"{folder}: index.html and sheet.png, {count} samples")
+    return 0, {"folder": str(folder), "samples": count}
 
 
 def _check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:

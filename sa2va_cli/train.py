@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
     from sa2va_training.run.settings_files import load_settings
 
+    _check_options(args)
     if args.resume is not None:
         settings = _resumed(args)
     elif args.config is None:
@@ -65,6 +66,16 @@ def run(args: argparse.Namespace) -> int:
     if results:
         write_json(args.json, results)
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Common options that would change nothing here are refused."""
+    if args.dtype != "auto":
+        raise InputError(
+            f"--dtype {args.dtype}: trained numbers are float32; expected precision=bf16 or precision=fp32"
+        )
+    if args.bits is not None:
+        raise InputError(f"--bits {args.bits}: expected train.bits={args.bits} among the settings")
 
 
 def _resumed(args: argparse.Namespace) -> Settings:

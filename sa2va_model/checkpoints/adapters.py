@@ -182,7 +182,8 @@ def load_adapter(model: Sa2VA, folder: str | Path) -> Adapter:
     """Puts an adapter into a model; one that is in it is taken out first. On an error the model is without any.
 
     Raises:
-        InputError: the adapter belongs to another base model, or a tensor is missing, unknown or of the wrong shape.
+        InputError: the adapter belongs to another base model, or a tensor is missing, unknown, of the wrong shape or
+            not finite.
     """
     adapter = read_adapter(folder)
     parts = _read(adapter.folder / PARTS)
@@ -249,11 +250,15 @@ def _forget_cache(model: Sa2VA) -> None:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file; expected the tensors of an adapter") from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{file}: tensor {name!r} holds NaN or infinity; expected numbers")
+    return tensors
 
 
 def _check_parts(

@@ -49,6 +49,10 @@ def test_a_bag_becomes_a_clip_with_stamps(tmp_path: Path, make, frames: list[np.
     record = record_of(folder)
     files = sorted((folder / record["clip"]).iterdir())
     stamps = record["notes"]["stamps"]
+    exact = record["notes"]["nanoseconds"]  # the bag's own time, in whole numbers
+    assert exact[0] > 1e9
+    assert (np.diff(exact) / 1e9 == pytest.approx(np.diff(stamps), abs=2e-6)) or len(exact) < 2
+    assert record["recording"] == "bag"
     assert len(files) == len(stamps) < len(frames)
     assert np.diff(stamps).min() >= 0.2 - 1e-6
     first = cv2.imread(str(files[0]))[:, :, ::-1]
@@ -139,6 +143,7 @@ def test_masks_are_kept_where_both_directions_agree() -> None:
         ([], "no clip has an annotated frame"),
         (["--clip", "images/other"], "has no clip 'images/other'"),
         (["--name", "mug"], "expected LABEL="),
+        (["--box", "1=0:5,5,90,90", "--name", "7=mug"], "nobody drew an object 7"),
         (["--name", "0=mug"], "LABEL a whole number from 1"),
         (["--box", "1=0:5,5,5,9"], "expected x0 < x1"),
         (["--box", "1=99:5,5,9,9"], "expected 0 to 7"),
@@ -194,3 +199,69 @@ def test_check_names_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "its mask is empty" in out.out
     assert "bad.png: is 60x20, expected 60x40" in out.err
     assert "gone.jpg" in out.err
+
+
+def black_and_white(folder: Path, mask: np.ndarray) -> None:
+    draw(folder, 0, mask.astype(np.uint8) * 255)
+
+
+def test_a_name_that_would_be_lost_is_refused(
+    clip: tuple[Path, list[np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, truth = clip
+    black_and_white(folder, truth[0] == 1)
+    before = (folder / "annotations.jsonl").read_text()
+    assert main(["data", "propagate", str(folder), "--name", "1=the mug"]) == 2
+    error = capsys.readouterr().err
+    assert "nobody drew an object 1; the drawings have 255 (a black and white PNG" in error
+    assert (folder / "annotations.jsonl").read_text() == before
+    assert main(["data", "propagate", str(folder), "--name", "255=the mug"]) == 0
+    assert "object 255: the mug" in capsys.readouterr().out
+
+
+def test_a_colour_drawing_is_refused(
+    clip: tuple[Path, list[np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, truth = clip
+    grey = np.repeat((truth[0] == 1).astype(np.uint8)[..., None], 3, 2)
+    draw(folder, 0, grey)  # the channels are one: it is grey
+    assert main(["data", "propagate", str(folder), "--name", "1=it"]) == 0
+    draw(folder, 0, grey * np.array([0, 0, 200], np.uint8))
+    assert main(["data", "propagate", str(folder)]) == 2
+    assert (
+        "is a colour picture (2 colours), expected a grey or palette PNG" in capsys.readouterr().err
+    )
+
+
+def test_one_name_for_several_clips_renames_nothing(
+    clip: tuple[Path, list[np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, truth = clip
+    with FolderWriter(folder) as writer:
+        frames = [np.zeros((192, 192, 3), np.uint8)] * 2
+        labels = [(truth[0] == 1).astype(np.uint8), None]
+        writer.add_clip("run2", frames, labels, {1: "a red block"})
+    draw(folder, 0, truth[0])
+    assert main(["data", "propagate", str(folder), "--name", "1=the mug"]) == 2
+    assert "object 1 of images/run2 is called 'a red block' already" in capsys.readouterr().err
+    assert (
+        main(["data", "propagate", str(folder), "--clip", "images/run1", "--name", "1=the mug"])
+        == 0
+    )
+
+
+def test_a_look_shows_what_is_drawn_filled_in_and_asked(
+    clip: tuple[Path, list[np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, truth = clip
+    draw(folder, 0, truth[0])
+    assert main(["data", "propagate", str(folder), "--name", "1=the <first> thing"]) == 0
+    assert main(["data", "look", str(folder)]) == 0
+    page = (folder / "look" / "index.html").read_text()
+    assert "the &lt;first&gt; thing" in page
+    assert "asked (drawn)" in page
+    sheet = cv2.imread(str(folder / "look" / "sheet.png"))
+    assert sheet is not None
+    assert sheet.std() > 5
+    assert len(list((folder / "look" / "pictures").glob("*.jpg"))) >= 2
+    assert main(["data", "check", str(folder)]) == 0  # what was drawn beside it is no data

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from sa2va_model.errors import InputError
+from sa2va_training.batches.batch import Batch
 from sa2va_training.data.synth import write_scenes
+from sa2va_training.objectives.learner import Learner, Totals
 from sa2va_training.run import state
-from sa2va_training.run.journal import read_journal
+from sa2va_training.run.journal import draw_curves, read_journal
 
 from .train_helpers import STEPS, make_run, settings, trained
 
@@ -124,6 +126,62 @@ def test_another_base_model_or_other_parts_are_refused(tmp_path: Path, folder: P
     meta = tmp_path / "checkpoints" / "00000002" / "meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "base": "0" * 32}))
     with pytest.raises(InputError, match="base model 0000"):
+        make_run(settings(tmp_path, folder))
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad step changes no weight; three in a row end the run, and the checkpoint before them is the newest."""
+    run = make_run(settings(tmp_path, folder))
+    run.train(until=2)
+    before, plain = trained(run), Learner.forward
+    bad = {2, 4, 5, 6}
+
+    def broken(learner: Learner, batch: Batch, totals: Totals) -> dict[str, torch.Tensor]:
+        out = plain(learner, batch, totals)
+        return {**out, "loss": out["loss"] * float("nan")} if run.done in bad else out
+
+    monkeypatch.setattr(Learner, "forward", broken)
+    run.train(until=3)
+    assert all(torch.equal(v, before[k]) for k, v in trained(run).items())
+    run.train(until=4)
+    healthy = trained(run)
+    assert not all(torch.equal(v, before[k]) for k, v in healthy.items())
+    run.total = 9
+    with pytest.raises(InputError, match=r"not finite 3 times in a row; go on from .*00000006"):
+        run.train()
+    found = state.latest(tmp_path)
+    assert found is not None
+    assert found.step == 6
+    saved = torch.load(found.folder / "state.pt", weights_only=True)["trained"]
+    assert all(torch.equal(saved[k], v) for k, v in healthy.items())
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    rows = [
+        json.loads(line, parse_constant=lambda _: pytest.fail("no JSON"))
+        for line in text.splitlines()
+    ]
+    assert [row["step"] for row in rows if "skipped" in row] == [3, 5, 6, 7]
+    assert rows[2]["loss"] is None
+    draw_curves(rows, tmp_path / "loss.png")
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, folder: Path) -> None:
+    run = make_run(settings(tmp_path, folder))
+    run.train(until=2)
+    with torch.no_grad():
+        next(p for p in run.wrapped.parameters() if p.requires_grad).view(-1)[0] = float("inf")
+    with pytest.raises(InputError, match=r"weights are not finite; go on from .*00000002"):
+        run.save()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000002"]
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path, folder: Path) -> None:
+    make_run(settings(tmp_path, folder)).train(until=2)
+    meta = tmp_path / "checkpoints" / "00000002" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "processes": 2}))
+    with pytest.raises(InputError, match=r"was made by 2 process.*not 1"):
         make_run(settings(tmp_path, folder))
 
 

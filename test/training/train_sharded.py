@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from test_train_batches import batch_of, chat, learner_of, pointed
+from batches.test_batches import batch_of, chat, learner_of, pointed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 

@@ -53,7 +53,7 @@ class FolderWriter:
             rgb: uint8 [H, W, 3].
             labels: integers [H, W], 0 = nothing; None = not annotated.
             objects: what each label is called.
-            said: `expressions`, `questions`, `captions`, `split`, `notes` as in docs/datasets.md.
+            said: `expressions`, `questions`, `captions`, `split`, `notes`, `recording` as in docs/datasets.md.
         """
         record: dict[str, Any] = {"image": self._picture(f"images/{name}", rgb)}
         if labels is not None:

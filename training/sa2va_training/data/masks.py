@@ -209,7 +209,10 @@ def all_of(parts: Sequence[Mask | None]) -> Mask | None:
 def read_labels(path: Path) -> np.ndarray:
     """A label image as int32 [H, W] (do not write into it: the last few are kept).
 
-    Palette files give the palette's index. Colour files count as 0 where black and 1 elsewhere.
+    Palette files give the palette's index. A colour file counts as grey where its channels are one.
+
+    Raises:
+        InputError: the file is missing, damaged or in colours, which say no numbers.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -217,12 +220,19 @@ def read_labels(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode in ("P", "L", "I", "I;16", "1"):
                 return np.asarray(image).astype(np.int32)
-            return np.any(np.asarray(image.convert("RGB")), axis=2).astype(np.int32)
+            pixels = np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is no picture, expected a PNG of labels") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{path}: {reason}, expected a PNG of labels") from error
+    if (pixels == pixels[..., :1]).all():
+        return pixels[..., 0].astype(np.int32)
+    colours = len(np.unique(pixels.reshape(-1, 3), axis=0))
+    raise InputError(
+        f"{path}: is a colour picture ({colours} colours), expected a grey or palette PNG whose pixel values are "
+        "the numbers of the objects, 0 = nothing"
+    )
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:

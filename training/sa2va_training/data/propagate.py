@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,19 @@ class Box:
 
 @dataclass(frozen=True)
 class Filled:
-    """What became of one clip: drawn frames, and masks of single objects that were filled in or stayed open."""
+    """What became of one clip.
+
+    Attributes:
+        drawn: frames that people drew.
+        propagated, open: masks of single objects that were filled in, or stayed without annotation.
+        objects: what each label that was drawn is called; "" = it has no name.
+    """
 
     clip: str
     drawn: int
     propagated: int
     open: int
+    objects: Mapping[str, str]
 
 
 class Clip:
@@ -126,12 +133,44 @@ def propagate_folder(
         raise InputError(
             f"{root}: no clip has an annotated frame; expected label images such as {example}"
         )
+    _check_names(root, started, names or {})
     filled = []
     for clip, labels in started:
-        filled.append(_fill(model, clip, labels, tick))
+        found = _fill(model, clip, labels, tick)
         _describe(clip.record, names or {})
+        called = {label: str(o.get("name", "")) for label, o in clip.record["objects"].items()}
+        filled.append(replace(found, objects=called))
         _write_records(root, records)
     return filled
+
+
+def _labels(drawn: Mapping[int, np.ndarray]) -> list[int]:
+    """The objects of some label images."""
+    return sorted({int(v) for shown in drawn.values() for v in np.unique(shown[shown > 0])})
+
+
+def _check_names(
+    root: Path, started: Sequence[tuple[Clip, Mapping[int, np.ndarray]]], names: Mapping[int, str]
+) -> None:
+    """Refuses names that would be lost, or would rename what another clip calls something else."""
+    labels = {clip.name: _labels(drawn) for clip, drawn in started}
+    known = sorted({label for found in labels.values() for label in found})
+    for label, name in names.items():
+        if label not in known:
+            black_and_white = (
+                " (a black and white PNG has one object, 255)" if known == [255] else ""
+            )
+            raise InputError(
+                f"{root}: --name {label}={name}: nobody drew an object {label}; the drawings have "
+                f"{', '.join(map(str, known))}{black_and_white}"
+            )
+        for clip, _ in started if len(started) > 1 else []:
+            old = clip.record.get("objects", {}).get(str(label), {}).get("name", name)
+            if label in labels[clip.name] and old != name:
+                raise InputError(
+                    f"{clip.where}: object {label} of {clip.name} is called {old!r} already, and --name says {name!r} "
+                    f"for {len(started)} clips; expected --clip to say which"
+                )
 
 
 def _records(root: Path) -> list[dict[str, Any]]:
@@ -189,7 +228,7 @@ def _fill(
     model: Sa2VA, clip: Clip, drawn: Mapping[int, np.ndarray], tick: Callable[[], None]
 ) -> Filled:
     count = len(clip.files)
-    labels = sorted({int(v) for shown in drawn.values() for v in np.unique(shown[shown > 0])})
+    labels = _labels(drawn)
     forwards = _carry(model, clip, drawn, range(count), tick)
     backwards = _carry(model, clip, drawn, range(count - 1, -1, -1), tick)
     objects = clip.record.setdefault("objects", {})
@@ -209,7 +248,7 @@ def _fill(
         clip.record["labels"] = clip.labels.relative_to(clip.root).as_posix()
     notes = clip.record.setdefault("notes", {})
     notes["drawn"] = [clip.files[t].stem for t in sorted(drawn)]
-    return Filled(clip.name, len(drawn), made, still_open)
+    return Filled(clip.name, len(drawn), made, still_open, {})
 
 
 def _carry(

@@ -8,6 +8,7 @@ that it reads like the journal of an uninterrupted run.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,13 @@ class Journal:
         self._bar.start()
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """Writes the figures of one step (`step` is one of them) at once to disk."""
+        """Writes the figures of one step (`step` is one of them) at once to disk; what is not finite as null."""
         if not self._active:
             return
         self._lines.write(_line(row))
         self._lines.flush()
         for name, value in row.items():
-            if name != "step":
+            if name != "step" and math.isfinite(value):
                 self._board.add_scalar(name, value, row["step"])
         shown = "  ".join(
             f"{name} {row[name]:.3f}" for name in ("loss", "iou", "seconds") if name in row
@@ -78,7 +79,10 @@ class Journal:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row) + "\n"
+    finite = {
+        k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def read_journal(run: Path) -> list[dict[str, Any]]:
@@ -101,6 +105,7 @@ def draw_curves(
     names: Sequence[str] = ("loss", "text", "mask", "dice", "iou", "kept"),
 ) -> None:
     """`loss.png`: every figure in its own strip, raw values pale and a running mean on top."""
+    rows = [{k: v for k, v in row.items() if v is not None} for row in rows]
     names = [name for name in names if any(name in row for row in rows)]
     width, height, left, gap = 900, 170, 70, 26
     canvas = np.full((len(names) * height + gap, width, 3), 255, np.uint8)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from sa2va_training.run.precision import decided
 from sa2va_training.run.settings import OptimiserSettings, Settings
 from sa2va_training.run.trainables import groups
 
+BAD_STEPS = 3
+"""In a row, after which a run ends."""
 _START = 1e-5  # of the peak rate, where the warm-up begins (published)
 
 
@@ -90,12 +92,13 @@ class Run:
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = self.settings.batches.batch
         self.wrapped, self.optimizer = prepare(self.learner, adam)
         self.done = 0
+        self._bad = 0  # steps in a row that were not finite
 
     def resume(self) -> int:
         """Goes on from the newest checkpoint, if there is one; returns its step.
 
         Raises:
-            InputError: it belongs to another base model or cannot be read.
+            InputError: it belongs to another base model or another number of processes, or cannot be read.
         """
         found = state.latest(self.folder)
         if found is None:
@@ -103,6 +106,12 @@ class Run:
         if found.base != self.base:
             raise InputError(
                 f"{found.folder}: was made from base model {found.base}; expected {self.base}, the one that is loaded"
+            )
+        processes = self.accelerator.num_processes
+        if found.processes != processes:
+            raise InputError(
+                f"{found.folder}: was made by {found.processes} process(es); expected as many, not {processes}: "
+                "samples and their order in a step depend on it"
             )
         state.load(
             found, accelerator=self.accelerator, learner=self.wrapped, optimizer=self.optimizer
@@ -122,6 +131,7 @@ class Run:
                 self.done += 1
                 row["seconds"] = round(time.monotonic() - begun, 4)
                 journal.step({"step": self.done, **row})
+                self._check(row)
                 if self.done % self.settings.save_every == 0 or self.done == last:
                     self.save()
 
@@ -136,8 +146,34 @@ class Run:
             rows.append({**row, "seconds": round(time.monotonic() - begun, 4)})
         return rows
 
+    def _check(self, row: Mapping[str, float]) -> None:
+        """Ends a run that only counts steps that are not finite.
+
+        Raises:
+            InputError: the loss or its gradient was not finite three times in a row.
+        """
+        self._bad = self._bad + 1 if "skipped" in row else 0
+        if self._bad < BAD_STEPS:
+            return
+        raise self._ended(f"loss and gradient were not finite {BAD_STEPS} times in a row")
+
+    def _ended(self, why: str) -> InputError:
+        found = state.latest(self.folder)
+        place = "there is no checkpoint yet" if found is None else f"go on from {found.folder}"
+        return InputError(
+            f"{self.folder}: step {self.done}: {why}; {place}, with a lower optimiser.rate "
+            f"(it is {self.settings.optimiser.rate:g}) or precision=fp32"
+        )
+
     def save(self) -> None:
-        """A checkpoint of where the run is."""
+        """A checkpoint of where the run is.
+
+        Raises:
+            InputError: a trained number is not finite; the checkpoints before stay as they are.
+        """
+        trained = [p for p in self.wrapped.parameters() if p.requires_grad]
+        if not all(bool(torch.isfinite(p).all()) for p in trained):
+            raise self._ended("trained weights are not finite")
         state.save(
             self.folder,
             self.done,
@@ -149,7 +185,10 @@ class Run:
         )
 
     def step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimiser step of this process' micro-batches; the figures of all processes. Counts nothing."""
+        """One optimiser step of this process' micro-batches; the figures of all processes. Counts nothing.
+
+        A step whose loss or gradient is not finite changes nothing and says `skipped`.
+        """
         share = rate(self.done, self.total, self.settings.optimiser)
         for group, base in zip(self.optimizer.param_groups, self._bases, strict=True):
             group["lr"] = base * share
@@ -158,7 +197,8 @@ class Run:
         scale = self.accelerator.num_processes * self.settings.batches.accumulate
         report = torch.zeros(len(REPORT), device=self.accelerator.device)
         loss = torch.zeros((), device=self.accelerator.device)
-        norm: Any = 0.0
+        norm: Any = None
+        healthy, shared = True, torch.cat([report, loss[None]])
         rank, parallel = self.accelerator.process_index, self.accelerator.num_processes
         for number, batch in enumerate(batches):
             # Dropout is a function of the step too.
@@ -168,21 +208,32 @@ class Run:
             with self.accelerator.accumulate(self.wrapped):
                 out = self.wrapped(batch, totals)
                 self.accelerator.backward(out["loss"] * scale)
+                report += out["report"].detach()
+                loss += out["loss"].detach().float()
                 if self.accelerator.sync_gradients:
                     norm = self.accelerator.clip_grad_norm_(
                         self.wrapped.parameters(), self.settings.optimiser.clip
                     )
-                self.optimizer.step()
+                    shared = self._summed(torch.cat([report, loss[None]]))
+                    healthy = math.isfinite(float(shared[-1])) and (
+                        norm is None or math.isfinite(float(norm))
+                    )
+                if healthy:  # all processes see the same sum and the same norm
+                    self.optimizer.step()
                 self.optimizer.zero_grad()
-            report += out["report"].detach()
-            loss += out["loss"].detach().float()
-        shared = self.accelerator.reduce(torch.cat([report, loss[None]]), "sum")
-        assert isinstance(shared, Tensor)
         figures = self._figures(shared)
         figures["rate"] = self.settings.optimiser.rate * share
         if norm is not None:
             figures["norm"] = float(norm)
+        if not healthy:
+            figures["skipped"] = 1.0
         return figures
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        shared = self.accelerator.reduce(values, "sum")
+        assert isinstance(shared, Tensor)
+        return shared
 
     def _totals(self, batches: list[Batch]) -> Totals:
         """What all processes have at this step."""

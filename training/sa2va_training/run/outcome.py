@@ -121,6 +121,7 @@ def finish(
         "processor_seconds": round(worked, 1),
         "before": before,
         "after": {name: measure.figures(found) for name, found in seen.items()},
+        "skipped": sum("skipped" in row for row in rows),
         "last": rows[-1] if rows else {},
     }
     results |= {key: notes[key] for key in ("share", "aside") if key in notes}

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -83,9 +84,12 @@ def comparison(results: dict[str, Any]) -> Table:
             for name in FIGURES
         ]
         table.add_row(data, *cells)
-    table.caption = (
-        f"{results['seconds']:.0f} s; {results['folder']}: adapter/, loss.png, qualitative.png"
-    )
+    picture = ", qualitative.png" if (Path(results["folder"]) / "qualitative.png").is_file() else ""
+    table.caption = f"{results['seconds']:.0f} s; {results['folder']}: adapter/, loss.png{picture}"
+    if not results["after"]:
+        table.caption += "; nothing was held out to measure on (batches.held_out, measure)"
+    if results.get("skipped"):
+        table.caption += f"; {results['skipped']} step(s) were not finite and skipped"
     if "share" in results:
         table.caption += f"; {results['share']:.0%} of the way from before to after"
     return table

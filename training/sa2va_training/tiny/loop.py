@@ -156,7 +156,7 @@ class Run:
         path = self.folder / "last.pt"
         if not path.exists():
             return False
-        saved = torch.load(path, weights_only=False)
+        saved = torch.load(path, weights_only=True)
         self.learner.load_state_dict(saved["learner"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.elapsed = saved["step"], saved["elapsed"]

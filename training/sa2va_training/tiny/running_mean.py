@@ -46,7 +46,7 @@ def weights_of(run: Path) -> dict[str, Tensor]:
     path = run / "last.pt"
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint; expected the folder of a run")
-    saved = torch.load(path, weights_only=False)
+    saved = torch.load(path, weights_only=True)
     state: dict[str, Tensor] = saved.get("mean") or saved["learner"]
     return state
 
