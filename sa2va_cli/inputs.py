@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,10 @@ def box_prompt(text: str) -> Prompt:
     if len(values) != 4:
         raise InputError(f"{name}: {len(values)} numbers, expected four: x0,y0,x1,y1 in pixels")
     x0, y0, x1, y1 = values
+    if max(values) <= 1 and not all(value.is_integer() for value in values):
+        raise InputError(
+            f"{name}: looks like fractions of the image, expected x0,y0,x1,y1 in pixels"
+        )
     if x0 >= x1 or y0 >= y1:
         raise InputError(f"{name}: empty box, expected x0 < x1 and y0 < y1")
     return Prompt(name, box=(x0, y0, x1, y1))
@@ -103,7 +108,10 @@ def point_prompt(text: str) -> Prompt:
 
 def _numbers(text: str, name: str, form: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        found = [float(part) for part in text.split(",")]
+        if not all(math.isfinite(value) for value in found):
+            raise ValueError
+        return found
     except ValueError as error:
         raise InputError(f"{name}: '{text}' is not made of numbers, expected {form}") from error
 

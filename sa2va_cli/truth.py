@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_model.io.frames import decode_image, natural_key
+from sa2va_model.io.frames import natural_key
+from sa2va_model.io.pictures import decode_pixels
 from sa2va_model.tracks import Track
 from sa2va_training.metrics.jf import Scores
 
@@ -128,7 +129,8 @@ def read_mask(path: Path | str) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}, expected a PNG mask") from error
-    return np.asarray(decode_image(data, str(path)).any(2))
+    pixels = decode_pixels(data, str(path))
+    return np.asarray(pixels.any(2) if pixels.ndim == 3 else pixels > 0)
 
 
 def _at_size(mask: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:

@@ -41,6 +41,9 @@ DESCRIBE_REGION = (
     "Please give me a short description of the region in the picture marked by region1."
 )
 
+FAINTEST = 0.1
+"""Predicted quality below which a mask is no answer; words that a model does not know give such masks."""
+
 
 class Sa2VA(JointModel):
     """The whole model and its tasks. Build it with `checkpoints.load_model`."""
@@ -86,10 +89,14 @@ class Sa2VA(JointModel):
         if shown is None:
             none = np.zeros((0, *image.shape[:2]), bool)
             shown = masks.Masks(none, np.zeros(0, np.float32), np.zeros(0, bool))
-        kept = shown.visible
+        kept = shown.visible & (shown.scores >= FAINTEST)
+        text = reply.text
+        if shown.visible.any() and not kept.any():
+            best = float(shown.scores[shown.visible].max())
+            text = f"No mask fits these words: the best has a predicted quality of {best:.2f}."
         return Segmentation(
             bool(kept.any()),
-            reply.text,
+            text,
             shown.masks[kept],
             shown.scores[kept],
             reply.embeddings[torch.from_numpy(kept).to(reply.embeddings.device)],

@@ -205,7 +205,11 @@ class TrackerNode(LifecycleNode):
         depth = self._pipeline.depth
         self._image_topic = self._camera.subscribe(kind, topic, self._pipeline.put, NEWEST_IMAGE)
         if self._value("use_depth"):
-            self._camera.subscribe(Image, "depth", depth.add_depth, SENSOR_QUEUE)
+            transport = self._value("depth_transport")
+            kind, topic = (
+                (Image, "depth") if transport == "raw" else (CompressedImage, f"depth/{transport}")
+            )
+            self._camera.subscribe(kind, topic, depth.add_depth, SENSOR_QUEUE)
             self._camera.subscribe(CameraInfo, "camera_info", depth.add_info, SENSOR_QUEUE)
         options = QoSOverridingOptions.with_default_policies()
         wired: list[tuple[Any, str, Any]] = [

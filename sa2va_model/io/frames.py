@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import av
-import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.pictures import IMAGE_SUFFIXES, READABLE, UNREAD_SUFFIXES, decode_image
 from sa2va_model.io.video import (
     VideoDecoder,
     frames_near,
@@ -28,7 +28,6 @@ from sa2va_model.io.video import (
     video_stream,
 )
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".gif")
 BAG_SUFFIXES = (".db3", ".mcap")
 
@@ -87,43 +86,6 @@ def check_size(name: str, shape: tuple[int, ...], expected: tuple[int, int] | No
         )
 
 
-def decode_image(data: bytes | memoryview | np.ndarray, name: str) -> np.ndarray:
-    """Decode an encoded picture (PNG, JPEG, whatever OpenCV reads).
-
-    Args:
-        data: the file's bytes.
-        name: what to call it in the message.
-
-    Returns:
-        rgb uint8 [H, W, 3].
-
-    Raises:
-        InputError: empty, cut short or no picture.
-    """
-    raw = np.frombuffer(data, np.uint8)
-    if raw.size == 0:
-        raise InputError(f"{name} is empty, expected a PNG or JPEG image")
-    if missing := _missing_end(raw):
-        # OpenCV fills what is missing with grey and says nothing, so the end is checked here
-        raise InputError(
-            f"{name} is cut short ({missing} after {raw.size} bytes), expected a whole image"
-        )
-    bgr = cv2.imdecode(raw, cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise InputError(f"{name} cannot be decoded, expected a PNG or JPEG image")
-    return np.ascontiguousarray(bgr[:, :, ::-1])
-
-
-def _missing_end(raw: np.ndarray) -> str:
-    """What a PNG or JPEG lacks at its end, "" if nothing (some writers pad the end with zeros)."""
-    head, tail = raw[:8].tobytes(), raw[-64:].tobytes().rstrip(b"\0")
-    if head.startswith(b"\xff\xd8") and b"\xff\xd9" not in tail:
-        return "no end-of-image marker"
-    if head == b"\x89PNG\r\n\x1a\n" and b"IEND" not in tail:
-        return "no IEND chunk"
-    return ""
-
-
 def read_image(path: Path | str) -> np.ndarray:
     """Read one image file: rgb uint8 [H, W, 3]; InputError naming the file if it is unreadable."""
     try:
@@ -140,7 +102,7 @@ def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
 
 
 class ImageFolder:
-    """PNG and JPEG files of one folder in natural order, `fps` of them in a second.
+    """The pictures of one folder in natural order, `fps` of them in a second.
 
     A path to one image file is a stream of one frame.
     """
@@ -172,15 +134,17 @@ class ImageFolder:
 
 def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected one with .png or .jpg files")
+        raise InputError(f"{folder}: no such folder, expected one with pictures")
     entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
-    files = [
-        path
-        for path in entries
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
+    shown = [path for path in entries if not path.name.startswith(".")]
+    unread = [path.name for path in shown if path.suffix.lower() in UNREAD_SUFFIXES]
+    if unread:  # passing them over would drop frames
+        raise InputError(
+            f"{folder}: holds {unread[0]} ({len(unread)} of {len(shown)} files are of such kinds), expected {READABLE}"
+        )
+    files = [path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise InputError(f"{folder}: {_contents(entries)}, expected .png or .jpg files")
+        raise InputError(f"{folder}: {_contents(entries)}, expected pictures ({READABLE})")
     return files
 
 
@@ -296,6 +260,13 @@ def open_source(path: Path | str, fps: float = 30.0) -> FrameSource:
         raise InputError(f"{place}: is a rosbag2, expected a video file or an image folder here")
     if place.is_dir() or suffix in IMAGE_SUFFIXES:
         return ImageFolder(place, fps)
+    if suffix in UNREAD_SUFFIXES:
+        raise InputError(f"{place}: {suffix} is not read, expected {READABLE}")
+    if place.name.lower().endswith(tuple(f"{bag}.zstd" for bag in BAG_SUFFIXES)):
+        raise InputError(
+            f"{place}: is a compressed part of a rosbag2, expected the bag's folder with its metadata.yaml "
+            f"(or unpack it: zstd -d {place.name})"
+        )
     if suffix == ".bag":
         raise InputError(
             f"{place}: is a ROS 1 bag, expected a rosbag2 "

@@ -78,13 +78,15 @@ def clean_expression(expression: str) -> str:
     """What a user typed, as data: one line, no control characters, no special tokens of the model.
 
     Raises:
-        InputError: nothing is left, or it is longer than `MAX_EXPRESSION` characters.
+        InputError: it is no text, nothing is left, or it is longer than `MAX_EXPRESSION` characters.
     """
+    if not isinstance(expression, str):
+        raise InputError(f"expression is {expression!r:.80}; expected one string of words")
     text = "".join(c if c.isprintable() else " " for c in expression)
     for token in (*SPECIAL_TOKENS, IMAGE_START, IMAGE_END, IMAGE_TOKEN, IMAGE_PLACEHOLDER):
         text = text.replace(token, " ")
     text = " ".join(re.sub(r"<\|[^|<>]*\|>", " ", text).split())
-    if not text:
+    if not any(c.isalnum() for c in text):
         raise InputError(f"expression is {expression!r}; expected words that name an object")
     if len(text) > MAX_EXPRESSION:
         raise InputError(
@@ -95,10 +97,25 @@ def clean_expression(expression: str) -> str:
 
 def referring_question(expression: str) -> str:
     """The question that asks for the mask of `expression` (official evaluation prompts)."""
-    text = expression.rstrip(".")
+    text = unshouted(expression.rstrip("."))
     if "?" in text:
         return f"{text} Please respond with a segmentation mask."
     return f"Please segment {text}."
+
+
+def unshouted(text: str) -> str:
+    """Text in capitals or in Title Case, as speech recognisers send it, in small letters; other text as it is.
+
+    Models are trained on written sentences, and tokens of capitals are other tokens: THE RED CAN is not found.
+    """
+    words = [word for word in re.findall(r"[^\W\d_]+", text) if word.lower() != word.upper()]
+    loud = (
+        bool(words)
+        and all(word.isupper() for word in words)
+        and any(len(word) > 1 for word in words)
+    )
+    titled = len(words) > 1 and all(word[:1].isupper() for word in words)
+    return text.lower() if loud or titled else text
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ import torch
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.types import Prompt
 
+MAX_POINTS = 64
+"""Clicks of one prompt. SAM-2 attends to each of them on every image that is prompted; more say nothing new."""
+
 
 def visual_prompt(
     shape: tuple[int, ...],
@@ -23,10 +26,12 @@ def visual_prompt(
     """A prompt in pixels of an image of that shape.
 
     Raises:
-        InputError: it lies outside the image, is empty, or a mask has another size.
+        InputError: it lies outside the image, is empty, not a number or in fractions of the image, has more than
+            `MAX_POINTS` points, or a mask has another size or type.
     """
     height, width = shape[:2]
     if mask is not None:
+        mask = check_mask(mask)
         if mask.shape[:2] != (height, width):
             raise InputError(
                 f"mask: size is {mask.shape[1]}x{mask.shape[0]}; expected the image's {width}x{height}"
@@ -36,6 +41,10 @@ def visual_prompt(
         return Prompt(mask=torch.from_numpy(np.ascontiguousarray(mask)))
     if box is not None:
         x0, y0, x1, y1 = box
+        if not np.isfinite([x0, y0, x1, y1]).all():
+            raise InputError(f"box: is {list(box)}; expected numbers in pixels")
+        if max(x1, y1) <= 1 and not all(float(v).is_integer() for v in box):
+            raise InputError(f"box: {list(box)} looks like fractions of the image; expected pixels")
         if not (x0 < x1 and y0 < y1):
             raise InputError(f"box: is {list(box)}; expected x0 < x1 and y0 < y1")
         if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
@@ -44,6 +53,7 @@ def visual_prompt(
         return Prompt.box(x0, max(y0, 0.0) / height, x1, min(y1, height) / height)
     assert points is not None
     assert labels is not None
+    check_points(points)
     outside = (points < 0).any(axis=1) | (points[:, 0] >= width) | (points[:, 1] >= height)
     if outside.any():
         raise InputError(
@@ -51,3 +61,28 @@ def visual_prompt(
         )
     scaled = torch.from_numpy(points / np.array([width, height], np.float32))
     return Prompt(points=scaled, labels=torch.from_numpy(labels.astype(np.int32)))
+
+
+def check_mask(mask: np.ndarray) -> np.ndarray:
+    """A prompt mask as bool [H, W]; whole numbers count as on the object where they are not 0.
+
+    Raises:
+        InputError: it has another shape, or other numbers, of which it is not clear what they mean.
+    """
+    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+        raise InputError(
+            f"mask: is {mask.dtype} {list(mask.shape)}; expected bool or whole numbers [H, W]"
+        )
+    return mask.astype(bool, copy=False)
+
+
+def check_points(points: np.ndarray) -> None:
+    """InputError if clicks [N, 2] are too many, not numbers, or in fractions of the image."""
+    if len(points) > MAX_POINTS:
+        raise InputError(f"prompt has {len(points)} points; expected at most {MAX_POINTS}")
+    if not np.isfinite(points).all():
+        raise InputError("prompt has a point that is not a number; expected pixels")
+    if len(points) and points.max() < 1 and (points > 0).any():
+        raise InputError(
+            f"point: {points[0].tolist()} looks like fractions of the image; expected pixels"
+        )

@@ -14,8 +14,9 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 
-from sa2va_ros.messages.clouds import camera_from_info, matrix_from_transform
+from sa2va_ros.messages.clouds import matrix_from_transform
 from sa2va_ros.messages.images import array_from_image, depth_from_image, nanoseconds
+from sa2va_ros.space.cameras import camera_from_info
 from sa2va_ros.support.qos import NEWEST_IMAGE, reliable
 
 if TYPE_CHECKING:

@@ -44,6 +44,7 @@ class Readings:
         latency_warning: seconds from which on p95 is a warning; 0 = never.
         depth_wanted: somebody listens to 3D results, or has got some.
         depth_problem: why an image had no 3D, the last time, or "".
+        depth_median: metres, of the last depth image that was used: a wrong unit shows here.
         depth_images: images with a mask on which 3D was wanted; `depth_found`: of these, those that have it.
         failures: questions to the language model that ended with an error.
         failure: the last of them.
@@ -75,6 +76,7 @@ class Readings:
     depth_wanted: bool = False
     depth_problem: str = ""
     depth_received: int = 0
+    depth_median: float = float("nan")
     depth_images: int = 0
     depth_found: int = 0
     failures: int = 0
@@ -156,6 +158,7 @@ def _depth(now: Readings) -> Finding:
         message = f"{said}: {now.depth_problem}"
     values = {
         "depth images": str(now.depth_received),
+        "median (m)": f"{now.depth_median:.3f}",
         "share of images with 3D": f"{share:.3f}",
         "problem": now.depth_problem,
     }

@@ -128,6 +128,7 @@ class Health:
             depth_wanted=pipeline.outputs_3d.wanted(),
             depth_problem=pipeline.counts_3d.problem,
             depth_received=pipeline.depth.received,
+            depth_median=pipeline.depth.median,
             failures=failed,
             failure=failure,
             tracks=Counter(track.state.name for track in tracks),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between 3D messages and arrays: camera_info in; poses, boxes and clouds out.
+"""Between 3D messages and arrays: poses, boxes and clouds.
 
 As `images.py`, this fills the fields of messages that it is given and needs no ROS.
 """
@@ -12,36 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_model.errors import InputError
-from sa2va_ros.space.mask_to_object import Camera, Solid, matrix_of, quaternion
-
-
-def camera_from_info(message: Any, *, rectified: bool = False) -> Camera:
-    """The camera of a `sensor_msgs/CameraInfo`.
-
-    Args:
-        rectified: for rectified images, which `p` describes; otherwise as they come from the camera (`k` and `d`).
-
-    Raises:
-        InputError: it is not calibrated, or its distortion is not one that OpenCV has.
-    """
-    named, field = f"camera_info {message.width}x{message.height}", "p" if rectified else "k"
-    matrix = np.asarray(getattr(message, field), np.float64).reshape(3, -1)[:, :3]
-    if not (np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0):
-        raise InputError(
-            f"{named}: {field} is {matrix.ravel().tolist()}; expected focal lengths above 0"
-        )
-    if rectified:
-        return Camera(matrix, int(message.width), int(message.height))
-    distortion = tuple(float(value) for value in message.d)
-    if any(distortion) and message.distortion_model not in ("plumb_bob", "rational_polynomial"):
-        raise InputError(
-            f"{named}: distortion_model is '{message.distortion_model}'; expected plumb_bob or "
-            "rational_polynomial (or rectified images, with parameter rectified)"
-        )
-    if len(distortion) not in (0, 4, 5, 8, 12, 14) or not np.isfinite(distortion).all():
-        raise InputError(f"{named}: d has {len(distortion)} numbers; expected 0, 4, 5, 8, 12 or 14")
-    return Camera(matrix, int(message.width), int(message.height), distortion)
+from sa2va_ros.space.mask_to_object import Solid, matrix_of, quaternion
 
 
 def fill_point(message: Any, values: np.ndarray) -> Any:

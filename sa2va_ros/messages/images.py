@@ -19,142 +19,89 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_ros.messages.compressed import depth_from_compressed, rgb_from_compressed
+from sa2va_ros.messages.encodings import ENCODINGS, depth_encoding, metres, picture_encoding
 
-_LAYOUTS: dict[str, tuple[type[np.generic], int]] = {  # encoding -> element type, channels
-    "rgb8": (np.uint8, 3),
-    "bgr8": (np.uint8, 3),
-    "8UC3": (np.uint8, 3),
-    "rgba8": (np.uint8, 4),
-    "bgra8": (np.uint8, 4),
-    "8UC4": (np.uint8, 4),
-    "mono8": (np.uint8, 1),
-    "8UC1": (np.uint8, 1),
-    "mono16": (np.uint16, 1),
-    "16UC1": (np.uint16, 1),
-    "32FC1": (np.float32, 1),
-    "yuv422": (np.uint8, 2),
-    "uyvy": (np.uint8, 2),
-    "yuv422_yuy2": (np.uint8, 2),
-    "yuyv": (np.uint8, 2),
-    "bayer_rggb8": (np.uint8, 1),
-    "bayer_bggr8": (np.uint8, 1),
-    "bayer_gbrg8": (np.uint8, 1),
-    "bayer_grbg8": (np.uint8, 1),
-}
-
-# OpenCV names a Bayer pattern by its second row, ROS by its first.
-_TO_RGB: dict[str, int] = {
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "8UC3": cv2.COLOR_BGR2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-    "8UC4": cv2.COLOR_BGRA2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
-    "8UC1": cv2.COLOR_GRAY2RGB,
-    "yuv422": cv2.COLOR_YUV2RGB_UYVY,
-    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
-    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
-    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
-    "bayer_rggb8": cv2.COLOR_BayerBG2RGB,
-    "bayer_bggr8": cv2.COLOR_BayerRG2RGB,
-    "bayer_gbrg8": cv2.COLOR_BayerGR2RGB,
-    "bayer_grbg8": cv2.COLOR_BayerGB2RGB,
-}
-COLOUR_ENCODINGS = ("rgb8", "mono16", *_TO_RGB)
-DEPTH_ENCODINGS = ("16UC1", "32FC1")
+__all__ = [
+    "StampClock",
+    "array_from_image",
+    "depth_from_compressed",
+    "depth_from_image",
+    "depth_from_message",
+    "fill_image",
+    "fill_time",
+    "nanoseconds",
+    "overlay_bgr",
+    "rgb_from_compressed",
+    "rgb_from_image",
+    "rgb_from_message",
+]
 
 
 def array_from_image(message: Any) -> np.ndarray:
     """The pixels of a `sensor_msgs/Image` in its own layout and the machine's byte order.
 
     Returns:
-        [H, W] or [H, W, C] of the encoding's type; without row padding. May share memory with the
-        message.
+        [H, W] or [H, W, C] of the encoding's type, more rows than H with colour planes behind the luma (nv12); without
+        row padding. May share memory with the message.
 
     Raises:
-        InputError: unknown encoding, empty size, a step or a data length that cannot hold the
-            image.
+        InputError: unknown encoding, empty or impossible size, a step or a data length that cannot hold the image.
     """
-    layout = _LAYOUTS.get(message.encoding)
-    if layout is None:
-        raise InputError(
-            f"image encoding '{message.encoding}' is not supported; expected one of {', '.join(_LAYOUTS)}"
-        )
-    dtype, channels = np.dtype(layout[0]), layout[1]
+    entry = ENCODINGS.get(message.encoding) or picture_encoding(message.encoding)
+    dtype = np.dtype(entry.dtype)
     height, width, step = int(message.height), int(message.width), int(message.step)
     named = f"image {width}x{height} {message.encoding}"
     if height < 1 or width < 1:
         raise InputError(f"{named}: empty; expected at least one pixel")
-    row = width * channels * dtype.itemsize
+    if width % entry.even[0] or height % entry.even[1]:
+        sides = "width and height" if entry.even[1] > 1 else "width"
+        raise InputError(f"{named}: expected an even {sides}")
+    row, rows = width * entry.channels * dtype.itemsize, height * entry.rows // 2
+    if entry.rows > 2 and 2 * step == entry.rows * width and len(message.data) == step * height:
+        step = width  # drivers that count the planes into the step
     if step < row:
         raise InputError(f"{named}: step is {step} bytes; expected at least {row}")
-    if len(message.data) < step * height:
+    if len(message.data) < step * rows:
         raise InputError(
-            f"{named}: data has {len(message.data)} bytes; expected {step * height} (step {step})"
+            f"{named}: data has {len(message.data)} bytes; expected {step * rows} (step {step})"
         )
-    flat = np.frombuffer(message.data, np.uint8, count=step * height)
-    packed = np.ascontiguousarray(flat.reshape(height, step)[:, :row])
+    flat = np.frombuffer(message.data, np.uint8, count=step * rows)
+    packed = np.ascontiguousarray(flat.reshape(rows, step)[:, :row])
     stored = dtype.newbyteorder(">" if message.is_bigendian else "<")
     pixels = packed.view(stored).astype(dtype, copy=False)
-    return pixels.reshape((height, width) if channels == 1 else (height, width, channels))
+    return pixels.reshape((rows, width) if entry.channels == 1 else (rows, width, entry.channels))
+
+
+def rgb_from_message(message: Any) -> np.ndarray:
+    """The picture of an `Image` or a `CompressedImage`: uint8 [H, W, 3] RGB."""
+    return (rgb_from_image if hasattr(message, "encoding") else rgb_from_compressed)(message)
+
+
+def depth_from_message(message: Any, scale: float = 0.0) -> np.ndarray:
+    """The distances of an `Image` or a `CompressedImage`: float32 [H, W] metres, NaN = not measured."""
+    read = depth_from_image if hasattr(message, "encoding") else depth_from_compressed
+    return read(message, scale)
 
 
 def rgb_from_image(message: Any) -> np.ndarray:
-    """The picture of a `sensor_msgs/Image`: uint8 [H, W, 3] RGB; grey is repeated, transparency
-    dropped."""
-    if message.encoding in DEPTH_ENCODINGS:
-        raise InputError(
-            f"image encoding '{message.encoding}' holds distances, not colours; "
-            f"expected one of {', '.join(COLOUR_ENCODINGS)}"
-        )
-    pixels = array_from_image(message)
-    if message.encoding == "rgb8":
-        return pixels
-    if message.encoding == "mono16":
-        return cv2.cvtColor((pixels >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
-    if pixels.shape[1] % 2 and "yu" in message.encoding:
-        raise InputError(
-            f"image {pixels.shape[1]}x{pixels.shape[0]} {message.encoding}: expected an even width"
-        )
-    return cv2.cvtColor(pixels, _TO_RGB[message.encoding])
+    """The picture of a `sensor_msgs/Image`: uint8 [H, W, 3] RGB.
 
-
-def rgb_from_compressed(message: Any) -> np.ndarray:
-    """The picture of a `sensor_msgs/CompressedImage` (JPEG or PNG): uint8 [H, W, 3] RGB.
-
-    A cut-off JPEG would decode to a picture with a grey end, so the end mark is asked for first.
+    Grey is repeated, transparency dropped; of 16-bit colours the upper eight bits are kept, mono16 gets `contrast`.
     """
-    data = bytes(message.data)
-    named = f"compressed image '{message.format}' of {len(data)} bytes"
-    if "compressedDepth" in message.format:
-        raise InputError(f"{named}: holds distances, not colours; expected jpeg or png")
-    if data.startswith(b"\xff\xd8"):
-        complete = data.rstrip(b"\0").endswith(b"\xff\xd9")
-    elif data.startswith(b"\x89PNG"):
-        complete = b"IEND" in data[-16:]
-    else:
-        raise InputError(f"{named}: starts like neither; expected jpeg or png data")
-    if not complete:
-        raise InputError(f"{named}: its end is missing; expected a whole jpeg or png")
-    # Pixels stay where the camera had them: an EXIF turn would part them from camera_info.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if decoded is None:
-        raise InputError(f"{named}: cannot be decoded; expected jpeg or png")
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    picture = picture_encoding(message.encoding).picture
+    assert picture is not None
+    return picture(array_from_image(message))
 
 
-def depth_from_image(message: Any) -> np.ndarray:
-    """Distances of a depth image (REP 118) in metres: float32 [H, W], NaN where nothing was
-    measured."""
-    if message.encoding not in DEPTH_ENCODINGS:
-        raise InputError(
-            f"depth encoding '{message.encoding}'; expected {' (mm) or '.join(DEPTH_ENCODINGS)} (m)"
-        )
-    pixels = array_from_image(message)
-    if message.encoding == "16UC1":
-        return np.where(pixels == 0, np.nan, pixels * np.float32(0.001)).astype(np.float32)
-    return np.where(np.isfinite(pixels) & (pixels > 0), pixels, np.nan).astype(np.float32)
+def depth_from_image(message: Any, scale: float = 0.0) -> np.ndarray:
+    """Distances of a depth image in metres: float32 [H, W], NaN where nothing was measured.
+
+    Args:
+        scale: metres for one unit; 0 = as REP 118 has it, millimetres for integers and metres for floats.
+    """
+    entry = depth_encoding(message.encoding)
+    return metres(array_from_image(message), scale or entry.metres or 1.0)
 
 
 def fill_image(message: Any, pixels: np.ndarray, encoding: str, header: Any) -> Any:
@@ -164,7 +111,7 @@ def fill_image(message: Any, pixels: np.ndarray, encoding: str, header: Any) -> 
         pixels: [H, W] or [H, W, C] of exactly the encoding's type.
         header: set as it is: outputs carry the very header of the image they were computed on.
     """
-    dtype, channels = _LAYOUTS[encoding]
+    dtype, channels = ENCODINGS[encoding].dtype, ENCODINGS[encoding].channels
     assert pixels.dtype == dtype, f"{encoding} wants {np.dtype(dtype)}, got {pixels.dtype}"
     assert pixels.shape[2:] == ((channels,) if channels > 1 else ()), (encoding, pixels.shape)
     message.header = header

@@ -14,8 +14,11 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_model.segmentation.visual_prompts import MAX_POINTS, check_points
 from sa2va_model.tracks import Event, FrameResult, Track
 from sa2va_ros.messages.images import StampClock, array_from_image, fill_image, fill_time
+
+MASK_ENCODINGS = ("mono8", "8UC1")
 
 
 def fill_roi(roi: Any, box: tuple[int, int, int, int] | None) -> Any:
@@ -141,8 +144,12 @@ def prompt_arguments(message: Any) -> dict[str, Any]:
             )
         corner = (box.x_offset + box.width, box.y_offset + box.height)
         return arguments | {"box": (box.x_offset, box.y_offset, *corner)}
+    if message.mask.encoding not in MASK_ENCODINGS:
+        raise InputError(
+            f"prompt mask is '{message.mask.encoding}'; expected {' or '.join(MASK_ENCODINGS)}, non-zero = object"
+        )
     mask = array_from_image(message.mask)
-    if mask.ndim != 2 or not mask.any():
+    if not mask.any():
         raise InputError(
             "prompt mask has no pixel of the object; expected mono8, non-zero = object"
         )
@@ -175,14 +182,15 @@ def _points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clicked points as float32 [N, 2] and their labels as int64 [N] (none given = all on the
     object)."""
-    marks = list(labels) or [1] * len(xs)
+    marks = labels[: MAX_POINTS + 1] if len(labels) else [1] * len(xs)
     if not len(xs) == len(ys) == len(marks) >= 1:
         raise InputError(
             f"prompt has {len(xs)} x, {len(ys)} y, {len(marks)} labels; expected as many, and at least one"
         )
     if bad := [int(mark) for mark in marks if mark not in (0, 1)]:
         raise InputError(f"point label {bad[0]}; expected 1 (on the object) or 0 (not on it)")
+    if len(xs) > MAX_POINTS:  # before they are made to an array
+        raise InputError(f"prompt has {len(xs)} points; expected at most {MAX_POINTS}")
     points = np.stack([xs, ys], axis=1).astype(np.float32)
-    if not np.isfinite(points).all():
-        raise InputError("prompt has a point that is not a number; expected pixels")
+    check_points(points)
     return points, np.asarray(marks, np.int64)

@@ -95,8 +95,15 @@ START: tuple[Parameter, ...] = (
     Parameter(
         "image_transport",
         "raw",
-        "raw: subscribe `image` (sensor_msgs/Image); compressed: `image/compressed` (JPEG or PNG).",
+        "raw: subscribe `image` (sensor_msgs/Image); compressed: `image/compressed`.",
         choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "depth_transport",
+        "raw",
+        "raw: subscribe `depth` (sensor_msgs/Image); compressed: `depth/compressed` (16-bit PNG); compressedDepth: "
+        "`depth/compressedDepth`.",
+        choices=("raw", "compressed", "compressedDepth"),
     ),
     Parameter(
         "default_expression",
@@ -253,6 +260,14 @@ SPACE: tuple[Parameter, ...] = (
         0.02,
         "Seconds to wait for a depth image on its way; mask and overlay do not wait.",
         span=(0.0, 1.0),
+        dynamic=True,
+    ),
+    Parameter(
+        "depth_scale",
+        0.0,
+        "Metres for one unit of depth, where a camera departs from REP 118: 0.0001 for a D405 in tenths of "
+        "millimetres; 0 = by the encoding (16UC1 and mono16 millimetres, 32FC1 metres).",
+        span=(0.0, 10.0),
         dynamic=True,
     ),
     Parameter(

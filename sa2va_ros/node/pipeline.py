@@ -268,7 +268,9 @@ class Pipeline:
         if admitted.depth is None:
             raise InputError("parameter use_depth is false; expected true for 3D")
         size = (admitted.frame.rgb.shape[0], admitted.frame.rgb.shape[1])
-        return admitted.depth.frame(size, wait=wait, rectified=self._value("rectified"))
+        return admitted.depth.frame(
+            size, wait=wait, rectified=self._value("rectified"), scale=self._value("depth_scale")
+        )
 
     def place(self, admitted: Admitted) -> Place:
         """The frame of 3D results for an image; raises InputError without a transform."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
-from sa2va_ros.messages.images import StampClock, nanoseconds, rgb_from_compressed, rgb_from_image
+from sa2va_ros.messages.images import StampClock, nanoseconds, rgb_from_message
 from sa2va_ros.space.depth import PinnedDepth
 
 JUMP_BACK = 0.5  # seconds; less is an image that came late, more is a clock set back or a bag that starts over
@@ -73,8 +73,7 @@ class ImageStream:
         if max_age and now is not None and now - stamp > max_age * 1e9:
             raise InputError(f"image is {(now - stamp) / 1e9:.2f} s old; max_age is {max_age:g} s")
         reset = self._check_order(stamp)
-        decode = rgb_from_image if hasattr(message, "encoding") else rgb_from_compressed
-        rgb = decode(message)
+        rgb = rgb_from_message(message)
         reset = self._check_size((rgb.shape[0], rgb.shape[1]), others) or reset
         self._last = stamp
         frame = Frame(rgb, self.clock.seconds(message.header.stamp), self._index, companion=depth)

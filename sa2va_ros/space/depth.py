@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_ros.messages.clouds import camera_from_info
-from sa2va_ros.messages.images import depth_from_image, nanoseconds
-from sa2va_ros.space.mask_to_object import Camera
+from sa2va_ros.messages.images import depth_from_message, nanoseconds
+from sa2va_ros.space.cameras import Camera, camera_from_info
 
 RECENT = 1.0  # seconds without a depth image after which nobody waits for one any more
 WAITING_SECONDS = 2.0  # for which a depth image waits for its colour image
@@ -63,13 +62,19 @@ class PinnedDepth:
         self._metres: weakref.ref[_Metres] | None = None
 
     def frame(
-        self, size: tuple[int, int], *, wait: float = 0.0, rectified: bool = False
+        self,
+        size: tuple[int, int],
+        *,
+        wait: float = 0.0,
+        rectified: bool = False,
+        scale: float = 0.0,
     ) -> DepthFrame:
         """The depth in metres and the camera, for an image of that size (height, width).
 
         Args:
             wait: seconds to wait for a depth image that is on its way.
             rectified: the images are; see `camera_from_info`.
+            scale: metres for one unit of depth; 0 = by the encoding.
 
         Raises:
             InputError: there is none, it is of another size or frame, or it cannot be decoded.
@@ -77,17 +82,13 @@ class PinnedDepth:
         message = self._buffer.wait_for(self, wait)
         info = self._buffer.info_at(self.stamp)
         _check_frames(self._header, message, info.message)
-        camera = info.camera(rectified=rectified)
-        metres = self._decoded(message)
-        for what, (height, width) in (
-            ("depth", metres.shape),
-            ("camera_info", (camera.height, camera.width)),
-        ):
-            if (height, width) != size:
-                raise InputError(
-                    f"{what} is {width}x{height}; expected {size[1]}x{size[0]} as the image "
-                    "(depth aligned to colour)"
-                )
+        camera = info.camera(rectified=rectified, size=size)
+        metres = self._decoded(message, scale)
+        if metres.shape != size:
+            raise InputError(
+                f"depth is {metres.shape[1]}x{metres.shape[0]}; expected {size[1]}x{size[0]} as the image "
+                "(depth aligned to colour)"
+            )
         return DepthFrame(metres, camera)
 
     def offer(self, message: Any, stamp: int) -> None:
@@ -102,11 +103,11 @@ class PinnedDepth:
         """Let the depth go."""
         self.message, self.released = None, True
 
-    def _decoded(self, message: Any) -> np.ndarray:
+    def _decoded(self, message: Any, scale: float) -> np.ndarray:
         with self._decoding:
             kept = self._metres() if self._metres is not None else None
             if kept is None:
-                kept = _Metres(depth_from_image(message))
+                kept = _Metres(depth_from_message(message, scale))
                 self._metres = weakref.ref(kept)
                 self._buffer.newest = kept
             return kept.array
@@ -124,13 +125,14 @@ class _Info:
 
     def __init__(self, message: Any) -> None:
         self.message, self.since = message, _stamp(message)
-        self._cameras: dict[bool, Camera] = {}  # by whether images are rectified
+        self._cameras: dict[tuple[bool, tuple[int, int]], Camera] = {}  # by how images are
 
-    def camera(self, *, rectified: bool) -> Camera:
-        """The camera; raises InputError with the reason if the message is not one's."""
-        if rectified not in self._cameras:
-            self._cameras[rectified] = camera_from_info(self.message, rectified=rectified)
-        return self._cameras[rectified]
+    def camera(self, *, rectified: bool, size: tuple[int, int]) -> Camera:
+        """The camera of images of that size; raises InputError with the reason if the message is not one's."""
+        key = (rectified, size)
+        if key not in self._cameras:
+            self._cameras = {key: camera_from_info(self.message, rectified=rectified, size=size)}
+        return self._cameras[key]
 
 
 class DepthBuffer:
@@ -196,6 +198,14 @@ class DepthBuffer:
             self._depths.clear()
             self._infos.clear()
             self.newest = None
+
+    @property
+    def median(self) -> float:
+        """Median of the depth image that was decoded last, metres; NaN = nothing was measured."""
+        newest = self.newest
+        sample = newest.array[::8, ::8] if newest is not None else np.zeros(0)
+        sample = sample[np.isfinite(sample)]
+        return float(np.median(sample)) if sample.size else float("nan")
 
     @property
     def kept_bytes(self) -> int:
@@ -300,8 +310,8 @@ def _content(info: Any) -> tuple[Any, ...]:
 def _check_frames(header: Any, depth: Any, info: Any) -> None:
     """An empty frame says nothing and passes."""
     for what, other in (("depth", depth), ("camera_info", info)):
-        frame = other.header.frame_id
-        if frame and header.frame_id and frame != header.frame_id:
+        frame = other.header.frame_id.lstrip("/")  # as ROS 1 drivers still begin them
+        if frame and header.frame_id and frame != header.frame_id.lstrip("/"):
             raise InputError(
                 f"{what} is in frame '{frame}'; expected '{header.frame_id}' as the image "
                 "(depth aligned to colour)"

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_ros.space.cameras import Camera
 from sa2va_ros.space.components import main_pieces
 from sa2va_ros.space.oriented_box import Box, grown, oriented_box, rotation_covariance
 from sa2va_ros.space.rotations import matrix_of, quaternion
@@ -45,30 +46,6 @@ LAYER_SHARE = 0.4  # of the pixels of the largest layer, for one that counts as 
 EDGE = 0.03  # metres of depth change over three pixels at one metre; steeper is no surface
 PATCH = 25  # neighbouring pixels whose depth errors go together, as a number of pixels
 EDGE_PIXELS = 1.0  # standard deviation of a mask's outline, pixels
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera with OpenCV's distortion.
-
-    Attributes:
-        matrix: float64 [3, 3].
-        distortion: none, or 4, 5, 8, 12 or 14 numbers; none for rectified images.
-    """
-
-    matrix: np.ndarray
-    width: int
-    height: int
-    distortion: tuple[float, ...] = ()
-
-    def rays(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Directions [N, 3] with z = 1 through the middle of pixels."""
-        if any(self.distortion):
-            pixels = np.column_stack([columns, rows]).astype(np.float64)[:, None]
-            flat = cv2.undistortPoints(pixels, self.matrix, np.asarray(self.distortion))[:, 0]
-            return np.column_stack([flat, np.ones(len(flat))])
-        (fx, _, cx), (_, fy, cy) = self.matrix[0], self.matrix[1]
-        return np.column_stack([(columns - cx) / fx, (rows - cy) / fy, np.ones(len(columns))])
 
 
 @dataclass(frozen=True)
@@ -144,8 +121,11 @@ def object_from_mask(
         )
     rows, columns, eroded = _surface(mask, depth, config, float(camera.matrix[0, 0]))
     z = depth[rows, columns].astype(np.float64)
-    rays = camera.rays(columns, rows)
-    points, colours = rays * z[:, None], rgb[rows, columns]
+    points, colours = camera.rays(columns, rows) * z[:, None], rgb[rows, columns]
+    if not (seen := np.isfinite(points).all(1)).all():  # beyond 90 degrees of a fisheye
+        points, colours = points[seen], colours[seen]
+    if len(points) < MIN_POINTS:
+        raise InputError(f"3D: {len(points)} points are left; expected at least {MIN_POINTS}")
     keep = _inliers(points, config.outlier)
     points, colours = points[keep], colours[keep]
     centroid = points.mean(axis=0)
@@ -201,7 +181,7 @@ def _surface(
     if measured < MIN_POINTS:
         raise InputError(
             f"3D: {measured} of {area} pixels of the mask have a depth of {config.depth_min:g} to "
-            f"{config.depth_max:g} m; expected at least {MIN_POINTS}"
+            f"{config.depth_max:g} m{_median(z[inside])}; expected at least {MIN_POINTS}"
         )
     edges = _edges(z, valid)
     if (valid & ~edges).sum() < MIN_POINTS:  # a thin thing is all edge
@@ -213,6 +193,16 @@ def _surface(
         rows, columns = rows[chosen], columns[chosen]
     keep = nearest_layer(z[rows, columns])
     return rows[keep] + top, columns[keep] + left, eroded
+
+
+def _median(z: np.ndarray) -> str:
+    """What was measured instead, for the message: a wrong unit shows here."""
+    z = z[np.isfinite(z)]
+    return (
+        f" (median {np.median(z):g} m: is depth_scale right?)"
+        if z.size
+        else " (nothing was measured)"
+    )
 
 
 def _eroded(mask: np.ndarray, pixels: int) -> tuple[np.ndarray, int]:

@@ -133,7 +133,7 @@ def test_folder_names_the_unreadable_file(folder: Path) -> None:
     (folder / "frame_4.png").write_bytes(b"")
     assert "is empty" in read_until_error(ImageFolder(folder))[1]
     (folder / "frame_4.png").write_text("hello")
-    assert "cannot be decoded" in read_until_error(ImageFolder(folder))[1]
+    assert "begins like no picture" in read_until_error(ImageFolder(folder))[1]
 
 
 def test_truncated_jpeg_is_not_a_grey_picture(make, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_open_source_does_not_take(tmp_path: Path, folder: Path, video: Pat
     with pytest.raises(InputError, match="no such file or folder, expected a video file"):
         open_source(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"the folder is empty, expected \.png or \.jpg files"):
+    with pytest.raises(InputError, match=r"the folder is empty, expected pictures"):
         open_source(tmp_path / "empty")
     (tmp_path / "empty" / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=r"holds notes\.txt, expected"):

@@ -38,6 +38,30 @@ def test_questions_follow_the_official_prompts() -> None:
     assert asked == "which one is red? Please respond with a segmentation mask."
 
 
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        ("THE RED CAN", "the red can"),
+        ("The Red Can", "the red can"),
+        ("WHICH ONE IS RED?", "which one is red?"),
+        ("the USB cable", "the USB cable"),
+        ("The red can", "The red can"),
+        ("A", "A"),
+        ("DIE ROTE DOSE", "die rote dose"),
+        ("\u7ea2\u8272\u7684\u7f50\u5b50", "\u7ea2\u8272\u7684\u7f50\u5b50"),  # no small letters
+    ],
+)
+def test_capitals_of_speech_recognisers_are_asked_in_small_letters(typed: str, asked: str) -> None:
+    assert prompts.unshouted(typed) == asked
+    assert asked in prompts.referring_question(typed)
+
+
+@pytest.mark.parametrize("words", [["red", "can"], 7, None, "?", "... !", "-"])
+def test_what_is_no_words_is_refused(words: object) -> None:
+    with pytest.raises(InputError, match=r"expected (one string of )?words"):
+        prompts.clean_expression(words)  # type: ignore[arg-type]
+
+
 def test_a_grounded_caption_is_taken_apart() -> None:
     raw = "<p> A red mug </p> [SEG] stands on <p> the table </p> [SEG].<|im_end|>"
     text, phrases = prompts.parse_answer(raw, ("<|im_end|>",))

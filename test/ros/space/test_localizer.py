@@ -143,7 +143,7 @@ def vector(message: Any) -> np.ndarray:
 
 def solid_of(client: Any, tracks: Any, metres: np.ndarray) -> Any:
     """The object under the published mask of that image."""
-    from sa2va_ros.messages.clouds import camera_from_info
+    from sa2va_ros.space.cameras import camera_from_info
     from sa2va_ros.space.mask_to_object import CloudConfig, object_from_mask
 
     client.stream_until(None, lambda c: any(m.header == tracks.header for m in c.got["mask"]))
@@ -208,9 +208,9 @@ def test_the_service_gives_the_same_object_once(client: Any) -> None:
 
 
 def test_rectified_images_have_another_camera(client: Any, wait_for: Any) -> None:
-    """The same camera_info: a fish-eye lens as it comes, twice the focal length after rectification."""
+    """The same camera_info: an unknown lens as it comes, twice the focal length after rectification."""
     zoomed = [2 * FOCAL, 0, WIDTH / 2, 0, 0, 2 * FOCAL, HEIGHT / 2, 0, 0, 0, 1, 0]
-    info = {"d": [0.1] * 4, "distortion_model": "equidistant", "p": [float(v) for v in zoomed]}
+    info = {"d": [0.1] * 4, "distortion_model": "barrel", "p": [float(v) for v in zoomed]}
     straight = seen(shoot(client, wall(1.0)))[0]
     assert not seen(shoot(client, wall(1.0), info=info))[0].has_3d
     assert client.set_parameter("rectified", True)[0]
@@ -246,9 +246,9 @@ def test_velocity_is_the_slope_of_the_positions(client: Any) -> None:
         (
             {
                 "metres": np.ones((HEIGHT, WIDTH)),
-                "info": {"d": [0.1] * 4, "distortion_model": "equidistant"},
+                "info": {"d": [0.1] * 4, "distortion_model": "barrel"},
             },
-            "distortion_model is 'equidistant'",
+            "distortion_model is 'barrel'",
         ),
     ],
 )

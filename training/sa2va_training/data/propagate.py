@@ -20,7 +20,8 @@ import torch
 
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
-from sa2va_model.io.frames import IMAGE_SUFFIXES, natural_key, read_image
+from sa2va_model.io.frames import natural_key, read_image
+from sa2va_model.io.pictures import IMAGE_SUFFIXES
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
-from sa2va_model.io.frames import IMAGE_SUFFIXES, VideoFile, natural_key
+from sa2va_model.io.frames import VideoFile, natural_key
+from sa2va_model.io.pictures import IMAGE_SUFFIXES
 from sa2va_model.mllm.chat import PHRASE_END, PHRASE_START, SEG
 from sa2va_training.batches.wording import DESCRIBE, DESCRIBE_GROUNDED, first_turn
 from sa2va_training.data.masks import CodedMask, EmptyMask, LabelMask, Mask, all_of
