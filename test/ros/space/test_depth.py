@@ -121,11 +121,11 @@ def test_a_camera_info_that_comes_late_holds_for_images_before_it() -> None:
 def test_an_image_is_decoded_once(buffer: DepthBuffer, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def counted(message: Any) -> np.ndarray:
+    def counted(message: Any, scale: float) -> np.ndarray:
         calls.append(1)
-        return images.depth_from_image(message)
+        return images.depth_from_message(message, scale)
 
-    monkeypatch.setattr(module, "depth_from_image", counted)
+    monkeypatch.setattr(module, "depth_from_message", counted)
     buffer.add_depth(depth_image(0.1))
     pinned = buffer.pin(header(0.1))
     frames = [pinned.frame(SIZE, rectified=rectified) for rectified in (False, True, False)]
