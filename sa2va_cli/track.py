@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -293,7 +292,7 @@ class TrackJob:
             "grounding_ms": self._grounding.median(),
             "step_ms": self._steps.percentiles(),
             **self._memory.report(),
-            **gpu_peak(),
+            **gpu_peak(self._args.device),
             "tracks": [{"id": track_id, **entry} for track_id, entry in self._tracks.items()],
         }
         if self._truth is not None:
@@ -330,14 +329,13 @@ def limit_size(frame: Frame, size: int | None) -> tuple[Frame, float]:
     return replace(frame, rgb=cv2.resize(frame.rgb, shape, interpolation=cv2.INTER_AREA)), factor
 
 
-def gpu_peak() -> dict[str, float]:
+def gpu_peak(device: str) -> dict[str, float]:
     """Peak GPU memory in MB, where a GPU was used."""
-    import torch
+    from sa2va_model.checkpoints.load import pick_device
+    from sa2va_model.device import most_bytes
 
-    with suppress(RuntimeError):
-        if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-            return {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1)}
-    return {}
+    peak = most_bytes(pick_device(device))
+    return {} if peak is None else {"peak_gpu_memory_mb": round(peak / 1e6, 1)}
 
 
 def _print(summary: dict[str, Any], output: str | Path) -> None:

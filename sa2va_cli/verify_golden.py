@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     """Verify; returns the exit status."""
     from sa2va_cli.output import write_json
     from sa2va_model.checkpoints.golden import verify
+    from sa2va_model.checkpoints.load import pick_device
 
-    reports = verify(args.folder, case=args.case)
+    reports = verify(args.folder, case=args.case, device=str(pick_device(args.device)))
     _print(reports)
     write_json(args.json, {"folder": args.folder, "cases": [_record(report) for report in reports]})
     failed = [report.name for report in reports if not report.passed]

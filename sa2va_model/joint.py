@@ -8,9 +8,9 @@ Letters: K objects, d width of a prompt for SAM-2.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_model.config import ModelConfig
+from sa2va_model.device import Turns, traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.keyframes import KeyframeChoice
@@ -28,14 +29,25 @@ from sa2va_model.mllm.registry import build_mllm
 from sa2va_model.mllm.session import History, MllmSession, fingerprint
 from sa2va_model.mllm.types import Choice
 from sa2va_model.results import GroundingResult
+from sa2va_model.segmentation.backends.base import Segmenter
+from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
+from sa2va_model.segmentation.backends.registry import check_profile, pick_runtime
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import ImageFeatures
 
 
 class JointModel(nn.Module):
-    """Language model, SAM-2, and the projection between them."""
+    """Language model, SAM-2, and the projection between them.
 
-    def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    `sam2` holds SAM-2's weights as modules, for training and for comparisons; `segmenter` is what all else sees with.
+
+    Args:
+        profile: how SAM-2 is computed; a name of `registry.profile_names`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, profile: str = "reference"
+    ) -> None:
         super().__init__()
         self.config = config
         self.mllm = build_mllm(config, tokenizer)
@@ -49,54 +61,74 @@ class JointModel(nn.Module):
         self.sam2 = Sam2(config.sam2)
         self._session = MllmSession(self.mllm, self.text_hidden_fcs)
         self._book = DraftAnswers(self.mllm.answers)
-        # In tuples, so that modules do not count them as theirs.
-        self._sight: tuple[Sam2] = (self.sam2,)
-        self._quick: tuple[str, bool] | None = None
+        self._segmenters: dict[tuple[object, ...], Segmenter] = {}
         self._features: OrderedDict[tuple[object, ...], ImageFeatures] = OrderedDict()
+        self._turns, self._making = Turns(), threading.RLock()
+        self.use_profile(profile)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.mllm.device
 
-    def forget(self) -> None:
-        """Drops all that was learnt while it ran; needed after weights were changed."""
-        self.forget_frames()
-        self._book = DraftAnswers(self.mllm.answers)
-        if self._quick is not None:
-            self.accelerate(*self._quick)
-
     @property
-    def sight(self) -> Sam2:
-        """What the tasks see with: `segmenter`, or a quicker one with its weights (see `accelerate`)."""
-        return self._sight[0]
+    def profile(self) -> str:
+        """How SAM-2 is computed, as it was asked for."""
+        return self._profile
 
-    def accelerate(self, profile: str = "auto", graphs: bool = True) -> None:
-        """Has the tasks use SAM-2's rewritten blocks and, on a GPU, replay the language model's forwards.
-
-        Weights are taken as they are now.
+    def use_profile(self, profile: str, *, graphs: bool = True) -> None:
+        """Has all tasks compute in this way from now on.
 
         Args:
-            profile: see `runtime.profile`; "reference" = SAM-2's own modules.
+            profile: a name of `registry.profile_names`: "auto" = the fastest, "reference" = the modules of the `sam2`
+                package and no graphs.
             graphs: CUDA graphs, where there is CUDA.
-        """
-        from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
-        from sa2va_model.segmentation.backends.fused.model import FusedSam2
-        from sa2va_model.segmentation.backends.profile import pick_profile
 
-        self._quick = (profile, graphs)
-        chosen = pick_profile(profile, self.device, self.config.sam2)
-        chosen = replace(chosen, graphs=chosen.graphs and graphs)
-        plain = chosen.arithmetic == "reference"
-        self._sight = (self.sam2 if plain else FusedSam2(self.sam2, chosen),)
-        cuda = graphs and self.device.type == "cuda"
-        self.mllm.generator.use_graphs(Graphs if cuda else None)
-        self._features.clear()
+        Raises:
+            InputError: an unknown name.
+        """
+        check_profile(profile)
+        self._profile, self._with_graphs = profile, graphs
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops all that was made of the weights or learnt while it ran; needed after weights were changed."""
+        with self._turns.take(self.device), self._making:
+            self.forget_frames()
+            self._book = DraftAnswers(self.mllm.answers)
+            self._segmenters.clear()
+            self.mllm.generator.use_graphs(None)
+            self._ready = False
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """What the tasks see with: SAM-2 with these weights, computed as the profile says."""
+        return self.segmenter_of(self._profile)
+
+    def segmenter_of(self, profile: str, image_size: int | None = None) -> Segmenter:
+        """The model's SAM-2 in another way; each is made once, of the weights as they are then.
+
+        Args:
+            profile: a name of `registry.profile_names`; "auto" = as the model itself computes.
+            image_size: side of the image, pixels; None = the model's own.
+        """
+        name = self._profile if profile == "auto" else profile
+        key = (name, image_size or self.config.sam2.image_size, self.sam2.device)
+        with self._making:
+            known = self._segmenters.get(key)
+            if known is None:
+                runtime = pick_runtime(
+                    name, self.sam2.device, self.config.sam2, graphs=self._with_graphs
+                )
+                known = runtime.segmenter(self.sam2, image_size=image_size)
+                self._segmenters[key] = known
+            return known
 
     def forget_frames(self) -> None:
         """Drops what is kept of the last frames, and the memory that it takes."""
-        self._session.seen = None
-        self._features.clear()
+        with self._turns.take(self.device):
+            self._session.seen = None
+            self._features.clear()
 
     # The language model.
 
@@ -139,7 +171,18 @@ class JointModel(nn.Module):
 
     @torch.inference_mode()
     def _replies(self, *args: Any, **options: Any) -> list[GroundingResult]:
-        return self._session.replies(*args, **options)
+        # What is kept of the last frames belongs to the one who reads it.
+        with self._turns.take(self.device):
+            self._get_ready()
+            return self._session.replies(*args, **options)
+
+    def _get_ready(self) -> None:
+        """Chooses how the language model's forwards are computed, once its weights are where they stay."""
+        if self._ready:
+            return
+        captures = traits_of(self.device).captures and self._profile != "reference"
+        self.mllm.generator.use_graphs(Graphs if captures and self._with_graphs else None)
+        self._ready = True
 
     def ground(
         self,
@@ -218,8 +261,9 @@ class JointModel(nn.Module):
     @torch.inference_mode()
     def encode_image(self, image: np.ndarray) -> ImageFeatures:
         """SAM-2's features of one image."""
+        segmenter = self.segmenter
         pixels = images.sam_pixels(image, self.config.sam2)
-        return self.sight.encode_image(pixels.to(self.device, self.sight.dtype))
+        return segmenter.encode_image(pixels.to(segmenter.device, segmenter.dtype))
 
     def features(self, image: np.ndarray) -> ImageFeatures:
         """The same, kept for the next question about the same image."""

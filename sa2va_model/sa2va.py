@@ -73,7 +73,7 @@ class Sa2VA(JointModel):
         if not replies or not sum(map(len, given)):
             return [self._segmentation(None, reply, image) for reply in replies]
         shown = masks.decode_embeddings(
-            self.sight, self.features(image), torch.cat(given), *image.shape[:2]
+            self.segmenter, self.features(image), torch.cat(given), *image.shape[:2]
         )
         out, first = [], 0
         for reply in replies:
@@ -110,7 +110,7 @@ class Sa2VA(JointModel):
             InputError: the region does not fit the image.
         """
         prompt = region.prompt(images.check_rgb(image).shape)
-        shown = masks.decode_prompt(self.sight, self.features(image), prompt, *image.shape[:2])
+        shown = masks.decode_prompt(self.segmenter, self.features(image), prompt, *image.shape[:2])
         kept = shown.visible & shown.masks.any((1, 2))
         return Segmentation(bool(kept.any()), "", shown.masks[kept], shown.scores[kept])
 
@@ -299,7 +299,7 @@ class Sa2VA(JointModel):
     ) -> tuple[list[list[np.ndarray]], np.ndarray]:
         short = len(frames) <= max(self.config.keyframes, 1)
         encode = self.features if short else self.encode_image
-        return masks.follow_clip(self.sight, encode, frames, embeddings, keyframes)
+        return masks.follow_clip(self.segmenter, encode, frames, embeddings, keyframes)
 
 
 def _stacked(followed: list[list[np.ndarray]], frames: Sequence[np.ndarray]) -> np.ndarray:

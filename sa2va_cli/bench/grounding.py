@@ -161,7 +161,7 @@ def _measure(
 ) -> dict[str, Any]:
     from sa2va_cli.bench.rounds import Rounds
 
-    model.accelerate(args.profile, graphs=not args.eager)
+    model.use_profile(args.profile, graphs=not args.eager)
     rounds = Rounds(model, frames, expressions, clock=args.clock, masks=not args.no_masks)
     times = rounds.measure(args.repeats, args.budget)
     return {"model": name, **rounds.facts(), "seconds": times, **rounds.compare(times)}

@@ -119,7 +119,7 @@ class Rounds:
             features = model.encode_image(frames[0])
             parts["SAM-2, encode one frame"] = lambda: model.encode_image(frames[0])
             parts["SAM-2, decode one mask"] = lambda: decode_embeddings(
-                model.sight, features, embeddings, height, width
+                model.segmenter, features, embeddings, height, width
             )
         return {f"stage {name}": self._seconds(call) for name, call in parts.items()}
 
@@ -151,7 +151,7 @@ class Rounds:
                 sum(model.mllm.look(self._frames, clip=len(self._frames) > 1).counts)
             ),
             "expressions": self._said,
-            "sam2": getattr(getattr(model.sight, "profile", None), "arithmetic", "reference"),
+            "sam2": getattr(getattr(model.segmenter, "profile", None), "arithmetic", "reference"),
         }
 
     def compare(self, times: dict[str, Any]) -> dict[str, Any]:

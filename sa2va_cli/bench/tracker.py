@@ -12,7 +12,7 @@ from sa2va_model.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from sa2va_model.segmentation.backends.profile import RuntimeProfile
+    from sa2va_model.segmentation.backends.base import Runtime
     from sa2va_model.segmentation.sam2 import Sam2
 
 HELP = (
@@ -62,16 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     from sa2va_cli.output import write_json
-    from sa2va_model.segmentation.backends.profile import pick_profile
+    from sa2va_model.segmentation.backends.registry import pick_runtime
 
     segmenter = _segmenter(args)
     device = segmenter.device
-    chosen = pick_profile(args.profile, device, segmenter.config)
+    chosen = pick_runtime(args.profile, device, segmenter.config)
     report: dict[str, Any] = {
         "preset": args.preset,
         "sam2": args.sam2,
         "resolution": segmenter.config.image_size,
-        "profile": chosen.arithmetic,
+        "profile": chosen.profile.arithmetic,
         "machine": _machine(device),
     }
     if args.soak:
@@ -160,25 +160,25 @@ def _clip(args: argparse.Namespace, segmenter: Sam2, objects: int) -> tuple[Any,
 
 
 def _race(
-    args: argparse.Namespace, segmenter: Sam2, chosen: RuntimeProfile, objects: int
+    args: argparse.Namespace, segmenter: Sam2, chosen: Runtime, objects: int
 ) -> dict[str, Any]:
     """One number of objects; prints its table."""
     from sa2va_cli.bench.tracker_race import (
         agreement,
         compare,
-        make_engine,
         peak_bytes,
         resident_bytes,
         stages,
     )
-    from sa2va_model.segmentation.backends.profile import FLOAT32
+    from sa2va_model.segmentation.backends.registry import pick_runtime
 
     frames, prompts = _clip(args, segmenter, objects)
-    profiles: dict[str, RuntimeProfile] = {chosen.arithmetic: chosen}
+    runtimes: dict[str, Runtime] = {chosen.profile.arithmetic: chosen}
     if args.against:
-        profiles.setdefault("float32", FLOAT32)
+        plain = pick_runtime("float32", segmenter.device, segmenter.config)
+        runtimes.setdefault("float32", plain)
     before = resident_bytes()
-    timings = compare(segmenter, profiles, frames, prompts, against=bool(args.against))
+    timings = compare(segmenter, runtimes, frames, prompts, against=bool(args.against))
     grown = resident_bytes() - before
     base = timings.get("sam2")
     exact = timings.get("sam2") or timings.get("float32")
@@ -194,15 +194,17 @@ def _race(
             mean, least = agreement(timing.masks, exact.masks)
             row["agreement_j"], row["agreement_j_least"] = round(mean, 4), round(least, 4)
         rows[name] = row
-    detail = stages(make_engine(segmenter, chosen), frames[: max(12, len(frames) // 2)], prompts)
     result = {
         "objects": objects,
         "frames": len(frames),
         "contestants": rows,
-        "stages_ms": {name: round(value, 2) for name, value in detail.items()},
         "peak_mb": round(peak_bytes(segmenter.device) / 1e6, 1),
         "grown_mb": round(grown / 1e6, 1),
     }
+    # Behind the race, whose figures stay if it fails. Stages of a graph cannot be timed one by one.
+    apart = pick_runtime(args.profile, segmenter.device, segmenter.config, graphs=False)
+    detail = stages(apart.segmenter(segmenter), frames[: max(12, len(frames) // 2)], prompts)
+    result["stages_ms"] = {name: round(value, 2) for name, value in detail.items()}
     _print(result)
     return result
 
@@ -224,11 +226,11 @@ def _print(result: dict[str, Any]) -> None:
     console.print(f"stages, ms: {parts}; peak {result['peak_mb']} MB", soft_wrap=True)
 
 
-def _soak(segmenter: Sam2, profile: RuntimeProfile, count: int) -> dict[str, Any]:
+def _soak(segmenter: Sam2, runtime: Runtime, count: int) -> dict[str, Any]:
     """The long run; prints what stayed and what did not."""
     import numpy as np
 
-    from sa2va_cli.bench.tracker_race import make_engine, soak
+    from sa2va_cli.bench.tracker_race import soak
     from sa2va_cli.measure import Memory
     from sa2va_cli.output import Progress
 
@@ -240,7 +242,7 @@ def _soak(segmenter: Sam2, profile: RuntimeProfile, count: int) -> dict[str, Any
             memory.frame(index)
             progress.step()
 
-        soak(make_engine(segmenter, profile), count, tell)
+        soak(runtime.segmenter(segmenter), count, tell)
     early, late = steps[count // 20 : count // 20 + 1000], steps[-1000:]
     result: dict[str, Any] = {"frames": count, **memory.report()}
     for column, unit in enumerate(("ms", "cpu_ms")):

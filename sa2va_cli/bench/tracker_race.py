@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 
 from sa2va_cli.bench.sam2_predictor import propagate, stock_predictor
-from sa2va_model.segmentation.backends.fused.model import FusedSam2
-from sa2va_model.segmentation.backends.profile import RuntimeProfile
+from sa2va_model.device import most_bytes, synchronize, traits_of
+from sa2va_model.segmentation.backends.base import Runtime, Segmenter
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
@@ -82,7 +82,7 @@ def moving_squares(
     return frames, prompts
 
 
-def ours(segmenter: Sam2, frames: Tensor, prompts: Sequence[Prompt]) -> Iterator[Tensor]:
+def ours(segmenter: Segmenter, frames: Tensor, prompts: Sequence[Prompt]) -> Iterator[Tensor]:
     """Mask logits [N, 1, S, S] frame by frame."""
     tracker = OnlineTracker(segmenter, TrackerConfig(max_objects=max(16, len(prompts))))
     for index, prompt in enumerate(prompts):
@@ -114,7 +114,7 @@ def race(
 
 def compare(
     segmenter: Sam2,
-    profiles: dict[str, RuntimeProfile],
+    runtimes: dict[str, Runtime],
     frames: Tensor,
     prompts: Sequence[Prompt],
     *,
@@ -125,18 +125,13 @@ def compare(
     contestants: dict[str, Iterator[Tensor]] = {}
     if against:
         contestants["sam2"] = _within(_autocast(device), _stock(segmenter, frames, prompts, False))
-        if device.type == "cuda" and has_triton():
+        if traits_of(device).captures and has_triton():
             contestants["sam2 vos_optimized"] = _within(
                 _autocast(device), _stock(segmenter, frames, prompts, True)
             )
-    for name, profile in profiles.items():
-        contestants[name] = ours(make_engine(segmenter, profile), frames, prompts)
+    for name, runtime in runtimes.items():
+        contestants[name] = ours(runtime.segmenter(segmenter), frames, prompts)
     return race(contestants, len(frames), device)
-
-
-def make_engine(segmenter: Sam2, profile: RuntimeProfile) -> Sam2:
-    """The segmenter in this profile."""
-    return segmenter if profile.arithmetic == "reference" else FusedSam2(segmenter, profile)
 
 
 def _stock(
@@ -148,8 +143,8 @@ def _stock(
 
 def _autocast(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """The package's advice for CUDA: weights in float32, arithmetic in bfloat16."""
-    if device.type == "cuda":
-        return lambda: torch.autocast("cuda", torch.bfloat16)
+    if traits_of(device).captures:
+        return lambda: torch.autocast(device.type, torch.bfloat16)
     return nullcontext
 
 
@@ -175,8 +170,12 @@ def agreement(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[float, fl
     return float(np.mean(values)), float(np.min(values))
 
 
-def stages(segmenter: Sam2, frames: Tensor, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Median milliseconds of a frame's stages once memory is full: encode, attend, decode, remember."""
+def stages(segmenter: Segmenter, frames: Tensor, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Median milliseconds of a frame's stages once memory is full: encode, attend, decode, remember.
+
+    Args:
+        segmenter: without graphs, in which nothing could be timed.
+    """
     names = {
         "encode": "encode_image",
         "attend": "attend_memory",
@@ -209,7 +208,7 @@ def stages(segmenter: Sam2, frames: Tensor, prompts: Sequence[Prompt]) -> dict[s
 
 
 def soak(
-    segmenter: Sam2,
+    segmenter: Segmenter,
     count: int,
     tell: Callable[[int, float, float], None],
     *,
@@ -242,16 +241,11 @@ def soak(
         tell(index, elapsed[0] * 1e3, elapsed[1] * 1e3)
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_bytes(device: torch.device) -> int:
     """The most memory held so far: of the device on CUDA, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    most = most_bytes(device)
+    if most is not None:
+        return most
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -75,7 +75,7 @@ def verify(folder: str | Path, case: str | None = None, device: str = "cpu") -> 
         if case not in names:
             raise InputError(f"{path}: no case {case!r}; there are {', '.join(names)}")
         names = [case]
-    model = load_model(path, device=device, dtype=torch.float32)
+    model = load_model(path, device=device, dtype=torch.float32, profile="reference")
     _as_recorded(model, manifest.get("_env", {}))
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)

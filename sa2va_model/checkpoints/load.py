@@ -26,10 +26,12 @@ from sa2va_model.checkpoints.quantisation import is_quantised, quantise
 from sa2va_model.checkpoints.safetensors_files import INDEX, stored_tensors
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.checkpoints.tokenizer import read_tokenizer
+from sa2va_model.device import prepare, traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.qwen_config import processor_to_dict
 from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmentation.backends.registry import check_profile
 from sa2va_model.tracking.calibration import Calibration
 
 SMALL = 30_000_000
@@ -67,7 +69,7 @@ def suit_threads(model: Sa2VA) -> None:
     wait for each other and are three to five times slower than one (docs/log.md). A set OMP_NUM_THREADS is kept.
     """
     small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-    if small and model.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if small and traits_of(model.device).reads_back and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 
@@ -78,7 +80,7 @@ def pick_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dt
         InputError: an unknown name.
     """
     if name is None or name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        return traits_of(device).half
     if isinstance(name, str) and name not in DTYPES:
         raise InputError(f"dtype is {name!r}; expected auto, {', '.join(DTYPES)}")
     return DTYPES[name] if isinstance(name, str) else name
@@ -90,8 +92,9 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     *,
     bits: int | None = None,
+    profile: str = "auto",
 ) -> Sa2VA:
-    """Loads a checkpoint.
+    """Loads a checkpoint; all tasks take the fastest way that the device has.
 
     Weights go from the files to the device and type where they are used, one after the other: host memory holds them
     once on the CPU, and hardly anything of them on CUDA.
@@ -102,13 +105,16 @@ def load_model(
         dtype: of the language half: auto, float32, bfloat16 or float16; auto and None = float32 on the CPU, bfloat16
             on CUDA. SAM-2's weights are float32.
         bits: 8 or 4 = the language model's blocks are quantised (bitsandbytes); None = they are not.
+        profile: how SAM-2 is computed: auto = the fastest with practically the same masks, float32, bfloat16, or
+            reference = its own modules and no graphs, for training and for comparisons to the last bit.
 
     Raises:
         InputError: no such checkpoint, a corrupt file, a missing, unknown or misshapen tensor, a tokenizer that does
             not fit, a configuration that no code path serves.
     """
+    check_profile(profile)
     path = SHIPPED if folder is None else find_folder(folder)
-    target = pick_device(device)
+    target = prepare(pick_device(device))
     kind = pick_dtype(dtype, target)
     config, stored = read_config(path), stored_tensors(path)
     if any(name.endswith(HEADS) for name in stored):
@@ -125,6 +131,7 @@ def load_model(
     if config.tied:
         language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
     model.calibration = Calibration.read(path)
+    model.use_profile(profile)
     return model
 
 

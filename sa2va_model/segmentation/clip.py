@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model.io import preprocessing as images
-from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
@@ -36,7 +36,7 @@ class Masks:
 
 
 def decode_embeddings(
-    segmenter: Sam2, features: ImageFeatures, embeddings: Tensor, height: int, width: int
+    segmenter: Segmenter, features: ImageFeatures, embeddings: Tensor, height: int, width: int
 ) -> Masks:
     """Masks of [K, d] embeddings on one image, without memory, in one run of the decoder."""
     if not len(embeddings):
@@ -53,7 +53,7 @@ def decode_embeddings(
 
 
 def decode_prompt(
-    segmenter: Sam2, features: ImageFeatures, prompt: Prompt, height: int, width: int
+    segmenter: Segmenter, features: ImageFeatures, prompt: Prompt, height: int, width: int
 ) -> Masks:
     """The mask of one visual prompt on one image."""
     if prompt.mask is not None:
@@ -63,7 +63,7 @@ def decode_prompt(
     return at_image_size(segmenter, decoded, height, width)
 
 
-def at_image_size(segmenter: Sam2, decoded: Decoded, height: int, width: int) -> Masks:
+def at_image_size(segmenter: Segmenter, decoded: Decoded, height: int, width: int) -> Masks:
     """A decoder's answer as the user sees it."""
     size = segmenter.config.image_size
     logits = images.masks_to_image(decoded.logits, size, height, width)
@@ -75,7 +75,7 @@ def at_image_size(segmenter: Sam2, decoded: Decoded, height: int, width: int) ->
 
 
 def follow_clip(
-    segmenter: Sam2,
+    segmenter: Segmenter,
     encode: Encode,
     frames: Sequence[np.ndarray],
     embeddings: Tensor,
@@ -126,7 +126,7 @@ def follow_clip(
 
 
 def _decode_each(
-    segmenter: Sam2,
+    segmenter: Segmenter,
     encode: Encode,
     frames: Sequence[np.ndarray],
     embeddings: Tensor,

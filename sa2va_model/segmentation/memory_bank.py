@@ -16,12 +16,14 @@ conditioning.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
-from sa2va_model.segmentation.sam2 import Sam2
+if TYPE_CHECKING:
+    from sa2va_model.segmentation.sam2 import Sam2
 
 EMPTY = -(1 << 40)
 """The time of a slot that holds nothing."""
@@ -46,13 +48,15 @@ class PaddedTokens:
     """What memory attention reads for N objects of any age.
 
     Attributes:
-        values, positions: [N, L, memory_dim].
-        bias: float32 [N, 1, L], 0 where a row is used and -inf where it is not.
+        values, positions: [N, L, memory_dim]; object pointers first, then spatial memories, used ones before others.
+        lengths: int32 [N]; no row from there on is used.
+        bias: float32 [N, L], 0 where a row is used and -inf where it is not.
         pointer_tokens: how many of the L rows are pointers.
     """
 
     values: Tensor
     positions: Tensor
+    lengths: Tensor
     bias: Tensor
     pointer_tokens: int
 
@@ -67,6 +71,8 @@ class MemoryBank:
         distractor_slots: distractor-resolving frames of an object; beyond it the oldest is overwritten.
     """
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def __init__(
         self, segmenter: Sam2, rows: int, max_conditioning: int, distractor_slots: int = 0
     ) -> None:
@@ -101,6 +107,19 @@ class MemoryBank:
     def conditioning(self, row: int) -> int:
         """How many conditioning frames are kept."""
         return len(self._prompted[row])
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Forgets all objects; tables stay where they are, so that graphs that were captured with them stay good."""
+        for slots in self._prompted:
+            slots.clear()
+        for table in (self._spatial, self._pointers, self._now, self._distractors):
+            table.zero_()  # what was no number would stay none, even where nothing is read
+        self._spatial_time.fill_(EMPTY)
+        self._pointer_time.fill_(EMPTY)
+        self._spatial_time[self.spare_row, self.recent] = (
+            0  # a batch's filling must have something to read
+        )
 
     @torch.inference_mode()
     def clear(self, row: int) -> None:
@@ -221,29 +240,30 @@ class MemoryBank:
         age = now - self._spatial_time[rows][:, slots]
         fresh = slots < self.recent
         valid = torch.where(fresh, age <= self.recent, age <= now)
-        code = torch.where(fresh, (age - 1).clamp(0, self.recent - 1), self.recent)
+        order = valid.long().argsort(dim=1, descending=True, stable=True)
+        slots, valid, age = slots[order], valid.gather(1, order), age.gather(1, order)
+        code = torch.where(fresh[order], (age - 1).clamp(0, self.recent - 1), self.recent)
         values = self._spatial[rows[:, None], slots]  # [N, slots, cells, memory_dim]
         positions = self._positions[code]
         places = self.recent_pointers + conditioning
         pointer_age = now - self._pointer_time[rows, :places]
-        limit = torch.full((places,), EMPTY, device=rows.device)
-        limit[: self.recent_pointers] = self.recent_pointers
-        pointer_valid = torch.where(limit > 0, pointer_age <= limit, pointer_age <= now)
+        recent = torch.arange(places, device=rows.device) < self.recent_pointers
+        pointer_valid = torch.where(recent, pointer_age <= self.recent_pointers, pointer_age <= now)
         codes = self._pointer_codes(torch.where(pointer_valid, pointer_age, 0))
         pointers = self._pointers[rows, :places]
         parts = config.hidden_dim // config.memory_dim
-        cells = values.shape[2]
-        used_rows = torch.cat(
-            [valid.repeat_interleave(cells, 1), pointer_valid.repeat_interleave(parts, 1)], dim=1
+        cells, dtype = values.shape[2], pointers.dtype
+        read = torch.cat(
+            [pointer_valid.repeat_interleave(parts, 1), valid.repeat_interleave(cells, 1)], dim=1
         )
-        bias = torch.zeros(used_rows.shape, device=rows.device).masked_fill_(~used_rows, -torch.inf)
-        dtype = pointers.dtype
+        bias = torch.zeros(read.shape, device=rows.device).masked_fill_(~read, -torch.inf)
         return PaddedTokens(
             torch.cat(
-                [values.flatten(1, 2).to(dtype), pointers.view(count, -1, config.memory_dim)], 1
+                [pointers.view(count, -1, config.memory_dim), values.flatten(1, 2).to(dtype)], 1
             ),
-            torch.cat([positions.flatten(1, 2).to(dtype), codes.flatten(1, 2)], 1),
-            bias[:, None],
+            torch.cat([codes.flatten(1, 2), positions.flatten(1, 2).to(dtype)], 1),
+            (places * parts + valid.sum(1) * cells).int(),
+            bias,
             places * parts,
         )
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +19,10 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
+from sa2va_model.device import DeviceTraits, traits_of
+from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
-
-if TYPE_CHECKING:
-    from sa2va_model.segmentation.memory_bank import MemoryBank
 
 
 class Sam2(nn.Module):
@@ -43,7 +41,21 @@ class Sam2(nn.Module):
     @property
     def batched(self) -> bool:
         """Objects are stepped as one batch; on a CPU one after the other, which is what recorded answers rest on."""
-        return self.device.type != "cpu"
+        return self.traits.batched
+
+    @property
+    def traits(self) -> DeviceTraits:
+        """What its device is good at."""
+        return traits_of(self.device)
+
+    def lend_bank(
+        self, user: object, rows: int, max_conditioning: int, distractor_slots: int
+    ) -> MemoryBank:
+        """An empty memory (see `MemoryBank`), for as long as `user` lives."""
+        return MemoryBank(self, rows, max_conditioning, distractor_slots)
+
+    def warm_up(self, bank: MemoryBank) -> None:
+        """Nothing is made ahead."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -326,6 +338,18 @@ class Sam2(nn.Module):
         points = prompt.points.to(self.device, torch.float32) * self.config.image_size
         labels = prompt.labels.to(self.device, torch.int32)
         return points.expand(count, -1, -1), labels.expand(count, -1)
+
+
+def same_encoder(one: Sam2, other: Sam2) -> bool:
+    """Two models' image encoders are equal, tensor for tensor, so that one pass serves both."""
+    if one.config.image_size != other.config.image_size:
+        return False
+    first = one.sam2_model.image_encoder.state_dict()
+    second = other.sam2_model.image_encoder.state_dict()
+    return first.keys() == second.keys() and all(
+        first[name].shape == second[name].shape and torch.equal(first[name], second[name])
+        for name in first
+    )
 
 
 def _repeat(tensor: Tensor, count: int) -> Tensor:

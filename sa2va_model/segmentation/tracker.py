@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.memory_bank import MemoryBank
+from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
-from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
 
@@ -102,7 +101,7 @@ class OnlineTracker:
 
     def __init__(
         self,
-        segmenter: Sam2,
+        segmenter: Segmenter,
         config: TrackerConfig | None = None,
         policy: MemoryPolicy | None = None,
         translate: Callable[[Prompt, ImageFeatures], Prompt] | None = None,
@@ -115,8 +114,8 @@ class OnlineTracker:
             margin=self._config.reuse_margin,
             overlap=self._config.reuse_overlap,
         )
-        self._bank = MemoryBank(
-            segmenter,
+        self._bank = segmenter.lend_bank(
+            self,
             self._config.max_objects,
             self._config.max_conditioning,
             self._config.distractor_slots,
@@ -132,6 +131,10 @@ class OnlineTracker:
     def ids(self) -> tuple[str, ...]:
         """The objects, oldest first."""
         return tuple(self._objects)
+
+    def warm_up(self) -> None:
+        """Does ahead what would else delay the first frames with one, two, four … objects."""
+        self._segmenter.warm_up(self._bank)
 
     def add(self, object_id: str, prompt: Prompt, *, frames: int = 1) -> None:
         """Adds an object, or corrects one that is tracked, from the next step on.
@@ -238,7 +241,7 @@ class OnlineTracker:
     ) -> None:
         """Encodes and writes what the policy admitted."""
         recent, distractor = admission.recent, admission.distractor
-        if recent.device.type == "cpu":
+        if self._segmenter.traits.reads_back:
             # Reading back costs nothing here, encoding does: leave out what is not remembered.
             kept = recent if distractor is None else recent | distractor
             if not kept.any():

@@ -14,14 +14,13 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from sa2va_model.device import finish, hand_over, own_stream
 from sa2va_model.errors import CancelledError
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 
@@ -171,7 +170,7 @@ class GroundingWorker:
 
     def _work(self) -> None:
         this = threading.current_thread()
-        with _own_stream(self._model):
+        with own_stream(self._model.device):
             while True:
                 with self._changed:
                     self._changed.wait_for(
@@ -198,8 +197,8 @@ class GroundingWorker:
         start, reply, error = time.perf_counter(), None, ""
         try:
             reply = self._model.ground(job.question.frames, job.question.expression)
-            if self._model.device.type == "cuda":
-                torch.cuda.current_stream(self._model.device).synchronize()
+            hand_over(reply.embeddings)
+            finish(self._model.device)
         except Exception as problem:  # noqa: BLE001  the track fails, whatever it is; the others live on
             error = f"{type(problem).__name__}: {problem}"
         return Answered(job.question, reply, error, (time.perf_counter() - start) * 1e3)
@@ -237,10 +236,3 @@ def _between_layers(module: nn.Module, check: Any) -> list[Any]:
     """Runs `check` before every layer of every stack of layers."""
     stacks = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
     return [layer.register_forward_pre_hook(check) for stack in stacks for layer in stack]
-
-
-def _own_stream(model: Sa2VA) -> AbstractContextManager[Any]:
-    """The language model's work on a GPU waits for nothing that tracking does, and the other way round."""
-    if model.device.type != "cuda":
-        return nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream(model.device))

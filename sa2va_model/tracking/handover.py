@@ -22,10 +22,11 @@ from sa2va_model.checkpoints.sam2_files import load_stock
 from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
-from sa2va_model.segmentation.backends.fused.model import FusedSam2, same_encoder
-from sa2va_model.segmentation.backends.profile import PROFILES, pick_profile
+from sa2va_model.joint import JointModel
+from sa2va_model.segmentation.backends.base import SharesEncoder
+from sa2va_model.segmentation.backends.registry import check_profile, pick_runtime
 from sa2va_model.segmentation.memory_policy import MemoryPolicy
-from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.sam2 import same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
@@ -42,7 +43,7 @@ class VisionConfig:
         stock: with handover, a published SAM-2 or SAM-2.1 file (.pt) of any size.
         resolution: side of the square that the follower sees, pixels: 1024, 512 or 256; 0 = as the weights were
             trained. 512 costs about an eighth of 1024; small objects suffer.
-        profile: arithmetic, see `runtime.profile`; "auto" = the fastest with practically the same masks.
+        profile: how it is computed, see `load_model`; "auto" = as the model's other tasks.
     """
 
     propagation: str = "sa2va"
@@ -67,8 +68,7 @@ class VisionConfig:
             raise InputError(
                 f"resolution is {self.resolution}; expected {', '.join(map(str, RESOLUTIONS))} or 0"
             )
-        if self.profile not in PROFILES:
-            raise InputError(f"profile is {self.profile!r}; expected one of {', '.join(PROFILES)}")
+        check_profile(self.profile)
 
 
 @dataclass(frozen=True)
@@ -79,36 +79,23 @@ class FollowedFeatures(ImageFeatures):
 
 
 class Vision:
-    """SAM-2 for one stream.
+    """SAM-2 for one stream; what it shares with the model's other tasks is there once."""
 
-    Args:
-        segmenter: the checkpoint's own SAM-2.
-    """
-
-    def __init__(self, segmenter: Sam2, config: VisionConfig | None = None) -> None:
+    def __init__(self, model: JointModel, config: VisionConfig | None = None) -> None:
         self.config = config or VisionConfig()
-        device = segmenter.device
         self.handover = self.config.propagation == "handover"
-        size = self.config.resolution or None
-        self.finder = self._prepare(segmenter, None if self.handover else size)
+        profile, size = self.config.profile, self.config.resolution or None
+        self.finder = model.segmenter_of(profile, None if self.handover else size)
         self.follower, self.shared = self.finder, True
         if self.handover:
+            own, device = model.sam2, model.sam2.device
             stock = load_stock(
-                self.config.stock, image_size=size or 1024, device=device, dtype=segmenter.dtype
+                self.config.stock, image_size=size or 1024, device=device, dtype=own.dtype
             )
-            self.shared = same_encoder(segmenter, stock)
-            self.follower = self._prepare(stock, None, self.finder if self.shared else None)
-
-    def _prepare(self, segmenter: Sam2, size: int | None, trunk: Sam2 | None = None) -> Sam2:
-        profile = pick_profile(self.config.profile, segmenter.device, segmenter.config)
-        if profile.arithmetic == "reference":
-            if size not in (None, segmenter.config.image_size):
-                raise InputError(
-                    f"resolution is {size}; the reference profile computes at {segmenter.config.image_size}"
-                )
-            return segmenter
-        shared = trunk if isinstance(trunk, FusedSam2) else None
-        return FusedSam2(segmenter, profile, image_size=size, trunk=shared)
+            self.shared = same_encoder(own, stock)
+            name = model.profile if profile == "auto" else profile
+            runtime = pick_runtime(name, device, stock.config)
+            self.follower = runtime.segmenter(stock, encoder=self.finder if self.shared else None)
 
     def encode(self, image: np.ndarray) -> ImageFeatures:
         """What the follower sees of a uint8 [H, W, 3] image."""
@@ -117,7 +104,11 @@ class Vision:
         pixels = self._pixels(image, finder.config if self.shared else follower.config)
         if not self.handover:
             return follower.encode_image(pixels)
-        if self.shared and isinstance(follower, FusedSam2) and isinstance(finder, FusedSam2):
+        if (
+            self.shared
+            and isinstance(follower, SharesEncoder)
+            and isinstance(finder, SharesEncoder)
+        ):
             levels = follower.encode_levels(pixels)
             plain = follower.features_of(levels)
             other = cache(lambda: finder.features_of(levels))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_policy import Admission, overlaps
-from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_model.tracking.calibration import Calibration, Head
 from sa2va_model.tracking.distractors import DistractorRule
@@ -47,7 +47,7 @@ class MemoryGate:
     """
 
     def __init__(
-        self, segmenter: Sam2, rows: int, calibration: Calibration, config: TrustConfig
+        self, segmenter: Segmenter, rows: int, calibration: Calibration, config: TrustConfig
     ) -> None:
         sam, device = segmenter.config, segmenter.device
         self.calibration, self._config = calibration, config

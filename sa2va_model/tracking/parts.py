@@ -56,7 +56,7 @@ class Parts:
 def assemble(model: Sa2VA, config: LiveConfig, names: TrackNames | None = None) -> Parts:
     """All parts for a model; `names` of tracks come from there."""
     calibration = config.calibration or model.calibration
-    vision = Vision(model.sam2, config.vision)
+    vision = Vision(model, config.vision)
     settings = TrackerConfig(
         max_objects=config.max_objects,
         max_conditioning=max(4, model.config.keyframes),
@@ -65,6 +65,7 @@ def assemble(model: Sa2VA, config: LiveConfig, names: TrackNames | None = None) 
     )
     trust = MemoryGate(vision.follower, config.max_objects, calibration, config.trust)
     tracker = vision.tracker(settings, trust)
+    tracker.warm_up()
     ring = FrameRing(max(config.ring, model.config.keyframes), vision.encode)
     return Parts(
         model=model,

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model.io import preprocessing as images
-from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.tracker import Observation
 from sa2va_model.segmentation.types import Decoded
 from sa2va_model.tracking.lifecycle import LifecycleConfig
@@ -22,7 +22,7 @@ class VisibilityTest:
     predicted quality and the area decide alone.
     """
 
-    def __init__(self, segmenter: Sam2, limits: LifecycleConfig) -> None:
+    def __init__(self, segmenter: Segmenter, limits: LifecycleConfig) -> None:
         self._segmenter, self._limits = segmenter, limits
 
     def shows(self, decoded: Decoded) -> bool:

@@ -137,7 +137,7 @@ class Health:
             device=self._device(),
             resident=resident_bytes(),
             share=resident_bytes() / _machine_bytes(),
-            gpu=_gpu_bytes(),
+            gpu=_gpu_bytes(getattr(self._session.model, "device", None)),
         )
 
     def _value(self, name: str) -> Any:
@@ -160,8 +160,7 @@ def _machine_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _gpu_bytes() -> int:
-    torch: Any = sys.modules.get("torch")  # not imported for the sake of a number
-    if torch is None or not torch.cuda.is_available():
-        return 0
-    return int(torch.cuda.memory_allocated())
+def _gpu_bytes(device: Any) -> int:
+    """Memory that tensors hold on the model's device; 0 where there is none."""
+    devices: Any = sys.modules.get("sa2va_model.device")  # not imported for the sake of a number
+    return 0 if devices is None or device is None else int(devices.held_bytes(device) or 0)

@@ -273,9 +273,9 @@ def free_memory() -> None:
     """Give what is free back to the system; glibc and CUDA would keep it for later."""
     gc.collect()
     # Not imported here: another thread may be at it, and it takes seconds.
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is not None and cuda.is_available():
-        cuda.empty_cache()
+    device = sys.modules.get("sa2va_model.device")
+    if device is not None:
+        device.free_unused()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):

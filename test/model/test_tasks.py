@@ -460,8 +460,8 @@ def test_rewritten_blocks_see_the_same(model: Sa2VA) -> None:
     frames, words = clip_of(3), ["the mug", "a box"]
     plain = [model.segment_many(frames[0], words), model.segment_video_many(frames, words)]
     names = set(model.state_dict())
-    model.accelerate("float32")
-    assert model.sight is not model.sam2
+    model.use_profile("float32")
+    assert model.segmenter is not model.sam2
     assert set(model.state_dict()) == names
     quick = [model.segment_many(frames[0], words), model.segment_video_many(frames, words)]
     for before, after in zip(plain, quick, strict=True):
@@ -473,7 +473,7 @@ def test_rewritten_blocks_see_the_same(model: Sa2VA) -> None:
             network.layers[-1].bias.neg_()
     model.forget()
     changed = model.segment(frames[0], "the mug")
-    model.accelerate("reference")
+    model.use_profile("reference")
     expected = model.segment(frames[0], "the mug")
     assert np.mean(changed.masks != expected.masks) < 1e-2
     assert np.mean(changed.masks != quick[0][0].masks) > 0.5

@@ -13,12 +13,13 @@ from torch import Tensor
 from sa2va_cli.bench.tracker_race import agreement, moving_squares, ours
 from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.config import Sam2Config
-from sa2va_model.segmentation.backends import profile
+from sa2va_model.device import CPU, CUDA
+from sa2va_model.segmentation.backends import profile, registry
 from sa2va_model.segmentation.backends.fused import kernels
 from sa2va_model.segmentation.backends.fused.cuda_graphs import bucket
-from sa2va_model.segmentation.backends.fused.model import FusedSam2, same_encoder
+from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import BFLOAT16, FLOAT32
-from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.sam2 import Sam2, same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import wake
@@ -111,6 +112,10 @@ def test_objects_of_any_age_are_one_padded_batch() -> None:
             begun = fused._prepare(features).attention
             assert begun is not None
             padded = fused._attend_padded(begun, tracker._bank, torch.tensor(rows), 4)
+            tokens = tracker._bank.padded(torch.tensor(rows), 4)
+        for row, length, bias in zip(rows, tokens.lengths.tolist(), tokens.bias, strict=True):
+            read = int((bias[:length] == 0).sum())
+            assert read == int((bias == 0).sum()) == len(tracker._bank.tokens(row).values)
         assert float((ragged - padded).abs().max()) <= 1e-4
 
 
@@ -168,13 +173,55 @@ def test_bfloat16_agrees(weights: torch.dtype) -> None:
 
 def test_auto_takes_bfloat16_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, large = torch.device("cpu"), replace(NANO, hidden_dim=256)
-    monkeypatch.setattr(profile, "has_bfloat16_units", lambda: True)
-    assert profile.pick_profile("auto", cpu, large) == BFLOAT16
-    assert profile.pick_profile("auto", cpu, NANO) == FLOAT32
-    monkeypatch.setattr(profile, "has_bfloat16_units", lambda: False)
-    assert profile.pick_profile("auto", cpu, large) == FLOAT32
-    assert profile.pick_profile("bfloat16", cpu, NANO) == BFLOAT16
-    assert profile.pick_profile("auto", torch.device("cuda"), NANO).graphs
+
+    def picked(name: str, device: torch.device, config: Sam2Config) -> str:
+        return registry.pick_runtime(name, device, config).profile.arithmetic
+
+    monkeypatch.setattr(profile, "has_bfloat16_units", lambda device: True)
+    assert picked("auto", cpu, large) == "bfloat16"
+    assert picked("auto", cpu, NANO) == "float32"
+    cuda = registry.pick_runtime("auto", torch.device("cuda"), large)
+    assert cuda.profile.graphs
+    assert cuda.profile.arithmetic == "bfloat16"
+    assert picked("auto", torch.device("cuda"), NANO) == "float32", (
+        "masks of a few cells pay for it"
+    )
+    monkeypatch.setattr(profile, "has_bfloat16_units", lambda device: False)
+    assert picked("auto", cpu, large) == "float32"
+    assert picked("auto", torch.device("cuda"), large) == "float32", "before Ampere"
+    assert picked("bfloat16", cpu, NANO) == "bfloat16"
+    assert not registry.pick_runtime(
+        "auto", torch.device("cuda"), large, graphs=False
+    ).profile.graphs
+    assert not registry.pick_runtime("auto", cpu, large).profile.graphs
+
+
+def test_what_a_device_is_good_at_can_be_chosen() -> None:
+    """The ways of a GPU on a CPU: padded memories, one batch, PyTorch's fused attention, plain products."""
+    segmenter, (frames, _) = make(NANO), moving_squares(8, 64, 1)
+    own = list(ours(FusedSam2(segmenter, FLOAT32, traits=CPU), frames, prompts()))
+    other = list(ours(FusedSam2(segmenter, FLOAT32, traits=CUDA), frames, prompts()))
+    for one, two in zip(own, other, strict=True):
+        assert float((one - two).abs().max()) <= 1e-4
+
+
+def test_memories_are_lent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next clip's tracker gets the same tables, empty: what was captured with them stays good."""
+    fused, (frames, _) = FusedSam2(make(NANO), FLOAT32), moving_squares(6, 64, 1)
+    tables, seen = set(), []
+    for count in (3, 4, 3):
+        tracker = OnlineTracker(fused, TrackerConfig(max_objects=count))
+        tables.add(tracker._bank._spatial.data_ptr())
+        tracker.add("a", prompts()[1])
+        with torch.inference_mode():
+            steps = [tracker.step(fused.encode_image(frame[None])) for frame in frames]
+        seen.append(torch.cat([step["a"].logits for step in steps]))
+        del tracker
+    assert len(tables) == 1
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+    one, two = (OnlineTracker(fused, TrackerConfig(max_objects=4)) for _ in range(2))
+    assert one._bank is not two._bank, "never to two at once"
 
 
 def test_any_resolution() -> None:

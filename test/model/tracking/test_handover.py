@@ -18,6 +18,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.fused.trunk import Trunk
 from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model, wake
 from sa2va_model.tracking import handover as subject
@@ -69,7 +70,7 @@ def test_the_found_mask_is_a_mask_prompt_for_the_stock_model(
     """Handover = find with one model, give the mask to a tracker of the other."""
     stock = other_stock(replace(nano_config(300).sam2, image_size=96, pointer_positions=True))
     use_stock(monkeypatch, stock)
-    vision = Vision(model.sam2, HANDOVER)
+    vision = Vision(model, HANDOVER)
     assert not vision.shared
     embedding = torch.randn(
         model.config.sam2.hidden_dim, generator=torch.Generator().manual_seed(0)
@@ -77,7 +78,7 @@ def test_the_found_mask_is_a_mask_prompt_for_the_stock_model(
     tracker = vision.tracker()
     tracker.add("a", Prompt(embedding=embedding))
     finder, follower = FusedSam2(model.sam2), FusedSam2(stock)
-    by_hand = Vision(stock, VisionConfig(profile="float32")).tracker()
+    by_hand = OnlineTracker(follower)
     with torch.inference_mode():
         for t in range(5):
             image = picture(t)
@@ -99,7 +100,7 @@ def test_one_encoder_serves_both_where_it_is_the_same(
 ) -> None:
     stock = twin(model.sam2)
     use_stock(monkeypatch, stock)
-    vision = Vision(model.sam2, HANDOVER)
+    vision = Vision(model, HANDOVER)
     assert vision.shared
     runs = []
     encode = Trunk.__call__
@@ -123,7 +124,7 @@ def test_one_encoder_serves_both_where_it_is_the_same(
 
 def test_nothing_found_is_not_remembered(model: Sa2VA, monkeypatch: pytest.MonkeyPatch) -> None:
     use_stock(monkeypatch, other_stock(nano_config(300).sam2))
-    vision = Vision(model.sam2, HANDOVER)
+    vision = Vision(model, HANDOVER)
     monkeypatch.setattr(
         vision, "_translate", lambda p, f: Prompt(mask=torch.zeros(8, 8, dtype=torch.bool))
     )
@@ -165,4 +166,4 @@ def test_wrong_settings_are_told(wrong: dict[str, object], words: str) -> None:
 
 def test_a_missing_file_is_told(model: Sa2VA, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        Vision(model.sam2, replace(HANDOVER, stock=str(tmp_path / "no.pt")))
+        Vision(model, replace(HANDOVER, stock=str(tmp_path / "no.pt")))

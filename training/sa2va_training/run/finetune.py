@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from sa2va_model.checkpoints.adapters import fingerprint
+from sa2va_model.device import most_bytes
 from sa2va_model.errors import InputError
 from sa2va_training.data.held_out import HELD_OUT, save_held_out
 from sa2va_training.run import state
@@ -123,7 +123,7 @@ def _gathered(run: Run) -> dict[str, Any] | None:
 def _dry(run: Run, console: Console) -> dict[str, Any]:
     """A few steps, and what they cost."""
     rows = run.rehearse(DRY_STEPS)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    peak = most_bytes(run.accelerator.device) or 0
     seconds = rows[-1]["seconds"]
     results = {
         "seconds_per_step": seconds,

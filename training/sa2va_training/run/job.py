@@ -71,7 +71,7 @@ def load_base(settings: Settings, accelerator: Accelerator) -> Sa2VA:
     """
     device = accelerator.device
     name = "cpu" if device.type == "cpu" else str(device)
-    model = load_model(settings.model, device=name)
+    model = load_model(settings.model, device=name, profile="reference")
     if settings.precision == "fp32":
         model.float()
     suit_threads(model)

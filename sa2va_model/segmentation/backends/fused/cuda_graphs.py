@@ -2,17 +2,21 @@
 """CUDA graphs: a step that is hundreds of small launches becomes one, for each bucket of objects.
 
 Shapes are fixed per key, inputs are copied into buffers that the graph reads, outputs are copied out of those that it
-writes, so that the next replay disturbs nobody. Graphs share one memory pool: they never run at the same time.
+writes, so that the next replay disturbs nobody. Graphs of one store share a memory pool: they run one after the other,
+whichever threads and streams they are asked for from.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+
+from sa2va_model.device import CAPTURE, Turns, planned_attention
 
 BUCKETS = (1, 2, 4, 8, 16)
 WARM_UPS = 3
@@ -38,7 +42,9 @@ class Graphs:
     def __init__(self) -> None:
         self._captured: dict[Hashable, _Captured] = {}
         self._owned: WeakKeyDictionary[object, dict[Hashable, _Captured]] = WeakKeyDictionary()
+        self._turns = Turns()
         self._pool: Any = None
+        self._stream: Any = None
 
     def run(
         self,
@@ -57,35 +63,59 @@ class Graphs:
             harmless: inputs to warm up with, where a stage changes state; None = `inputs`.
             owner: whose tensors the stage uses beside its inputs, if they may die before this store.
         """
-        known = self._captured if owner is None else self._owned.setdefault(owner, {})
-        captured = known.get(key)
-        # Streams, capture and replay belong to the current device, which is the first one unless it is said.
-        with torch.cuda.device(inputs[0].device):
+        # Streams, capture and replay belong to the current device, which a turn says.
+        with self._turns.take(inputs[0].device):
+            known = self._captured if owner is None else self._owned.setdefault(owner, {})
+            captured = known.get(key)
             if captured is None:
+                given = inputs if harmless is None else harmless
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
-                captured = _Captured(stage, inputs if harmless is None else harmless, self._pool)
-                known[key] = captured
+                self._stream = self._stream or torch.cuda.Stream()
+                captured = known[key] = _Captured(stage, given, self._pool, self._stream)
             return captured(inputs)
 
 
 class _Captured:
     """One graph with its buffers."""
 
-    def __init__(self, stage: Stage, inputs: Sequence[Tensor], pool: Any) -> None:
-        self._inputs = [tensor.clone() for tensor in inputs]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                stage(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        # The language model may launch kernels from its own thread meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._outputs = stage(*self._inputs)
+    def __init__(self, stage: Stage, inputs: Sequence[Tensor], pool: Any, stream: Any) -> None:
+        # Buffers are written outside of inference mode as well, which tensors that were made in it refuse.
+        with torch.inference_mode(False), torch.no_grad():
+            self._inputs = [torch.empty_like(tensor) for tensor in inputs]
+            for buffer, tensor in zip(self._inputs, inputs, strict=True):
+                buffer.copy_(tensor)
+            with CAPTURE, planned_attention():
+                self._graph, self._outputs = capture(stage, self._inputs, pool, stream)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         for buffer, tensor in zip(self._inputs, inputs, strict=True):
             buffer.copy_(tensor)
         self._graph.replay()
         return tuple(tensor.clone() for tensor in self._outputs)
+
+
+def capture(
+    stage: Stage, inputs: Sequence[Tensor], pool: Any, side: Any
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """Runs the stage until nothing is made any more, then writes it down; (graph, outputs).
+
+    Not `torch.cuda.graph`: that waits for the whole device and gives memory back, which disturbs other threads.
+    """
+    current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            stage(*inputs)
+        collects = gc.isenabled()
+        gc.disable()  # whatever is freed while a graph is captured ends the capture
+        try:
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                outputs = stage(*inputs)
+            finally:
+                graph.capture_end()
+        finally:
+            if collects:
+                gc.enable()
+    current.wait_stream(side)
+    return graph, outputs

@@ -9,11 +9,14 @@ once and `F.linear` serves where they are missing or wrong.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sa2va_model.device import DeviceTraits
 
 Activation = str | None
 
@@ -45,6 +48,7 @@ class Dense:
         dtype: of the product; the input is cast to it and the output stays in it.
         rows: how many rows an input typically has; a hint for the packed layout.
         activation: None, "relu" or "gelu" (exact).
+        packed: oneDNN's layout is tried.
     """
 
     def __init__(
@@ -55,69 +59,81 @@ class Dense:
         *,
         rows: int = 1024,
         activation: Activation = None,
+        packed: bool = False,
     ) -> None:
         self.dtype, self.activation = dtype, activation
-        self.weight = weight.detach().to(dtype).contiguous()
         self.bias = None if bias is None else bias.detach().to(dtype).contiguous()
-        self.packed: Tensor | None = None
-        if self.weight.device.type == "cpu" and onednn_linear(dtype):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
-
-    @classmethod
-    def of(
-        cls,
-        layer: nn.Linear,
-        dtype: torch.dtype,
-        *,
-        rows: int = 1024,
-        activation: Activation = None,
-    ) -> Dense:
-        """The same layer, prepared."""
-        return cls(layer.weight, layer.bias, dtype, rows=rows, activation=activation)
+        self._weight = weight.detach().to(dtype).contiguous()
+        self._packed = packed and onednn_linear(dtype)
+        if self._packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out], in `dtype`."""
         x = x.to(self.dtype)
-        if self.packed is not None:
+        if self._packed:
             kind = self.activation or "none"
             return torch.ops.mkldnn._linear_pointwise(
-                x, self.packed, self.bias, kind, [], "none" if kind == "gelu" else ""
+                x, self._weight, self.bias, kind, [], "none" if kind == "gelu" else ""
             )
-        out = F.linear(x, self.weight, self.bias)
+        out = F.linear(x, self._weight, self.bias)
         if self.activation == "relu":
             return out.relu_()
         return F.gelu(out) if self.activation == "gelu" else out
 
 
-def product(x: Tensor, other: Tensor) -> Tensor:
-    """x @ other.T for two matrices [M, K] and [N, K] that are both data."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and onednn_linear(x.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x, other, None, "none", [], "")
-    return x @ other.T
+@dataclass(frozen=True)
+class Kernels:
+    """Products and attention in one type on one kind of device."""
 
+    dtype: torch.dtype
+    traits: DeviceTraits
 
-def attend_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(query key^T) value for one head of one object; the query is already scaled.
+    def dense(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        rows: int = 1024,
+        activation: Activation = None,
+    ) -> Dense:
+        """A linear layer; arguments as in `Dense`."""
+        packed = self.traits.packed_products
+        return Dense(weight, bias, self.dtype, rows=rows, activation=activation, packed=packed)
 
-    Args:
-        query: [Q, d], key: [L, d], value: [L, e]; e may differ from d.
-    """
-    # oneDNN falls back to a loop a hundred times slower where rows are a slice of longer rows.
-    return product(product(query, key).softmax(-1), value.contiguous().T)
+    def dense_of(
+        self, layer: nn.Linear, *, rows: int = 1024, activation: Activation = None
+    ) -> Dense:
+        """The same layer, prepared."""
+        return self.dense(layer.weight, layer.bias, rows=rows, activation=activation)
 
+    def attend_one(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """softmax(query key^T) value for one head of one object; the query is already scaled.
 
-def attend_many(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(query key^T) value over leading batch dimensions; the query is already scaled.
+        Args:
+            query: [Q, d], key: [L, d], value: [L, e]; e may differ from d.
+        """
+        # oneDNN falls back to a loop a hundred times slower where rows are a slice of longer rows.
+        return self._product(self._product(query, key).softmax(-1), value.contiguous().T)
 
-    Args:
-        query: [..., Q, d], key: [..., L, d], value: [..., L, e].
-    """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return (query @ key.transpose(-1, -2)).softmax(-1) @ value
-    if query.ndim == 3:  # PyTorch's fused kernels want a dimension of heads
-        one = (query[:, None], key[:, None], value[:, None])
-        return F.scaled_dot_product_attention(*one, scale=1.0)[:, 0]
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    def _product(self, x: Tensor, other: Tensor) -> Tensor:
+        """x @ other.T for two matrices [M, K] and [N, K] that are both data."""
+        if self.traits.packed_products and x.dtype == torch.float32 and onednn_linear(x.dtype):
+            return torch.ops.mkldnn._linear_pointwise(x, other, None, "none", [], "")
+        return x @ other.T
+
+    def attend_many(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """softmax(query key^T) value over leading batch dimensions; the query is already scaled.
+
+        Args:
+            query: [..., Q, d], key: [..., L, d], value: [..., L, e].
+        """
+        if not self.traits.fused_attention and query.dtype == torch.bfloat16:
+            return (query @ key.transpose(-1, -2)).softmax(-1) @ value
+        if query.ndim == 3:  # PyTorch's fused kernels want a dimension of heads
+            one = (query[:, None], key[:, None], value[:, None])
+            return F.scaled_dot_product_attention(*one, scale=1.0)[:, 0]
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0)
 
 
 class Norm:

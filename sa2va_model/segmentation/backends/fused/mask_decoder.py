@@ -20,7 +20,7 @@ from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
-from sa2va_model.segmentation.backends.fused.kernels import Dense, Norm, attend_many, scale_of
+from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels, Norm, scale_of
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,26 @@ class FastMaskDecoder:
 
     Args:
         position: the prompt encoder's dense position code, [1, C, h, w].
-        dtype: of matrix products over image cells; everything on the few tokens is float32.
+        kernels: of matrix products over image cells; everything on the few tokens is float32.
     """
 
-    def __init__(self, module: MaskDecoder, position: Tensor, dtype: torch.dtype) -> None:
-        self._module, self._dtype = module, dtype
+    def __init__(self, module: MaskDecoder, position: Tensor, kernels: Kernels) -> None:
+        self._module, self._kernels = module, kernels
         self._side = position.shape[-1]
         rows = self._side**2
         places = position.flatten(2).permute(0, 2, 1).float()  # [1, cells, C]
         transformer = module.transformer
-        self._layers = [_Layer(one, places, dtype) for one in transformer.layers]
+        self._layers = [_Layer(one, places, kernels) for one in transformer.layers]
         final = transformer.final_attn_token_to_image
         self._final = final
-        self._final_keys = _ImageSide([(final.k_proj, True), (final.v_proj, False)], places, dtype)
+        self._final_keys = _ImageSide(
+            [(final.k_proj, True), (final.v_proj, False)], places, kernels
+        )
         self._final_norm = Norm(transformer.norm_final_attn)
         first, norm, _, second, _ = module.output_upscaling
         assert isinstance(first, nn.ConvTranspose2d)
         assert isinstance(second, nn.ConvTranspose2d)
-        self._up1, self._up2 = _upscale(first, dtype, rows), _upscale(second, dtype, 4 * rows)
+        self._up1, self._up2 = _upscale(first, kernels, rows), _upscale(second, kernels, 4 * rows)
         self._up_norm = norm
         self._fixed = torch.cat(
             [module.obj_score_token.weight, module.iou_token.weight, module.mask_tokens.weight]
@@ -93,7 +95,7 @@ class FastMaskDecoder:
         tokens, cells = start, image
         for layer in self._layers:
             tokens, cells = layer(tokens, cells, start)
-        tokens = tokens + _read(self._final, tokens + start, self._final_keys(cells))
+        tokens = tokens + _read(self._kernels, self._final, tokens + start, self._final_keys(cells))
         tokens = self._final_norm(tokens)
         chosen = tokens[:, 2 : 2 + module.num_mask_tokens]
         masks = self._masks(begun, cells, chosen)
@@ -130,7 +132,7 @@ class _ImageSide:
         self,
         layers: list[tuple[nn.Linear, bool]],
         places: Tensor,
-        dtype: torch.dtype,
+        kernels: Kernels,
         *,
         scale: float = 1.0,
     ) -> None:
@@ -141,8 +143,8 @@ class _ImageSide:
             places @ w.T if placed else torch.zeros_like(places[..., :1]).expand(-1, -1, len(w))
             for w, (_, placed) in zip(weights, layers, strict=True)
         ]
-        self._dense = Dense(torch.cat(weights), torch.cat(biases), dtype, rows=places.shape[1])
-        self._shift = torch.cat(shift, dim=-1).to(dtype)
+        self._dense = kernels.dense(torch.cat(weights), torch.cat(biases), rows=places.shape[1])
+        self._shift = torch.cat(shift, dim=-1).to(kernels.dtype)
         self._sizes = [len(w) for w in weights]
 
     def __call__(self, cells: Tensor) -> tuple[Tensor, ...]:
@@ -153,18 +155,18 @@ class _ImageSide:
 class _Layer:
     """One two-way layer."""
 
-    def __init__(self, layer: TwoWayAttentionBlock, places: Tensor, dtype: torch.dtype) -> None:
-        self._layer = layer
+    def __init__(self, layer: TwoWayAttentionBlock, places: Tensor, kernels: Kernels) -> None:
+        self._layer, self._kernels = layer, kernels
         self._norms = [Norm(n) for n in (layer.norm1, layer.norm2, layer.norm3, layer.norm4)]
         read, write = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
         # The query of image-to-token attention sees the same cells as keys and values of token-to-image attention.
         self._image = _ImageSide(
             [(read.k_proj, True), (read.v_proj, False), (write.q_proj, True)],
             places,
-            dtype,
+            kernels,
             scale=scale_of(write.internal_dim // write.num_heads),
         )
-        self._write_out = Dense.of(write.out_proj, dtype, rows=places.shape[1])
+        self._write_out = kernels.dense_of(write.out_proj, rows=places.shape[1])
 
     def __call__(self, tokens: Tensor, cells: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [N, Q, C] and cells [N, cells, C] to the same, both float32."""
@@ -177,7 +179,7 @@ class _Layer:
         tokens = self._norms[0](tokens)
         keys, values, queries = self._image(cells)
         reader = layer.cross_attn_token_to_image
-        tokens = tokens + _read(reader, tokens + start, (keys, values))
+        tokens = tokens + _read(self._kernels, reader, tokens + start, (keys, values))
         tokens = self._norms[1](tokens)
         tokens = self._norms[2](tokens + layer.mlp(tokens))
         written = self._write(queries, tokens + start, tokens)
@@ -188,7 +190,7 @@ class _Layer:
         writer = self._layer.cross_attn_image_to_token
         keys, values = writer.k_proj(placed), writer.v_proj(tokens)
         heads = writer.num_heads
-        out = attend_many(
+        out = self._kernels.attend_many(
             _split(queries, heads),
             _split(keys.to(queries.dtype), heads),
             _split(values.to(queries.dtype), heads),
@@ -196,12 +198,14 @@ class _Layer:
         return out.transpose(1, 2).flatten(2)
 
 
-def _read(attention: Attention, tokens: Tensor, image: tuple[Tensor, ...]) -> Tensor:
+def _read(
+    kernels: Kernels, attention: Attention, tokens: Tensor, image: tuple[Tensor, ...]
+) -> Tensor:
     """Tokens attend to image cells; float32 [N, Q, C]."""
     keys, values = image
     heads = attention.num_heads
     queries = attention.q_proj(tokens) * scale_of(attention.internal_dim // heads)
-    out = attend_many(
+    out = kernels.attend_many(
         _split(queries.to(keys.dtype), heads), _split(keys, heads), _split(values, heads)
     )
     out = out.transpose(1, 2).flatten(2).float()
@@ -214,8 +218,8 @@ def _split(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _upscale(convolution: nn.ConvTranspose2d, dtype: torch.dtype, rows: int) -> Dense:
+def _upscale(convolution: nn.ConvTranspose2d, kernels: Kernels, rows: int) -> Dense:
     """A transposed convolution with kernel and stride 2 as a product: [.., C] to [.., 4 C'], row-major blocks."""
     assert convolution.bias is not None
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [2 * 2 * C', C]
-    return Dense(weight, convolution.bias.repeat(4), dtype, rows=rows)
+    return kernels.dense(weight, convolution.bias.repeat(4), rows=rows)

@@ -16,18 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.position_encoding import compute_axial_cis
 from torch import Tensor
 
-from sa2va_model.segmentation.backends.fused.kernels import (
-    Dense,
-    Norm,
-    attend_many,
-    attend_one,
-    scale_of,
-)
+from sa2va_model.segmentation.backends.fused.cross_attention import cross_attention
+from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale_of
 
 
 class Rotation:
@@ -37,14 +31,15 @@ class Rotation:
         codes = compute_axial_cis(dim, side, side).to(device)
         self._cos, self._sin = codes.real.contiguous(), codes.imag.contiguous()  # [cells, dim / 2]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., cells, dim], rotated into a new tensor of the same dtype."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[..., cells, dim], rotated into `out` or a new tensor of the same dtype."""
         first, second = x.chunk(2, dim=-1)
-        cos, sin = self._cos, self._sin
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        cos, sin = self._cos.to(x.dtype), self._sin.to(x.dtype)
+        if out is None:
+            out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         low, high = out.chunk(2, dim=-1)
-        torch.mul(first, cos.to(x.dtype), out=low).addcmul_(second, sin.to(x.dtype), value=-1)
-        torch.mul(first, sin.to(x.dtype), out=high).addcmul_(second, cos.to(x.dtype))
+        torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
+        torch.mul(first, sin, out=high).addcmul_(second, cos)
         return out
 
 
@@ -52,9 +47,9 @@ class _Layer:
     """One layer: self-attention, cross-attention to memory, two linear layers."""
 
     def __init__(
-        self, layer: MemoryAttentionLayer, rotation: Rotation, rows: int, dtype: torch.dtype
+        self, layer: MemoryAttentionLayer, rotation: Rotation, rows: int, kernels: Kernels
     ) -> None:
-        self._rotation = rotation
+        self._rotation, self._kernels = rotation, kernels
         self._norms = (Norm(layer.norm1), Norm(layer.norm2), Norm(layer.norm3))
         own, cross = layer.self_attn, layer.cross_attn_image
         width = own.internal_dim
@@ -65,7 +60,7 @@ class _Layer:
         def half_split(weight: Tensor, factor: float = 1.0) -> Tensor:
             return weight.float()[order] * factor
 
-        self._qkv = Dense(
+        self._qkv = kernels.dense(
             torch.cat(
                 [
                     half_split(own.q_proj.weight, scale),
@@ -80,34 +75,32 @@ class _Layer:
                     own.v_proj.bias.float(),
                 ]
             ),
-            dtype,
             rows=rows,
         )
-        self._own_out = Dense.of(own.out_proj, dtype, rows=rows)
-        self._query = Dense(
+        self._own_out = kernels.dense_of(own.out_proj, rows=rows)
+        self._query = kernels.dense(
             half_split(cross.q_proj.weight, scale),
             half_split(cross.q_proj.bias, scale),
-            dtype,
             rows=rows,
         )
-        self.key = Dense(
-            half_split(cross.k_proj.weight), half_split(cross.k_proj.bias), dtype, rows=7 * rows
+        self.key = kernels.dense(
+            half_split(cross.k_proj.weight), half_split(cross.k_proj.bias), rows=7 * rows
         )
         out, value = cross.out_proj.weight.float(), cross.v_proj.weight.float()
         bias = out @ cross.v_proj.bias.float() + cross.out_proj.bias.float()
-        self._cross_out = Dense(out @ value, bias, dtype, rows=rows)
-        self._mlp1 = Dense.of(layer.linear1, dtype, rows=rows, activation="relu")
-        self._mlp2 = Dense.of(layer.linear2, dtype, rows=rows)
+        self._cross_out = kernels.dense(out @ value, bias, rows=rows)
+        self._mlp1 = kernels.dense_of(layer.linear1, rows=rows, activation="relu")
+        self._mlp2 = kernels.dense_of(layer.linear2, rows=rows)
 
     def attend_self(self, x: Tensor) -> Tensor:
         """[N, cells, C] to the same, and what follows of it for all objects alike."""
         query, key, value = self._qkv(self._norms[0](x)).chunk(3, dim=-1)
         query, key = self._rotation(query), self._rotation(key)
-        if x.device.type == "cpu":
-            rows = [attend_one(q, k, v) for q, k, v in zip(query, key, value, strict=True)]
-            out = torch.stack(rows)
+        if self._kernels.traits.fused_attention:
+            out = self._kernels.attend_many(query, key, value)
         else:
-            out = attend_many(query, key, value)
+            each = zip(query, key, value, strict=True)
+            out = torch.stack([self._kernels.attend_one(q, k, v) for q, k, v in each])
         return x + self._own_out(out)
 
     def query(self, x: Tensor) -> Tensor:
@@ -125,16 +118,16 @@ class FastMemoryAttention:
 
     Args:
         side: of the feature map, in cells.
-        dtype: of matrix products; residuals and normalisations are float32.
+        kernels: of matrix products; residuals and normalisations are float32.
     """
 
-    def __init__(self, module: MemoryAttention, side: int, dtype: torch.dtype) -> None:
+    def __init__(self, module: MemoryAttention, side: int, kernels: Kernels) -> None:
         width = module.layers[0].self_attn.internal_dim
         device = module.norm.weight.device
         self._rotation = Rotation(width, side, device)
         self._cells, self._norm = side * side, Norm(module.norm)
-        self._layers = [_Layer(one, self._rotation, side * side, dtype) for one in module.layers]
-        self.dtype = dtype
+        self._layers = [_Layer(one, self._rotation, side * side, kernels) for one in module.layers]
+        self._kernels = kernels
 
     def begin(self, tokens: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """The part that depends on the image only.
@@ -163,13 +156,14 @@ class FastMemoryAttention:
         """
         count = len(memory)
         x = begun[0].expand(count, -1, -1)
-        values = [value.to(self.dtype) for value, _, _ in memory]
+        values = [value.to(self._kernels.dtype) for value, _, _ in memory]
         for index, layer in enumerate(self._layers):
             if index:
                 x = layer.attend_self(x)
             query = layer.query(x) if index else begun[1].expand(count, -1, -1)
             read = [
-                attend_one(query[n], self._keys(layer, memory[n]), values[n]) for n in range(count)
+                self._kernels.attend_one(query[n], self._keys(layer, memory[n]), values[n])
+                for n in range(count)
             ]
             x = layer.finish(x, torch.stack(read))
         return self._norm(x)
@@ -187,34 +181,33 @@ class FastMemoryAttention:
         begun: tuple[Tensor, Tensor],
         values: Tensor,
         tokens: Tensor,
+        lengths: Tensor,
         bias: Tensor,
         pointers: int,
     ) -> Tensor:
-        """Objects as one batch of one shape, with a mask of unused slots (GPU).
+        """Objects as one batch of one shape (GPU).
 
         Args:
             begun: from `begin`.
             values: [N, L, memory_dim]; `tokens`: values plus positions.
-            bias: [N, 1, L], 0 or -inf, added to the scores.
-            pointers: how many of the last rows are pointer tokens.
+            lengths: int32 [N]; what lies behind is not read.
+            bias: float32 [N, L], 0 or -inf, added to the scores.
+            pointers: how many of the first rows are pointer tokens.
 
         Returns:
             float32 [N, cells, C].
         """
-        count, length = values.shape[:2]
+        count, kind = len(values), self._kernels.dtype
         x = begun[0].expand(count, -1, -1)
-        values, bias = values.to(self.dtype), bias.to(self.dtype)
+        values, tokens = values.to(kind), tokens.to(kind)
         for index, layer in enumerate(self._layers):
             if index:
                 x = layer.attend_self(x)
             query = layer.query(x) if index else begun[1].expand(count, -1, -1)
             keys = layer.key(tokens)
-            spatial = keys[:, : length - pointers].unflatten(1, (-1, self._cells))
-            keys = torch.cat(
-                [self._rotation(spatial).flatten(1, 2), keys[:, length - pointers :]], 1
-            )
-            read = F.scaled_dot_product_attention(
-                query[:, None], keys[:, None], values[:, None], attn_mask=bias[:, None], scale=1.0
-            )
-            x = layer.finish(x, read[:, 0])
+            turned = torch.empty_like(keys)
+            turned[:, :pointers] = keys[:, :pointers]
+            spatial, out = (t[:, pointers:].unflatten(1, (-1, self._cells)) for t in (keys, turned))
+            self._rotation(spatial, out)
+            x = layer.finish(x, cross_attention(query, turned, values, lengths, bias))
         return self._norm(x)

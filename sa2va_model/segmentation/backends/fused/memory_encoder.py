@@ -9,7 +9,7 @@ from sam2.modeling.memory_encoder import CXBlock, MemoryEncoder
 from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, channels_last, nn
 
-from sa2va_model.segmentation.backends.fused.kernels import Dense
+from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels
 
 
 class FastMemoryEncoder:
@@ -17,19 +17,19 @@ class FastMemoryEncoder:
 
     Args:
         side: of the feature map, in cells.
-        dtype: of matrix products and convolutions; sums and normalisations are float32.
+        kernels: of matrix products and convolutions; sums and normalisations are float32.
     """
 
-    def __init__(self, module: MemoryEncoder, side: int, dtype: torch.dtype) -> None:
+    def __init__(self, module: MemoryEncoder, side: int, kernels: Kernels) -> None:
         rows = side * side
-        self._pixels = _one_by_one(module.pix_feat_proj, dtype, rows)
+        self._pixels = _one_by_one(module.pix_feat_proj, kernels, rows)
         steps = list(module.mask_downsampler.encoder)
         self._stages = [
-            _MaskStage(steps[i], steps[i + 1], dtype) for i in range(0, len(steps) - 1, 3)
+            _MaskStage(steps[i], steps[i + 1], kernels) for i in range(0, len(steps) - 1, 3)
         ]
-        self._mask_out = _one_by_one(steps[-1], dtype, rows)
-        self._blocks = [_Block(block, dtype, rows) for block in module.fuser.layers]
-        self._out = _one_by_one(module.out_proj, dtype, rows)
+        self._mask_out = _one_by_one(steps[-1], kernels, rows)
+        self._blocks = [_Block(block, kernels, rows) for block in module.fuser.layers]
+        self._out = _one_by_one(module.out_proj, kernels, rows)
 
     def begin(self, top: Tensor) -> Tensor:
         """The image's share: [1, h, w, C] to the same."""
@@ -57,9 +57,9 @@ class FastMemoryEncoder:
 class _MaskStage:
     """Convolution of stride 2, normalisation over channels, GELU."""
 
-    def __init__(self, convolution: nn.Conv2d, norm: LayerNorm2d, dtype: torch.dtype) -> None:
+    def __init__(self, convolution: nn.Conv2d, norm: LayerNorm2d, kernels: Kernels) -> None:
         # The first two stages have too few channels for bfloat16 to pay.
-        self._dtype = dtype if convolution.out_channels >= 64 else torch.float32
+        self._dtype = kernels.dtype if convolution.out_channels >= 64 else torch.float32
         assert convolution.bias is not None
         self._weight = convolution.weight.detach().to(self._dtype, memory_format=channels_last)
         self._bias = convolution.bias.detach().to(self._dtype)
@@ -76,17 +76,17 @@ class _MaskStage:
 class _Block:
     """One ConvNeXt block."""
 
-    def __init__(self, block: CXBlock, dtype: torch.dtype, rows: int) -> None:
+    def __init__(self, block: CXBlock, kernels: Kernels, rows: int) -> None:
         convolution = block.dwconv
         self._weight = convolution.weight.detach().float().contiguous(memory_format=channels_last)
         self._bias = convolution.bias.detach().float()
         self._padding, self._groups = convolution.padding, convolution.groups
         self._norm = block.norm
-        self._first = Dense.of(block.pwconv1, dtype, rows=rows, activation="gelu")
+        self._first = kernels.dense_of(block.pwconv1, rows=rows, activation="gelu")
         weight, bias = block.pwconv2.weight.float(), block.pwconv2.bias.float()
         if block.gamma is not None:
             weight, bias = weight * block.gamma.float()[:, None], bias * block.gamma.float()
-        self._second = Dense(weight, bias, dtype, rows=rows)
+        self._second = kernels.dense(weight, bias, rows=rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [N, h, w, C] to the same."""
@@ -101,7 +101,7 @@ def _norm_channels(x: Tensor, norm: LayerNorm2d) -> Tensor:
     return F.layer_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.bias.float(), norm.eps)
 
 
-def _one_by_one(convolution: nn.Module, dtype: torch.dtype, rows: int) -> Dense:
+def _one_by_one(convolution: nn.Module, kernels: Kernels, rows: int) -> Dense:
     """A 1 x 1 convolution as a linear layer."""
     assert isinstance(convolution, nn.Conv2d)
-    return Dense(convolution.weight.flatten(1), convolution.bias, dtype, rows=rows)
+    return kernels.dense(convolution.weight.flatten(1), convolution.bias, rows=rows)

@@ -8,14 +8,17 @@ per image, whatever the number of objects. Weights are copied when it is made: m
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
-from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs, bucket
+from sa2va_model.device import DeviceTraits, traits_of
+from sa2va_model.segmentation.backends.fused.bank_pool import BankPool
+from sa2va_model.segmentation.backends.fused.cuda_graphs import BUCKETS, Graphs, bucket
+from sa2va_model.segmentation.backends.fused.kernels import Kernels
 from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
 from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention
 from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
@@ -26,6 +29,7 @@ from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 
+_KEPT_ROWS = 256
 _DECODED = ("logits", "candidates", "ious", "best", "pointers", "object_scores", "tokens")
 
 
@@ -46,7 +50,8 @@ class FusedSam2(Sam2):
         segmenter: its weights; shared where they need no other layout or number format.
         profile: float32 or bfloat16 arithmetic.
         image_size: side of the image, pixels; None = the model's own. SAM-2 tolerates others.
-        trunk: another engine's whose image encoder is the same (see `same_encoder`).
+        trunk: another's whose image encoder is the same (see `same_encoder`).
+        traits: what to compute for; None = for the device that the weights are on.
     """
 
     _trunk: Trunk
@@ -58,48 +63,71 @@ class FusedSam2(Sam2):
         *,
         image_size: int | None = None,
         trunk: FusedSam2 | None = None,
+        traits: DeviceTraits | None = None,
     ) -> None:
         nn.Module.__init__(self)
+        self._traits = traits or traits_of(segmenter.device)
         self.profile = profile
         self.config: Sam2Config = replace(
             segmenter.config, image_size=image_size or segmenter.config.image_size
         )
         sam = segmenter.sam2_model
         dtype = torch.float32 if profile.arithmetic == "float32" else torch.bfloat16
+        kernels = Kernels(dtype, self._traits)
         side, size = self.config.feature_size, self.config.image_size
-        with torch.no_grad():
-            self._trunk = trunk._trunk if trunk else Trunk(sam.image_encoder.trunk, size, dtype)
+        with torch.inference_mode(False), torch.no_grad():
+            encoder = sam.image_encoder
+            self._trunk = trunk._trunk if trunk else Trunk(encoder.trunk, size, kernels)
+            self._levels = trunk._levels if trunk else _compiled(self._trunk, profile)
             fine = (sam.sam_mask_decoder.conv_s0, sam.sam_mask_decoder.conv_s1)
-            self._pyramid = Pyramid(sam.image_encoder.neck, fine, dtype)
-            position = sam.image_encoder.neck.position_encoding
+            self._pyramid = Pyramid(encoder.neck, fine, kernels)
             probe = torch.zeros(1, 1, side, side, device=segmenter.device)
-            self._position = position(probe).float()  # [1, C, h, w]
+            self._position = encoder.neck.position_encoding(probe).float()  # [1, C, h, w]
             self.sam2_model = _without_encoder(segmenter, size, side)
             sam = self.sam2_model
-            self._attention = FastMemoryAttention(sam.memory_attention, side, dtype)
+            self._attention = FastMemoryAttention(sam.memory_attention, side, kernels)
             places = sam.sam_prompt_encoder.get_dense_pe()
-            self._decoder = FastMaskDecoder(sam.sam_mask_decoder, places, dtype)
-            self._memory = FastMemoryEncoder(sam.memory_encoder, side, dtype)
+            self._decoder = FastMaskDecoder(sam.sam_mask_decoder, places, kernels)
+            self._memory = FastMemoryEncoder(sam.memory_encoder, side, kernels)
             self._sparse, self._dense = super()._prompt_tokens(1, None, None, None)
         self._latest: _Prepared | None = None
-        graphs = profile.graphs and segmenter.device.type == "cuda"
-        self._graphs = Graphs() if graphs else None
+        self._graphs = Graphs() if profile.graphs and self._traits.captures else None
+        self._banks = BankPool(self)
+        self._known_rows: dict[tuple[int, ...], Tensor] = {}
         self.requires_grad_(False)
+
+    @property
+    def traits(self) -> DeviceTraits:
+        """What it computes for."""
+        return self._traits
 
     @property
     def batched(self) -> bool:
         """Objects are always stepped as one batch."""
         return True
 
+    def lend_bank(
+        self, user: object, rows: int, max_conditioning: int, distractor_slots: int
+    ) -> MemoryBank:
+        """An empty memory that others had before, with the graphs that were captured for them."""
+        return self._banks.lend(user, rows, max_conditioning, distractor_slots)
+
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Image features without memory; pixels [1, 3, S, S]."""
-        return self.features_of(self.encode_levels(pixels))
+        if self._graphs is None:
+            return self.features_of(self.encode_levels(pixels))
+        top, zero, one = self._graphs.run("image", self._image, (pixels.float(),))
+        return ImageFeatures(top, self._position, (zero, one))
+
+    def _image(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        features = self.features_of(self._levels(pixels))
+        return (features.top, *features.high)
 
     def encode_levels(self, pixels: Tensor) -> list[Tensor]:
         """The backbone alone: four levels [1, s, s, C], which engines with the same image encoder share."""
         if self._graphs is None:
-            return self._trunk(pixels.float())
-        return list(self._graphs.run("encode", lambda x: tuple(self._trunk(x)), (pixels.float(),)))
+            return self._levels(pixels.float())
+        return list(self._graphs.run("levels", lambda x: tuple(self._levels(x)), (pixels.float(),)))
 
     def features_of(self, levels: Sequence[Tensor]) -> ImageFeatures:
         """Features for this engine's decoder from the backbone's levels."""
@@ -115,7 +143,7 @@ class FusedSam2(Sam2):
             prepared.attention = self._attention.begin(
                 _cells(features.top), _cells(features.position)
             )
-        if self.device.type == "cpu":
+        if self._traits.reads_back:
             memory = []
             for row in rows:
                 tokens = bank.tokens(row)
@@ -123,7 +151,7 @@ class FusedSam2(Sam2):
                     (tokens.values, tokens.values + tokens.positions, tokens.pointer_tokens)
                 )
             return self._square(self._attention.ragged(prepared.attention, memory))
-        index = torch.tensor(rows, device=self.device)
+        index = self._rows(tuple(rows))
         most = max(bank.conditioning(row) for row in rows)
         return self._attend_padded(prepared.attention, bank, index, most)
 
@@ -132,7 +160,9 @@ class FusedSam2(Sam2):
     ) -> Tensor:
         padded = bank.padded(rows, conditioning)
         keys = padded.values + padded.positions
-        out = self._attention.padded(begun, padded.values, keys, padded.bias, padded.pointer_tokens)
+        out = self._attention.padded(
+            begun, padded.values, keys, padded.lengths, padded.bias, padded.pointer_tokens
+        )
         return self._square(out)
 
     def _square(self, cells: Tensor) -> Tensor:
@@ -146,20 +176,26 @@ class FusedSam2(Sam2):
         """Memory attention and decoder for N objects."""
         if self._graphs is None:
             return super().track(features, bank, rows)
-        count = bucket(len(rows))
-        used = bucket(max(bank.conditioning(row) for row in rows), (1, 2, 4, 8))
-        used = min(used, bank.max_conditioning)
-
-        def stage(top: Tensor, zero: Tensor, one: Tensor, index: Tensor) -> tuple[Tensor, ...]:
-            image = ImageFeatures(top, self._position, (zero, one))
-            begun = self._attention.begin(_cells(top), _cells(self._position))
-            decoded = self.decode(image, self._attend_padded(begun, bank, index, used))
-            return tuple(getattr(decoded, name) for name in _DECODED)
-
-        inputs = (features.top, *features.high, self._index(rows, count, bank))
-        out = self._graphs.run(("track", count, used), stage, inputs, owner=bank)
+        index = self._index(rows, bucket(len(rows)), bank)
+        used = _slots(max(bank.conditioning(row) for row in rows), bank)
+        out = self._run_track(features, bank, index, used)
         parts = dict(zip(_DECODED, (tensor[: len(rows)] for tensor in out), strict=True))
         return Decoded(**parts)
+
+    def _run_track(
+        self, features: ImageFeatures, bank: MemoryBank, index: Tensor, used: int
+    ) -> tuple[Tensor, ...]:
+        """The parts of `Decoded` for a bucket of rows of which none has more than `used` conditioning frames."""
+        assert self._graphs is not None
+
+        def stage(top: Tensor, zero: Tensor, one: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+            image = ImageFeatures(top, self._position, (zero, one))
+            begun = self._attention.begin(_cells(top), _cells(self._position))
+            decoded = self.decode(image, self._attend_padded(begun, bank, rows, used))
+            return tuple(getattr(decoded, name) for name in _DECODED)
+
+        inputs = (features.top, *features.high, index)
+        return self._graphs.run(("track", len(index), used), stage, inputs, owner=bank)
 
     def remember(
         self,
@@ -200,10 +236,34 @@ class FusedSam2(Sam2):
         harmless = (*inputs[:-2], *(torch.zeros_like(flag) for flag in filled[3:]))
         self._graphs.run(("remember", count), stage, inputs, harmless=harmless, owner=bank)
 
+    @torch.inference_mode()
+    def warm_up(self, bank: MemoryBank) -> None:
+        """Captures the stages of all buckets that a bank can need, so that no frame waits for it."""
+        if self._graphs is None:
+            return
+        size = self.config.image_size
+        features = self.encode_image(torch.zeros(1, 3, size, size, device=self.device))
+        for count in (n for n in BUCKETS if n <= bucket(bank.spare_row)):
+            index = self._index((), count, bank)
+            for used in sorted({_slots(n + 1, bank) for n in range(bank.max_conditioning)}):
+                out = dict(zip(_DECODED, self._run_track(features, bank, index, used), strict=True))
+            nothing = torch.zeros(count, dtype=torch.bool, device=self.device)
+            spare = [bank.spare_row] * count
+            self.remember(features, bank, spare, Decoded(**out), nothing, None)
+
     def _index(self, rows: Sequence[int], count: int, bank: MemoryBank) -> Tensor:
         """Rows as a tensor, filled up to a bucket with the bank's spare row."""
-        filling = [bank.spare_row] * (count - len(rows))
-        return torch.tensor([*rows, *filling], device=self.device)
+        return self._rows((*rows, *[bank.spare_row] * (count - len(rows))))
+
+    def _rows(self, rows: tuple[int, ...]) -> Tensor:
+        """int64 [N]; kept, for an upload waits for the device and a stream asks for the same rows again and again."""
+        known = self._known_rows.get(rows)
+        if known is None:
+            if len(self._known_rows) >= _KEPT_ROWS:
+                self._known_rows.clear()
+            with torch.inference_mode(False):
+                known = self._known_rows[rows] = torch.tensor(rows, device=self.device)
+        return known
 
     def _prompt_tokens(
         self, count: int, points: Tensor | None, labels: Tensor | None, dense: Tensor | None
@@ -248,16 +308,16 @@ class FusedSam2(Sam2):
         return latest
 
 
-def same_encoder(one: Sam2, other: Sam2) -> bool:
-    """Two models' image encoders are equal, tensor for tensor, so that one pass serves both."""
-    if one.config.image_size != other.config.image_size:
-        return False
-    first = one.sam2_model.image_encoder.state_dict()
-    second = other.sam2_model.image_encoder.state_dict()
-    return first.keys() == second.keys() and all(
-        first[name].shape == second[name].shape and torch.equal(first[name], second[name])
-        for name in first
-    )
+def _slots(conditioning: int, bank: MemoryBank) -> int:
+    """Conditioning slots of the graph that serves objects with so many."""
+    return min(bucket(conditioning, (1, 2, 4, 8)), bank.max_conditioning)
+
+
+def _compiled(trunk: Trunk, profile: RuntimeProfile) -> Callable[[Tensor], list[Tensor]]:
+    """The trunk as it is, or through Inductor: kernels only, the graph around them is ours."""
+    if not profile.compiled:
+        return trunk
+    return torch.compile(trunk.__call__, mode="max-autotune-no-cudagraphs", dynamic=False)
 
 
 def _fill(tensor: Tensor, count: int) -> Tensor:

@@ -22,17 +22,17 @@ from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from sam2.modeling.backbones.image_encoder import FpnNeck
 from torch import Tensor, nn
 
-from sa2va_model.segmentation.backends.fused.kernels import Dense, Norm, attend_many, scale_of
+from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale_of
 
 
 class Trunk:
     """The image encoder's backbone: pixels to four levels of features, channels last.
 
     Args:
-        dtype: of matrix products. From the first block that widens the channels on, residuals are in it, too.
+        kernels: of matrix products. From the first block that widens the channels on, residuals are in their type, too.
     """
 
-    def __init__(self, trunk: Hiera, image_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, trunk: Hiera, image_size: int, kernels: Kernels) -> None:
         proj = trunk.patch_embed.proj
         self._embed = proj if proj.weight.dtype == torch.float32 else copy.deepcopy(proj).float()
         side = image_size // 4
@@ -41,7 +41,7 @@ class Trunk:
         self._ends = frozenset(trunk.stage_ends)
         self._blocks: list[_Block] = []
         for block in trunk.blocks:
-            self._blocks.append(_Block(block, side, dtype))
+            self._blocks.append(_Block(block, side, kernels))
             if block.q_stride:
                 side //= block.q_stride[0]
 
@@ -59,8 +59,8 @@ class Trunk:
 class _Block:
     """One multi-scale block."""
 
-    def __init__(self, block: MultiScaleBlock, side: int, dtype: torch.dtype) -> None:
-        attention = block.attn
+    def __init__(self, block: MultiScaleBlock, side: int, kernels: Kernels) -> None:
+        self._kernels, attention = kernels, block.attn
         self._norm1, self._norm2 = Norm(block.norm1), Norm(block.norm2)
         self._heads = attention.num_heads
         self._window = block.window_size
@@ -71,14 +71,14 @@ class _Block:
         scale[0] = scale_of(block.dim_out // self._heads)
         scale = scale.expand(3, block.dim_out).reshape(-1, 1)
         weight, bias = attention.qkv.weight.float(), attention.qkv.bias.float()
-        self._qkv = Dense(weight * scale, bias * scale[:, 0], dtype, rows=rows)
-        self._out = Dense.of(attention.proj, dtype, rows=rows)
+        self._qkv = kernels.dense(weight * scale, bias * scale[:, 0], rows=rows)
+        self._out = kernels.dense_of(attention.proj, rows=rows)
         first, second = block.mlp.layers
-        self._mlp1 = Dense.of(first, dtype, rows=rows, activation="gelu")
-        self._mlp2 = Dense.of(second, dtype, rows=rows)
+        self._mlp1 = kernels.dense_of(first, rows=rows, activation="gelu")
+        self._mlp2 = kernels.dense_of(second, rows=rows)
         self._shortcut = None
         if block.dim != block.dim_out:
-            self._shortcut = Dense.of(block.proj, dtype, rows=rows)
+            self._shortcut = kernels.dense_of(block.proj, rows=rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, h, w, C] to [B, h / pool, w / pool, C']; the dtype of `x`, or the products' where channels widen."""
@@ -108,7 +108,7 @@ class _Block:
             query = _max_pool(query.reshape(-1, window, window, query.shape[-1]), self._pool)
             window, side = window // self._pool, side // self._pool
             query = query.reshape(cut.shape[1], heads, window * window, -1)
-        out = attend_many(query, key, value)
+        out = self._kernels.attend_many(query, key, value)
         out = out.view(batch, count, count, heads, window, window, -1)
         out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(
             batch, count * window, count * window, heads * out.shape[-1]
@@ -130,20 +130,20 @@ class Pyramid:
         fine: `conv_s0` and `conv_s1` of the mask decoder.
     """
 
-    def __init__(self, neck: FpnNeck, fine: Sequence[nn.Conv2d], dtype: torch.dtype) -> None:
+    def __init__(self, neck: FpnNeck, fine: Sequence[nn.Conv2d], kernels: Kernels) -> None:
         lateral = [convolution.conv for convolution in reversed(neck.convs)]  # finest first
         weights = [c.weight.flatten(1).float() for c in lateral]
         biases = [c.bias.float() for c in lateral]
         after = [c.weight.flatten(1).float() for c in fine]
         self._down = frozenset(neck.fpn_top_down_levels)
-        self._coarse = [Dense(weights[i], biases[i], dtype) for i in (2, 3)]
+        self._coarse = [kernels.dense(weights[i], biases[i]) for i in (2, 3)]
         self._fine = [
-            Dense(after[i] @ weights[i], after[i] @ biases[i] + _bias(fine[i]), dtype)
+            kernels.dense(after[i] @ weights[i], after[i] @ biases[i] + _bias(fine[i]))
             for i in (0, 1)
         ]
         # What comes down from level 2 (for both) and from level 1 (for the finest) has yet to be projected.
-        self._sum = [Dense(after[0] @ weights[1], after[0] @ biases[1], dtype)]
-        self._after = [Dense(after[i], None, dtype) for i in (0, 1)]
+        self._sum = [kernels.dense(after[0] @ weights[1], after[0] @ biases[1])]
+        self._after = [kernels.dense(after[i], None) for i in (0, 1)]
 
     def __call__(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Four levels [B, s, s, C], finest first, to (top [B, h, w, 256], [B, 4h, 4w, 32], [B, 2h, 2w, 64])."""

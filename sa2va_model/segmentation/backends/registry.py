@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backends that there are, and the one place that picks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from sa2va_model.config import Sam2Config
+from sa2va_model.device import require_float32, traits_of
+from sa2va_model.errors import InputError
+from sa2va_model.segmentation.backends.base import Backend, Runtime
+from sa2va_model.segmentation.backends.fused.backend import FUSED
+from sa2va_model.segmentation.backends.profile import fastest_profile
+from sa2va_model.segmentation.backends.reference import REFERENCE
+
+BACKENDS: dict[str, Backend] = {"reference": REFERENCE, "fused": FUSED}
+AUTO = "auto"
+
+
+def profile_names() -> tuple[str, ...]:
+    """What a profile may be called, `auto` first."""
+    return (AUTO, *(name for backend in BACKENDS.values() for name in backend.profiles))
+
+
+def check_profile(name: str) -> None:
+    """Raises InputError for a name that no backend has."""
+    if name not in profile_names():
+        raise InputError(f"profile is {name!r}; expected one of {', '.join(profile_names())}")
+
+
+def pick_runtime(
+    name: str, device: torch.device, config: Sam2Config, *, graphs: bool = True
+) -> Runtime:
+    """Who computes SAM-2 and how.
+
+    Args:
+        name: of a profile; `auto` = the fastest with practically the same masks.
+        graphs: False = no CUDA graphs, wherever it is.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    check_profile(name)
+    if name == AUTO:
+        name = fastest_profile(device, config)
+    traits = traits_of(device)
+    backend = next(b for b in BACKENDS.values() if name in b.profiles)
+    profile = backend.profiles[name]
+    if profile.arithmetic != "bfloat16":
+        require_float32(device)
+    return Runtime(
+        backend, replace(profile, graphs=profile.graphs and graphs and traits.captures), traits
+    )
