@@ -113,13 +113,12 @@ class JointModel(nn.Module):
             image_size: side of the image, pixels; None = the model's own.
         """
         name = self._profile if profile == "auto" else profile
-        key = (name, image_size or self.config.sam2.image_size, self.sam2.device)
+        device, config = self.sam2.device, self.config.sam2
+        runtime = pick_runtime(name, device, config, graphs=self._with_graphs)
+        key = (id(runtime.backend), runtime.profile, image_size or config.image_size, device)
         with self._making:
             known = self._segmenters.get(key)
             if known is None:
-                runtime = pick_runtime(
-                    name, self.sam2.device, self.config.sam2, graphs=self._with_graphs
-                )
                 known = runtime.segmenter(self.sam2, image_size=image_size)
                 self._segmenters[key] = known
             return known

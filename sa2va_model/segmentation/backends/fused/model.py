@@ -55,6 +55,7 @@ class FusedSam2(Sam2):
     """
 
     _trunk: Trunk
+    _levels: Callable[[Tensor], list[Tensor]]
 
     def __init__(
         self,
