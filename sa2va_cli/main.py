@@ -37,6 +37,7 @@ COMMANDS = {
     "verify-golden": Command("verify_golden", "check a checkpoint against its golden files"),
     "bench": Command("bench.command", "measure speed on this machine"),
     "train": Command("train", "fine-tune a model on one's own data"),
+    "merge": Command("merge", "make an adapter a part of its model"),
     "data": Command("data", "make, complete and check datasets"),
     "evaluate": Command("evaluate", "measure a model on a dataset, as the benchmarks do"),
     "doctor": Command("doctor", "say what is installed, what is missing and how to get it"),

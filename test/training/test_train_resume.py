@@ -185,6 +185,16 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, folder: Path) ->
         make_run(settings(tmp_path, folder))
 
 
+def test_a_launcher_that_starts_one_process_of_several_is_told(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `accelerate launch --cpu --num_processes 2` sets."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(InputError, match="expected torchrun"):
+        make_run(settings(tmp_path, folder))
+
+
 def test_two_processes_are_one(tmp_path: Path, folder: Path) -> None:
     """The same global batch on two processes (gloo): the curve and the numbers agree to float32 rounding."""
     alone = make_run(settings(tmp_path / "one", folder, train={"dropout": 0.0}))

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sa2va_model.checkpoints.adapters import load_adapter, merge_adapter, save_adapter
-from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.load import load_model
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.data.sources import Source
 from sa2va_training.metrics.overlap import overlap
@@ -27,6 +27,7 @@ from sa2va_training.run import measure
 from sa2va_training.run.blend import settle
 from sa2va_training.run.job import Job
 from sa2va_training.run.journal import draw_curves, read_journal
+from sa2va_training.run.merged import save_merged
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.trainables import Trainables, prepare
 
@@ -131,7 +132,7 @@ def finish(
         )
     if settings.merge:
         merge_adapter(fresh)
-        save_model(fresh, folder / "merged")
+        save_merged(fresh, settings.model, folder / "merged")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sa2va merge`: an adapter becomes a part of its model, as one checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME = "merge"
+HELP = "Write a model and its adapter as one checkpoint that stands where the model stood."
+EXAMPLES = """examples:
+  sa2va merge runs/kitchen/adapter -o kitchen_model                        of the tiny model that ships
+  sa2va merge runs/kitchen/adapter --model Sa2VA-1B -o Sa2VA-1B-kitchen    with the base's code, ids and type"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sa2va merge`."""
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder that sa2va train has written")
+    parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="a new folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Merge; returns the exit status."""
+    from sa2va_cli.output import write_json
+    from sa2va_training.run.merged import merge
+
+    folder = merge(args.model, Path(args.adapter), Path(args.output))
+    print(f"{folder}: a checkpoint for --model {folder}")
+    write_json(args.json, {"folder": str(folder)})
+    return 0

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model with its adapter as one checkpoint that stands where its base stood.
+
+Whatever read the base reads it: its configuration (with `auto_map` and ids), its code files where it has them, its
+tokenizer's files and generation settings stay as they were, and the weights have its type.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from sa2va_model.checkpoints.adapters import load_adapter, merge_adapter
+from sa2va_model.checkpoints.hub import find_folder
+from sa2va_model.checkpoints.load import SHIPPED, load_model, save_model
+from sa2va_model.checkpoints.safetensors_files import stored_tensors
+from sa2va_model.errors import InputError
+from sa2va_model.sa2va import Sa2VA
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
+_OTHER = ("config.json", "calibration.json", "README.md")
+"""The configuration is treated below; the others speak of the base's own weights."""
+
+
+def merge(base: str | None, adapter: Path, output: Path) -> Path:
+    """Write base and adapter as one checkpoint.
+
+    Args:
+        base: checkpoint folder or name on the hub; None = the tiny model that ships.
+
+    Raises:
+        InputError: base or adapter cannot be loaded, they do not belong together, or `output` holds something.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise InputError(f"{output}: is not empty; expected a new folder")
+    model = load_model(base, device="cpu")
+    load_adapter(model, adapter)
+    merge_adapter(model)
+    save_merged(model, base, output)
+    return output
+
+
+def save_merged(model: Sa2VA, base: str | None, folder: Path) -> None:
+    """Write a model whose adapter has been merged in, with everything of its base that is no weight.
+
+    Args:
+        base: what the model was loaded from; None = the tiny model that ships.
+    """
+    source = SHIPPED if base is None else find_folder(base)
+    dtype = stored_dtype(source)
+    save_model(model, folder, dtype=dtype)
+    for file in sorted(source.iterdir()):
+        if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name not in _OTHER:
+            shutil.copyfile(file, folder / file.name)
+    values = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    for key in {"torch_dtype", "dtype"} & values.keys():
+        values[key] = str(dtype).removeprefix("torch.")
+    text = json.dumps(values, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The type of most of a checkpoint's numbers; float16 where it is none that a model computes in."""
+    sizes: Counter[str] = Counter()
+    for stored in stored_tensors(folder).values():
+        sizes[stored.dtype] += stored.size
+    return _DTYPES.get(sizes.most_common(1)[0][0], torch.float16)
