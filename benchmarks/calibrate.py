@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from calibration_fit import (
+    MaskEvidence,
     Moment,
-    Signs,
-    fit_head,
     fit_preference,
     fit_thresholds,
+    fit_weights,
     fit_words,
 )
 from hard_set_clips import CALIBRATION_OFFSET, DEFAULT_CACHE, clips
@@ -32,39 +32,46 @@ from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
+from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
 from sa2va_model.checkpoints.load import SHIPPED, load_model
 from sa2va_model.io import preprocessing as images
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, Prompt
-from sa2va_model.tracking.calibration import Calibration, Head
-from sa2va_model.tracking.evidence import area, area_change, look
-from sa2va_model.tracking.memory_gate import MemoryGate, TrustConfig
+from sa2va_model.tracking.evidence import weigh
+from sa2va_model.tracking.memory_gate import GateConfig, MemoryGate
 from sa2va_sim.hard_clips import HardClip
 
 ASK_EVERY = 5  # frames
 # To begin with, where nothing was fitted yet: what masks look like and how large they are.
-_START = Head(object_score=0.5, quality=0.0, look=13.0, area=-3.0, bias=-12.0)
+_START = EvidenceWeights(object_score=0.5, quality=0.0, look=13.0, area=-3.0, bias=-12.0)
 
 
-class Recorder(MemoryGate):
-    """Notes the signs of memory's and the embedding's masks."""
+class Recorder:
+    """The evidence as ever, and a note of what it was made of, of the first object's masks."""
 
-    notes: dict[str, tuple[Decoded, float, float]]
+    def __init__(self, memory: EvidenceWeights) -> None:
+        self._memory = memory
+        self.notes: dict[str, tuple[Decoded, float, float]] = {}
 
-    def weigh(self, head: Head, rows: Tensor, decoded: Decoded) -> Tensor:
-        """As ever, and notes look and change of area of the first object."""
-        assert self._features is not None
-        likeness = float((look(self._features, decoded.logits) * self._look[rows]).sum(1)[0])
-        change = float(area_change(area(decoded.logits), self._area[rows], self._cells)[0])
-        name = "memory" if head is self.calibration.memory else "spoken"
-        self.notes.setdefault(name, (decoded, likeness, change))
-        return super().weigh(head, rows, decoded)
+    def __call__(
+        self,
+        weights: EvidenceWeights,
+        decoded: Decoded,
+        likeness: Tensor,
+        change: Tensor,
+        *,
+        scored: bool,
+    ) -> Tensor:
+        """As `evidence.weigh`."""
+        name = "memory" if weights is self._memory else "spoken"
+        self.notes.setdefault(name, (decoded, float(likeness[0]), float(change[0])))
+        return weigh(weights, decoded, likeness, change, scored=scored)
 
 
 @torch.inference_mode()
 def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | None:
-    """The signs of all frames from the first mask on; None where the words were not understood."""
+    """The evidence of all frames from the first mask on; None where the words were not understood."""
     begun = next(
         (
             (frame, reply.embeddings[0].clone())
@@ -76,12 +83,13 @@ def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | N
     if begun is None:
         return None
     first, embedding = begun
-    trust = Recorder(model.sam2, 1, start, TrustConfig())
-    tracker = OnlineTracker(model.sam2, TrackerConfig(max_objects=1, reuse_embedding=True), trust)
+    recorder = Recorder(start.memory)
+    gate = MemoryGate(model.sam2, 1, start, GateConfig(), recorder)
+    tracker = OnlineTracker(model.sam2, TrackerConfig(max_objects=1, reuse_embedding=True), gate)
     tracker.add("0", Prompt(embedding=embedding))
     moments = []
     for number in range(first, len(clip.rgb)):
-        trust.notes = {}
+        recorder.notes = {}
         features = model.encode_image(clip.rgb[number])
         seen = tracker.step(features)["0"]
         truth = clip.instances[number] == clip.target
@@ -89,9 +97,9 @@ def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | N
             if _iou(model, seen.decoded, truth) < RIGHT:
                 return None  # the words meant something else: nothing to learn about tracking
             continue
-        signs = {
-            name: _signs(model, decoded, likeness, change, truth)
-            for name, (decoded, likeness, change) in trust.notes.items()
+        parts = {
+            name: _evidence(model, decoded, likeness, change, truth)
+            for name, (decoded, likeness, change) in recorder.notes.items()
         }
         words, said = None, None
         if (number - first) % ASK_EVERY == 0:
@@ -102,12 +110,12 @@ def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | N
                 shown = model.sam2.decode(
                     features, plain, Prompt(embedding=reply.embeddings[0].clone())
                 )
-                trust.notes = {}
-                trust.weigh(start.spoken, torch.tensor([0]), shown)
-                said = _signs(model, *trust.notes["spoken"], truth)
-        agreement, _, _ = trust.rivals(0)
+                recorder.notes = {}
+                gate.weigh(start.spoken, torch.tensor([0]), shown)
+                said = _evidence(model, *recorder.notes["spoken"], truth)
+        agreement, _, _ = gate.rivals(0)
         visible = float(clip.visible[number])
-        moments.append(Moment(visible, signs["memory"], signs["spoken"], agreement, words, said))
+        moments.append(Moment(visible, parts["memory"], parts["spoken"], agreement, words, said))
     return moments
 
 
@@ -117,10 +125,10 @@ def _iou(model: Sa2VA, decoded: Decoded, truth: np.ndarray) -> float:
     return float((mask & truth).sum() / max((mask | truth).sum(), 1))
 
 
-def _signs(
+def _evidence(
     model: Sa2VA, decoded: Decoded, likeness: float, change: float, truth: np.ndarray
-) -> Signs:
-    return Signs(
+) -> MaskEvidence:
+    return MaskEvidence(
         float(decoded.object_scores[0]),
         float(decoded.quality[0]),
         likeness,
@@ -134,15 +142,15 @@ def calibrate(
     recorded: list[list[Moment]], start: Calibration, *, scored: bool
 ) -> tuple[Calibration, dict[str, float]]:
     """The values that fit the recorded clips, and what they reach there."""
-    heads, found = {}, {"clips": len(recorded)}
+    weights, found = {}, {"clips": len(recorded)}
     for name in ("memory", "spoken"):
         rows = [(getattr(m, name), m.visible) for clip in recorded for m in clip]
-        heads[name], found[f"AUC {name}"] = fit_head(rows, scored=scored)
+        weights[name], found[f"AUC {name}"] = fit_weights(rows, scored=scored)
     margin, overlap = fit_preference(recorded)
     confirmed, denied, words = fit_words(recorded)
     values = replace(
         start,
-        **heads,
+        **weights,
         prefer_margin=margin,
         prefer_overlap=overlap,
         confirmed=confirmed,

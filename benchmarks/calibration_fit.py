@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits a `Calibration` to recorded signs: heads by logistic regression, thresholds by replaying the live logic.
+"""Fits a `Calibration` to recorded evidence: weights by logistic regression, thresholds by replaying the live logic.
 
 No gradients through the model; everything here works on a few thousand rows of numbers.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from hard_set_events import GONE, RIGHT, Tally, Told
 from scipy.optimize import minimize
 
-from sa2va_model.tracking.calibration import Calibration, Head
-from sa2va_model.tracking.evidence import AREA_LIMIT, SCORE_LIMIT
-from sa2va_model.tracking.existence_filter import Belief
+from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
+from sa2va_model.tracking.evidence import AREA_LIMIT, SCORE_LIMIT, clip_evidence
 from sa2va_model.tracking.language_updates import LOOK_WEIGHT
 from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
-from sa2va_model.tracks import EventKind, TrackState
+from sa2va_model.tracking.visibility_test import VisibilityConfig
+from sa2va_model.tracks import TrackState
 
 WRONG = 0.1  # IoU below which a mask is elsewhere
 RATE = 10.0
@@ -28,7 +28,15 @@ VERIFY, EVERY = 10, 2  # frames between two questions, and between two looks for
 
 
 @dataclass(frozen=True)
-class Signs:
+class Limits:
+    """What the live tracker's defaults say about showing and losing."""
+
+    lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
+    visibility: VisibilityConfig = field(default_factory=VisibilityConfig)
+
+
+@dataclass(frozen=True)
+class MaskEvidence:
     """Of one mask.
 
     Attributes:
@@ -48,13 +56,15 @@ class Signs:
         score = max(-SCORE_LIMIT, min(SCORE_LIMIT, self.score))
         return [score, self.quality, self.look, min(self.change, AREA_LIMIT)]
 
-    def evidence(self, head: Head, *, scored: bool) -> float:
-        """As `signs.weigh` does."""
+    def evidence(self, weights: EvidenceWeights, *, scored: bool) -> float:
+        """As `evidence.weigh` does."""
         if not self.filled:
             return -math.inf
         score, quality, look, change = self.row()
-        total = head.bias + head.quality * quality + head.look * look + head.area * change
-        return total + (head.object_score * score if scored else 0.0)
+        total = (
+            weights.bias + weights.quality * quality + weights.look * look + weights.area * change
+        )
+        return total + (weights.object_score * score if scored else 0.0)
 
 
 @dataclass(frozen=True)
@@ -64,29 +74,31 @@ class Moment:
     Attributes:
         agreement: IoU of both masks.
         words: what the language model says of this frame; None = it was not asked.
-        said: signs of the mask it points at.
+        said: evidence of the mask it points at.
     """
 
     visible: float
-    memory: Signs
-    spoken: Signs
+    memory: MaskEvidence
+    spoken: MaskEvidence
     agreement: float
     words: bool | None = None
-    said: Signs | None = None
+    said: MaskEvidence | None = None
 
 
-def fit_head(signs: Sequence[tuple[Signs, float]], *, scored: bool) -> tuple[Head, float]:
+def fit_weights(
+    masks: Sequence[tuple[MaskEvidence, float]], *, scored: bool
+) -> tuple[EvidenceWeights, float]:
     """Logistic regression on masks that are right or wrong, both kinds with equal weight.
 
     Args:
-        signs: with the visible share of the target.
+        masks: with the visible share of the target.
 
     Returns:
-        The head, and its area under the ROC curve on the same rows.
+        The weights, and their area under the ROC curve on the same rows.
     """
     rows = [
         (one.row(), one.iou >= RIGHT)
-        for one, visible in signs
+        for one, visible in masks
         if one.filled and (one.iou >= RIGHT or visible < GONE or one.iou < WRONG)
     ]
     x, y = np.array([r for r, _ in rows]), np.array([right for _, right in rows])
@@ -108,7 +120,7 @@ def fit_head(signs: Sequence[tuple[Signs, float]], *, scored: bool) -> tuple[Hea
     w = b[:4] / spread
     bias = float(b[4] - (w * centre).sum())
     values = [round(float(v), 4) for v in (*w, bias)]
-    return Head(values[0], values[1], values[2], values[3], values[4]), _auc(z @ b, y)
+    return EvidenceWeights(values[0], values[1], values[2], values[3], values[4]), _auc(z @ b, y)
 
 
 def _auc(value: np.ndarray, right: np.ndarray) -> float:
@@ -129,7 +141,7 @@ def fit_preference(clips: Sequence[Sequence[Moment]]) -> tuple[float, float]:
     return best[1], best[2]
 
 
-def taken(moment: Moment, margin: float, overlap: float) -> tuple[Signs, bool]:
+def taken(moment: Moment, margin: float, overlap: float) -> tuple[MaskEvidence, bool]:
     """The mask that the tracker takes, and whether it is the embedding's."""
     gain = moment.spoken.quality - moment.memory.quality
     near = moment.agreement >= overlap or not moment.memory.filled
@@ -154,13 +166,9 @@ def fit_words(clips: Sequence[Sequence[Moment]]) -> tuple[float, float, dict[str
     return round(yes, 3), round(no, 3), found
 
 
-def replay(
-    clip: Sequence[Moment], values: Calibration, limits: LifecycleConfig, *, scored: bool
-) -> Told:
+def replay(clip: Sequence[Moment], values: Calibration, limits: Limits, *, scored: bool) -> Told:
     """What the live tracker would say of a recorded clip (the same rules, without images)."""
-    odds = max(values.regain, values.show, 2.0)
-    belief = Belief(odds, values.weight, values.floor)
-    life = Lifecycle(limits, 0.0)
+    life = Lifecycle(limits.lifecycle, values, 0.0)
     shown, right, events = [], [], []
     for t, moment in enumerate(clip):
         mask, spoken = taken(moment, values.prefer_margin, values.prefer_overlap)
@@ -169,34 +177,31 @@ def replay(
             mask, spoken = moment.spoken, True
         evidence = mask.evidence(values.spoken if spoken else values.memory, scored=scored)
         if not lost:
-            belief.frame(evidence, 1 / RATE)
+            life.existence.observe(evidence, 1 / RATE)
         elif t % EVERY == 0:
-            belief.frame(evidence, EVERY / RATE, EVERY)
+            life.existence.observe(evidence, EVERY / RATE, EVERY)
         if t and t % VERIFY == 0 and moment.words is not None:
-            _answer(belief, moment, values, life.state, scored)
-        needed = {TrackState.TRACKING: values.hide, TrackState.LOST: values.regain}
-        seen = mask.filled and belief.odds >= needed.get(life.state, values.show)
-        seen = seen and mask.quality >= limits.min_quality
-        happened = life.update(t / RATE, seen=seen or t == 0)
-        shown.append(seen)
-        right.append(seen and mask.iou >= RIGHT)
-        if happened is not None:
-            events.append((t, EventKind(happened[0]).name))
+            _answer(life, moment, values, scored)
+        visible = mask.filled and mask.quality >= limits.visibility.min_quality
+        change = life.update(t / RATE, visible=visible or t == 0)
+        shown.append(life.shown)
+        right.append(life.shown and mask.iou >= RIGHT)
+        if change is not None:
+            events.append((t, change.kind.name))
     return Told(shown, right, events)
 
 
-def _answer(
-    belief: Belief, moment: Moment, values: Calibration, state: TrackState, scored: bool
-) -> None:
+def _answer(life: Lifecycle, moment: Moment, values: Calibration, scored: bool) -> None:
+    existence = life.existence
     if not moment.words or moment.said is None or not moment.said.filled:
-        belief.told(values.denied)
+        existence.update(values.denied)
         return
-    if state == TrackState.TRACKING:
-        belief.told(values.confirmed)
+    if life.state == TrackState.TRACKING:
+        existence.update(values.confirmed)
         return
-    evidence = max(-4.0, min(4.0, moment.said.evidence(values.spoken, scored=scored)))
-    belief.odds = max(belief.odds, 0.0)
-    belief.told(values.confirmed + LOOK_WEIGHT * evidence)
+    evidence = clip_evidence(moment.said.evidence(values.spoken, scored=scored))
+    existence.log_odds = max(existence.log_odds, 0.0)
+    existence.update(values.confirmed + LOOK_WEIGHT * evidence)
 
 
 def fit_thresholds(
@@ -204,7 +209,7 @@ def fit_thresholds(
 ) -> tuple[Calibration, dict[str, float]]:
     """Weight and thresholds by random search over `replay`; the seed is fixed."""
     rng = np.random.default_rng(0)
-    limits, best = LifecycleConfig(), (math.inf, values, {})
+    limits, best = Limits(), (math.inf, values, {})
     for number in range(tries):
         tried = values
         if number:
@@ -228,7 +233,7 @@ def fit_thresholds(
 def tally(
     clips: Sequence[Sequence[Moment]],
     values: Calibration,
-    limits: LifecycleConfig,
+    limits: Limits,
     *,
     scored: bool,
 ) -> dict[str, float]:
@@ -237,7 +242,7 @@ def tally(
     for clip in clips:
         visible = np.array([m.visible for m in clip])
         told = replay(clip, values, limits, scored=scored)
-        total.add(visible, told, rate=RATE, lost_after=limits.lost_after)
+        total.add(visible, told, rate=RATE, lost_after=limits.lifecycle.lost_after)
     return total.figures()
 
 

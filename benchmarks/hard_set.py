@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.checkpoints.load import SHIPPED, load_model
-from sa2va_model.tracking.calibration import Calibration
 from sa2va_model.tracking.live import LiveConfig
 from sa2va_sim.hard_clips import KINDS, HardClip
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from hard_set_start import first_prompt
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io import preprocessing as images
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures
-from sa2va_model.tracking.calibration import Calibration
-from sa2va_model.tracking.memory_gate import MemoryGate, TrustConfig
+from sa2va_model.tracking.memory_gate import GateConfig, MemoryGate
 from sa2va_model.tracking.motion import CameraMotion
 from sa2va_sim.hard_clips import HardClip
 from sa2va_training.metrics.jf import frame_jf
@@ -26,20 +26,20 @@ SEEN = 0.05  # share of itself below which the target is gone
 
 @dataclass(frozen=True)
 class Variant:
-    """A tracker to measure; `trust` None = SAM-2's own behaviour."""
+    """A tracker to measure; `gate` None = SAM-2's own behaviour."""
 
-    trust: TrustConfig | None = None
+    gate: GateConfig | None = None
     embedding: bool = False
 
 
 VARIANTS: dict[str, Variant] = {
     "plain memory": Variant(),
-    "+ gate": Variant(TrustConfig(gate=True)),
-    "+ distractor memory": Variant(TrustConfig(gate=False, distractors=True)),
-    "+ motion prior": Variant(TrustConfig(gate=False, motion=True)),
-    "+ [SEG] decoded again": Variant(TrustConfig(gate=False), True),
-    "gate and [SEG]": Variant(TrustConfig(gate=True), True),
-    "all": Variant(TrustConfig(gate=True, distractors=True, motion=True), True),
+    "+ gate": Variant(GateConfig(gate=True)),
+    "+ distractor memory": Variant(GateConfig(gate=False, distractors=True)),
+    "+ motion prior": Variant(GateConfig(gate=False, motion=True)),
+    "+ [SEG] decoded again": Variant(GateConfig(gate=False), True),
+    "gate and [SEG]": Variant(GateConfig(gate=True), True),
+    "all": Variant(GateConfig(gate=True, distractors=True, motion=True), True),
 }
 
 
@@ -72,11 +72,11 @@ def build(model: Sa2VA, variant: Variant, calibration: Calibration) -> OnlineTra
     config = TrackerConfig(
         max_objects=1,
         reuse_embedding=variant.embedding,
-        distractor_slots=SLOTS if variant.trust and variant.trust.distractors else 0,
+        distractor_slots=SLOTS if variant.gate and variant.gate.distractors else 0,
     )
     policy = None
-    if variant.trust is not None:
-        policy = MemoryGate(model.sam2, 1, calibration, variant.trust)
+    if variant.gate is not None:
+        policy = MemoryGate(model.sam2, 1, calibration, variant.gate)
     return OnlineTracker(model.sam2, config, policy)
 
 

@@ -58,6 +58,11 @@ class GroundingResult:
         """Whether the model pointed at anything."""
         return len(self.embeddings) > 0
 
+    @property
+    def label(self) -> str:
+        """What the answer names its first object, "" where it names none ("Sure, it is [SEG].")."""
+        return next((phrase.text for phrase in self.phrases if phrase.mask == 0), "")
+
 
 @dataclass(frozen=True)
 class Segmentation:

@@ -19,15 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.joint import JointModel
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.regions import Region, as_regions
 from sa2va_model.results import Answer, GroundingResult, Segmentation, Target, Turn
 from sa2va_model.segmentation import clip as masks
-from sa2va_model.tracking.calibration import Calibration
 
 __all__ = ["Answer", "GroundingResult", "Sa2VA", "Segmentation"]
 
@@ -51,6 +52,7 @@ class Sa2VA(JointModel):
     calibration = (
         Calibration()
     )  # what its scores are worth; `load_model` reads the checkpoint's own
+    vocabulary: Vocabulary | None = None  # words that it can know; None = any
 
     def segment(self, image: np.ndarray, expression: str, *, exact: bool = True) -> Segmentation:
         """Referring segmentation of one image.

@@ -47,6 +47,7 @@ class Reason(str, Enum):
     WORDS = "words"  # the language model found it
     POINTED = "pointed"  # a point, box or mask was given
     ABSENT = "absent"  # the language model says it is not there
+    UNKNOWN_WORD = "unknown_word"  # the expression has a word that the model cannot know
     NO_MASK = "no_mask"  # the language model points at it, SAM-2 sees nothing there
     UNSEEN = "unseen"  # no trusted mask
     DENIED = "denied"  # and the language model denied it last
@@ -54,6 +55,7 @@ class Reason(str, Enum):
     REDETECTED = "redetected"  # the stored [SEG] embedding shows it again
     DRIFTED = "drifted"  # memory and words meant different things
     GIVEN_UP = "given_up"  # lost for too long
+    DUPLICATE = "duplicate"  # the same words on the same pixels as another track
     LIMIT = "limit"  # max_objects
     INPUT = "input"  # a prompt that does not fit the image
     MODEL = "model"  # the model failed
@@ -67,8 +69,10 @@ class Event:
     Attributes:
         stamp: seconds, the stamp of that frame.
         frame_index: index of that frame in its source.
+        score: 0..1, as in `Track`; 0 where there is no mask.
         detail: the reason, in words for people.
         reason: the same for programs.
+        other_id: the track that took its place (REPLACED) or is the same object (DUPLICATE).
     """
 
     kind: EventKind
@@ -79,6 +83,7 @@ class Event:
     score: float = 0.0
     detail: str = ""
     reason: Reason = Reason.NONE
+    other_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Track:
         mask: bool [H, W] in the frame's own pixels, or None where nothing is seen.
         box: (x0, y0, x1, y1) pixels, x1 and y1 exclusive; None without a mask.
         score: 0..1, predicted mask quality times the probability that the object is visible.
-        label: the model's own words for the object ("" for point, box and mask prompts).
+        label: what the model named, or the expression where its answer names nothing; for prompts their own label.
         first_seen, last_seen, last_keyframe: stamps in seconds; None if never.
         age: frames since the track was accepted.
     """
@@ -131,8 +136,12 @@ class FrameResult:
     milliseconds: dict[str, float] = field(default_factory=dict)
     companion: object = field(default=None, compare=False, repr=False, kw_only=True)
 
+    def track(self, track_id: str) -> Track | None:
+        """Return the track of that id, if it is there."""
+        return next((track for track in self.tracks if track.id == track_id), None)
+
     def labels(self) -> np.ndarray:
-        """The label image: uint8 [H, W], 0 = background, else the track's `mask_value`."""
+        """Draw the label image: uint8 [H, W], 0 = background, else the track's `mask_value`."""
         image = np.zeros((self.height, self.width), np.uint8)
         for track in self.tracks:
             if track.mask is not None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_model import config as configuration
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.checkpoints.hub import find_folder
 from sa2va_model.checkpoints.meta_init import check, fill, unallocated
 from sa2va_model.checkpoints.quantisation import is_quantised, quantise
@@ -32,7 +33,6 @@ from sa2va_model.mllm.families.qwen_config import processor_to_dict
 from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import check_profile
-from sa2va_model.tracking.calibration import Calibration
 
 SMALL = 30_000_000
 """Parameters below which one CPU thread is faster than several."""

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
-from sa2va_model.tracking.calibration import Calibration
 from sa2va_model.tracking.handover import VisionConfig
 from sa2va_model.tracking.lifecycle import LifecycleConfig
-from sa2va_model.tracking.memory_gate import TrustConfig
+from sa2va_model.tracking.memory_gate import GateConfig
+from sa2va_model.tracking.visibility_test import VisibilityConfig
 
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """Times in seconds of the frames' stamps.
+    """Times in seconds of the frames' stamps. The names in FIXED are settled when the tracker is made.
 
     Attributes:
         background: ask the language model on its own thread while tracking goes on (a robot), or within
@@ -33,12 +35,28 @@ class LiveConfig:
         verify_share: with `background`, a check that takes long is made rarer, so that checks take at most this share
             of the time.
         agreement: IoU of memory's mask and the words' mask from which on they mean the same.
+        merge_duplicates: the same words on the same pixels are the same track: `track` returns the id of a track with
+            these words, and one with another id ends where its first mask lies on the mask of the other.
+        duplicate_overlap: IoU from which on two masks lie on each other.
         drift_after: frames in a row on which the [SEG] embedding's mask disagrees with memory's and has more
             evidence, after which memory is prompted again with it; 0 = never.
-        trust: what decides about masks and memory.
+        lifecycle: when a track counts as occluded or lost.
+        visibility: what a mask must be to be shown.
+        gate: what decides about masks and memory.
         vision: which SAM-2 follows, at which resolution and in which arithmetic; fixed when the tracker is made.
         calibration: None = the model's own.
     """
+
+    FIXED: ClassVar[tuple[str, ...]] = (
+        "background",
+        "max_objects",
+        "ring",
+        "replay_periods",
+        "answer_limit",
+        "gate",
+        "vision",
+        "calibration",
+    )
 
     background: bool = False
     max_objects: int = 16
@@ -53,9 +71,12 @@ class LiveConfig:
     verify_strikes: int = 2
     verify_share: float = 0.2
     agreement: float = 0.5
+    merge_duplicates: bool = True
+    duplicate_overlap: float = 0.8
     drift_after: int = 3
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
-    trust: TrustConfig = field(default_factory=TrustConfig)
+    visibility: VisibilityConfig = field(default_factory=VisibilityConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     calibration: Calibration | None = None
 
@@ -65,6 +86,10 @@ class LiveConfig:
         for name in ("search_period", "replay_periods", "answer_limit"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if not 0 < self.duplicate_overlap <= 1:
+            raise InputError(
+                f"duplicate_overlap is {self.duplicate_overlap}; expected above 0, at most 1"
+            )
         for name in ("redetect_every", "drift_after", "give_up_after", "verify_period"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 0 or more")

@@ -1,151 +1,190 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches every track on every frame: is it still there, has memory drifted, is a lost one back?
+"""What a frame changes about the tracks: is each still there, has memory drifted, is a lost one back?
 
-tracked ──belief below `hide`──► occluded ──for `lost_after`──► lost ──► looked for with its stored [SEG] embedding
-every few frames, and by the language model with growing pauses ──► reacquired, or given up.
+tracked ──► occluded ──► lost (`lifecycle.py`); a lost object is looked for with its stored [SEG] embedding every few
+frames, and by the language model with growing pauses, until it is re-detected or given up.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
-import numpy as np
 from torch import Tensor
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io.frames import Frame
-from sa2va_model.segmentation.tracker import Observation
-from sa2va_model.segmentation.types import Prompt
-from sa2va_model.tracking.language_updates import LanguageUpdates
-from sa2va_model.tracking.parts import Parts
+from sa2va_model.segmentation.tracker import Observation, OnlineTracker
+from sa2va_model.segmentation.types import ImageFeatures, Prompt
+from sa2va_model.tracking.config import LiveConfig
+from sa2va_model.tracking.evidence import EVIDENCE_LIMIT
+from sa2va_model.tracking.memory_gate import MemoryGate
 from sa2va_model.tracking.track_record import TrackRecord
+from sa2va_model.tracking.track_table import TrackTable, same_words
+from sa2va_model.tracking.visibility_test import EmbeddingProbe, VisibilityTest, overlap
 from sa2va_model.tracks import EventKind, Reason, Track, TrackState
 
 
 class FrameUpdates:
-    """Judges all tracks of a stream, one frame at a time."""
+    """Judges all tracks of a stream, one frame at a time.
 
-    def __init__(self, parts: Parts, words: LanguageUpdates) -> None:
-        self._parts, self._words = parts, words
+    Args:
+        pause: tells the seconds until the next check of a track that was found again.
+    """
 
-    def stepped(self) -> list[str]:
-        """The objects that memory should follow on this frame: all but those that are looked for otherwise."""
-        records = self._parts.register.records
-        return [i for i in self._parts.tracker.ids if i in records and not _searched(records[i])]
+    def __init__(
+        self,
+        config: LiveConfig,
+        calibration: Calibration,
+        table: TrackTable,
+        *,
+        tracker: OnlineTracker,
+        gate: MemoryGate,
+        probe: EmbeddingProbe,
+        visibility: VisibilityTest,
+        pause: Callable[[], float],
+    ) -> None:
+        self._config, self._calibration, self._table = config, calibration, table
+        self._tracker, self._gate, self._probe = tracker, gate, probe
+        self._visibility, self._pause = visibility, pause
 
-    def look_for_lost(self, frame: Frame) -> list[str]:
-        """Decodes the stored embeddings of lost objects; those found again are prompted and returned."""
-        every, item = self._parts.config.redetect_every, self._parts.ring.newest()
-        every = every if self._parts.calibration.redetect else 0
+    def reconfigure(self, config: LiveConfig) -> None:
+        """Use other periods and limits from now on."""
+        self._config = config
+
+    # Before the step.
+
+    def to_step(self, features: ImageFeatures) -> list[str]:
+        """Return the objects that memory should follow on this frame, those just re-detected among them."""
+        followed = [record.id for record in self._table if not record.redetectable]
+        return [*followed, *self._redetect(features)]
+
+    def _redetect(self, features: ImageFeatures) -> list[str]:
+        """Decode the stored embeddings of lost objects; prompt and return those found again."""
+        every = self._config.redetect_every if self._calibration.redetect else 0
         back: list[str] = []
-        for record in self._parts.register.records.values():
-            if not _searched(record) or record.belief is None or item is None:
+        for record in self._table:
+            life, embedding = record.life, record.embedding
+            if not record.redetectable or life is None or embedding is None:
                 continue
-            if record.how == Reason.WORDS and self._pending(record):
-                back.append(record.id)
+            if record.return_reason == Reason.WORDS and life.likely:
+                back.append(
+                    record.id
+                )  # the language model found it for this frame, and it was replayed
                 continue
-            record.since_look += 1
-            if not every or record.since_look < every:
+            if not record.look_due(every):
                 continue
-            record.since_look = 0
-            assert record.embedding is not None
-            shown = self._parts.decode(record.embedding, item.features)
-            evidence = self._parts.evidence_for(record.id, item.features, shown)
-            if not self._parts.judge.shows(shown):
-                evidence = -4.0
-            record.belief.frame(evidence, 0.0, every)
-            if record.belief.odds >= self._parts.calibration.regain:
-                record.how = Reason.REDETECTED
-                self._parts.tracker.add(record.id, Prompt(embedding=record.embedding))
+            glance = self._probe.look(embedding, features, self._tracker.row(record.id))
+            record.looked(glance.evidence, every)
+            if life.likely:
+                record.returning(Reason.REDETECTED)
+                self._tracker.add(record.id, Prompt(embedding=embedding))
                 back.append(record.id)
         return back
 
-    def _pending(self, record: TrackRecord) -> bool:
-        """The language model found it for this frame, and it was replayed."""
-        assert record.belief is not None
-        return record.belief.odds >= self._parts.calibration.regain
+    # After the step.
 
-    def track(
-        self, record: TrackRecord, seen: Observation | None, evidence: float, frame: Frame
-    ) -> Track:
-        """One track on this frame.
+    def judge(self, frame: Frame, seen: Mapping[str, Observation]) -> tuple[Track, ...]:
+        """Judge every track on this frame.
 
         Args:
-            seen: None where it was not stepped.
-            evidence: that its mask is right; NaN = none.
+            seen: of the objects that were stepped.
         """
-        record.age += 1
-        if record.life is None or record.belief is None:
+        evidence = self._gate.evidence.tolist() if seen else []
+        rows = {name: self._tracker.row(name) for name in seen}
+        return tuple(
+            self._judge(
+                record, seen, evidence[rows[record.id]] if record.id in seen else math.nan, frame
+            )
+            for record in self._table
+        )
+
+    def _judge(
+        self, record: TrackRecord, seen: Mapping[str, Observation], evidence: float, frame: Frame
+    ) -> Track:
+        record.aged()
+        if record.life is None:
             return record.report(None, 0.0)
-        judge, values = self._parts.judge, self._parts.calibration
-        known = seen is not None and not seen.prompted
-        record.belief.frame(evidence if known else math.nan, self._since(record, frame))
-        if seen is not None and record.spoken:
-            record.views.append((frame.index, seen.logits > 0, evidence))
-        needed = {TrackState.TRACKING: values.hide, TrackState.LOST: values.regain}
-        enough = record.belief.odds >= needed.get(record.state, values.show)
-        shown = seen is not None and enough and judge.shows(seen.decoded)
-        score = judge.score(seen) if seen is not None else 0.0
-        self._live(record, shown, score, frame)
-        record.stamp = frame.stamp
-        if seen is not None and shown:
-            self._check_drift(record, seen, frame)
-        mask: np.ndarray | None = None
-        if shown and seen is not None and record.state == TrackState.TRACKING:
-            mask = judge.mask(seen, *frame.rgb.shape[:2])
+        own = seen.get(record.id)
+        known = own is not None and not own.prompted  # a prompt's own mask says nothing new
+        record.observed(evidence if known else math.nan, frame.stamp)
+        visible = own is not None and self._visibility.passes(own.decoded)
+        change = record.advance(frame.stamp, visible=visible)
+        shown, score = record.life.shown, 0.0
+        if own is not None and shown:
+            score = self._visibility.score(own.quality, own.object_score)
+        if own is not None and record.from_text:
+            record.viewed(frame.index, own.logits > 0, evidence)
+        arrived = record.announce()
+        if arrived:
+            reason = Reason.WORDS if record.from_text else Reason.POINTED
+            self._table.tell(EventKind.FOUND, record, frame, reason, record.label, score)
+        if change is not None:
+            transition, reason = change
+            self._rearm(record, transition.kind, frame)
+            self._table.tell(transition.kind, record, frame, reason, transition.detail, score)
+            arrived = arrived or transition.kind == EventKind.REACQUIRED
+        self._give_up(record, frame)
+        if own is None or not shown:
+            return record.report(None, 0.0)
+        if arrived and self._merge(record, seen, frame):
+            return record.report(None, 0.0)
+        self._check_drift(record, own, frame)
+        mask = self._visibility.mask(own.logits, *frame.rgb.shape[:2])
         return record.report(mask, score)
 
-    def _live(self, record: TrackRecord, shown: bool, score: float, frame: Frame) -> None:
-        """The state, and what is told of it."""
-        assert record.life is not None
-        register, config = self._parts.register, self._parts.config
-        happened = record.life.update(frame.stamp, seen=shown)
-        record.state = record.life.state
-        if happened is not None:
-            kind, why = happened
-            reason = Reason.DENIED if record.denied else Reason.UNSEEN
-            if kind == EventKind.REACQUIRED:
-                reason, record.how, record.denied = record.how, Reason.RETURNED, False
-                record.next_question = frame.stamp + self._words.pause()
-                record.wait = config.search_period
-            elif kind == EventKind.LOST:
-                record.lost_since, record.since_look = frame.stamp, 0
-                # The stored embedding looks first, which costs little.
-                record.wait = config.search_period
-                record.next_question = frame.stamp + record.wait
-            register.tell(kind, record, frame, reason, why, score)
-        if record.lost and 0 < config.give_up_after <= frame.stamp - record.lost_since:
-            record.state, record.life = TrackState.STOPPED, None
-            why = f"given up: not found for {frame.stamp - record.lost_since:.0f} s"
-            register.tell(EventKind.STOPPED, record, frame, Reason.GIVEN_UP, why)
+    def _rearm(self, record: TrackRecord, kind: EventKind, frame: Frame) -> None:
+        """When the language model is asked next, after a change of state."""
+        if kind == EventKind.REACQUIRED:
+            record.search_at(frame.stamp, self._config.search_period)
+            record.check_at(frame.stamp + self._pause())
+        elif kind == EventKind.LOST:  # the stored embedding looks first, which costs little
+            record.search_at(frame.stamp, self._config.search_period)
 
-    def _check_drift(self, record: TrackRecord, seen: Observation, frame: Frame) -> None:
-        """Memory is prompted again where the embedding keeps seeing something else, with more evidence."""
-        limit, embedding = self._parts.config.drift_after, record.embedding
-        if not limit or embedding is None or seen.spoken is None or seen.prompted:
-            record.drift = 0
+    def _give_up(self, record: TrackRecord, frame: Frame) -> None:
+        away, limit = frame.stamp - record.lost_since, self._config.give_up_after
+        if record.lost and 0 < limit <= away:
+            record.stopped()
+            why = f"given up: not found for {away:.0f} s"
+            self._table.tell(EventKind.STOPPED, record, frame, Reason.GIVEN_UP, why)
+
+    def _check_drift(self, record: TrackRecord, own: Observation, frame: Frame) -> None:
+        """Prompt memory again where the embedding keeps seeing something else, with more evidence."""
+        embedding, apart = record.embedding, False
+        if embedding is not None and own.spoken is not None and not own.prompted:
+            agreement, memory, spoken = self._gate.rivals(self._tracker.row(record.id))
+            stronger = (
+                spoken > 0 and spoken - max(memory, -EVIDENCE_LIMIT) >= self._calibration.drift
+            )
+            apart = stronger and agreement < self._config.agreement
+        if not record.disagreed(apart, self._config.drift_after) or own.spoken is None:
             return
-        agreement, memory, spoken = self._parts.trust.rivals(self._parts.tracker.row(record.id))
-        stronger = spoken > 0 and spoken - max(memory, -4.0) >= self._parts.calibration.drift
-        apart = agreement < self._parts.config.agreement
-        record.drift = record.drift + 1 if stronger and apart else 0
-        if record.drift < limit:
-            return
-        record.drift = 0
-        self._parts.tracker.add(record.id, Prompt(embedding=embedding))
-        if _same(seen.logits, seen.spoken.logits):
+        self._tracker.add(record.id, Prompt(embedding=embedding))
+        if _same(own.logits, own.spoken.logits):
             return  # what is shown stays where it is: memory is refreshed quietly
-        why = f"memory disagreed with the words' mask on {limit} frames"
-        self._parts.register.tell(EventKind.REGROUNDED, record, frame, Reason.DRIFTED, why)
+        why = f"memory disagreed with the words' mask on {self._config.drift_after} frames"
+        self._table.tell(EventKind.REGROUNDED, record, frame, Reason.DRIFTED, why)
 
-    @staticmethod
-    def _since(record: TrackRecord, frame: Frame) -> float:
-        """Seconds since the track was last judged."""
-        return 0.0 if record.stamp is None else max(frame.stamp - record.stamp, 0.0)
-
-
-def _searched(record: TrackRecord) -> bool:
-    """Lost, and looked for with its embedding rather than with memory."""
-    return record.lost and record.embedding is not None
+    def _merge(self, record: TrackRecord, seen: Mapping[str, Observation], frame: Frame) -> bool:
+        """End a track that came to lie on the mask of another one with the same words; return whether it did."""
+        if not self._config.merge_duplicates:
+            return False
+        mask = seen[record.id].logits > 0
+        for other in self._table:
+            if other is record or other.state != TrackState.TRACKING or other.id not in seen:
+                continue
+            if other.from_text != record.from_text or not same_words(
+                other.expression, record.expression
+            ):
+                continue
+            if overlap(mask, seen[other.id].logits > 0) >= self._config.duplicate_overlap:
+                record.stopped()
+                why = f"the same object as {other.id!r}"
+                self._table.tell(
+                    EventKind.STOPPED, record, frame, Reason.DUPLICATE, why, other_id=other.id
+                )
+                return True
+        return False
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

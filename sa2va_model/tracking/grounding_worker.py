@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the language model while tracking goes on: questions go in, answers come out, nothing queues up.
+"""GroundingWorker: asks the language model while tracking goes on; questions go in, answers come out.
 
 One thread works on one question at a time, on a CUDA stream of its own where there is one. For each track at most one
 question waits; a newer one takes its place. A question that is forgotten while the model works on it is cancelled
@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import IntEnum
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -24,11 +25,13 @@ from sa2va_model.device import finish, hand_over, own_stream
 from sa2va_model.errors import CancelledError
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 
-ORDER = {
-    "find": 0,
-    "search": 1,
-    "verify": 2,
-}  # a new object goes before a search, that before a check
+
+class Purpose(IntEnum):
+    """Why a question is asked; the lower goes first."""
+
+    FIND = 0  # a new object
+    SEARCH = 1  # for a lost one
+    VERIFY = 2  # that a tracked one is still what was asked for
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,6 @@ class Question:
     Attributes:
         frames: uint8 [H, W, 3] keyframes, the newest last.
         first_index, frame_index: of the oldest and the newest keyframe; `stamp`: of the newest.
-        purpose: "find" a new object, "search" for a lost one, or "verify" a tracked one.
     """
 
     track_id: str
@@ -47,7 +49,7 @@ class Question:
     first_index: int
     frame_index: int
     stamp: float
-    purpose: str
+    purpose: Purpose
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ class QuestionCounts:
     restarts: int = 0
 
 
+class Grounding(Protocol):
+    """Whoever answers questions; the worker below, or a test that knows the answers."""
+
+    @property
+    def counts(self) -> QuestionCounts:
+        """What became of the questions so far."""
+
+    def ask(self, question: Question) -> None:
+        """Take a question; a newer one about the same track takes the place of one that waits."""
+
+    def forget(self, track_id: str | None = None) -> None:
+        """Drop the questions about one track, or all."""
+
+    def answers(self) -> list[Answered]:
+        """Return the answers since the last call."""
+
+    def close(self, timeout: float = 30.0) -> bool:
+        """End; False if that takes longer than `timeout` seconds."""
+
+
 @dataclass
 class _Job:
     """A question that is being worked on."""
@@ -103,24 +125,29 @@ class GroundingWorker:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._hooks = _between_layers(model.mllm, self._stop_if_cancelled) if background else []
-        self.counts = QuestionCounts()
+        self._counts = QuestionCounts()
         if background:
             self._start_thread()
 
+    @property
+    def counts(self) -> QuestionCounts:
+        """What became of the questions so far."""
+        return self._counts
+
     def ask(self, question: Question) -> None:
-        """Hands a question over. A newer one about the same track takes the place of one that waits."""
-        self.counts.asked += 1
+        """Hand a question over. A newer one about the same track takes the place of one that waits."""
+        self._counts.asked += 1
         if self._thread is None:
             self._answers.put(self._answer(_Job(question, time.monotonic())))
             return
         with self._changed:
-            self.counts.superseded += question.track_id in self._waiting
+            self._counts.superseded += question.track_id in self._waiting
             self._waiting[question.track_id] = question
             running = self._job
             if (
                 running is not None
-                and question.purpose == "find"
-                and running.question.purpose != "find"
+                and question.purpose == Purpose.FIND
+                and running.question.purpose != Purpose.FIND
                 and not running.cancelled.is_set()
             ):
                 running.put_back = True
@@ -128,7 +155,7 @@ class GroundingWorker:
             self._changed.notify()
 
     def forget(self, track_id: str | None = None) -> None:
-        """Drops the waiting questions of one track, or all, and cancels the running one if it is among them."""
+        """Drop the waiting questions of one track, or all, and cancel the running one if it is among them."""
         with self._changed:
             for name in [n for n in self._waiting if track_id in (None, n)]:
                 del self._waiting[name]
@@ -138,18 +165,18 @@ class GroundingWorker:
                 running.cancelled.set()
 
     def answers(self) -> list[Answered]:
-        """All answers since the last call; replaces a thread that died or hangs."""
+        """Return all answers since the last call; replace a thread that died or hangs."""
         self._look_after_thread()
         out = []
         while True:
             try:
                 out.append(self._answers.get_nowait())
             except queue.Empty:
-                self.counts.answered += len(out)
+                self._counts.answered += len(out)
                 return out
 
     def close(self, timeout: float = 30.0) -> bool:
-        """Ends the thread and cancels its question; False if that takes longer than `timeout` seconds."""
+        """End the thread and cancel its question; False if that takes longer than `timeout` seconds."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -178,7 +205,7 @@ class GroundingWorker:
                     )
                     if self._closed or self._thread is not this:
                         return
-                    first = min(self._waiting.values(), key=lambda q: ORDER[q.purpose])
+                    first = min(self._waiting.values(), key=lambda q: q.purpose)
                     del self._waiting[first.track_id]
                     job = self._job = _Job(first, time.monotonic())
                 answered = self._answer(job)
@@ -189,7 +216,7 @@ class GroundingWorker:
                     if not job.cancelled.is_set():
                         self._answers.put(answered)
                         continue
-                    self.counts.cancelled += 1
+                    self._counts.cancelled += 1
                     if job.put_back and not self._closed:
                         self._waiting.setdefault(first.track_id, first)
 
@@ -213,7 +240,7 @@ class GroundingWorker:
             if not dead and not late:
                 return
             self._job = None
-            self.counts.restarts += 1
+            self._counts.restarts += 1
             if job is not None:
                 job.cancelled.set()
                 why = (

@@ -3,7 +3,7 @@
 
 find    a new sentence: the object is prompted on the keyframe and replayed to the newest frame, or it is not found
 search  a lost object: a yes and a mask that looks right bring it back
-verify  a tracked one: a yes strengthens the belief and refreshes memory, a no weakens it, another object starts again
+verify  a tracked one: a yes raises the log-odds and refreshes memory, a no lowers them, another object starts again
 
 No answer decides alone about an object that is known already: it is weighed with what the frames show
 (`existence_filter.py`).
@@ -11,171 +11,202 @@ No answer decides alone about an object that is known already: it is weighed wit
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io.frames import Frame
-from sa2va_model.keyframes import Remembered
-from sa2va_model.segmentation.types import Decoded, Prompt
-from sa2va_model.tracking.existence_filter import ExistenceFilter
-from sa2va_model.tracking.grounding_worker import Answered, Question
+from sa2va_model.mllm.vocabulary import Vocabulary
+from sa2va_model.results import GroundingResult
+from sa2va_model.segmentation.tracker import OnlineTracker
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.tracking.config import LiveConfig
+from sa2va_model.tracking.evidence import clip_evidence
+from sa2va_model.tracking.frame_ring import FrameRing
+from sa2va_model.tracking.grounding_worker import Answered, Grounding, Purpose, Question
 from sa2va_model.tracking.lifecycle import Lifecycle
-from sa2va_model.tracking.parts import Parts
-from sa2va_model.tracking.replay import healthy
+from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_record import TrackRecord
-from sa2va_model.tracking.visibility_test import overlap
+from sa2va_model.tracking.track_table import TrackTable
+from sa2va_model.tracking.visibility_test import EmbeddingProbe, Glance, overlap
 from sa2va_model.tracks import EventKind, Reason, TrackState
 
 LOOK_WEIGHT = 0.5  # of the evidence of the one mask that an answer points at
 
 
 class LanguageUpdates:
-    """Asks and takes answers for all tracks of a stream."""
+    """Asks and takes answers for all tracks of a stream.
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    Args:
+        keyframes: of a question.
+        vocabulary: answers before the model is asked; None = every word may be known.
+    """
+
+    def __init__(
+        self,
+        config: LiveConfig,
+        calibration: Calibration,
+        table: TrackTable,
+        *,
+        grounding: Grounding,
+        probe: EmbeddingProbe,
+        tracker: OnlineTracker,
+        ring: FrameRing,
+        replay: Replay,
+        keyframes: int,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        self._config, self._calibration, self._table = config, calibration, table
+        self._grounding, self._probe, self._tracker = grounding, probe, tracker
+        self._ring, self._replay, self._keyframes = ring, replay, keyframes
+        self._vocabulary = vocabulary
         self._seconds = 0.0  # that the last answer took
 
-    def ask(self, record: TrackRecord, frame: Frame, purpose: str) -> None:
-        """Puts the question about a track."""
-        parts = self._parts
-        record.asked = True
-        keyframes = parts.ring.latest(parts.model.config.keyframes)
-        question = Question(
-            record.id,
-            record.expression,
-            [item.frame.rgb for item in keyframes],
-            keyframes[0].frame.index,
-            frame.index,
-            frame.stamp,
-            purpose,
-        )
-        parts.questioner.ask(question)
+    def reconfigure(self, config: LiveConfig) -> None:
+        """Use other periods and limits from now on."""
+        self._config = config
 
-    def ask_again(self, frame: Frame) -> None:
-        """Searches for lost objects and checks tracked ones when their time has come."""
-        config = self._parts.config
-        for record in self._parts.register.records.values():
-            if not record.spoken or record.asked or record.life is None:
+    # Questions.
+
+    def find(self, record: TrackRecord, frame: Frame) -> None:
+        """Ask for a new object, unless the expression has a word that the model cannot know."""
+        unknown = self._vocabulary.unknown(record.expression) if self._vocabulary else ()
+        if not unknown:
+            self.ask(record, frame, Purpose.FIND)
+            return
+        record.not_found()
+        why = f"I do not know the word {', '.join(repr(word) for word in unknown)}"
+        self._table.tell(EventKind.NOT_FOUND, record, frame, Reason.UNKNOWN_WORD, why)
+
+    def ask(self, record: TrackRecord, frame: Frame, purpose: Purpose) -> None:
+        """Put a question about a track, on the newest frames."""
+        record.asked()
+        keyframes = self._ring.latest(self._keyframes)
+        self._grounding.ask(
+            Question(
+                record.id,
+                record.expression,
+                [item.frame.rgb for item in keyframes],
+                keyframes[0].frame.index,
+                frame.index,
+                frame.stamp,
+                purpose,
+            )
+        )
+
+    def ask_due(self, frame: Frame) -> None:
+        """Search for lost objects and check tracked ones when their time has come."""
+        config = self._config
+        for record in self._table:
+            if not record.from_text or record.question_open or record.life is None:
                 continue
             if frame.stamp < record.next_question:
                 continue
             if record.lost:
-                record.wait = min(record.wait * 1.5, config.search_limit)
-                record.next_question = frame.stamp + record.wait
-                self.ask(record, frame, "search")
+                record.search_at(frame.stamp, min(record.wait * 1.5, config.search_limit))
+                self.ask(record, frame, Purpose.SEARCH)
             elif config.verify_period > 0:
-                record.next_question = frame.stamp + self.pause()
-                self.ask(record, frame, "verify")
+                record.check_at(frame.stamp + self.pause())
+                self.ask(record, frame, Purpose.VERIFY)
 
     def pause(self) -> float:
-        """Seconds between two checks of one track; without a thread of its own only the frames' stamps decide.
+        """Return the seconds between two checks of one track; in the foreground the frames' stamps alone decide.
 
         There nothing has to keep up, and a busy machine must not change what becomes of a file.
         """
-        config = self._parts.config
+        config = self._config
         if not config.background:
             return config.verify_period
-        spoken = sum(record.spoken for record in self._parts.register.records.values())
-        return max(config.verify_period, spoken * self._seconds / config.verify_share)
+        named = sum(record.from_text for record in self._table)
+        return max(config.verify_period, named * self._seconds / config.verify_share)
 
-    def found(self, record: TrackRecord, keyframe: float, frame: Frame, label: str) -> None:
-        """A track has a mask for the first time, or was corrected by a prompt."""
-        record.label, record.last_keyframe = label, keyframe
-        config, values = self._parts.config, self._parts.calibration
-        odds = max(values.regain, values.show, 2.0)
-        if record.life is None:
-            record.first_seen = keyframe
-            record.life = Lifecycle(config.lifecycle, frame.stamp)
-            record.belief = ExistenceFilter(odds, values.weight, values.floor)
-            record.state = TrackState.TRACKING
-            record.next_question = frame.stamp + self.pause()
-            record.wait = config.search_period
-            how = Reason.WORDS if record.spoken else Reason.POINTED
-            self._parts.register.tell(EventKind.FOUND, record, frame, how, label)
-        elif record.belief is not None:
-            record.belief.odds, record.how = odds, Reason.POINTED
+    # What comes of them.
+
+    def begin(self, record: TrackRecord, keyframe: float, frame: Frame, label: str) -> None:
+        """Take a mask for a track: it is found, or corrected by a prompt."""
+        if record.life is not None:
+            record.pointed_at(self._calibration.start, keyframe, label)
+            return
+        life = Lifecycle(self._config.lifecycle, self._calibration, frame.stamp)
+        record.found(life, keyframe, label)
+        record.search_at(frame.stamp, self._config.search_period)
+        record.check_at(frame.stamp + self.pause())
 
     def take(self, answered: Answered, frame: Frame) -> None:
-        """An answer has come."""
-        question, register = answered.question, self._parts.register
+        """Take an answer."""
+        question = answered.question
         self._seconds = answered.milliseconds / 1e3
-        record = register.records.get(question.track_id)
-        if record is None or record.expression != question.expression:
+        record = self._table.get(question.track_id)
+        if record is None or record.ended or record.expression != question.expression:
             return
-        if record.state == TrackState.STOPPED:
+        record.answered()
+        if (
+            answered.error
+        ):  # a check or a search that failed says nothing; the next one comes in its time
+            if question.purpose == Purpose.FIND:
+                self._table.fail(record, frame, Reason.MODEL, answered.error)
             return
-        record.asked = False
-        if answered.error:
-            if question.purpose == "find":
-                register.fail(record, frame, Reason.MODEL, answered.error)
-            return  # a check or a search that failed says nothing; the next one comes in its time
-        prompt, words = None, ""
-        if answered.reply is not None:
-            words = answered.reply.text
-            if answered.reply.found:
-                prompt = Prompt(embedding=answered.reply.embeddings[0].clone())
-        if question.purpose == "find":
-            self._find(record, prompt, question, frame, words)
-        elif record.life is not None and record.belief is not None:
-            self._weigh(record, record.belief, prompt, question, frame)
+        reply = answered.reply
+        found = reply is not None and reply.found
+        embedding = reply.embeddings[0].clone() if reply is not None and found else None
+        if question.purpose == Purpose.FIND:
+            self._find(record, embedding, reply, question, frame)
+        elif record.life is not None:
+            self._weigh(record, record.life, embedding, question, frame)
 
     def _find(
         self,
         record: TrackRecord,
-        prompt: Prompt | None,
+        embedding: Tensor | None,
+        reply: GroundingResult | None,
         question: Question,
         frame: Frame,
-        words: str,
     ) -> None:
-        seen = None if prompt is None else self._glance(prompt, question)
-        if prompt is None or seen is None or not self._parts.judge.shows(seen):
-            record.state = TrackState.NOT_FOUND
-            reason = Reason.ABSENT if prompt is None else Reason.NO_MASK
-            self._parts.register.tell(EventKind.NOT_FOUND, record, frame, reason, words)
+        glance = self._look(embedding, question)
+        if embedding is None or glance is None or not glance.visible:
+            record.not_found()
+            reason = Reason.ABSENT if embedding is None else Reason.NO_MASK
+            words = reply.text if reply is not None else ""
+            self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)
             return
-        self._catch_up(record, prompt, question, frame)
-        self.found(record, question.stamp, frame, words)
+        self._catch_up(record, embedding, question, frame)
+        label = reply.label if reply is not None else ""
+        self.begin(record, question.stamp, frame, label or record.expression)
 
     def _weigh(
         self,
         record: TrackRecord,
-        belief: ExistenceFilter,
-        prompt: Prompt | None,
+        life: Lifecycle,
+        embedding: Tensor | None,
         question: Question,
         frame: Frame,
     ) -> None:
-        """An answer about an object that was found before."""
-        values = self._parts.calibration
-        item = self._keyframe(question)
-        seen = None if prompt is None else self._glance(prompt, question)
-        if prompt is None or seen is None or item is None or not self._parts.judge.shows(seen):
-            record.denied = True
-            belief.told(values.denied)
+        """Take an answer about an object that was found before."""
+        glance = self._look(embedding, question, self._tracker.row(record.id))
+        if embedding is None or glance is None or not glance.visible:
+            record.denied(self._calibration.denied)
             if not record.lost:
-                record.next_question = frame.stamp + self.pause() / 3
+                record.check_at(frame.stamp + self.pause() / 3)
             return
-        record.denied = False
-        evidence = self._parts.evidence_for(record.id, item.features, seen)
-        evidence = max(-4.0, min(4.0, evidence))
+        record.affirmed()
         if record.state == TrackState.TRACKING:
-            self._compare(record, belief, prompt, (seen, evidence), question, frame)
+            self._compare(record, embedding, glance, question, frame)
             return
         # Whether it has come back in the meantime is open; the answer and its mask decide.
-        belief.odds = max(belief.odds, 0.0)
-        belief.told(values.confirmed + LOOK_WEIGHT * evidence)
-        if belief.odds >= (values.regain if record.lost else values.show):
-            record.how, record.doubts = Reason.WORDS, 0
-            record.last_keyframe = question.stamp
-            self._catch_up(record, prompt, question, frame)
+        ratio = self._calibration.confirmed + LOOK_WEIGHT * glance.evidence
+        record.confirmed(ratio, at_least=0.0)
+        if life.likely:
+            record.returning(Reason.WORDS)
+            self._catch_up(record, embedding, question, frame)
 
     def _compare(
         self,
         record: TrackRecord,
-        belief: ExistenceFilter,
-        prompt: Prompt,
-        said: tuple[Decoded, float],
+        embedding: Tensor,
+        glance: Glance,
         question: Question,
         frame: Frame,
     ) -> None:
-        """What is followed against what the words mean now, on the same frame.
+        """Compare what is followed with what the words mean now, on the same frame.
 
         The same: memory is refreshed. Another object, repeatedly, and with no less evidence: memory has drifted; it
         is forgotten and starts again from the words.
@@ -183,37 +214,31 @@ class LanguageUpdates:
         view = record.view(question.frame_index)
         if view is None:
             return
-        config, values = self._parts.config, self._parts.calibration
-        followed, evidence = view
-        if overlap(said[0].logits > 0, followed) >= config.agreement:
-            belief.told(values.confirmed)
+        config = self._config
+        if overlap(glance.mask, view.mask) >= config.agreement:
+            record.confirmed(self._calibration.confirmed)
         else:
-            record.next_question = frame.stamp + self.pause() / 3
-            if said[1] < min(evidence, 4.0) - values.drift:
+            record.check_at(frame.stamp + self.pause() / 3)
+            if glance.evidence < clip_evidence(view.evidence) - self._calibration.drift:
                 return  # the words point at something that looks less like the object
-            record.doubts += 1
-            if record.doubts < config.verify_strikes:
+            if record.doubted() < config.verify_strikes:
                 return
-            self._parts.tracker.remove(record.id)
+            self._tracker.remove(record.id)
             why = "memory had drifted from the words"
-            self._parts.register.tell(EventKind.REGROUNDED, record, frame, Reason.DRIFTED, why)
-        record.doubts, record.last_keyframe = 0, question.stamp
-        self._catch_up(record, prompt, question, frame)
+            self._table.tell(EventKind.REGROUNDED, record, frame, Reason.DRIFTED, why)
+        self._catch_up(record, embedding, question, frame)
 
     def _catch_up(
-        self, record: TrackRecord, prompt: Prompt, question: Question, frame: Frame
+        self, record: TrackRecord, embedding: Tensor, question: Question, frame: Frame
     ) -> None:
-        record.embedding = prompt.embedding
-        self._parts.replay.catch_up(record.id, prompt, question, frame.index)
+        record.grounded(embedding, question.stamp)
+        self._replay.catch_up(record.id, Prompt(embedding=embedding), question, frame.index)
 
-    def _keyframe(self, question: Question) -> Remembered | None:
-        """The newest keyframe of a question, or the newest frame if it has left the ring."""
-        item = self._parts.ring.at(question.frame_index)
-        return item if item is not None and healthy(item) else self._parts.ring.newest()
-
-    def _glance(self, prompt: Prompt, question: Question) -> Decoded | None:
+    def _look(
+        self, embedding: Tensor | None, question: Question, row: int | None = None
+    ) -> Glance | None:
         """What SAM-2 sees where the language model points, on the question's newest keyframe."""
-        item = self._keyframe(question)
-        if item is None or prompt.embedding is None:
+        item = self._replay.keyframe(question)
+        if item is None or embedding is None:
             return None
-        return self._parts.decode(prompt.embedding, item.features)
+        return self._probe.look(embedding, item.features, row)

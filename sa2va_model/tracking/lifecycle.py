@@ -1,34 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a track counts as tracked, occluded or lost: pure logic on what each frame showed.
+"""When a found track counts as tracked, occluded or lost: pure logic on what each frame and each answer says.
 
-tracking ──unseen for `occluded_after`──► occluded ──unseen for `lost_after`──► lost
-    ▲                                        │                                   │
-    └──────────── seen again ◄───────────────┴── confirmed again ◄───────────────┘
+A frame shows the object if its mask is visible (`visibility_test.py`) and the log-odds of the existence filter reach
+the threshold of the present state: `hide` while tracked, `show` while occluded, `regain` while lost.
+
+tracked ──not shown on `occluded_after` frames──► occluded ──not shown for `lost_after` seconds──► lost
+   ▲                                                 │                                              │
+   └──────────────────── shown ──────────────────────┴──────────────────── shown ───────────────────┘
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
+from sa2va_model.tracking.existence_filter import ExistenceFilter
 from sa2va_model.tracks import EventKind, TrackState
 
 
 @dataclass(frozen=True)
 class LifecycleConfig:
-    """Thresholds; times in seconds of the frames' stamps.
+    """When a track that is not shown changes its state.
 
     Attributes:
-        occluded_after: frames without a trustworthy mask before a track is called occluded; more ignores flicker.
-        lost_after: seconds without one before it is called lost.
-        min_quality: predicted IoU below which a mask is never shown, whatever else speaks for it.
-        min_area: fraction of the image below which a mask is not shown.
+        occluded_after: frames that do not show the object before it counts as occluded; more ignores flicker.
+        lost_after: seconds of the frames' stamps without a frame that shows it before it counts as lost.
     """
 
     occluded_after: int = 2
     lost_after: float = 1.0
-    min_quality: float = 0.1
-    min_area: float = 1e-4
 
     def __post_init__(self) -> None:
         if self.occluded_after < 1:
@@ -37,48 +38,71 @@ class LifecycleConfig:
             raise InputError(f"lost_after is {self.lost_after} s; expected 0 or more")
 
 
-class Lifecycle:
-    """The state of one track after it was found."""
+@dataclass(frozen=True)
+class Transition:
+    """A change of state: what to tell, and why, in words for people."""
 
-    def __init__(self, config: LifecycleConfig, stamp: float) -> None:
+    kind: EventKind
+    detail: str
+
+
+class Lifecycle:
+    """The state of one track from the moment it is found.
+
+    Args:
+        calibration: thresholds and the filter's parameters.
+        stamp: seconds, of the frame at hand.
+
+    Attributes:
+        state: TRACKING, OCCLUDED or LOST.
+        existence: whether the object is in view.
+        shown: whether the last frame showed it; `last_seen`: stamp of the last frame that did.
+    """
+
+    def __init__(self, config: LifecycleConfig, calibration: Calibration, stamp: float) -> None:
         self._config = config
-        self._unseen_frames = 0
+        self._thresholds = {
+            TrackState.TRACKING: calibration.hide,
+            TrackState.OCCLUDED: calibration.show,
+            TrackState.LOST: calibration.regain,
+        }
+        self.existence = ExistenceFilter(calibration.start, calibration.weight, calibration.floor)
         self.state = TrackState.TRACKING
-        self.last_seen = stamp
+        self.shown, self.last_seen = True, stamp
+        self._unseen_frames = 0
 
     def reconfigure(self, config: LifecycleConfig) -> None:
-        """Other thresholds from now on."""
+        """Use other limits from now on."""
         self._config = config
 
-    def update(
-        self, stamp: float, *, seen: bool, confirmed: bool = True
-    ) -> tuple[EventKind, str] | None:
-        """One frame.
+    @property
+    def likely(self) -> bool:
+        """Whether the log-odds reach the threshold of the present state."""
+        return self.existence.log_odds >= self._thresholds[self.state]
+
+    def update(self, stamp: float, *, visible: bool) -> Transition | None:
+        """Take one frame, after its evidence went to `existence`; return the change of state, if any.
 
         Args:
             stamp: seconds.
-            seen: the frame shows a trustworthy mask.
-            confirmed: it is this object for sure. A lost track comes back only then; a mask from
-                memory alone may well be another object.
-
-        Returns:
-            What happened and why, if anything.
+            visible: there is a mask that may be shown; whether it is, the log-odds decide.
         """
-        if seen and (confirmed or self.state != TrackState.LOST):
-            return self._seen(stamp)
-        self._unseen_frames += 1
+        self.shown = visible and self.likely
         away = stamp - self.last_seen
+        if self.shown:
+            return self._seen(stamp, away)
+        self._unseen_frames += 1
         if self.state == TrackState.TRACKING and self._unseen_frames >= self._config.occluded_after:
             self.state = TrackState.OCCLUDED
-            return EventKind.OCCLUDED, f"not seen for {self._unseen_frames} frames"
+            return Transition(EventKind.OCCLUDED, f"not seen for {self._unseen_frames} frames")
         if self.state == TrackState.OCCLUDED and away >= self._config.lost_after:
             self.state = TrackState.LOST
-            return EventKind.LOST, f"not seen for {away:.1f} s"
+            return Transition(EventKind.LOST, f"not seen for {away:.1f} s")
         return None
 
-    def _seen(self, stamp: float) -> tuple[EventKind, str] | None:
-        away, before = stamp - self.last_seen, self.state
-        self._unseen_frames, self.last_seen, self.state = 0, stamp, TrackState.TRACKING
+    def _seen(self, stamp: float, away: float) -> Transition | None:
+        before, self.state = self.state, TrackState.TRACKING
+        self._unseen_frames, self.last_seen = 0, stamp
         if before == TrackState.TRACKING:
             return None
-        return EventKind.REACQUIRED, f"seen again after {away:.1f} s"
+        return Transition(EventKind.REACQUIRED, f"seen again after {away:.1f} s")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mask is trusted only when it earns it: what `OnlineTracker` takes and remembers, by evidence.
+"""Memory gating: which masks `OnlineTracker` takes and which frames it remembers, by evidence.
 
 Each part can be switched off; what each is worth on the simulator's hard clips is in docs/benchmarks.md.
 """
@@ -7,16 +7,17 @@ Each part can be switched off; what each is worth on the simulator's hard clips 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_policy import Admission, overlaps
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
-from sa2va_model.tracking.calibration import Calibration, Head
 from sa2va_model.tracking.distractors import DistractorRule
-from sa2va_model.tracking.evidence import area, area_change, look, weigh
+from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, area, area_change, look, weigh
 from sa2va_model.tracking.motion import BoxFilter, box_overlaps, boxes
 
 MOTION_SHARE = 0.15  # of a mask's score, as in SAMURAI
@@ -25,7 +26,7 @@ _LEARN_PROMPTED = 0.5
 
 
 @dataclass(frozen=True)
-class TrustConfig:
+class GateConfig:
     """Which parts decide.
 
     Attributes:
@@ -39,17 +40,42 @@ class TrustConfig:
     motion: bool = False
 
 
+class EvidenceModel(Protocol):
+    """Evidence of N masks, as `evidence.weigh`."""
+
+    def __call__(
+        self,
+        weights: EvidenceWeights,
+        decoded: Decoded,
+        likeness: Tensor,
+        change: Tensor,
+        *,
+        scored: bool,
+    ) -> Tensor:
+        """Return log-likelihood ratios, float32 [N]."""
+
+
 class MemoryGate:
     """A `MemoryPolicy` that weighs evidence.
 
     Args:
         rows: objects at most.
+        weigh: the evidence of masks; tests put in a known one.
+
+    Attributes:
+        evidence: float32 [rows], of the masks that were taken on the last frame; NaN = none.
     """
 
     def __init__(
-        self, segmenter: Segmenter, rows: int, calibration: Calibration, config: TrustConfig
+        self,
+        segmenter: Segmenter,
+        rows: int,
+        calibration: Calibration,
+        config: GateConfig,
+        weigh: EvidenceModel = weigh,
     ) -> None:
         sam, device = segmenter.config, segmenter.device
+        self._weigh = weigh
         self.calibration, self._config = calibration, config
         self._scored = sam.object_score_gate
         self._cells = sam.mask_size**2
@@ -69,11 +95,11 @@ class MemoryGate:
         self.camera_moves = False
 
     def frame(self, features: ImageFeatures) -> None:
-        """The next calls are about this image."""
+        """Take the image that the next calls are about."""
         self._features, self._rivals = features, None
 
     def begin(self, row: int) -> None:
-        """A new object has this row."""
+        """Give the row to a new object."""
         self._known[row] = False
         for table in (self.memory_evidence, self.spoken_evidence, self.evidence, self._agreement):
             table[row] = torch.nan
@@ -81,22 +107,28 @@ class MemoryGate:
         self._rule.forget(row)
 
     def prompted(self, row: int, decoded: Decoded) -> None:
-        """A prompt's mask says what the object looks like."""
+        """Learn from a prompt's mask what the object looks like."""
         rows = torch.tensor([row], device=self._area.device)
         seen = (decoded.logits > 0).flatten(1).any(1)
         self._learn(rows, decoded.logits, seen, _LEARN_PROMPTED)
         self._filter.update(rows, boxes(decoded.logits), seen)
-        self.evidence[row] = torch.where(seen[0], 4.0, -4.0)
+        self.evidence[row] = torch.where(seen[0], EVIDENCE_LIMIT, -EVIDENCE_LIMIT)
 
-    def weigh(self, head: Head, rows: Tensor, decoded: Decoded) -> Tensor:
-        """Evidence for masks of the image at hand, [N]."""
+    def weigh(self, weights: EvidenceWeights, rows: Tensor, decoded: Decoded) -> Tensor:
+        """Return the evidence for masks of the image at hand, [N]."""
         assert self._features is not None, "frame() comes first"
         likeness = (look(self._features, decoded.logits) * self._look[rows]).sum(1)
         change = area_change(area(decoded.logits), self._area[rows], self._cells)
-        return weigh(head, decoded, likeness, change, scored=self._scored)
+        return self._weigh(weights, decoded, likeness, change, scored=self._scored)
+
+    def evidence_for(self, row: int, features: ImageFeatures, decoded: Decoded) -> float:
+        """Return the evidence that an embedding's mask on some image is the object of that row."""
+        self.frame(features)
+        rows = torch.tensor([row], device=self._area.device)
+        return float(self.weigh(self.calibration.spoken, rows, decoded))
 
     def choose(self, rows: Tensor, decoded: Decoded) -> Tensor | None:
-        """SAM-2's choice, or with the motion prior the candidate that fits both."""
+        """Take SAM-2's choice, or with the motion prior the candidate that fits both."""
         if not self._use_motion():
             return None
         self._expected[rows] = self._filter.predict(rows)
@@ -107,7 +139,7 @@ class MemoryGate:
         return torch.where(self._filter.ready(rows), mixed.argmax(1), decoded.best)
 
     def prefer(self, rows: Tensor, memory: Decoded, spoken: Decoded) -> Tensor:
-        """The embedding's mask where it is better by predicted IoU, and the two are not far apart."""
+        """Take the embedding's mask where it is better by predicted IoU, and the two are not far apart."""
         values = self.calibration
         self.memory_evidence[rows] = self.weigh(values.memory, rows, memory)
         self.spoken_evidence[rows] = self.weigh(values.spoken, rows, spoken)
@@ -125,7 +157,7 @@ class MemoryGate:
         return (gain > values.prefer_margin) & (alike | nothing) & seen
 
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
-        """Remembers what has earned it."""
+        """Remember the frames whose masks have enough evidence."""
         own = self.weigh(self.calibration.memory, rows, decoded)
         evidence = own
         if self._rivals is not None:  # the embedding's masks are weighed by their own head
@@ -151,7 +183,7 @@ class MemoryGate:
         return Admission(recent, distractor)
 
     def rivals(self, row: int) -> tuple[float, float, float]:
-        """IoU of memory's mask and the embedding's on the last frame, and the evidence of each; NaN = none."""
+        """Return how memory's and the embedding's last masks overlap (IoU), and the evidence of each; NaN = none."""
         tables = (self._agreement, self.memory_evidence, self.spoken_evidence)
         agreement, memory, spoken = (float(table[row]) for table in tables)
         return agreement, memory, spoken

@@ -10,27 +10,12 @@ from __future__ import annotations
 import math
 import time
 
-import torch
-
-from sa2va_model.keyframes import FrameRing, Remembered
 from sa2va_model.segmentation.tracker import OnlineTracker
-from sa2va_model.segmentation.types import ImageFeatures, Prompt
+from sa2va_model.segmentation.types import Prompt
+from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
 from sa2va_model.tracking.grounding_worker import Question
 
 _FIRST_GUESS = 0.02  # seconds a replayed frame takes, until it was measured
-
-
-def usable(features: ImageFeatures) -> bool:
-    """Whether the image features are numbers."""
-    return bool(torch.isfinite(features.top).all())
-
-
-def healthy(item: Remembered) -> bool:
-    """Whether a frame of the ring can be used; its features may have to be computed for that."""
-    try:
-        return usable(item.features)
-    except Exception:  # noqa: BLE001  a frame on which the model failed fails again, and is left out
-        return False
 
 
 class Replay:
@@ -38,16 +23,28 @@ class Replay:
 
     Args:
         periods: how many frame periods one replay may take; None = all frames are replayed, however long it takes.
+        seconds: first guess of what one replayed frame takes.
     """
 
-    def __init__(self, tracker: OnlineTracker, ring: FrameRing, periods: float | None) -> None:
+    def __init__(
+        self,
+        tracker: OnlineTracker,
+        ring: FrameRing,
+        periods: float | None,
+        seconds: float = _FIRST_GUESS,
+    ) -> None:
         self._tracker, self._ring = tracker, ring
         self.periods = periods
-        self._seconds = _FIRST_GUESS  # of one replayed frame
+        self._seconds = seconds  # of one replayed frame
         self.skipped = 0
 
+    def keyframe(self, question: Question) -> RingFrame | None:
+        """Return the newest keyframe of a question, or the newest frame if that has left the ring or is unusable."""
+        item = self._ring.at(question.frame_index)
+        return item if item is not None and not item.fault else self._ring.newest()
+
     def catch_up(self, track_id: str, prompt: Prompt, question: Question, newest: int) -> int:
-        """Prompts the keyframes of a question and replays the frames between them and the newest.
+        """Prompt the keyframes of a question and replay the frames between them and the newest.
 
         Keyframes that have left the ring are left out; without any, the newest frame is prompted.
 
@@ -60,7 +57,7 @@ class Replay:
         kept = (
             self._ring.since(question.first_index) or self._ring.since(question.frame_index) or []
         )
-        kept = [item for item in kept if item.frame.index < newest and healthy(item)]
+        kept = [item for item in kept if item.frame.index < newest and not item.fault]
         keyframes = [item for item in kept if item.frame.index <= question.frame_index]
         prompted = len(keyframes) + (question.frame_index >= newest)
         self._tracker.add(track_id, prompt, frames=max(prompted, 1))
@@ -73,7 +70,7 @@ class Replay:
             self._seconds += 0.3 * (spent - self._seconds)
         return len(chosen)
 
-    def _affordable(self, frames: list[Remembered]) -> list[Remembered]:
+    def _affordable(self, frames: list[RingFrame]) -> list[RingFrame]:
         """As many of the frames as there is time for, evenly, the last one among them."""
         if self.periods is None or len(frames) < 2:
             return frames

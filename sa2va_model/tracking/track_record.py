@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one track between frames."""
+"""TrackRecord: what is known of one track between frames. Others read it; its verbs alone write it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ import numpy as np
 from torch import Tensor
 
 from sa2va_model.io.preprocessing import mask_box
-from sa2va_model.tracking.existence_filter import ExistenceFilter
-from sa2va_model.tracking.lifecycle import Lifecycle
-from sa2va_model.tracks import Reason, Track, TrackState
+from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig, Transition
+from sa2va_model.tracks import EventKind, Reason, Track, TrackState
 
-VIEWS = 64
+VIEWS = 64  # frames that are kept to compare with late answers
+
+
+@dataclass(frozen=True)
+class View:
+    """What was followed on one frame: bool [1, 1, 4h, 4w], and the evidence that it is right."""
+
+    index: int
+    mask: Tensor
+    evidence: float
 
 
 @dataclass
@@ -22,56 +30,200 @@ class TrackRecord:
     """One track.
 
     Attributes:
-        spoken: named by words, so the language model can be asked again.
-        life: None until the object is found.
-        asked: a question about it is open.
-        stamp: of the last frame that was judged; lost_since: of the loss.
+        from_text: named by words, so the language model can be asked again.
+        state: PENDING until it is found or not, then that of `life`, at last NOT_FOUND or STOPPED.
+        life: None until the object is found, and again when the track has ended.
+        announced: it was told that it is found.
+        question_open: a question about it is open.
         next_question: stamp in seconds before which no further one is asked; `wait`: the pause after it.
-        doubts: checks in a row that found another object; denied: the last answer was no.
-        belief: whether it is in view; with `life` from the moment it is found.
+        last_denied: the last answer was no; `doubts`: checks in a row that found another object.
         embedding: the last [SEG] embedding that was right, [C].
-        drift: frames in a row on which memory and the embedding disagreed.
-        since_look: frames since a lost object was looked for with its embedding.
-        how: the way in which a lost object was found again, for the next event.
-        views: (frame index, mask, evidence) of the last frames, to compare with late answers.
+        disagreements: frames in a row on which memory and the embedding disagreed.
+        return_reason: how a lost object was found again, for the next event.
+        stamp: of the last frame that was judged; `lost_since`: of the loss.
+        age: frames since the track was accepted.
     """
 
     id: str
     expression: str
     mask_value: int
-    spoken: bool
+    from_text: bool
     state: TrackState = TrackState.PENDING
     life: Lifecycle | None = None
     label: str = ""
+    announced: bool = False
     first_seen: float | None = None
     last_keyframe: float | None = None
     age: int = 0
-    asked: bool = False
+    stamp: float | None = None
+    lost_since: float = 0.0
+    question_open: bool = False
     next_question: float = 0.0
     wait: float = 0.0
     doubts: int = 0
-    denied: bool = False
-    belief: ExistenceFilter | None = None
+    last_denied: bool = False
     embedding: Tensor | None = None
-    drift: int = 0
-    since_look: int = 0
-    how: Reason = Reason.RETURNED
-    stamp: float | None = None
-    lost_since: float = 0.0
-    views: deque[tuple[int, Tensor, float]] = field(default_factory=lambda: deque(maxlen=VIEWS))
+    disagreements: int = 0
+    frames_since_look: int = 0
+    return_reason: Reason = Reason.RETURNED
+    _views: deque[View] = field(default_factory=lambda: deque(maxlen=VIEWS))
 
     @property
     def lost(self) -> bool:
         """Whether it is searched for."""
         return self.state == TrackState.LOST
 
-    def view(self, index: int) -> tuple[Tensor, float] | None:
-        """What was followed on the frame of that index, bool [1, 1, 4h, 4w], and its evidence, if still known."""
-        found = (view[1:] for view in self.views if view[0] == index)
-        return next(found, None)
+    @property
+    def ended(self) -> bool:
+        """Whether it is over: shown once more, then dropped."""
+        return self.state in (TrackState.STOPPED, TrackState.NOT_FOUND)
+
+    @property
+    def redetectable(self) -> bool:
+        """Whether it is lost, and looked for with its [SEG] embedding rather than with memory."""
+        return self.lost and self.embedding is not None
+
+    # The beginning and the end.
+
+    def found(self, life: Lifecycle, keyframe: float, label: str) -> None:
+        """Begin the life of the track: it has a mask for the first time."""
+        self.life, self.state = life, life.state
+        self.first_seen = self.last_keyframe = keyframe
+        self.label = label
+
+    def announce(self) -> bool:
+        """Return whether it is still to be told that the track is found, once."""
+        first, self.announced = not self.announced and self.life is not None, True
+        return first
+
+    def pointed_at(self, log_odds: float, keyframe: float, label: str) -> None:
+        """Take a correction by a point, box or mask on a track that lives."""
+        assert self.life is not None
+        self.life.existence.log_odds = log_odds
+        self.last_keyframe, self.label = keyframe, label
+        self.return_reason = Reason.POINTED
+
+    def not_found(self) -> None:
+        """End it: there is no such object."""
+        self.state, self.life = TrackState.NOT_FOUND, None
+
+    def stopped(self) -> None:
+        """End it."""
+        self.state, self.life = TrackState.STOPPED, None
+
+    # Questions to the language model.
+
+    def asked(self) -> None:
+        """A question is open."""
+        self.question_open = True
+
+    def answered(self) -> None:
+        """No question is open any more."""
+        self.question_open = False
+
+    def check_at(self, stamp: float) -> None:
+        """Put the next question at that time."""
+        self.next_question = stamp
+
+    def search_at(self, stamp: float, wait: float) -> None:
+        """Put the next search `wait` seconds after `stamp`."""
+        self.wait, self.next_question = wait, stamp + wait
+
+    def confirmed(self, ratio: float, *, at_least: float | None = None) -> None:
+        """Take a yes: its log-likelihood ratio, after raising the log-odds to `at_least`."""
+        assert self.life is not None
+        existence = self.life.existence
+        if at_least is not None:
+            existence.log_odds = max(existence.log_odds, at_least)
+        existence.update(ratio)
+
+    def denied(self, ratio: float) -> None:
+        """Take a no."""
+        assert self.life is not None
+        self.last_denied = True
+        self.life.existence.update(ratio)
+
+    def affirmed(self) -> None:
+        """The last answer was a yes, whatever it points at."""
+        self.last_denied = False
+
+    def doubted(self) -> int:
+        """Count a check that found another object; return how many did so in a row."""
+        self.doubts += 1
+        return self.doubts
+
+    def grounded(self, embedding: Tensor | None, keyframe: float) -> None:
+        """Take over what the words mean now."""
+        self.embedding, self.last_keyframe, self.doubts = embedding, keyframe, 0
+
+    def returning(self, reason: Reason) -> None:
+        """Remember how it was found again."""
+        self.return_reason = reason
+
+    # Frames.
+
+    def aged(self) -> None:
+        """Count a frame."""
+        self.age += 1
+
+    def observed(self, evidence: float, stamp: float) -> None:
+        """Take a frame's evidence; NaN = nothing is known."""
+        assert self.life is not None
+        seconds = 0.0 if self.stamp is None else max(stamp - self.stamp, 0.0)
+        self.life.existence.observe(evidence, seconds)
+        self.stamp = stamp
+
+    def viewed(self, index: int, mask: Tensor, evidence: float) -> None:
+        """Keep what was followed on a frame, for answers that come late."""
+        self._views.append(View(index, mask, evidence))
+
+    def view(self, index: int) -> View | None:
+        """What was followed on the frame of that index, if still known."""
+        return next((view for view in self._views if view.index == index), None)
+
+    def advance(self, stamp: float, *, visible: bool) -> tuple[Transition, Reason] | None:
+        """Follow the lifecycle for one frame; return what changed, and why."""
+        assert self.life is not None
+        change = self.life.update(stamp, visible=visible)
+        self.state = self.life.state
+        if change is None:
+            return None
+        reason = Reason.DENIED if self.last_denied else Reason.UNSEEN
+        if change.kind == EventKind.REACQUIRED:
+            reason, self.return_reason = self.return_reason, Reason.RETURNED
+            self.last_denied = False
+        elif change.kind == EventKind.LOST:
+            self.lost_since, self.frames_since_look = stamp, 0
+        return change, reason
+
+    def look_due(self, every: int) -> bool:
+        """Count a frame of a lost object; return whether it is to be looked for on this one."""
+        self.frames_since_look += 1
+        if not every or self.frames_since_look < every:
+            return False
+        self.frames_since_look = 0
+        return True
+
+    def looked(self, evidence: float, frames: int) -> None:
+        """Take what a look for a lost object showed; it stands for so many frames."""
+        assert self.life is not None
+        self.life.existence.observe(evidence, 0.0, frames)
+
+    def disagreed(self, apart: bool, limit: int) -> bool:
+        """Count frames in a row on which memory and the embedding are apart; return whether there are `limit`."""
+        self.disagreements = self.disagreements + 1 if apart else 0
+        if not limit or self.disagreements < limit:
+            return False
+        self.disagreements = 0
+        return True
+
+    def reconfigure(self, config: LifecycleConfig) -> None:
+        """Use other limits from now on."""
+        if self.life is not None:
+            self.life.reconfigure(config)
 
     def report(self, mask: np.ndarray | None, score: float) -> Track:
-        """The public view of this frame.
+        """Return the public view of this frame.
 
         Args:
             mask: bool [H, W]; None or empty = nothing to show.

@@ -1,52 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a mask may be shown, and how sure it is."""
+"""Visibility test: whether a mask may be shown at all, how sure it is, and what a [SEG] embedding shows on an image."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
-from sa2va_model.segmentation.backends.base import Segmenter
-from sa2va_model.segmentation.tracker import Observation
-from sa2va_model.segmentation.types import Decoded
-from sa2va_model.tracking.lifecycle import LifecycleConfig
+from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, clip_evidence
+
+if TYPE_CHECKING:
+    from sa2va_model.segmentation.backends.base import Segmenter
+    from sa2va_model.tracking.handover import Vision
+    from sa2va_model.tracking.memory_gate import MemoryGate
+
+
+@dataclass(frozen=True)
+class VisibilityConfig:
+    """What a mask must be to be shown, whatever else speaks for it.
+
+    Attributes:
+        min_quality: predicted IoU at least.
+        min_area: fraction of the image at least.
+    """
+
+    min_quality: float = 0.1
+    min_area: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name in ("min_quality", "min_area"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 0 to 1")
 
 
 class VisibilityTest:
-    """Judges what SAM-2 answers.
+    """Judge one mask of SAM-2 by itself.
 
     Official Sa2VA checkpoints leave the object score untrained (`object_score_gate` is off for them); then the
     predicted quality and the area decide alone.
+
+    Args:
+        segmenter: the one that made the masks.
     """
 
-    def __init__(self, segmenter: Segmenter, limits: LifecycleConfig) -> None:
-        self._segmenter, self._limits = segmenter, limits
+    def __init__(self, segmenter: Segmenter, config: VisibilityConfig) -> None:
+        self._segmenter, self._config = segmenter, config
 
-    def shows(self, decoded: Decoded) -> bool:
-        """The one mask is good and large enough to be shown at all; whether it is the right one is another question."""
+    def reconfigure(self, config: VisibilityConfig) -> None:
+        """Use other limits from now on."""
+        self._config = config
+
+    def passes(self, decoded: Decoded) -> bool:
+        """Return whether the one mask is good and large enough; whether it is the right one is another question."""
         if self._segmenter.config.object_score_gate and not float(decoded.object_scores) > 0:
             return False
         area = float((decoded.logits > 0).float().mean())
         quality = float(decoded.quality)
-        return area >= self._limits.min_area and quality >= self._limits.min_quality
+        return area >= self._config.min_area and quality >= self._config.min_quality
 
-    def score(self, seen: Observation) -> float:
-        """0..1: predicted quality times the probability that the object is visible."""
+    def score(self, quality: float, object_score: float) -> float:
+        """Return predicted quality times the probability that the object is visible, 0..1."""
         if not self._segmenter.config.object_score_gate:
-            return seen.quality
-        return seen.quality / (1.0 + math.exp(-max(seen.object_score, -50.0)))
+            return quality
+        return quality / (1.0 + math.exp(-max(object_score, -50.0)))
 
-    def mask(self, seen: Observation, height: int, width: int) -> np.ndarray:
-        """bool [height, width]."""
+    def mask(self, logits: Tensor, height: int, width: int) -> np.ndarray:
+        """Bring logits [1, 1, 4h, 4w] to a bool mask [height, width] of the image."""
         size = self._segmenter.config.image_size
-        logits = images.masks_to_image(seen.logits, size, height, width)[0]
-        mask: np.ndarray = (logits > 0).cpu().numpy()
+        enlarged = images.masks_to_image(logits, size, height, width)[0]
+        mask: np.ndarray = (enlarged > 0).cpu().numpy()
         return mask
 
 
+@dataclass(frozen=True)
+class Glance:
+    """What a [SEG] embedding shows on one image.
+
+    Attributes:
+        mask: bool [1, 1, 4h, 4w].
+        visible: it passes the visibility test.
+        evidence: that it is the known object, within ±EVIDENCE_LIMIT; 0 for an object that is not known yet.
+    """
+
+    mask: Tensor
+    visible: bool
+    evidence: float
+
+
+class EmbeddingProbe:
+    """Decode [SEG] embeddings without memory: where is it now, and is that the object we know?"""
+
+    def __init__(self, vision: Vision, gate: MemoryGate, visibility: VisibilityTest) -> None:
+        self._vision, self._gate, self._visibility = vision, gate, visibility
+
+    def look(self, embedding: Tensor, features: ImageFeatures, row: int | None = None) -> Glance:
+        """Decode an embedding on an image.
+
+        Args:
+            embedding: [C].
+            row: of a known object in the gate's tables, whose evidence is wanted.
+        """
+        decoded = self._vision.decode(embedding, features)
+        visible = self._visibility.passes(decoded)
+        evidence = 0.0
+        if row is not None:
+            raw = self._gate.evidence_for(row, features, decoded) if visible else -EVIDENCE_LIMIT
+            evidence = clip_evidence(raw)
+        return Glance(decoded.logits > 0, visible, evidence)
+
+
 def overlap(one: Tensor, other: Tensor) -> float:
-    """Intersection over union of two bool masks of one shape; 0 if both are empty."""
+    """Return the intersection over union of two bool masks of one shape; 0 if both are empty."""
     return float((one & other).sum()) / max(float((one | other).sum()), 1.0)

@@ -161,7 +161,7 @@ class ModelSession:
         if live is None:
             raise InputError("the node is not configured; expected a configured node")
         with self._lock:
-            self._waiting, self.live = live.spoken(), None
+            self._waiting, self.live = live.expressions(), None
         ended = live.close(patience)
         try:
             if not ended:

@@ -329,6 +329,7 @@ def live_config(value: Callable[[str], Any]) -> LiveConfig:
     from sa2va_model.tracking.handover import VisionConfig
     from sa2va_model.tracking.lifecycle import LifecycleConfig
     from sa2va_model.tracking.live import LiveConfig
+    from sa2va_model.tracking.visibility_test import VisibilityConfig
 
     return LiveConfig(
         background=True,
@@ -346,6 +347,6 @@ def live_config(value: Callable[[str], Any]) -> LiveConfig:
         lifecycle=LifecycleConfig(
             occluded_after=value("occluded_after"),
             lost_after=value("lost_after"),
-            min_quality=value("min_quality"),
         ),
+        visibility=VisibilityConfig(min_quality=value("min_quality")),
     )

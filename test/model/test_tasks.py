@@ -13,8 +13,7 @@ from torch import Tensor
 
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
-from sa2va_model.io.frames import Frame
-from sa2va_model.keyframes import FrameRing, KeyframeChoice
+from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.families.nano import FAMILIES
 from sa2va_model.regions import Region
@@ -418,15 +417,6 @@ def test_several_objects_of_a_clip_together(model: Sa2VA, looks, kind: str) -> N
 )
 def test_keyframes_are_chosen(kind: str, total: int, expected: tuple[int, ...]) -> None:
     assert KeyframeChoice(kind, 4).indices(total) == expected
-
-
-def test_a_ring_chooses_keyframes(model: Sa2VA) -> None:
-    ring = FrameRing(4, model.encode_image)
-    assert ring.choose(KeyframeChoice()) == []
-    for i in range(6):
-        ring.append(Frame(picture(i), float(i), i))
-    chosen = ring.choose(KeyframeChoice("uniform", 3))
-    assert [item.frame.index for item in chosen] == [2, 3, 5]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.types import ImageFeatures
 from sa2va_model.testing import nano_model
+from sa2va_model.tracking.handover import Vision
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, TrackState
 
@@ -104,12 +105,12 @@ def test_a_dead_grounding_thread_is_replaced() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_is_killed_from_outside_is_replaced_too() -> None:
+    others = set(threading.enumerate())
     live = LiveTracker(nano_model(), BESIDE)
+    (thread,) = set(threading.enumerate()) - others
     clip = frames(6)
     try:
         live.process(clip[0])
-        thread = live._parts.questioner._thread
-        assert thread is not None
         assert thread.ident is not None
         killed = ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
@@ -161,24 +162,27 @@ class Throwing(Sa2VA):
         raise KeyError("no such layer")
 
 
-class Eyes:
-    """Stands between a live tracker and its image encoder, and fails as long as it is told to."""
+class Eyes(Vision):
+    """Fails as long as it is told to."""
 
-    def __init__(self, live: LiveTracker) -> None:
-        self.fault = ""
-        ring = live._parts.ring
-        self._encode, ring._encode = ring._encode, self
+    fault = ""
 
-    def __call__(self, image: np.ndarray) -> ImageFeatures:
+    def encode(self, image: np.ndarray) -> ImageFeatures:
         """Fails as CUDA does, or answers with one value that is no number."""
         if self.fault == "throws":
             raise RuntimeError("CUDA error: device-side assert triggered")
-        features = self._encode(image)
+        features = super().encode(image)
         if self.fault != "nan":
             return features
         top = features.top.clone()
         top[0, 0, 0, 0] = torch.nan
         return replace(features, top=top)
+
+
+def with_eyes() -> tuple[LiveTracker, Eyes]:
+    model = nano_model()
+    eyes = Eyes(model)
+    return LiveTracker(model, QUIET, vision=eyes), eyes
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -189,7 +193,8 @@ def test_a_language_model_that_throws_fails_the_track_alone(background: bool) ->
         live.prompt(box=(5, 5, 25, 25), label="box")
         live.track("the mug")
         failed = process_until(live, clip, lambda r: EventKind.FAILED in {e.kind for e in r.events})
-        assert "KeyError: 'no such layer'" in [e.detail for e in failed.events][-1]
+        (event,) = [e for e in failed.events if e.kind == EventKind.FAILED]
+        assert event.detail == "KeyError: 'no such layer'"
         assert state_of(failed, "mug") == TrackState.STOPPED
         assert state_of(failed, "box") == TrackState.TRACKING
     finally:
@@ -197,8 +202,7 @@ def test_a_language_model_that_throws_fails_the_track_alone(background: bool) ->
 
 
 def test_an_image_encoder_that_throws_costs_its_frames_alone() -> None:
-    live = LiveTracker(nano_model(), QUIET)
-    eyes = Eyes(live)
+    live, eyes = with_eyes()
     clip = frames(24)
     live.track("the mug")
     live.process(clip[0])
@@ -220,8 +224,7 @@ def test_nan_features_are_not_remembered() -> None:
     healthy.prompt(box=(5, 5, 25, 25), label="box")
     expected = [healthy.process(frame) for frame in (*clip[:3], *clip[4:])]
 
-    live = LiveTracker(nano_model(), QUIET)
-    eyes = Eyes(live)
+    live, eyes = with_eyes()
     live.prompt(box=(5, 5, 25, 25), label="box")
     results = [live.process(frame) for frame in clip[:3]]
     eyes.fault = "nan"
@@ -239,8 +242,7 @@ def test_nan_features_are_not_remembered() -> None:
 
 
 def test_a_sentence_said_in_the_dark_is_asked_again() -> None:
-    live = LiveTracker(nano_model(), QUIET)
-    eyes = Eyes(live)
+    live, eyes = with_eyes()
     eyes.fault = "nan"
     clip = frames(4)
     live.track("the mug")

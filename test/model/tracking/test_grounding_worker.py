@@ -11,7 +11,7 @@ import numpy as np
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model
-from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker, Question
+from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker, Purpose, Question
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import TrackState
 
@@ -44,7 +44,7 @@ def held() -> Held:
     return model
 
 
-def question(track: str, words: str, purpose: str = "find") -> Question:
+def question(track: str, words: str, purpose: Purpose = Purpose.FIND) -> Question:
     return Question(track, words, [IMAGE], 0, 0, 0.0, purpose)
 
 
@@ -95,7 +95,7 @@ def test_what_is_forgotten_is_cancelled_between_layers() -> None:
 def test_a_new_sentence_goes_before_a_check_that_runs() -> None:
     model = held()
     asker = GroundingWorker(model, background=True)
-    asker.ask(question("a", "the mug", "verify"))
+    asker.ask(question("a", "the mug", Purpose.VERIFY))
     wait_for(lambda: model.asked == ["the mug"])
     asker.ask(question("b", "the ball"))
     model.gate.set()

@@ -7,17 +7,19 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model
+from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker
 from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.track_names import TrackNames
@@ -70,9 +72,9 @@ def test_what_is_not_there_is_not_found() -> None:
 def test_plain_commands_replace_and_names_stay_unique() -> None:
     live = LiveTracker(nano_model(), QUIET)
     clip = frames(4)
-    names = [live.track("the red mug"), live.track("a red mug")]
+    names = [live.track("the red mug"), live.track("the red mug there")]
     live.process(clip[0])
-    assert names == ["red_mug", "red_mug_2"]
+    assert names == ["red_mug", "red_mug_there"]
     names.append(live.track("the ball", replace=True))
     result = live.process(clip[1])
     assert [t.id for t in result.tracks if t.state == TrackState.TRACKING] == ["ball"]
@@ -83,7 +85,7 @@ def test_plain_commands_replace_and_names_stay_unique() -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    live = LiveTracker(nano_model(), QUIET)
+    live = LiveTracker(nano_model(), replace(QUIET, merge_duplicates=False))
     clip = frames(6)
     names = [live.track("the mug")]
     live.process(clip[0])
@@ -218,13 +220,14 @@ def held_model() -> HeldModel:
     return model
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    done = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        done.wait(0.01)
-    raise AssertionError("timed out")
+class LateAnswers(GroundingWorker):
+    """Keeps its answers until it is told."""
+
+    held = True
+
+    def answers(self) -> list[Answered]:
+        """None while they are held."""
+        return [] if self.held else super().answers()
 
 
 def test_a_late_answer_is_replayed_to_the_newest_frame() -> None:
@@ -234,20 +237,14 @@ def test_a_late_answer_is_replayed_to_the_newest_frame() -> None:
     prompt_live.track("the red mug")
     expected = [prompt_live.process(frame) for frame in clip]
 
-    model = held_model()
-    late = LiveTracker(model, LiveConfig(background=True, verify_period=0))
-    try:
-        late.track("the red mug")
-        results = [late.process(clip[0])]
-        assert model.asked.wait(20)
-        results += [late.process(frame) for frame in clip[1:6]]
-        assert all(result.tracks[0].state == TrackState.PENDING for result in results)
-        model.gate.set()
-        wait_for(lambda: late._parts.questioner._answers.qsize() > 0)
-        results += [late.process(frame) for frame in clip[6:]]
-    finally:
-        model.gate.set()
-        late.close()
+    model = nano_model()
+    answers = LateAnswers(model, background=False)
+    late = LiveTracker(model, QUIET, grounding=answers)
+    late.track("the red mug")
+    results = [late.process(frame) for frame in clip[:6]]
+    assert all(result.tracks[0].state == TrackState.PENDING for result in results)
+    answers.held = False
+    results += [late.process(frame) for frame in clip[6:]]
     for t in range(6, 9):
         ours, theirs = results[t].tracks[0].mask, expected[t].tracks[0].mask
         assert ours is not None
@@ -272,12 +269,16 @@ def test_tracking_goes_on_while_the_model_thinks() -> None:
         live.close()
 
 
-def run_life(seen: Sequence[bool], config: LifecycleConfig, *, sure: bool = True) -> list[str]:
+def run_life(
+    visible: Sequence[bool], config: LifecycleConfig, *, log_odds: float = 2.5
+) -> list[str]:
     """Events of a 10 Hz life."""
-    life, out = Lifecycle(config, 0.0), []
-    for i, visible in enumerate(seen):
-        happened = life.update((i + 1) / 10, seen=visible, confirmed=sure)
-        out.append(happened[0].name if happened else "")
+    life, out = Lifecycle(config, Calibration(), 0.0), []
+    for i, seen in enumerate(visible):
+        life.existence.log_odds = log_odds
+        change = life.update((i + 1) / 10, visible=seen)
+        assert seen or not life.shown
+        out.append(change.kind.name if change else "")
     return out
 
 
@@ -296,9 +297,29 @@ def test_a_long_absence_is_a_loss() -> None:
     assert events.index("LOST") == 9
 
 
-def test_a_lost_object_needs_confirmation() -> None:
-    events = run_life([False] * 15 + [True] * 5, LifecycleConfig(), sure=False)
-    assert "REACQUIRED" not in events
+@pytest.mark.parametrize(
+    ("log_odds", "told"),
+    [
+        (-0.1, ["OCCLUDED", "LOST"]),  # below `hide`: unseen from the first frame on
+        (
+            0.1,
+            ["OCCLUDED", "LOST"],
+        ),  # from `hide` on a tracked object stays, an occluded one waits for `show`
+        (0.6, ["OCCLUDED", "LOST"]),  # `show` brings back what is occluded, `regain` what is lost
+        (2.5, ["OCCLUDED", "LOST", "REACQUIRED"]),
+    ],
+)
+def test_a_lost_object_needs_more_than_a_mask(log_odds: float, told: list[str]) -> None:
+    events = run_life([False] * 15 + [True] * 5, LifecycleConfig(), log_odds=log_odds)
+    assert [e for e in events if e] == told
+
+
+@pytest.mark.parametrize(("log_odds", "told"), [(0.1, []), (0.6, ["REACQUIRED"])])
+def test_an_occluded_object_needs_less(log_odds: float, told: list[str]) -> None:
+    events = run_life([False] * 5 + [True] * 3, LifecycleConfig(), log_odds=log_odds)
+    assert [e for e in events if e] == ["OCCLUDED", *told]
+    assert run_life([True] * 3, LifecycleConfig(), log_odds=0.1) == ["", "", ""]
+    assert run_life([True] * 3, LifecycleConfig(), log_odds=-0.1) == ["", "OCCLUDED", ""]
 
 
 def test_memory_that_drifts_starts_again_from_the_words() -> None:
@@ -374,21 +395,16 @@ def test_a_denied_object_loses_its_mask() -> None:
 
 
 def test_a_stopped_track_does_not_come_back_with_a_late_answer() -> None:
-    model = held_model()
-    live = LiveTracker(model, LiveConfig(background=True, verify_period=0))
+    model = nano_model()
+    answers = LateAnswers(model, background=False)
+    live = LiveTracker(model, QUIET, grounding=answers)
     clip = frames(3)
-    try:
-        live.track("the mug")
-        live.process(clip[0])
-        assert model.asked.wait(20)
-        model.gate.set()
-        wait_for(lambda: live._parts.questioner._answers.qsize() > 0)
-        live.stop()
-        assert kinds([live.process(clip[1])]) == ["STOPPED"]
-        assert live.process(clip[2]).tracks == ()
-    finally:
-        model.gate.set()
-        live.close()
+    live.track("the mug")
+    live.process(clip[0])
+    live.stop()
+    answers.held = False
+    assert kinds([live.process(clip[1])]) == ["STOPPED"]
+    assert live.process(clip[2]).tracks == ()
 
 
 def test_a_stream_that_nobody_asks_about_costs_nothing() -> None:

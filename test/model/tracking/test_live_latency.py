@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from sa2va_model.io.frames import Frame
-from sa2va_model.keyframes import FrameRing
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model
-from sa2va_model.tracking.grounding_worker import Question
+from sa2va_model.tracking.frame_ring import FrameRing
+from sa2va_model.tracking.grounding_worker import Purpose, Question
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracks import TrackState
@@ -92,8 +91,7 @@ def test_a_replay_takes_no_longer_than_it_may(
     """Thirty frames to catch up: as many as fit, evenly, the last one always among them."""
     model = nano_model()
     ring, tracker = ring_of(model, 30), OnlineTracker(model.sam2)
-    replay = Replay(tracker, ring, periods)
-    replay._seconds = seconds
+    replay = Replay(tracker, ring, periods, seconds)
     stepped: list[int] = []
     places = {id(ring.at(i).features): i for i in range(30)}  # type: ignore[union-attr]
     step = tracker.step
@@ -103,7 +101,7 @@ def test_a_replay_takes_no_longer_than_it_may(
         return step(features, only=only)  # type: ignore[arg-type]
 
     tracker.step = spy  # type: ignore[method-assign,assignment]
-    question = Question("a", "the mug", [], 0, 0, 0.0, "find")
+    question = Question("a", "the mug", [], 0, 0, 0.0, Purpose.FIND)
     with torch.inference_mode():
         replay.catch_up("a", Prompt(embedding=torch.zeros(32)), question, 29)
     assert stepped[0] == 0, "the keyframe is prompted"
@@ -116,13 +114,16 @@ def test_a_replay_takes_no_longer_than_it_may(
 
 def test_a_question_older_than_the_ring_prompts_the_newest_frame() -> None:
     model = nano_model()
-    live = LiveTracker(model, replace(LiveConfig(background=False, verify_period=0), ring=4))
+    ring, tracker = FrameRing(4, model.encode_image), OnlineTracker(model.sam2)
     rng = np.random.default_rng(0)
-    clip = [Frame(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), i / 10, i) for i in range(9)]
-    for frame in clip[:8]:
-        live.process(frame)
-    question = Question("a", "the mug", [], 0, 0, 0.0, "find")
+    for i in range(8):
+        ring.append(Frame(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), i / 10, i))
+    newest = ring.newest()
+    assert newest is not None
+    question = Question("a", "the mug", [], 0, 0, 0.0, Purpose.FIND)
     with torch.inference_mode():
-        assert live._parts.replay.catch_up("a", Prompt(embedding=torch.zeros(32)), question, 7) == 0
-        seen = live._parts.tracker.step(model.encode_image(clip[7].rgb))
+        replay = Replay(tracker, ring, None)
+        assert replay.keyframe(question) is newest
+        assert replay.catch_up("a", Prompt(embedding=torch.zeros(32)), question, 7) == 0
+        seen = tracker.step(newest.features)
     assert seen["a"].prompted

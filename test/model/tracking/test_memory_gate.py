@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evidence, belief, motion prior and distractor memory, each against a small world where the answer is known."""
+"""Evidence, existence, motion prior and distractor memory, each against a small world where the answer is known."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.testing import nano_model
-from sa2va_model.tracking.calibration import Calibration, Head
 from sa2va_model.tracking.distractors import DistractorRule
 from sa2va_model.tracking.evidence import area_change, look
 from sa2va_model.tracking.existence_filter import ExistenceFilter
-from sa2va_model.tracking.memory_gate import MemoryGate, TrustConfig
+from sa2va_model.tracking.memory_gate import GateConfig, MemoryGate
 from sa2va_model.tracking.motion import STABLE, BoxFilter, CameraMotion, box_overlaps, boxes
 
 CPU = torch.device("cpu")
@@ -34,44 +34,44 @@ def square(x: int, y: int, side: int, size: int = 48) -> torch.Tensor:
     return logits
 
 
-# --- belief ----------------------------------------------------------------------------------------
+# --- existence ----------------------------------------------------------------------------------------
 
 
 def test_one_denial_does_not_outweigh_what_is_seen() -> None:
-    belief = ExistenceFilter(2.5, weight=0.3)
+    existence = ExistenceFilter(2.5, weight=0.3)
     for _ in range(20):
-        belief.frame(3.0, 0.1)
-    belief.told(-2.5)
-    assert belief.odds > 0
-    belief.frame(3.0, 0.1)
-    belief.told(-2.5)
-    assert belief.odds > -1.5
+        existence.observe(3.0, 0.1)
+    existence.update(-2.5)
+    assert existence.log_odds > 0
+    existence.observe(3.0, 0.1)
+    existence.update(-2.5)
+    assert existence.log_odds > -1.5
 
 
 def test_denials_win_where_the_mask_is_doubtful_too() -> None:
-    belief = ExistenceFilter(2.5, weight=0.3)
+    existence = ExistenceFilter(2.5, weight=0.3)
     for _ in range(3):
-        belief.told(-2.5)
+        existence.update(-2.5)
         for _ in range(3):
-            belief.frame(0.0, 0.1)
-    assert belief.odds < 0
+            existence.observe(0.0, 0.1)
+    assert existence.log_odds < 0
 
 
-def test_belief_never_becomes_certain_and_forgets() -> None:
-    belief = ExistenceFilter(0.0, weight=0.5)
+def test_existence_never_becomes_certain_and_forgets() -> None:
+    existence = ExistenceFilter(0.0, weight=0.5)
     for _ in range(1000):
-        belief.frame(4.0, 0.1)
-    assert belief.odds < 7.0
-    belief.frame(math.nan, 600.0)
-    assert abs(belief.odds) < 0.1, "after ten minutes without news nothing is known"
+        existence.observe(4.0, 0.1)
+    assert existence.log_odds < 7.0
+    existence.observe(math.nan, 600.0)
+    assert abs(existence.log_odds) < 0.1, "after ten minutes without news nothing is known"
 
 
 def test_nothing_known_and_nothing_there_differ() -> None:
     unknown, empty = ExistenceFilter(2.0, 0.3), ExistenceFilter(2.0, 0.3)
-    unknown.frame(math.nan, 0.1)
-    empty.frame(-math.inf, 0.1)
-    assert unknown.odds > 1.8
-    assert empty.odds < 1.0
+    unknown.observe(math.nan, 0.1)
+    empty.observe(-math.inf, 0.1)
+    assert unknown.log_odds > 1.8
+    assert empty.log_odds < 1.0
 
 
 # --- motion ----------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_only_evidence_is_remembered(segmenter: Sam2) -> None:
     """With evidence that is never enough the memory stays that of the prompt; without the gate it does not."""
     scenes = [painted(segmenter, (1 + t % 3, 2, 2.0)) for t in range(8)]
 
-    def run(admit: float, config: TrustConfig) -> torch.Tensor:
+    def run(admit: float, config: GateConfig) -> torch.Tensor:
         trust = MemoryGate(segmenter, 2, Calibration(admit=admit), config)
         tracker = OnlineTracker(segmenter, TrackerConfig(max_objects=2), trust)
         tracker.add("a", Prompt.box(0.1, 0.2, 0.5, 0.6))
@@ -207,17 +207,17 @@ def test_only_evidence_is_remembered(segmenter: Sam2) -> None:
             tracker.step(scene)
         return tracker.step(scenes[-1])["a"].logits
 
-    shut, alone = run(99.0, TrustConfig(gate=True)), OnlineTracker(segmenter)
+    shut, alone = run(99.0, GateConfig(gate=True)), OnlineTracker(segmenter)
     alone.add("a", Prompt.box(0.1, 0.2, 0.5, 0.6))
     alone.step(scenes[0])
     assert torch.allclose(shut, alone.step(scenes[-1])["a"].logits, atol=1e-4)
-    assert not torch.allclose(shut, run(-99.0, TrustConfig(gate=True)), atol=1e-2)
+    assert not torch.allclose(shut, run(-99.0, GateConfig(gate=True)), atol=1e-2)
 
 
 def test_objects_in_one_batch_keep_their_own_evidence(segmenter: Sam2) -> None:
     """Rows do not mix: with others beside it, an object has the evidence that it has alone."""
     prompts = {"a": Prompt.box(0.1, 0.2, 0.5, 0.6), "b": Prompt.box(0.5, 0.5, 0.9, 0.9)}
-    config = TrustConfig(gate=True, distractors=True, motion=True)
+    config = GateConfig(gate=True, distractors=True, motion=True)
 
     def run(names: list[str]) -> dict[str, float]:
         trust = MemoryGate(segmenter, 4, Calibration(), config)
@@ -238,7 +238,7 @@ def test_objects_in_one_batch_keep_their_own_evidence(segmenter: Sam2) -> None:
 
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
-    values = Calibration(memory=Head(1.0, 2.0, 3.0, -4.0, 0.5), regain=3.25)
+    values = Calibration(memory=EvidenceWeights(1.0, 2.0, 3.0, -4.0, 0.5), regain=3.25)
     values.write(tmp_path, {"clips": 3})
     assert Calibration.read(tmp_path) == values
     assert Calibration.read(tmp_path / "elsewhere") == Calibration()

@@ -22,8 +22,8 @@ _PART = 1 << 18  # bytes at both ends of a weights file that tell whether it has
 
 
 @dataclass(frozen=True)
-class Head:
-    """Weights of the signs that a mask is on the object; their sum is a log-likelihood ratio (positive = it is).
+class EvidenceWeights:
+    """Weights of the evidence that a mask is on the object; the sum is a log-likelihood ratio (positive = it is).
 
     Attributes:
         object_score: per unit of SAM-2's object score, clipped to ±6.
@@ -44,24 +44,24 @@ class Calibration:
     """What is known of one model's scores.
 
     Attributes:
-        memory, spoken: heads for masks from memory, and from the [SEG] embedding alone.
+        memory, spoken: weights for masks from memory, and from the [SEG] embedding alone.
         prefer_margin: the embedding's mask is taken where its predicted IoU exceeds memory's by this …
         prefer_overlap: … and both overlap by at least this (IoU).
         admit: evidence from which on a frame is remembered.
-        weight: of one frame's evidence in the belief; below 1 because frames resemble each other. Uncalibrated scores
+        weight: of one frame's evidence in the log-odds; below 1 because frames resemble each other. Uncalibrated scores
             count little: two denials in a row take a mask away.
         confirmed, denied: log-likelihood ratios of a yes and a no of the language model.
-        floor: belief (log odds) cannot fall lower, so that an object that returns is believed soon.
-        hide: belief below which a tracked object counts as unseen.
-        show: belief from which on an occluded one is seen again.
-        regain: belief from which on a lost one is reacquired.
+        floor: the log-odds that an object is in view cannot fall lower, so that one that returns is believed soon.
+        hide: log-odds below which a tracked object counts as unseen.
+        show: log-odds from which on an occluded one is seen again.
+        regain: log-odds from which on a lost one is reacquired.
         redetect: the stored embedding alone may bring a lost object back. Only where it was measured that this is
             seldom wrong: a decoder whose object score is untrained finds something on every image.
         drift: so much more evidence must the embedding's mask have than memory's, where they disagree.
     """
 
-    memory: Head = field(default_factory=Head)
-    spoken: Head = field(default_factory=Head)
+    memory: EvidenceWeights = field(default_factory=EvidenceWeights)
+    spoken: EvidenceWeights = field(default_factory=EvidenceWeights)
     prefer_margin: float = 0.1
     prefer_overlap: float = 0.1
     admit: float = 0.0
@@ -75,9 +75,14 @@ class Calibration:
     drift: float = 2.0
     redetect: bool = False
 
+    @property
+    def start(self) -> float:
+        """Log-odds of an object that was found or pointed at just now."""
+        return max(self.regain, self.show, 2.0)
+
     @staticmethod
     def read(folder: Path) -> Calibration:
-        """The file of a checkpoint's folder, or the cautious values without one for these weights.
+        """Read the file of a checkpoint's folder, or take the cautious values without one for these weights.
 
         Raises:
             InputError: the file holds something else.
@@ -102,7 +107,7 @@ class Calibration:
 
     @staticmethod
     def of(values: dict[str, Any]) -> Calibration:
-        """From plain values; unknown names are refused.
+        """Build from plain values; unknown names are refused.
 
         Raises:
             TypeError: a name or a value that does not belong here.
@@ -110,17 +115,19 @@ class Calibration:
         known = {f.name for f in fields(Calibration)}
         if unknown := sorted(set(values) - known):
             raise TypeError(f"unknown value {unknown[0]!r}")
-        heads = {name: Head(**values[name]) for name in ("memory", "spoken") if name in values}
+        heads = {
+            name: EvidenceWeights(**values[name]) for name in ("memory", "spoken") if name in values
+        }
         rest = {name: value for name, value in values.items() if name not in heads}
         rest = {n: bool(v) if n == "redetect" else float(v) for n, v in rest.items()}
         return replace(
             Calibration(**rest),
-            memory=heads.get("memory", Head()),
-            spoken=heads.get("spoken", Head()),
+            memory=heads.get("memory", EvidenceWeights()),
+            spoken=heads.get("spoken", EvidenceWeights()),
         )
 
     def write(self, folder: Path, found: dict[str, Any]) -> Path:
-        """Writes the file.
+        """Write the file.
 
         Args:
             found: how the values came about and what they reached, for people.
@@ -132,7 +139,7 @@ class Calibration:
 
 
 def weights_mark(folder: Path) -> str:
-    """Whether a checkpoint's weights are the same, without reading gigabytes: sizes and both ends of each file."""
+    """Return a checksum of a checkpoint's weights without reading gigabytes: sizes and both ends of each file."""
     mark = 0
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
