@@ -129,3 +129,12 @@ def test_no_generated_name_is_taken() -> None:
     for name in ("msg", "srv", "action"):
         assert not (ROOT / "sa2va_ros" / name).exists()
         assert not (ROOT / "sa2va_ros" / f"{name}.py").exists()
+
+
+def test_nothing_general_depends_on_how_one_model_is_made() -> None:
+    """`sa2va_training.tiny` trains the weights that ship; it uses the rooms beside it and they do not know it."""
+    root = ROOT / FOLDERS["sa2va_training"]
+    general = [path for path in sources(FOLDERS["sa2va_training"]) if "tiny" not in path.relative_to(root).parts]
+    assert len(general) > 50
+    wrong = [str(path) for path in general if "sa2va_training.tiny" in path.read_text(encoding="utf-8")]
+    assert wrong == [str(root / "__init__.py")]  # its docstring names the room

@@ -18,7 +18,8 @@ import torch
 from sa2va_model.errors import InputError
 from sa2va_training.batches.batch import Batch
 from sa2va_training.data.synth import write_scenes
-from sa2va_training.objectives.learner import Learner, Totals
+from sa2va_training.objectives.learner import Learner
+from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run import state
 from sa2va_training.run.journal import draw_curves, read_journal
 

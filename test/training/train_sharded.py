@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from sa2va_model.testing import nano_model
-from sa2va_training.objectives.learner import Totals
+from sa2va_training.objectives.objectives import Totals
 
 
 def main() -> None:

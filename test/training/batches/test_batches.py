@@ -23,7 +23,8 @@ from sa2va_training.data.pictures import ArrayPicture
 from sa2va_training.data.sample import Referring, Sample, Target, Turn
 from sa2va_training.evaluation.predictor import Asking, ModelPredictor
 from sa2va_training.evaluation.scoring import score_sample
-from sa2va_training.objectives.learner import Before, Learner, Totals
+from sa2va_training.objectives.learner import Before, Learner
+from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run import measure
 from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings
 from sa2va_training.run.trainables import prepare

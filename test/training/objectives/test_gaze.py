@@ -20,7 +20,8 @@ from sa2va_training.data.masks import ArrayMask
 from sa2va_training.data.pictures import ArrayPicture
 from sa2va_training.data.sample import Referring, Sample, Target, Turn
 from sa2va_training.objectives.gaze import Gaze, looks, queries
-from sa2va_training.objectives.learner import Learner, Totals, states_of
+from sa2va_training.objectives.learner import Learner, states_of
+from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings, Settings
 from sa2va_training.run.trainables import prepare
 

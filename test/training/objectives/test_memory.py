@@ -19,8 +19,9 @@ from sa2va_training.data.masks import ArrayMask, EmptyMask
 from sa2va_training.data.pictures import ArrayPicture
 from sa2va_training.data.sample import Referring, Sample, Target
 from sa2va_training.objectives.clip_memory import ClipMemory
-from sa2va_training.objectives.learner import Totals, take
+from sa2va_training.objectives.learner import take
 from sa2va_training.objectives.memory import MemoryLearner
+from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings
 from sa2va_training.run.trainables import prepare
 

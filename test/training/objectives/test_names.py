@@ -15,8 +15,9 @@ from sa2va_training.batches.collage import Album
 from sa2va_training.batches.collate import Collator
 from sa2va_training.data.folder import FolderWriter
 from sa2va_training.data.readers.simple import SimpleFolder
-from sa2va_training.objectives.learner import Learner, Totals
+from sa2va_training.objectives.learner import Learner
 from sa2va_training.objectives.names import NamedThings, NameHead, named_things, vocabulary
+from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run.settings import DataSettings, LossSettings, OptimiserSettings, PartSettings
 from sa2va_training.run.trainables import groups, prepare
 

@@ -16,13 +16,13 @@ from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.io.preprocessing import region_cells
 from sa2va_model.mllm import chat as prompts
+from sa2va_training.batches.augmentation import disturb_clip
 from sa2va_training.batches.collage import SMALLEST, Album, Thing, glue, nearly
 from sa2va_training.batches.collate import Asked, Exchange
 from sa2va_training.batches.wording import DESCRIBE_REGION, called, reworded, segment_request
 from sa2va_training.data.masks import ArrayMask
 from sa2va_training.data.sample import Sample, Target, Turn
 from sa2va_training.run.settings import DataSettings
-from sa2va_training.tiny.data.augmentation import disturb_clip
 
 _PLAIN = 0.6  # questions that are worded exactly as the run time words them
 _FED = 0.7  # absent things whose [SEG] is looked at all the same, where the model has a trained object score

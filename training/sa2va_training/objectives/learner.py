@@ -11,39 +11,23 @@ Letters: B samples, S tokens, C hidden size of the language model, P mask pairs,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa2va_model.mllm.families.internvl import InternVL, pixel_shuffle
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
-from sa2va_training.batches.batch import IGNORED, Batch, attention
+from sa2va_training.batches.batch import Batch, attention
 from sa2va_training.batches.features import Features, FeatureStore
-from sa2va_training.objectives.gaze import Gaze, looks
-from sa2va_training.objectives.losses import ious, mask_losses, token_losses
+from sa2va_training.objectives.gaze import Gaze
 from sa2va_training.objectives.names import NameHead
+from sa2va_training.objectives.objectives import OBJECTIVES, Pass, Term, Totals
 from sa2va_training.run.precision import float_attention
 from sa2va_training.run.settings import LossSettings, PartSettings
 from sa2va_training.run.trainables import encoder_frozen, is_lora, vision_frozen
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What a step has, over all processes and micro-batches; at least 1 each.
-
-    Attributes:
-        tokens: sum of the weights of all graded tokens.
-    """
-
-    tokens: float
-    pairs: float
-    seen: float
-    things: float = 1.0
-
 
 REPORT = (
     *("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right", "kept"),
@@ -108,35 +92,31 @@ class Learner(nn.Module):
 
     def losses(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """As `forward`, in whatever arithmetic is chosen."""
+        made = self.computed(batch, totals)
+        terms = [term for objective in OBJECTIVES if (term := objective(self, made)) is not None]
+        return self.added(terms)
+
+    def computed(self, batch: Batch, totals: Totals) -> Pass:
+        """One pass through both halves."""
         tokens = self.tokens(batch) if len(batch.tiles) else None
         visual = None if tokens is None else tokens.flatten(0, 1)[batch.visual]
         states = states_of(self.mllm, batch, visual)
-        text, right = self._text(states, batch)
-        weights = batch.weights(self.loss.decision)[batch.labels != IGNORED]
-        total = self.loss.text * (weights * text).sum() / totals.tokens
-        sums = {"text": text.sum(), "tokens": _count(batch.labels != IGNORED), "right": right}
-        if len(batch.pairs):
-            rows, places = batch.seg.unbind(1)
-            codes = self.model.text_hidden_fcs(states[rows, places])  # [M, d]
-            decoded = self.decode(batch, codes)
-            more, mask_sums = self.judge(decoded, batch, totals)
-            total = total + more
-            sums |= mask_sums
-            if self.before is not None and bool(batch.kept.any()):
-                apart = self.before.distance(codes, batch)
-                total = total + self.loss.keep * apart / totals.pairs
-                sums["kept"] = apart
-            if self.gaze is not None:
-                looked = looks(self.gaze, batch, self.model.config, self.mllm.image_id).sum()
-                total = total + self.loss.gaze * looked / totals.seen
-                sums["looked"] = looked
-        if self.names is not None and tokens is not None and len(batch.things):
-            named = self.names(tokens, batch.things).sum()
-            total = total + self.loss.names * named / totals.things
-            sums |= {"named": named, "things": torch.tensor(float(len(batch.things)))}
-        total = total + self._touch()
+        if not len(batch.pairs):
+            return Pass(batch, totals, states, tokens)
+        rows, places = batch.seg.unbind(1)
+        codes = self.model.text_hidden_fcs(states[rows, places])  # [M, d]
+        return Pass(batch, totals, states, tokens, codes, self.decode(batch, codes))
+
+    def added(self, terms: Sequence[Term]) -> dict[str, Tensor]:
+        """What `forward` returns, from the parts of a loss."""
+        total = self._touch()
+        sums: dict[str, Tensor] = {}
+        for term in terms:
+            total = total + term.loss
+            for name, value in term.sums.items():
+                sums[name] = sums[name] + value if name in sums else value
         zero = total.new_zeros(())
-        report = torch.stack([sums.get(name, zero).detach().float() for name in REPORT])
+        report = torch.stack([sums.get(n, zero).detach().float() for n in REPORT])
         return {"loss": total, "report": report}
 
     def read(self, batch: Batch) -> Tensor:
@@ -158,14 +138,6 @@ class Learner(nn.Module):
 
     def _tokens(self, tiles: Tensor) -> Features:
         return (tokens_of(self.mllm, tiles),)
-
-    def _text(self, states: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross entropy of graded tokens [G], and how many of them would have been written."""
-        graded = batch.labels != IGNORED
-        logits = self.mllm.language_model.get_output_embeddings()(states[graded])
-        labels = batch.labels[graded]
-        right = (logits.argmax(-1) == labels).sum()
-        return token_losses(logits, labels), right
 
     def features(self, batch: Batch) -> ImageFeatures:
         """SAM-2's features of the F frames."""
@@ -198,38 +170,6 @@ class Learner(nn.Module):
             extra=codes[batch.pairs[:, 0]][:, None],
             multimask=segmenter.config.multimask,
         )
-
-    def judge(
-        self, decoded: Decoded, batch: Batch, totals: Totals
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mask losses of P decoded pairs, and sums for the log.
-
-        A mask of something that is not there trains the object score where there is a trained one, and an empty mask
-        where there is none (as published).
-        """
-        settings, seen = self.loss, batch.seen
-        graded = seen if settings.score else torch.ones_like(seen)
-        logits, cover = decoded.logits[:, 0].float()[graded], batch.masks[graded]
-        entropy, dice = mask_losses(logits, cover, settings, _draw(batch, batch.owners[graded]))
-        total = (settings.mask * entropy + settings.dice * dice).sum() / totals.seen
-        overlap = ious(logits, cover)
-        sums = {
-            "mask": entropy.sum(),
-            "dice": dice.sum(),
-            "iou": overlap.sum(),
-            "seen": _count(graded),
-            "pairs": torch.tensor(float(len(seen)), device=seen.device),
-        }
-        if settings.score:
-            score = F.binary_cross_entropy_with_logits(
-                decoded.object_scores[:, 0].float(), seen.float(), reduction="none"
-            )
-            total = total + settings.score * score.sum() / totals.pairs
-            sums["score"] = score.sum()
-        if settings.quality:
-            guess = decoded.quality.float()[graded]
-            total = total + settings.quality * (guess - overlap).abs().sum() / totals.seen
-        return total, sums
 
     def _touch(self) -> Tensor:
         """Zero, with a gradient of zeros for every trained parameter outside of the language model.
@@ -315,19 +255,3 @@ def take(features: ImageFeatures, rows: Tensor) -> ImageFeatures:
     """Features with one row for each prompt."""
     fine, middle = features.high
     return ImageFeatures(features.top[rows], features.position[rows], (fine[rows], middle[rows]))
-
-
-def _count(flags: Tensor) -> Tensor:
-    return flags.sum().float()
-
-
-def _draw(batch: Batch, owners: Tensor) -> Callable[[int], Tensor]:
-    """Random points that are a function of each sample's seed, so that the cut into batches does not matter."""
-    rows = owners.tolist()
-    generators = {b: torch.Generator().manual_seed(batch.seeds[b]) for b in sorted(set(rows))}
-
-    def draw(count: int) -> Tensor:
-        made = [torch.rand(count, 2, generator=generators[b]) for b in rows]
-        return torch.stack(made).to(owners.device) if made else torch.zeros(0, count, 2)
-
-    return draw

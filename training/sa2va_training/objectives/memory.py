@@ -20,8 +20,10 @@ from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_training.batches.batch import Batch
 from sa2va_training.objectives.clip_memory import ClipMemory
-from sa2va_training.objectives.learner import REPORT, Learner, Totals, take
+from sa2va_training.objectives.learner import Learner, take
 from sa2va_training.objectives.losses import ious
+from sa2va_training.objectives.objectives import Pass, Term, Totals
+from sa2va_training.objectives.objectives import masks as masks_of
 
 _SPOKEN, _CLICKED, _BOXED = 0.3, 0.3, 0.2  # the rest is given a mask
 
@@ -31,20 +33,13 @@ class MemoryLearner(Learner):
 
     def losses(self, batch: Batch, totals: Totals) -> dict[str, Tensor]:
         """Losses of one micro-batch of clips; see `Learner.forward`."""
-        total = self._touch()
-        sums: dict[str, Tensor] = {}
+        terms: list[Term] = []
         if len(batch.pairs):
             features = self.features(batch)
             codes = self._codes(batch)
             for b in sorted(set(batch.owners.tolist())):
-                loss, more = self._clip(batch, b, features, codes, totals)
-                total = total + loss
-                sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
-        zero = total.new_zeros(())
-        report = torch.stack(
-            [torch.as_tensor(sums.get(name, zero)).detach().float() for name in REPORT]
-        )
-        return {"loss": total, "report": report}
+                terms += self._clip(batch, b, features, codes, totals)
+        return self.added(terms)
 
     @torch.no_grad()
     def _codes(self, batch: Batch) -> Tensor:
@@ -56,7 +51,7 @@ class MemoryLearner(Learner):
 
     def _clip(
         self, batch: Batch, b: int, features: ImageFeatures, codes: Tensor, totals: Totals
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> list[Term]:
         """One clip: its objects followed from its first frame."""
         mine = (batch.owners == b).nonzero()[:, 0]
         pairs = batch.pairs[mine]
@@ -69,7 +64,7 @@ class MemoryLearner(Learner):
             if (place := table.get((int(s), frames[0]))) is not None and bool(batch.seen[place])
         ]
         if not objects:
-            return codes.new_zeros(()), {}
+            return []
         rng = torch.Generator().manual_seed(batch.seeds[b])
         rows = [take(features, torch.full((len(objects),), f, device=codes.device)) for f in frames]
         first_masks = torch.stack([batch.masks[table[s, frames[0]]] for s in objects])
@@ -96,10 +91,9 @@ class MemoryLearner(Learner):
         objects: Sequence[int],
         table: dict[tuple[int, int], int],
         totals: Totals,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> list[Term]:
         """Losses of all frames on which an object is annotated."""
-        total: Tensor = torch.zeros((), device=batch.masks.device)
-        sums: dict[str, Tensor] = {}
+        terms: list[Term] = []
         for f, decoded in zip(frames, answers, strict=True):
             if not decoded.logits.requires_grad:  # a given mask
                 continue
@@ -114,10 +108,11 @@ class MemoryLearner(Learner):
                 seen=batch.seen[places],
                 owners=batch.owners[places],
             )
-            loss, more = self.judge(_rows(decoded, chosen), part, totals)
-            total = total + loss
-            sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
-        return total, sums
+            made = Pass(part, totals, decoded.logits, decoded=_rows(decoded, chosen))
+            term = masks_of(self, made)
+            assert term is not None
+            terms.append(term)
+        return terms
 
     def _prompted(
         self, features: ImageFeatures, masks: Tensor, codes: Tensor, rng: torch.Generator

@@ -37,7 +37,7 @@ class Journal:
         self._file = run / LINES
         kept = [row for row in read_journal(run) if row["step"] <= start]
         fresh = self._file.with_suffix(".new")
-        fresh.write_text("".join(_line(row) for row in kept), encoding="utf-8")
+        fresh.write_text("".join(json_line(row) for row in kept), encoding="utf-8")
         fresh.replace(self._file)
         self._lines = self._file.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
@@ -56,7 +56,7 @@ class Journal:
         """Writes the figures of one step (`step` is one of them) at once to disk; what is not finite as null."""
         if not self._active:
             return
-        self._lines.write(_line(row))
+        self._lines.write(json_line(row))
         self._lines.flush()
         for name, value in row.items():
             if name != "step" and math.isfinite(value):
@@ -78,7 +78,8 @@ class Journal:
             self._lines.close()
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def json_line(row: Mapping[str, Any]) -> str:
+    """A line of the journal; numbers that are not finite are null, as JSON has none."""
     finite = {
         k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()
     }

@@ -26,7 +26,8 @@ from torch import Tensor
 from sa2va_model.errors import InputError
 from sa2va_training.batches.batch import Batch
 from sa2va_training.batches.feeder import Feeder
-from sa2va_training.objectives.learner import REPORT, Learner, Totals
+from sa2va_training.objectives.learner import REPORT, Learner
+from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run import state
 from sa2va_training.run.journal import Journal
 from sa2va_training.run.precision import decided

@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -95,7 +97,8 @@ def save(
     if sharded(accelerator):
         accelerator.save_state(str(fresh), safe_serialization=True)
     elif accelerator.is_main_process:
-        _write(fresh / "state.pt", trained_state(accelerator.unwrap_model(learner)), optimizer)
+        trained = trained_state(accelerator.unwrap_model(learner))
+        write_state(fresh / "state.pt", {"trained": trained, "optimizer": optimizer.state_dict()})
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         save_settings(settings, fresh / "settings.yaml")
@@ -108,11 +111,27 @@ def save(
     accelerator.wait_for_everyone()
 
 
-def _write(path: Path, trained: dict[str, torch.Tensor], optimizer: Any) -> None:
-    with path.open("wb") as file:
-        torch.save({"trained": trained, "optimizer": optimizer.state_dict()}, file)
+def write_state(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values so that `read_state` has all of them or, after a power cut, the old ones."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        torch.save(dict(values), file)
         file.flush()
         os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote; nothing in it may run code.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise InputError(f"{path}: not readable ({error}); expected a checkpoint") from error
+    return found
 
 
 def trained_state(learner: nn.Module) -> dict[str, torch.Tensor]:
@@ -132,10 +151,7 @@ def load(
         accelerator.load_state(str(checkpoint.folder))
         return
     file = checkpoint.folder / "state.pt"
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise InputError(f"{file}: not readable ({error}); expected a checkpoint") from error
+    saved = read_state(file)
     own = {n: p for n, p in accelerator.unwrap_model(learner).named_parameters() if p.requires_grad}
     different = sorted(set(own) ^ set(saved["trained"]))
     if different:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_training.batches.augmentation import disturb_clip, without
 from sa2va_training.objectives.clip_memory import ClipMemory
 from sa2va_training.run.precision import half_precision
-from sa2va_training.tiny.data.augmentation import disturb_clip, without
 from sa2va_training.tiny.data.batches import (
     Batch,
     Expression,

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_training.run.journal import LINES, json_line
+from sa2va_training.run.state import read_state, write_state
 from sa2va_training.tiny import clips, stages, together
 from sa2va_training.tiny.data import crops
 from sa2va_training.tiny.data.batches import Batches, Library
@@ -156,7 +158,7 @@ class Run:
         path = self.folder / "last.pt"
         if not path.exists():
             return False
-        saved = torch.load(path, weights_only=True)
+        saved = read_state(path)
         self.learner.load_state_dict(saved["learner"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.elapsed = saved["step"], saved["elapsed"]
@@ -180,7 +182,6 @@ class Run:
         """Writes `last.pt`; a half-written file never replaces a good one."""
         if self.team.rank:
             return
-        fresh = self.folder / "last.pt.new"
         state = {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -189,8 +190,7 @@ class Run:
             "settings": asdict(self.settings),
             **({"mean": self.mean.state, "averaged": self.mean.count} if self.mean.count else {}),
         }
-        torch.save(state, fresh)
-        fresh.replace(self.folder / "last.pt")
+        write_state(self.folder / "last.pt", state)
 
     def progress(self) -> float:
         """How much of the budget is used, 0..1."""
@@ -263,7 +263,11 @@ class Run:
             self._sums.setdefault(key, []).append(value)
 
     def _report(self) -> None:
-        means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self._sums.items())
+        figures = {key: sum(values) / len(values) for key, values in self._sums.items()}
+        means = " ".join(f"{key} {value:.3f}" for key, value in figures.items())
+        if not self.team.rank:
+            with (self.folder / LINES).open("a", encoding="utf-8") as lines:
+                lines.write(json_line({"step": self.step, **figures, "seconds": self.elapsed}))
         shown = self.step * self.team.size * self.settings.images * self.settings.each
         pace = shown / max(self.elapsed, 1e-6)
         self._say(f"step {self.step} {self.elapsed:.0f} s {pace:.0f} expr/s | {means}")

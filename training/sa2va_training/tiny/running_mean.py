@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model.errors import InputError
+from sa2va_training.run.state import read_state
 
 
 class RunningMean:
@@ -46,7 +47,7 @@ def weights_of(run: Path) -> dict[str, Tensor]:
     path = run / "last.pt"
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint; expected the folder of a run")
-    saved = torch.load(path, weights_only=True)
+    saved = read_state(path)
     state: dict[str, Tensor] = saved.get("mean") or saved["learner"]
     return state
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sa2va_model.errors import InputError
 from sa2va_model.io.preprocessing import MEAN, STD
-from sa2va_training.tiny.data.augmentation import disturb
+from sa2va_training.batches.augmentation import disturb
 from sa2va_training.tiny.data.scenes import AREA, BOX, COLOUR, PRESENT, ROOT, SHAPE, VISIBLE
 
 MIN_VISIBLE, MIN_AREA = 0.3, 0.002

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sa2va_training.batches.augmentation import disturb
 from sa2va_training.tiny.aids import COLOURS, SHAPES
-from sa2va_training.tiny.data.augmentation import disturb
 from sa2va_training.tiny.data.batches import Library, Shard, normalised, seen_objects
 from sa2va_training.tiny.data.scenes import BOX, COLOUR, SHAPE
 from sa2va_training.tiny.learner import Learner
