@@ -45,6 +45,7 @@ class GroundingResult:
         raw: as decoded, special tokens included.
         embeddings: [K, d], one prompt for SAM-2 for each [SEG].
         generated: the tokens and states behind it.
+        unknown: words of the sentence that the model was never taught; `text` then ends with what was done.
     """
 
     text: str
@@ -52,6 +53,7 @@ class GroundingResult:
     phrases: tuple[Phrase, ...]
     embeddings: Tensor
     generated: Generated
+    unknown: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:

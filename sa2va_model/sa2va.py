@@ -14,6 +14,7 @@ Letters: K objects, T frames, d width of a prompt for SAM-2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,10 +26,10 @@ from sa2va_model.io import preprocessing as images
 from sa2va_model.joint import JointModel
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.vocabulary import Vocabulary
+from sa2va_model.mllm.listener import Cancelled, Listener, OnText
 from sa2va_model.regions import Region, as_regions
 from sa2va_model.results import Answer, GroundingResult, Segmentation, Target, Turn
-from sa2va_model.segmentation import clip as masks
+from sa2va_model.segmentation import clip as clips
 
 __all__ = ["Answer", "GroundingResult", "Sa2VA", "Segmentation"]
 
@@ -52,7 +53,6 @@ class Sa2VA(JointModel):
     calibration = (
         Calibration()
     )  # what its scores are worth; `load_model` reads the checkpoint's own
-    vocabulary: Vocabulary | None = None  # words that it can know; None = any
 
     def segment(self, image: np.ndarray, expression: str, *, exact: bool = True) -> Segmentation:
         """Referring segmentation of one image.
@@ -74,23 +74,23 @@ class Sa2VA(JointModel):
         given = [reply.embeddings for reply in replies]
         if not replies or not sum(map(len, given)):
             return [self._segmentation(None, reply, image) for reply in replies]
-        shown = masks.decode_embeddings(
+        shown = clips.decode_embeddings(
             self.segmenter, self.features(image), torch.cat(given), *image.shape[:2]
         )
         out, first = [], 0
         for reply in replies:
             rows = slice(first, first + len(reply.embeddings))
             first = rows.stop
-            part = masks.Masks(shown.masks[rows], shown.scores[rows], shown.visible[rows])
+            part = clips.Masks(shown.masks[rows], shown.scores[rows], shown.visible[rows])
             out.append(self._segmentation(part, reply, image))
         return out
 
     def _segmentation(
-        self, shown: masks.Masks | None, reply: GroundingResult, image: np.ndarray
+        self, shown: clips.Masks | None, reply: GroundingResult, image: np.ndarray
     ) -> Segmentation:
         if shown is None:
             none = np.zeros((0, *image.shape[:2]), bool)
-            shown = masks.Masks(none, np.zeros(0, np.float32), np.zeros(0, bool))
+            shown = clips.Masks(none, np.zeros(0, np.float32), np.zeros(0, bool))
         kept = shown.visible & (shown.scores >= FAINTEST)
         text = reply.text
         if shown.visible.any() and not kept.any():
@@ -112,7 +112,7 @@ class Sa2VA(JointModel):
             InputError: the region does not fit the image.
         """
         prompt = region.prompt(images.check_rgb(image).shape)
-        shown = masks.decode_prompt(self.segmenter, self.features(image), prompt, *image.shape[:2])
+        shown = clips.decode_prompt(self.segmenter, self.features(image), prompt, *image.shape[:2])
         kept = shown.visible & shown.masks.any((1, 2))
         return Segmentation(bool(kept.any()), "", shown.masks[kept], shown.scores[kept])
 
@@ -213,6 +213,10 @@ class Sa2VA(JointModel):
         *,
         history: Sequence[Turn] = (),
         keyframes: KeyframeChoice | None = None,
+        masks: bool = True,
+        max_new_tokens: int | None = None,
+        on_text: OnText | None = None,
+        cancelled: Cancelled | None = None,
     ) -> Answer:
         """Any question: chat, captions, grounded captions, questions about regions, on an image or a clip.
 
@@ -222,9 +226,14 @@ class Sa2VA(JointModel):
             regions: on a single image.
             history: `Answer.turn` of the questions before, oldest first, about the same frames.
             keyframes: None = the first `config.keyframes` frames.
+            masks: False = words alone.
+            max_new_tokens: longest answer; None = the configuration's.
+            on_text: told the new and the whole text whenever there are more words.
+            cancelled: asked before each token whether the answer is still wanted.
 
         Raises:
             InputError: the question is empty or too long, or regions on a clip or outside the image.
+            CancelledError: `cancelled` said so.
         """
         question = prompts.clean_expression(question)
         choice = keyframes or KeyframeChoice("first", self.config.keyframes)
@@ -241,9 +250,12 @@ class Sa2VA(JointModel):
             tokens=choice.tokens,
             regions=areas,
             history=history,
-            limit=self.config.max_new_tokens,
+            limit=max_new_tokens or self.config.max_new_tokens,
+            choose=Listener(self.mllm, on_text, cancelled) if on_text or cancelled else None,
             keep_logits=False,
         )
+        if not masks:
+            reply = replace(reply, embeddings=reply.embeddings[:0], phrases=())
         return self._answers(frames, [(question, reply)], seen)[0]
 
     def _answers(
@@ -301,7 +313,7 @@ class Sa2VA(JointModel):
     ) -> tuple[list[list[np.ndarray]], np.ndarray]:
         short = len(frames) <= max(self.config.keyframes, 1)
         encode = self.features if short else self.encode_image
-        return masks.follow_clip(self.segmenter, encode, frames, embeddings, keyframes)
+        return clips.follow_clip(self.segmenter, encode, frames, embeddings, keyframes)
 
 
 def _stacked(followed: list[list[np.ndarray]], frames: Sequence[np.ndarray]) -> np.ndarray:

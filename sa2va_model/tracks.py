@@ -47,7 +47,7 @@ class Reason(str, Enum):
     WORDS = "words"  # the language model found it
     POINTED = "pointed"  # a point, box or mask was given
     ABSENT = "absent"  # the language model says it is not there
-    UNKNOWN_WORD = "unknown_word"  # the expression has a word that the model cannot know
+    UNKNOWN_WORD = "unknown_word"  # the model was never taught the words for it
     NO_MASK = "no_mask"  # the language model points at it, SAM-2 sees nothing there
     UNSEEN = "unseen"  # no trusted mask
     DENIED = "denied"  # and the language model denied it last

@@ -133,11 +133,17 @@ class Phrase:
     mask: int
 
 
+_CONTROL = re.compile(
+    rf"<\|[^|<>]*\|>|</?s>|<unk>|<pad>|{REGION_START}|{REGION_END}|{IMAGE_START}|{IMAGE_END}|{IMAGE_TOKEN}"
+)
+"""Tokens of the tokenizers that mean nothing to people, such as `<|endoftext|>`."""
+
+
 def parse_answer(text: str, stop_words: Sequence[str] = ()) -> tuple[str, tuple[Phrase, ...]]:
     """Splits an answer into plain text and phrases.
 
     `<p> the mug </p> [SEG] stands …` gives `the mug stands …` and one phrase. A `[SEG]` without a phrase
-    before it counts as a mask but yields no phrase.
+    before it counts as a mask but yields no phrase. Other special tokens are left out.
     """
     for word in stop_words:
         text = text.split(word)[0]
@@ -155,7 +161,7 @@ def parse_answer(text: str, stop_words: Sequence[str] = ()) -> tuple[str, tuple[
                 phrases.append(Phrase(plain[slice(*pending)], *pending, masks))
             pending, masks = None, masks + 1
         else:
-            plain = _join(plain, re.sub(r"\s+", " ", piece))
+            plain = _join(plain, re.sub(r"\s+", " ", _CONTROL.sub(" ", piece)))
     return plain.rstrip(), tuple(phrases)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io.frames import Frame
-from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.results import GroundingResult
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
@@ -38,7 +37,6 @@ class LanguageUpdates:
 
     Args:
         keyframes: of a question.
-        vocabulary: answers before the model is asked; None = every word may be known.
     """
 
     def __init__(
@@ -53,12 +51,10 @@ class LanguageUpdates:
         ring: FrameRing,
         replay: Replay,
         keyframes: int,
-        vocabulary: Vocabulary | None = None,
     ) -> None:
         self._config, self._calibration, self._table = config, calibration, table
         self._grounding, self._probe, self._tracker = grounding, probe, tracker
         self._ring, self._replay, self._keyframes = ring, replay, keyframes
-        self._vocabulary = vocabulary
         self._seconds = 0.0  # that the last answer took
 
     def reconfigure(self, config: LiveConfig) -> None:
@@ -66,16 +62,6 @@ class LanguageUpdates:
         self._config = config
 
     # Questions.
-
-    def find(self, record: TrackRecord, frame: Frame) -> None:
-        """Ask for a new object, unless the expression has a word that the model cannot know."""
-        unknown = self._vocabulary.unknown(record.expression) if self._vocabulary else ()
-        if not unknown:
-            self.ask(record, frame, Purpose.FIND)
-            return
-        record.not_found()
-        why = f"I do not know the word {', '.join(repr(word) for word in unknown)}"
-        self._table.tell(EventKind.NOT_FOUND, record, frame, Reason.UNKNOWN_WORD, why)
 
     def ask(self, record: TrackRecord, frame: Frame, purpose: Purpose) -> None:
         """Put a question about a track, on the newest frames."""
@@ -164,7 +150,8 @@ class LanguageUpdates:
         glance = self._look(embedding, question)
         if embedding is None or glance is None or not glance.visible:
             record.not_found()
-            reason = Reason.ABSENT if embedding is None else Reason.NO_MASK
+            absent = Reason.UNKNOWN_WORD if reply is not None and reply.unknown else Reason.ABSENT
+            reason = absent if embedding is None else Reason.NO_MASK
             words = reply.text if reply is not None else ""
             self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)
             return

@@ -102,7 +102,6 @@ class LiveTracker:
             ring=self._ring,
             replay=Replay(self._tracker, self._ring, periods),
             keyframes=keyframes,
-            vocabulary=model.vocabulary,
         )
         self._frames = FrameUpdates(
             config,
@@ -357,7 +356,7 @@ class LiveTracker:
     def _start_spoken(self, name: str, words: str, frame: Frame) -> None:
         record = self._table.add(name, words, frame, from_text=True)
         if record is not None:
-            self._words.find(record, frame)
+            self._words.ask(record, frame, Purpose.FIND)
 
     def _ask_again(self, name: str, words: str, frame: Frame) -> None:
         """The words of a track that lives were said again; it may have ended since."""

@@ -92,14 +92,15 @@ def fill_caption(
 ) -> Any:
     """Put a `sa2va_model.sa2va.Answer` about one image into a fresh `GroundedCaption`; return it.
 
-    A mask without words of its own gets a phrase with an empty text. The model scores no phrase: NaN.
+    A mask without words of its own gets a phrase with an empty text. The score is that of the mask.
     """
     message.header, message.question, message.text = header, question, answer.text
     message.is_final = True
     masks = answer.masks[:254, -1] if len(answer.masks) else answer.masks
     named = {phrase.mask: phrase for phrase in answer.phrases}
     message.phrases = [
-        _fill_phrase(new_phrase(), named.get(k), k + 1, mask) for k, mask in enumerate(masks)
+        _fill_phrase(new_phrase(), named.get(k), k + 1, mask, float(answer.targets[k].scores[-1]))
+        for k, mask in enumerate(masks)
     ]
     if len(masks):
         labels = np.zeros(masks[0].shape, np.uint8)
@@ -109,11 +110,11 @@ def fill_caption(
     return message
 
 
-def _fill_phrase(message: Any, phrase: Any, value: int, mask: np.ndarray) -> Any:
+def _fill_phrase(message: Any, phrase: Any, value: int, mask: np.ndarray, score: float) -> Any:
     if phrase is not None:
         message.phrase = phrase.text
         message.char_begin, message.char_end = phrase.begin, phrase.end
-    message.score = float("nan")
+    message.score = score
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(rows):
         message.mask_value = value

@@ -85,6 +85,13 @@ def test_answers_read_well_without_their_tokens(raw: str, text: str) -> None:
     assert prompts.parse_answer(raw, ("<|im_end|>",))[0] == text
 
 
+def test_no_token_of_a_tokenizer_reaches_people() -> None:
+    raw = "<s><p> the<|vision_end|> <vp>mug</vp></p> [SEG] stands<|endoftext|> here.</s>"
+    text, phrases = prompts.parse_answer(raw)
+    assert text == "the mug stands here."
+    assert [(phrase.text, phrase.mask) for phrase in phrases] == [("the mug", 0)]
+
+
 def test_a_mask_without_a_phrase_still_counts() -> None:
     text, phrases = prompts.parse_answer("[SEG] and <p>this</p>[SEG]")
     assert [(p.text, p.mask) for p in phrases] == [("this", 1)]
