@@ -73,7 +73,7 @@ def measure(settings: Settings, data: Path, size: str, steps: int) -> dict[str, 
         run = Run(Path(folder), settings, accelerator, job.learner, job.feeder, "", 1000)
         run.wrapped.train()
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(device)
         seconds, tokens = [], []
         for n, batches in enumerate(run.feeder.steps(0, steps + 2)):
             begun = time.perf_counter()
@@ -84,7 +84,7 @@ def measure(settings: Settings, data: Path, size: str, steps: int) -> dict[str, 
                 seconds.append(time.perf_counter() - begun)
                 tokens.append(sum(int((batch.owner >= 0).sum()) for batch in batches))
             run.done += 1
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     per_step = statistics.median(seconds)
     samples = settings.batches.batch * settings.batches.accumulate
     return {

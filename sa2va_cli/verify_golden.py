@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_model.checkpoints.golden import verify
     from sa2va_model.checkpoints.load import pick_device
 
-    reports = verify(args.folder, case=args.case, device=str(pick_device(args.device)))
+    # Answers were recorded on a CPU.
+    device = "cpu" if args.device == "auto" else str(pick_device(args.device))
+    reports = verify(args.folder, case=args.case, device=device)
     _print(reports)
     write_json(args.json, {"folder": args.folder, "cases": [_record(report) for report in reports]})
     failed = [report.name for report in reports if not report.passed]

@@ -92,8 +92,9 @@ class _Quantised(nn.Module):
                 weight, requires_grad=False, quant_type="nf4", module=self.inner
             )
         else:
+            # It is quantised on the way from the CPU to the device, and on no other.
             packed = self._library.nn.Int8Params(
-                weight, requires_grad=False, has_fp16_weights=False
+                weight.cpu(), requires_grad=False, has_fp16_weights=False
             )
         self.inner.weight = packed
         self.inner.to(self._device)

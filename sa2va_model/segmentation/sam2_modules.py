@@ -7,14 +7,20 @@ Module names stay those of the package, so that stock and official weights load.
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
-from sam2.modeling.position_encoding import PositionEmbeddingRandom, PositionEmbeddingSine
-from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer
+from sam2.modeling.position_encoding import (
+    PositionEmbeddingRandom,
+    PositionEmbeddingSine,
+    compute_axial_cis,
+)
+from sam2.modeling.sam.transformer import Attention, RoPEAttention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
@@ -84,6 +90,24 @@ class _PointCode(PositionEmbeddingRandom):  # type: ignore[misc]
         return torch.cat([turns.sin(), turns.cos()], dim=-1).to(matrix.dtype)
 
 
+class _Rope(RoPEAttention):  # type: ignore[misc]
+    """The package puts its codes on the first GPU wherever one is seen; here they follow the weights."""
+
+    def __init__(
+        self,
+        *args: Any,
+        rope_theta: float = 10000.0,
+        rope_k_repeat: bool = False,
+        feat_sizes: tuple[int, int] = (64, 64),
+        **kwargs: Any,
+    ) -> None:
+        Attention.__init__(self, *args, **kwargs)
+        width = self.internal_dim // self.num_heads
+        self.compute_cis = partial(compute_axial_cis, dim=width, theta=rope_theta)
+        self.freqs_cis = self.compute_cis(end_x=feat_sizes[0], end_y=feat_sizes[1])
+        self.rope_k_repeat = rope_k_repeat
+
+
 class _Neck(FpnNeck):  # type: ignore[misc]
     """The package adds levels in float32 and leaves it to autocast to go on from there; here they keep their type."""
 
@@ -96,7 +120,11 @@ class _Neck(FpnNeck):  # type: ignore[misc]
 
 def _sine(channels: int) -> PositionEmbeddingSine:
     return PositionEmbeddingSine(
-        num_pos_feats=channels, normalize=True, scale=None, temperature=10000
+        num_pos_feats=channels,
+        normalize=True,
+        scale=None,
+        temperature=10000,
+        warmup_cache=False,  # which would be on the first GPU
     )
 
 
@@ -131,13 +159,11 @@ def _memory_attention(config: Sam2Config) -> MemoryAttention:
         dim_feedforward=config.memory_mlp_dim,
         dropout=0.1,
         pos_enc_at_attn=False,
-        self_attention=RoPEAttention(**sizes, **heads),
+        self_attention=_Rope(**sizes, **heads),
         d_model=config.hidden_dim,
         pos_enc_at_cross_attn_keys=True,
         pos_enc_at_cross_attn_queries=False,
-        cross_attention=RoPEAttention(
-            rope_k_repeat=True, kv_in_dim=config.memory_dim, **sizes, **heads
-        ),
+        cross_attention=_Rope(rope_k_repeat=True, kv_in_dim=config.memory_dim, **sizes, **heads),
     )
     return MemoryAttention(
         d_model=config.hidden_dim,

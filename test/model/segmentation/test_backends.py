@@ -98,3 +98,11 @@ def test_a_reference_segmenter_has_the_size_of_its_weights() -> None:
 
 def test_names() -> None:
     assert profile_names() == ("auto", "reference", "float32", "bfloat16", "compiled")
+
+
+def test_another_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a GPU is seen, nothing is put on it unless it was asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("a context was made"))
+    model = nano_model()
+    assert {t.device.type for t in model.state_dict().values()} == {"cpu"}

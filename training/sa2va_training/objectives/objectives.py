@@ -139,7 +139,7 @@ def names(learner: Learner, made: Pass) -> Term | None:
     if learner.names is None or made.tokens is None or not len(things):
         return None
     named = learner.names(made.tokens, things).sum()
-    sums = {"named": named, "things": torch.tensor(float(len(things)))}
+    sums = {"named": named, "things": named.new_tensor(float(len(things)))}
     return Term(learner.loss.names * named / made.totals.things, sums)
 
 

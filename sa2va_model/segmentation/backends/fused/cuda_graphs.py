@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -112,8 +113,13 @@ def capture(
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 outputs = stage(*inputs)
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(
+                    RuntimeError
+                ):  # of what ended half way; the first error is the one that counts
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         finally:
             if collects:
                 gc.enable()

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA's rules, kept on a machine without a GPU: the tests beside this one, in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch knows real CUDA here")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_our_code_keeps_cudas_rules() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", str(Path(__file__).parent)],
+        env={**os.environ, "SA2VA_EMULATE_CUDA": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tracker on an emulated GPU: types, devices, waits; graphs give what eager kernels give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emulated_cuda import Cuda
+from graph_tape import Graph
+from torch import Tensor
+
+from sa2va_cli.bench.tracker_race import moving_squares, ours
+from sa2va_model.checkpoints.sam2_files import stock_config
+from sa2va_model.segmentation.backends.base import Segmenter
+from sa2va_model.segmentation.backends.registry import pick_runtime
+from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.testing import nano_model, wake
+
+CUDA = torch.device("cuda")
+
+
+def published() -> Sam2:
+    torch.manual_seed(0)
+    segmenter = Sam2(stock_config("tiny", image_size=128)).eval()
+    wake(segmenter)
+    return segmenter
+
+
+def made(weights: Sam2, profile: str, *, graphs: bool = False) -> Segmenter:
+    return pick_runtime(profile, CUDA, weights.config, graphs=graphs).segmenter(weights)
+
+
+def come_and_go(tracker: OnlineTracker, t: int, prompts: list) -> None:  # type: ignore[type-arg]
+    if t == 3:
+        tracker.remove("0")
+    if t == 4:
+        tracker.add("late", prompts[0])
+        tracker.add("1", prompts[1])
+    if t == 6:
+        tracker.add("more", prompts[1], frames=2)
+
+
+def follow(segmenter: Segmenter, frames: Tensor, prompts: list) -> Tensor:  # type: ignore[type-arg]
+    """Logits of all objects on all frames, one behind the other."""
+    tracker = OnlineTracker(
+        segmenter, TrackerConfig(max_objects=4, max_conditioning=4, distractor_slots=2)
+    )
+    for n, prompt in enumerate(prompts):
+        tracker.add(str(n), prompt, frames=1 + n % 2)
+    out = []
+    for t, frame in enumerate(frames):
+        come_and_go(tracker, t, prompts)
+        with torch.inference_mode():
+            seen = tracker.step(segmenter.encode_image(frame[None].to(CUDA)))
+            out += [one.logits.cpu().float().flatten() for one in seen.values()]
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("profile", ["float32", "bfloat16", "reference"])
+def test_rules(profile: str) -> None:
+    frames, prompts = moving_squares(3, 128, 2)
+    with Cuda() as gpu:
+        masks = list(ours(made(gpu.move(published()), profile), frames, prompts))
+    assert masks[-1].shape == (2, 1, 128, 128)
+    assert not gpu.faults, gpu.report()
+
+
+@pytest.mark.parametrize("profile", ["float32", "bfloat16"])
+def test_graphs_give_what_eager_kernels_give(profile: str) -> None:
+    """Over clips whose memories come and go: none is captured twice, none of them reads another's memory."""
+    weights = nano_model(seed=1).sam2
+    frames, prompts = moving_squares(9, 64, 2)
+    near = 1e-4 if profile == "float32" else 0.1
+    with Cuda() as gpu:
+        gpu.move(weights)
+        wanted = follow(made(weights, profile), frames, prompts)
+        segmenter, counts = made(weights, profile, graphs=True), []
+        for _ in range(3):
+            assert float((follow(segmenter, frames, prompts) - wanted).abs().max()) <= near
+            counts.append(Graph.captured)
+    assert not gpu.faults, gpu.report()
+    assert counts[0] == counts[1] == counts[2], "the second clip finds the first one's graphs"
+
+
+def test_nothing_is_captured_on_the_way_after_a_warm_up() -> None:
+    weights = nano_model(seed=1).sam2
+    frames, prompts = moving_squares(9, 64, 2)
+    with Cuda() as gpu:
+        segmenter = made(gpu.move(weights), "float32", graphs=True)
+        OnlineTracker(
+            segmenter, TrackerConfig(max_objects=4, max_conditioning=4, distractor_slots=2)
+        ).warm_up()
+        before = Graph.captured
+        follow(segmenter, frames, prompts)
+    assert not gpu.faults, gpu.report()
+    assert Graph.captured == before
