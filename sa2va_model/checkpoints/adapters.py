@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 INFO, PARTS = "adapter.json", "parts.safetensors"
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_WRAPPED = "base_model.model."  # before every name in an adapter of `peft`
 _FINGERPRINTED = ("text_hidden_fcs.", "mllm.mlp1.", "grounder.sam2_model.sam_mask_decoder.")
 
 
@@ -158,6 +159,10 @@ def read_adapter(folder: str | Path) -> Adapter:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected an adapter folder with {INFO}")
     file = path / INFO
+    if not file.is_file() and (path / PEFT_CONFIG).is_file():
+        return Adapter(
+            path, "", (), lora=True
+        )  # as `peft` saves it; of which base model is not known
     if not file.is_file():
         inside = path / "adapter"
         hint = f"; did you mean {inside}?" if (inside / INFO).is_file() else ""
@@ -186,10 +191,11 @@ def load_adapter(model: Sa2VA, folder: str | Path) -> Adapter:
             not finite.
     """
     adapter = read_adapter(folder)
-    parts = _read(adapter.folder / PARTS)
+    plain = not (adapter.folder / INFO).is_file()
+    parts = {} if plain else _read(adapter.folder / PARTS)
     unload_adapter(model)
     own = fingerprint(model)
-    if own != adapter.base:
+    if own != adapter.base and not plain:
         raise InputError(
             f"{adapter.folder}: was trained on base model {adapter.base}; expected {own}, the model that is loaded"
         )
@@ -285,14 +291,11 @@ def _check_shapes(file: Path, given: Mapping[str, Tensor], places: Mapping[str, 
 
 def _load_lora(model: Sa2VA, folder: Path) -> PeftModel:
     """LoRA as the folder describes it, with its weights; nothing stays behind when they do not fit."""
-    from peft import PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     file = folder / PEFT_WEIGHTS
-    given = _read(file)
-    try:
-        config = PeftConfig.from_pretrained(str(folder), local_files_only=True)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise InputError(f"{folder / PEFT_CONFIG}: not a peft configuration ({error})") from error
+    given = _under_our_names(_read(file), model.mllm.language_model)
+    config = _lora_config(folder, given)
     try:
         peft = wrap_language_model(model.mllm.language_model, config)
     except (ValueError, TypeError, KeyError) as error:
@@ -309,3 +312,52 @@ def _load_lora(model: Sa2VA, folder: Path) -> PeftModel:
     set_peft_model_state_dict(peft, given)
     peft.requires_grad_(requires_grad=False).eval()
     return peft
+
+
+def _under_our_names(given: dict[str, Tensor], language_model: nn.Module) -> dict[str, Tensor]:
+    """Adapters of a whole Sa2VA name the language model before its modules; ours begin with them."""
+    modules = {name for name, _ in language_model.named_modules()}
+    for within in ("mllm.language_model.", "language_model."):
+        inner = {
+            name.replace(_WRAPPED + within, _WRAPPED, 1): tensor for name, tensor in given.items()
+        }
+        if not _targets(given) & modules and _targets(inner) & modules:
+            return inner
+    return given
+
+
+def _targets(given: Iterable[str]) -> set[str]:
+    """The modules that have LoRA weights, by the names of these."""
+    parts = (name.removeprefix(_WRAPPED).partition(".lora_") for name in given)
+    return {module for module, lora, _ in parts if lora}
+
+
+def _lora_config(folder: Path, given: Mapping[str, Tensor]) -> PeftConfig:
+    """The folder's configuration for exactly the modules that have weights.
+
+    `peft` takes text for modules as regular expressions, which a file could make run for ever; the weights name them.
+    """
+    from peft import LoraConfig, PeftConfig
+
+    file = folder / PEFT_CONFIG
+    try:
+        config = PeftConfig.from_pretrained(str(folder), local_files_only=True)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file}: not a peft configuration ({reason})") from error
+    if not isinstance(config, LoraConfig):
+        raise InputError(f"{file}: peft_type is {config.peft_type}; expected LORA")
+    patterns = {**(config.rank_pattern or {}), **(config.alpha_pattern or {})}
+    for pattern in (*patterns, *(config.modules_to_save or ())):
+        if not re.fullmatch(r"[\w.]+", str(pattern)):
+            raise InputError(f"{file}: {pattern!r:.80} is a pattern; expected names of modules")
+    ranks = {int(tensor.shape[0]) for name, tensor in given.items() if ".lora_A." in name}
+    if config.r not in ranks and not config.rank_pattern:
+        raise InputError(
+            f"{file}: r is {config.r}; expected the rank of the weights, {sorted(ranks)}"
+        )
+    if any(rank not in ranks for rank in (config.rank_pattern or {}).values()):
+        raise InputError(f"{file}: rank_pattern names a rank that the weights do not have")
+    config.target_modules = _targets(given)
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    return config

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sa2va_model.checkpoints.safetensors_files import weights_mark
 from sa2va_model.errors import InputError
 
 FILE = "calibration.json"
-_PART = 1 << 18  # bytes at both ends of a weights file that tell whether it has changed
+_PART = 1 << 18  # bytes at both ends of a weights file
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Calibration:
             raise InputError(
                 f"{path}: {type(error).__name__} {error}; expected what benchmarks/calibrate.py writes"
             ) from error
-        if made_for == weights_mark(folder):
+        if made_for in (weights_mark(folder), _files_mark(folder)):
             return values
         logging.getLogger(__name__).warning(
             "%s was made for other weights and is not used; run benchmarks/calibrate.py", path
@@ -138,8 +139,8 @@ class Calibration:
         return path
 
 
-def weights_mark(folder: Path) -> str:
-    """Return a checksum of a checkpoint's weights without reading gigabytes: sizes and both ends of each file."""
+def _files_mark(folder: Path) -> str:
+    """Return what calibrations named before there was `weights_mark`: sizes and both ends of the files."""
     mark = 0
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size

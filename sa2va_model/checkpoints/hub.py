@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def find_folder(name: str | Path) -> Path:
     if not isinstance(name, str) or not _NAME.match(name):
         raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
     owner_name, _, revision = name.partition("@")
+    logging.getLogger(__name__).warning(
+        "%s: no such folder; looked for on the Hugging Face hub", name
+    )
     try:
         found = snapshot_download(owner_name, revision=revision or None, allow_patterns=list(FILES))
     except (

@@ -21,10 +21,11 @@ from transformers import PreTrainedTokenizerBase
 
 from sa2va_model import config as configuration
 from sa2va_model.checkpoints.calibration import Calibration
+from sa2va_model.checkpoints.config_bounds import check_sizes
 from sa2va_model.checkpoints.hub import find_folder
 from sa2va_model.checkpoints.meta_init import check, fill, unallocated
 from sa2va_model.checkpoints.quantisation import is_quantised, quantise
-from sa2va_model.checkpoints.safetensors_files import INDEX, stored_tensors
+from sa2va_model.checkpoints.safetensors_files import INDEX, refuse_pointer, stored_tensors
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.checkpoints.tokenizer import read_tokenizer
 from sa2va_model.device import prepare, traits_of
@@ -117,6 +118,7 @@ def load_model(
     target = prepare(pick_device(device))
     kind = pick_dtype(dtype, target)
     config, stored = read_config(path), stored_tensors(path)
+    check_sizes(_read_json(path / "config.json"), stored, path / "config.json")
     if any(name.endswith(HEADS) for name in stored):
         # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
         # configurations still say what the base model did.
@@ -228,10 +230,13 @@ def read_config(path: Path) -> configuration.ModelConfig:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    refuse_pointer(file)
     try:
-        values: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from error
+        values: Any = json.loads(
+            file.read_text(encoding="utf-8-sig")
+        )  # editors on Windows write a mark
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid JSON ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: holds a {type(values).__name__}; expected a JSON object")
     return values

@@ -108,17 +108,51 @@ def fill(
         for name, buffer in buffers.items():
             buffers[name] = None if buffer is None else buffer.to(device)
     by_file = sorted(stored.items(), key=lambda item: item[1].file)
+    finite = _FiniteCheck()
     large = {k: v for k, v in by_file if v.size > WINDOW and names.alone(k)}
     for official, entry in large.items():
         (name,) = names.cut(official, torch.empty(0))
         tensor = torch.empty(entry.shape, device=device, dtype=_kind(name, dtype))
-        copy_into(tensor, official, entry)
+        copy_into(tensor, entry)
+        finite.add(official, entry, tensor)
         place(model, name, tensor)
     for official, tensor in read((k, v) for k, v in by_file if k not in large):
         for name, part in names.cut(official, tensor).items():
             # A copy always: the file may be overwritten while the model lives.
             copied = part.to(device, _kind(name, dtype), copy=True)
+            finite.add(official, stored[official], copied)
             place(model, name, copied.contiguous())
+    finite.finish()
+
+
+class _FiniteCheck:
+    """NaN and Inf among the weights, looked for where they are used and read back from the device together.
+
+    One of them makes every answer NaN, which says the same as an object that is not there.
+    """
+
+    def __init__(self) -> None:
+        self._spans: list[Tensor] = []
+        self._of: list[tuple[str, Stored]] = []
+
+    def add(self, name: str, stored: Stored, tensor: Tensor) -> None:
+        """A tensor in the type in which it is used: what overflows in it counts."""
+        if tensor.numel() and tensor.is_floating_point():
+            # The smallest and the largest number need no copy of the tensor, and NaN is both.
+            self._spans.append(torch.stack(torch.aminmax(tensor)).float())
+            self._of.append((name, stored))
+
+    def finish(self) -> None:
+        """InputError naming the first tensor that is not finite."""
+        if not self._spans:
+            return
+        bad = (~torch.isfinite(torch.stack(self._spans)).all(1)).nonzero()[:, 0].tolist()
+        if bad:
+            name, stored = self._of[bad[0]]
+            raise InputError(
+                f"{stored.file}: tensor {name!r} holds NaN or Inf ({len(bad)} of {len(self._of)} tensors do); "
+                "expected finite weights (a broken download, or a type that is too narrow)"
+            )
 
 
 def _kind(name: str, dtype: torch.dtype) -> torch.dtype:

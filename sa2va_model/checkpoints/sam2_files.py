@@ -7,32 +7,20 @@ image encoder only; SAM-2.1 has tensors that 2.0 lacks. SAM-2 computes at any im
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
 
 from sa2va_model.checkpoints.meta_init import unallocated
+from sa2va_model.checkpoints.pickled_files import load_pickled
 from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.sam2 import Sam2
 
-# What `torch.load` raises for files that something else has written.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    BadZipFile,
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    RuntimeError,
-    ValueError,
-)
 _COMMON = Sam2Config(
     object_score_gate=True,
     binarize_prompted=True,
@@ -123,14 +111,7 @@ def read_stock(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path}: no such file; expected a SAM-2 checkpoint such as sam2.1_hiera_tiny.pt"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        unsafe = isinstance(
-            error, pickle.UnpicklingError
-        )  # its text advises to load it all the same
-        reason = "no archive of tensors" if unsafe or not str(error) else str(error).splitlines()[0]
-        raise InputError(f"{path}: not a readable SAM-2 checkpoint ({reason})") from error
+    content = load_pickled(path)
     tensors = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise InputError(

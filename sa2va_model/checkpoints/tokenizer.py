@@ -8,7 +8,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
+from sa2va_model.checkpoints.safetensors_files import refuse_pointer
+from sa2va_model.checkpoints.special_tokens import check_special_tokens
 from sa2va_model.errors import InputError
+
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -18,13 +22,18 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     checkpoint, and the others are what their files say.
 
     Raises:
-        InputError: there are no such files, or they cannot be read.
+        InputError: there are no such files, they cannot be read, or a special token would get another id than theirs.
     """
     # transformers warns that it does not know the model type, which it need not for a tokenizer.
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    for name in FILES:
+        if (path / name).is_file():
+            refuse_pointer(path / name)
     try:
-        return _read(path)
+        tokenizer = _read(path)
+        check_special_tokens(path, tokenizer)
+        return tokenizer
     except InputError:
         raise
     except Exception as error:  # the parsers raise bare exceptions for files that are not theirs

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -187,7 +188,10 @@ class MllmSession:
             states = generated.states_at(mllm.seg_id)
         else:
             states = mllm.seg_states(prompt, generated)
-        return GroundingResult(plain, raw, phrases, self._project(states), generated)
+        embeddings = self._project(states)
+        if not bool(torch.isfinite(embeddings).all()):
+            raise FloatingPointError("the [SEG] embedding is not finite (NaN or Inf)")
+        return GroundingResult(plain, raw, phrases, embeddings, generated)
 
 
 def _check_place(texts: Sequence[str], history: History) -> None:

@@ -132,7 +132,7 @@ class SpeculativeDecoding:
             logits: [1 + M, V], of the line's last token and of the M tokens grafted behind it.
         """
         last = line.nodes[-1]
-        best = [] if choose else logits.argmax(-1).tolist()
+        best = [] if choose else _likeliest(logits)
         while True:
             row = line.nodes[-1] - last
             if self._keep_logits:
@@ -150,6 +150,7 @@ class SpeculativeDecoding:
 
     def take_likeliest(self, line: Line, logits: Tensor, answers: Sequence[Sequence[int]]) -> None:
         """Takes the known answer with the highest probability."""
+        _likeliest(logits)
         scores, last = logits.float().log_softmax(-1), line.nodes[-1]
 
         def path(answer: Sequence[int]) -> list[int]:
@@ -194,3 +195,11 @@ class SpeculativeDecoding:
             states[line.nodes],
             line.forwards,
         )
+
+
+def _likeliest(logits: Tensor) -> list[int]:
+    """The token of each row with the highest score; FloatingPointError if scores are NaN or infinite."""
+    scores, tokens = logits.max(-1)
+    if not bool(torch.isfinite(scores).all()):
+        raise FloatingPointError("the language model's scores are not finite (NaN or Inf)")
+    return tokens.tolist()

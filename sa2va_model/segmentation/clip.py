@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.backends.base import Segmenter
-from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.tracker import NOT_FINITE, OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
 Encode = Callable[[np.ndarray], ImageFeatures]
@@ -71,6 +71,8 @@ def at_image_size(segmenter: Segmenter, decoded: Decoded, height: int, width: in
     if not segmenter.config.object_score_gate:
         visible = np.ones(len(visible), bool)
     scores = decoded.quality.float().cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(NOT_FINITE)
     return Masks((logits > 0).cpu().numpy(), scores, visible)
 
 

@@ -8,6 +8,7 @@ official Sa2VA code, and with points, boxes and masks those of the `sam2` packag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
+
+NOT_FINITE = "the scores of SAM-2's mask decoder are not finite (NaN or Inf)"
 
 
 @dataclass(frozen=True)
@@ -296,6 +299,8 @@ def observe(decoded: Decoded, *, prompted: bool) -> list[Observation]:
     scores = torch.stack([decoded.quality.float(), decoded.object_scores[:, 0].float()], 1).tolist()
     out = []
     for row, (quality, object_score) in enumerate(scores):
+        if not (math.isfinite(quality) and math.isfinite(object_score)):
+            raise FloatingPointError(NOT_FINITE)
         one = _select(decoded, [row]) if len(scores) > 1 else decoded
         out.append(Observation(one.logits, quality, object_score, prompted, one))
     return out

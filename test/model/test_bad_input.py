@@ -219,6 +219,50 @@ def large_tokenizer(folder: Path) -> None:
     byte_tokenizer(extra=[*tokens, *extra]).save_pretrained(folder)
 
 
+def renamed(change: Callable[[str], str]) -> Callable[[Path], None]:
+    return tensors(lambda t: [t.update({change(name): t.pop(name)}) for name in list(t)])
+
+
+def as_pickle(name: str, inside: str = "") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        stored = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        torch.save({inside: stored} if inside else stored, folder / name)
+
+    return change
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("run",))
+
+
+def as_payload(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"state_dict": Payload()}, folder / "pytorch_model.bin")
+
+
+def pointer(name: str) -> Callable[[Path], Any]:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 497\n"
+    return lambda folder: (folder / name).write_text(text)
+
+
+def added(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[Path], None]:
+    return lambda f: edit_json(f, "tokenizer.json", lambda v: change(v["added_tokens"]))
+
+
+def swapped(entries: list[dict[str, Any]]) -> None:
+    ids = {entry["content"]: entry for entry in entries}
+    ids["[SEG]"]["id"], ids["<p>"]["id"] = ids["<p>"]["id"], ids["[SEG]"]["id"]
+
+
+def moved_decoder(folder: Path) -> None:
+    entry = {"content": "[SEG]", "special": True}
+    edit_json(
+        folder, "tokenizer_config.json", lambda v: v.update(added_tokens_decoder={"7": entry})
+    )
+
+
 HEAD = "text_hidden_fcs.0.weight"
 FOLDERS: dict[str, tuple[Callable[[Path], Any], str | None]] = {
     "nothing wrong": (lambda folder: None, None),
@@ -243,7 +287,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str | None]] = {
     ),
     "no tokenizer": (without_tokenizer, r"no tokenizer\.json"),
     "a broken tokenizer": (broken_tokenizer, "tokenizer cannot be read"),
-    "a tokenizer without [SEG]": (foreign_tokenizer, r"'\[SEG\]' is \d tokens"),
+    "a tokenizer without [SEG]": (foreign_tokenizer, r"'\[SEG\]' is in no file with an id"),
     "a tokenizer of a larger model": (large_tokenizer, "tokenizer: its highest token"),
     "no config.json": (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
     "a list for a config": (
@@ -287,6 +331,70 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str | None]] = {
         config(lambda c: c["sam2_config"].update(imagesize=64)),
         "unknown field 'imagesize'",
     ),
+    "NaN": (
+        tensors(lambda t: t[HEAD].view(-1)[3:4].fill_(float("nan"))),
+        rf"tensor '{HEAD}' holds NaN or Inf \(1 of",
+    ),
+    "Inf": (
+        tensors(lambda t: t[HEAD].view(-1)[5:6].fill_(float("inf"))),
+        rf"tensor '{HEAD}' holds NaN or Inf",
+    ),
+    "names of a distributed and compiled model": (renamed("module._orig_mod.{}".format), None),
+    "names of a merged adapter": (renamed("base_model.model.{}".format), None),
+    "a compiled part": (
+        renamed(lambda n: n.replace("grounding_encoder.", "grounding_encoder._orig_mod.")),
+        None,
+    ),
+    "saved beside an adapter": (
+        renamed(lambda n: n.replace("fcs.0.weight", "fcs.0.modules_to_save.default.weight")),
+        None,
+    ),
+    "rotary frequencies": (
+        tensors(lambda t: t.update({"x.layers.0.rotary_emb.inv_freq": torch.ones(8)})),
+        None,
+    ),
+    "an adapter that was not merged": (
+        tensors(lambda t: t.update({"x.q_proj.lora_A.default.weight": torch.ones(8)})),
+        "is of an adapter; expected it merged",
+    ),
+    "pytorch_model.bin": (as_pickle("pytorch_model.bin"), None),
+    "a .pth of xtuner": (as_pickle("iter_1000.pth", "state_dict"), None),
+    "a .bin with code": (as_payload, r"not readable as weights \(no archive of tensors alone\)$"),
+    "a pointer for weights": (pointer("model.safetensors"), "is a git-lfs pointer.*git lfs pull"),
+    "a pointer for a tokenizer": (pointer("tokenizer.json"), r"tokenizer\.json: is a git-lfs"),
+    "added tokens in another order": (added(lambda a: a.reverse()), "but is loaded as"),
+    "ids that were swapped": (added(swapped), r"but is loaded as"),
+    "an id that another file contradicts": (
+        moved_decoder,
+        "tokenizer_config.json: token|but is loaded",
+    ),
+    "a mark of Windows": (
+        lambda f: (f / "config.json").write_bytes(
+            b"\xef\xbb\xbf" + (f / "config.json").read_bytes()
+        ),
+        None,
+    ),
+    "a billion layers": (
+        config(lambda c: language(c).update(num_hidden_layers=10**9)),
+        r"num_hidden_layers is 1000000000, but the files have \d+ tensors",
+    ),
+    "a billion blocks of SAM-2": (
+        config(lambda c: c["sam2_config"].update(stages=[1, 10**9, 1, 1])),
+        r"sam2_config\.stages\[1\] is 1000000000",
+    ),
+    "a billion channels": (
+        config(lambda c: c["sam2_config"].update(embed_dim=10**9)),
+        r"embed_dim is 1000000000, but the largest tensor",
+    ),
+    "a billion tiles": (config(lambda c: c.update(max_tiles=10**9)), "max_tiles is 1000000000"),
+    "JSON without a bottom": (
+        lambda f: (f / "config.json").write_text("[" * 100_000),
+        "not valid JSON",
+    ),
+    "a number without an end": (
+        lambda f: (f / "config.json").write_text('{"a": ' + "1" * 10_000 + "}"),
+        "not valid JSON",
+    ),
     "no keyframes": (config(lambda c: c.update(keyframes=0)), "keyframes is 0"),
     "a word for the keyframes": (config(lambda c: c.update(keyframes="five")), "config.json"),
 }
@@ -324,3 +432,33 @@ def test_a_family_that_is_not_known(tmp_path: Path) -> None:
     edit_json(tmp_path, "config.json", other)
     with pytest.raises(InputError, match=r"text_config\.model_type is 'glm4v'"):
         load_model(tmp_path)
+
+
+def test_the_same_weights_in_shards_keep_their_calibration(saved: Path, tmp_path: Path) -> None:
+    from sa2va_model.checkpoints.calibration import Calibration
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(saved, folder)
+    Calibration(hide=-0.25).write(folder, {})
+    shards(folder)
+    assert Calibration.read(folder).hide == -0.25
+    tensors_of_b = load_file(folder / "b.safetensors")
+    next(iter(tensors_of_b.values())).view(-1)[0] += 1
+    save_file(tensors_of_b, folder / "b.safetensors")
+    assert Calibration.read(folder) == Calibration()
+
+
+def test_numbers_that_are_none_are_a_failure_and_no_answer() -> None:
+    """What overflows while it runs is told with its stage, and not as an object that is not there."""
+    for part, stage in (
+        ("text_hidden_fcs.", r"the \[SEG\] embedding is not finite"),
+        ("mllm.language_model.model.embed_tokens", "the language model's scores are not finite"),
+        ("sam2.sam2_model.sam_mask_decoder.iou_prediction_head", "scores of SAM-2's mask decoder"),
+    ):
+        model = nano_model()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.startswith(part):
+                    weight.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match=stage):
+            model.segment(RGB, "the mug")

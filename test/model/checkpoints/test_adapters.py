@@ -152,3 +152,45 @@ def test_a_field_of_the_wrong_kind_is_named(tmp_path: Path, field: str) -> None:
     (tmp_path / INFO).write_text(json.dumps(values))
     with pytest.raises(InputError, match=field):
         load_adapter(nano_model(), tmp_path)
+
+
+@pytest.mark.parametrize("within", ["", "language_model.", "mllm.language_model."])
+def test_a_folder_as_peft_saves_it_is_an_adapter(tmp_path: Path, within: str) -> None:
+    trained(tmp_path)
+    for file in (INFO, PARTS):
+        (tmp_path / file).unlink()
+    weights = load_file(tmp_path / PEFT_WEIGHTS)
+    before = "base_model.model."
+    renamed = {n.replace(before, before + within, 1): t for n, t in weights.items()}
+    save_file(renamed, tmp_path / PEFT_WEIGHTS)
+    model = nano_model()
+    bare = model.mllm.language_model.get_input_embeddings().weight.clone()
+    assert load_adapter(model, tmp_path).lora
+    got = dict(model.named_parameters())
+    name = next(iter(weights)).removeprefix(before).replace("lora_A.", "lora_A.default.")
+    assert torch.equal(got[f"mllm.language_model.{name}"], next(iter(weights.values())))
+    assert unload_adapter(model)
+    assert torch.equal(model.mllm.language_model.get_input_embeddings().weight, bare)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"target_modules": "(a+)+" * 30 + "$"}, ""),  # never run: the weights name the modules
+        ({"rank_pattern": {"(a|a)*$": 2}}, "is a pattern; expected names"),
+        ({"r": 10**9}, "r is 1000000000; expected the rank of the weights"),
+        ({"peft_type": "PROMPT_TUNING"}, "peft_type|not a peft configuration"),
+        ({"peft_type": 7}, "not a peft configuration"),
+    ],
+)
+def test_an_adapter_cannot_make_the_loader_run_for_ever(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    trained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    if not says:
+        assert load_adapter(nano_model(), tmp_path).lora
+        return
+    with pytest.raises(InputError, match=says):
+        load_adapter(nano_model(), tmp_path)

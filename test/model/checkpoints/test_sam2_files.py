@@ -93,7 +93,7 @@ def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, bare)
     cases = (
         (tmp_path / "none.pt", "no such file"),
-        (text, "not a readable SAM-2 checkpoint"),
+        (text, "not readable as weights"),
         (other, "has no Hiera image encoder"),
         (bare, "no state dict named 'model'"),
     )

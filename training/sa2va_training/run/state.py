@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from sa2va_model.checkpoints.pickled_files import load_pickled
 from sa2va_model.errors import InputError
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.settings_files import load_settings, save_settings
@@ -127,10 +127,9 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{path}: not readable ({error}); expected a checkpoint") from error
+    found = load_pickled(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds a {type(found).__name__}; expected a checkpoint")
     return found
 
 
