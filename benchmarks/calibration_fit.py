@@ -16,10 +16,10 @@ from hard_set_events import GONE, RIGHT, Tally, Told
 from scipy.optimize import minimize
 
 from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
+from sa2va_model.tracking.config import LifecycleConfig, VisibilityConfig
 from sa2va_model.tracking.evidence import AREA_LIMIT, SCORE_LIMIT, clip_evidence
 from sa2va_model.tracking.language_updates import LOOK_WEIGHT
-from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
-from sa2va_model.tracking.visibility_test import VisibilityConfig
+from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracks import TrackState
 
 WRONG = 0.1  # IoU below which a mask is elsewhere

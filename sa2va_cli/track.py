@@ -135,13 +135,15 @@ def _open_truth(folder: str | None) -> Truth | None:
 
 
 def _tracker(args: argparse.Namespace) -> LiveTracker:
-    from sa2va_model.tracking.handover import VisionConfig
-    from sa2va_model.tracking.live import LiveConfig, LiveTracker
+    from sa2va_model.segmentation.backends.registry import check_profile
+    from sa2va_model.tracking.config import LiveConfig, PropagationConfig
+    from sa2va_model.tracking.live import LiveTracker
 
-    vision = VisionConfig(args.propagation, args.sam2, args.resolution, args.profile)
+    check_profile(args.profile)
+    follow = PropagationConfig(args.propagation, args.sam2, args.resolution, args.profile)
     model = open_model(args)
     objects = max(len(args.prompts), LiveConfig().max_objects)
-    return LiveTracker(model, LiveConfig(background=False, max_objects=objects, vision=vision))
+    return LiveTracker(model, LiveConfig(max_objects=objects, propagation=follow))
 
 
 class TrackJob:

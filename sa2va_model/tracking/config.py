@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a stream is followed: every period, limit and switch of the live tracker in one place."""
+"""How a stream is followed: every period, limit, switch and default of the live tracker, in one place.
+
+No torch is needed to read them, so that a node can declare its parameters before it loads anything.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,97 @@ from typing import ClassVar
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
-from sa2va_model.tracking.handover import VisionConfig
-from sa2va_model.tracking.lifecycle import LifecycleConfig
-from sa2va_model.tracking.memory_gate import GateConfig
-from sa2va_model.tracking.visibility_test import VisibilityConfig
+
+PROPAGATIONS = ("sa2va", "handover")
+RESOLUTIONS = (256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class PropagationConfig:
+    """Which SAM-2 follows an object, at which resolution and in which arithmetic.
+
+    Attributes:
+        kind: "sa2va" = the checkpoint's own decoder and memory; "handover" = a stock SAM-2 follows.
+        stock: with handover, a published SAM-2 or SAM-2.1 file (.pt) of any size.
+        resolution: side of the square that the follower sees, pixels: 1024, 512 or 256; 0 = as the weights were
+            trained. 512 costs about an eighth of 1024; small objects suffer.
+        profile: how it is computed, see `load_model`; "auto" = as the model's other tasks.
+    """
+
+    kind: str = "sa2va"
+    stock: str = ""
+    resolution: int = 0
+    profile: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.kind not in PROPAGATIONS:
+            raise InputError(
+                f"propagation is {self.kind!r}; expected one of {', '.join(PROPAGATIONS)}"
+            )
+        if self.kind == "handover" and not self.stock:
+            raise InputError(
+                "propagation 'handover' needs a stock SAM-2 file (.pt); none was given"
+            )
+        if self.kind != "handover" and self.stock:
+            raise InputError(
+                f"sam2 is {self.stock!r}, but propagation is {self.kind!r}; expected 'handover'"
+            )
+        if self.resolution not in (0, *RESOLUTIONS):
+            raise InputError(
+                f"resolution is {self.resolution}; expected {', '.join(map(str, RESOLUTIONS))} or 0"
+            )
+
+
+@dataclass(frozen=True)
+class LifecycleConfig:
+    """When a track that is not shown changes its state.
+
+    Attributes:
+        occluded_after: frames that do not show the object before it counts as occluded; more ignores flicker.
+        lost_after: seconds of the frames' stamps without a frame that shows it before it counts as lost.
+    """
+
+    occluded_after: int = 2
+    lost_after: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.occluded_after < 1:
+            raise InputError(f"occluded_after is {self.occluded_after}; expected 1 frame or more")
+        if self.lost_after < 0:
+            raise InputError(f"lost_after is {self.lost_after} s; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class VisibilityConfig:
+    """What a mask must be to be shown, whatever else speaks for it.
+
+    Attributes:
+        min_quality: predicted IoU at least.
+        min_area: fraction of the image at least.
+    """
+
+    min_quality: float = 0.1
+    min_area: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name in ("min_quality", "min_area"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What decides about masks and memory.
+
+    Attributes:
+        gate: only frames whose mask has enough evidence are remembered; off = every frame that shows the object.
+        distractors: frames that tell the object from something like it get a memory of their own.
+        motion: where the camera stands still, masks far from where the object should be count less.
+    """
+
+    gate: bool = True
+    distractors: bool = False
+    motion: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,15 +125,11 @@ class LiveConfig:
         verify_share: with `background`, a check that takes long is made rarer, so that checks take at most this share
             of the time.
         agreement: IoU of memory's mask and the words' mask from which on they mean the same.
+        drift_after: frames in a row on which the [SEG] embedding's mask disagrees with memory's and has more
+            evidence, after which memory is prompted again with it; 0 = never.
         merge_duplicates: the same words on the same pixels are the same track: `track` returns the id of a track with
             these words, and one with another id ends where its first mask lies on the mask of the other.
         duplicate_overlap: IoU from which on two masks lie on each other.
-        drift_after: frames in a row on which the [SEG] embedding's mask disagrees with memory's and has more
-            evidence, after which memory is prompted again with it; 0 = never.
-        lifecycle: when a track counts as occluded or lost.
-        visibility: what a mask must be to be shown.
-        gate: what decides about masks and memory.
-        vision: which SAM-2 follows, at which resolution and in which arithmetic; fixed when the tracker is made.
         calibration: None = the model's own.
     """
 
@@ -54,7 +140,7 @@ class LiveConfig:
         "replay_periods",
         "answer_limit",
         "gate",
-        "vision",
+        "propagation",
         "calibration",
     )
 
@@ -71,19 +157,19 @@ class LiveConfig:
     verify_strikes: int = 2
     verify_share: float = 0.2
     agreement: float = 0.5
+    drift_after: int = 3
     merge_duplicates: bool = True
     duplicate_overlap: float = 0.8
-    drift_after: int = 3
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
     visibility: VisibilityConfig = field(default_factory=VisibilityConfig)
     gate: GateConfig = field(default_factory=GateConfig)
-    vision: VisionConfig = field(default_factory=VisionConfig)
+    propagation: PropagationConfig = field(default_factory=PropagationConfig)
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_objects <= 254:
             raise InputError(f"max_objects is {self.max_objects}; expected 1 to 254")
-        for name in ("search_period", "replay_periods", "answer_limit"):
+        for name in ("search_period", "replay_periods", "answer_limit", "verify_share"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
         if not 0 < self.duplicate_overlap <= 1:

@@ -20,55 +20,15 @@ from torch import Tensor
 
 from sa2va_model.checkpoints.sam2_files import load_stock
 from sa2va_model.config import Sam2Config
-from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.joint import JointModel
 from sa2va_model.segmentation.backends.base import SharesEncoder
-from sa2va_model.segmentation.backends.registry import check_profile, pick_runtime
+from sa2va_model.segmentation.backends.registry import pick_runtime
 from sa2va_model.segmentation.memory_policy import MemoryPolicy
 from sa2va_model.segmentation.sam2 import same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
-
-PROPAGATIONS = ("sa2va", "handover")
-RESOLUTIONS = (256, 512, 1024)
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """How objects are followed.
-
-    Attributes:
-        propagation: "sa2va" = the checkpoint's own decoder and memory; "handover" = a stock SAM-2 follows.
-        stock: with handover, a published SAM-2 or SAM-2.1 file (.pt) of any size.
-        resolution: side of the square that the follower sees, pixels: 1024, 512 or 256; 0 = as the weights were
-            trained. 512 costs about an eighth of 1024; small objects suffer.
-        profile: how it is computed, see `load_model`; "auto" = as the model's other tasks.
-    """
-
-    propagation: str = "sa2va"
-    stock: str = ""
-    resolution: int = 0
-    profile: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.propagation not in PROPAGATIONS:
-            raise InputError(
-                f"propagation is {self.propagation!r}; expected one of {', '.join(PROPAGATIONS)}"
-            )
-        if self.propagation == "handover" and not self.stock:
-            raise InputError(
-                "propagation 'handover' needs a stock SAM-2 file (.pt); none was given"
-            )
-        if self.propagation != "handover" and self.stock:
-            raise InputError(
-                f"sam2 is {self.stock!r}, but propagation is {self.propagation!r}; expected 'handover'"
-            )
-        if self.resolution not in (0, *RESOLUTIONS):
-            raise InputError(
-                f"resolution is {self.resolution}; expected {', '.join(map(str, RESOLUTIONS))} or 0"
-            )
-        check_profile(self.profile)
+from sa2va_model.tracking.config import PropagationConfig
 
 
 @dataclass(frozen=True)
@@ -81,9 +41,9 @@ class FollowedFeatures(ImageFeatures):
 class Vision:
     """SAM-2 for one stream; what it shares with the model's other tasks is there once."""
 
-    def __init__(self, model: JointModel, config: VisionConfig | None = None) -> None:
-        self.config = config or VisionConfig()
-        self.handover = self.config.propagation == "handover"
+    def __init__(self, model: JointModel, config: PropagationConfig | None = None) -> None:
+        self.config = config or PropagationConfig()
+        self.handover = self.config.kind == "handover"
         profile, size = self.config.profile, self.config.resolution or None
         self.finder = model.segmenter_of(profile, None if self.handover else size)
         self.follower, self.shared = self.finder, True

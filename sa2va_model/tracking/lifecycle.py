@@ -14,28 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sa2va_model.checkpoints.calibration import Calibration
-from sa2va_model.errors import InputError
+from sa2va_model.tracking.config import LifecycleConfig
 from sa2va_model.tracking.existence_filter import ExistenceFilter
 from sa2va_model.tracks import EventKind, TrackState
-
-
-@dataclass(frozen=True)
-class LifecycleConfig:
-    """When a track that is not shown changes its state.
-
-    Attributes:
-        occluded_after: frames that do not show the object before it counts as occluded; more ignores flicker.
-        lost_after: seconds of the frames' stamps without a frame that shows it before it counts as lost.
-    """
-
-    occluded_after: int = 2
-    lost_after: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.occluded_after < 1:
-            raise InputError(f"occluded_after is {self.occluded_after}; expected 1 frame or more")
-        if self.lost_after < 0:
-            raise InputError(f"lost_after is {self.lost_after} s; expected 0 or more")
 
 
 @dataclass(frozen=True)

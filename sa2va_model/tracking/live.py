@@ -55,7 +55,7 @@ class LiveTracker:
     Args:
         names: gives the tracks' ids, none of them twice; None = its own. Trackers that follow each other in one session
             share theirs.
-        vision: encodes, finds and follows; None = the model's own, as `config.vision` says.
+        vision: encodes, finds and follows; None = the model's own, as `config.propagation` says.
         grounding: answers the questions; None = the model, on its own thread with `config.background`.
         weigh: the evidence of masks.
     """
@@ -72,7 +72,7 @@ class LiveTracker:
     ) -> None:
         config = config or LiveConfig()
         calibration = config.calibration or model.calibration
-        keyframes, eyes = model.config.keyframes, vision or Vision(model, config.vision)
+        keyframes, eyes = model.config.keyframes, vision or Vision(model, config.propagation)
         gate = MemoryGate(eyes.follower, config.max_objects, calibration, config.gate, weigh)
         settings = TrackerConfig(
             max_objects=config.max_objects,

@@ -6,7 +6,6 @@ Each part can be switched off; what each is worth on the simulator's hard clips 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +15,7 @@ from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_policy import Admission, overlaps
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_model.tracking.config import GateConfig
 from sa2va_model.tracking.distractors import DistractorRule
 from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, area, area_change, look, weigh
 from sa2va_model.tracking.motion import BoxFilter, box_overlaps, boxes
@@ -23,21 +23,6 @@ from sa2va_model.tracking.motion import BoxFilter, box_overlaps, boxes
 MOTION_SHARE = 0.15  # of a mask's score, as in SAMURAI
 _LEARN = 0.1  # of a trusted frame in what the object looks like; `prompted` frames count more
 _LEARN_PROMPTED = 0.5
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """Which parts decide.
-
-    Attributes:
-        gate: only frames whose mask has enough evidence are remembered; off = every frame that shows the object.
-        distractors: frames that tell the object from something like it get a memory of their own.
-        motion: where the camera stands still, masks far from where the object should be count less.
-    """
-
-    gate: bool = True
-    distractors: bool = False
-    motion: bool = False
 
 
 class EvidenceModel(Protocol):

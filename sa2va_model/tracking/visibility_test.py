@@ -10,33 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_model.tracking.config import VisibilityConfig
 from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, clip_evidence
 
 if TYPE_CHECKING:
     from sa2va_model.segmentation.backends.base import Segmenter
     from sa2va_model.tracking.handover import Vision
     from sa2va_model.tracking.memory_gate import MemoryGate
-
-
-@dataclass(frozen=True)
-class VisibilityConfig:
-    """What a mask must be to be shown, whatever else speaks for it.
-
-    Attributes:
-        min_quality: predicted IoU at least.
-        min_area: fraction of the image at least.
-    """
-
-    min_quality: float = 0.1
-    min_area: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name in ("min_quality", "min_area"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 0 to 1")
 
 
 class VisibilityTest:

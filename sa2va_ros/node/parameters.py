@@ -8,17 +8,17 @@ the others may be set while it runs, and a bad value is refused with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from sa2va_ros.node import tracking_parameters
 from sa2va_ros.node.model_session import DTYPES
+from sa2va_ros.node.tracking_parameters import live_config
 from sa2va_ros.support import parameter
 from sa2va_ros.support.parameter import Parameter
 
 if TYPE_CHECKING:
     from rclpy.node import Node
-
-    from sa2va_model.tracking.live import LiveConfig
 
 __all__ = ["TABLE", "Parameter", "declare", "live_config"]
 
@@ -43,41 +43,7 @@ MODEL: tuple[Parameter, ...] = (
         "CPU threads of the model; 0 = one for a small model, else as many as torch chooses.",
         span=(0, 256),
     ),
-    Parameter(
-        "propagation",
-        "sa2va",
-        "Who follows an object that was found: the model's own SAM-2, or (handover) the stock one of `sam2`.",
-        choices=("sa2va", "handover"),
-    ),
-    Parameter(
-        "sam2",
-        "",
-        "Published SAM-2 or SAM-2.1 file (.pt) of any size that follows with propagation handover.",
-    ),
-    Parameter(
-        "resolution",
-        0,
-        "Side of the square in which objects are followed, pixels: 1024, 512 or 256; 0 = the model's own.",
-        span=(0, 1024),
-    ),
-    Parameter(
-        "profile",
-        "auto",
-        "Arithmetic of tracking; auto = the fastest with practically the same masks.",
-        choices=("auto", "reference", "float32", "bfloat16"),
-    ),
-    Parameter(
-        "max_objects",
-        16,
-        "How many objects may be tracked at once; memory grows with it.",
-        span=(1, 254),
-    ),
-    Parameter(
-        "keyframe_buffer",
-        32,
-        "Images kept to replay after a late answer of the language model.",
-        span=(1, 512),
-    ),
+    *tracking_parameters.FIXED,
     Parameter(
         "answer_tokens",
         0,
@@ -196,50 +162,6 @@ RUNNING: tuple[Parameter, ...] = (
         dynamic=True,
     ),
 )
-TRACKING: tuple[Parameter, ...] = (
-    Parameter(
-        "min_quality",
-        0.1,
-        "Predicted quality (IoU) below which a mask is never shown, whatever else speaks for it.",
-        span=(0.0, 1.0),
-        dynamic=True,
-    ),
-    Parameter(
-        "occluded_after",
-        2,
-        "Images without a trusted mask after which a track is OCCLUDED.",
-        span=(1, 1000),
-        dynamic=True,
-    ),
-    Parameter(
-        "lost_after",
-        1.0,
-        "Seconds without a trusted mask after which a track is LOST.",
-        span=(0.0, 3600.0),
-        dynamic=True,
-    ),
-    Parameter(
-        "search_period",
-        0.5,
-        "Seconds between the first two searches for a lost object; later ones come farther apart.",
-        span=(0.05, 3600.0),
-        dynamic=True,
-    ),
-    Parameter(
-        "search_limit",
-        4.0,
-        "Longest pause in seconds between two searches for a lost object.",
-        span=(0.05, 3600.0),
-        dynamic=True,
-    ),
-    Parameter(
-        "verify_period",
-        1.0,
-        "Seconds between two checks that a tracked object is still what was asked for; 0 = never.",
-        span=(0.0, 3600.0),
-        dynamic=True,
-    ),
-)
 SPACE: tuple[Parameter, ...] = (
     Parameter("use_depth", True, "Use `depth` and `camera_info` where they arrive.", dynamic=True),
     Parameter(
@@ -308,7 +230,7 @@ SPACE: tuple[Parameter, ...] = (
         dynamic=True,
     ),
 )
-TABLE = (*MODEL, *START, *RUNNING, *TRACKING, *SPACE)
+TABLE = (*MODEL, *START, *RUNNING, *tracking_parameters.DYNAMIC, *SPACE)
 ORDERED = (
     ("depth_min", "depth_max"),
     ("search_period", "search_limit"),
@@ -322,31 +244,3 @@ def declare(node: Node, table: Iterable[Parameter] = TABLE) -> None:
         InputError: a value given at start is not allowed.
     """
     parameter.declare(node, table, ORDERED)
-
-
-def live_config(value: Callable[[str], Any]) -> LiveConfig:
-    """The live tracker's configuration; `value` tells a parameter."""
-    from sa2va_model.tracking.handover import VisionConfig
-    from sa2va_model.tracking.lifecycle import LifecycleConfig
-    from sa2va_model.tracking.live import LiveConfig
-    from sa2va_model.tracking.visibility_test import VisibilityConfig
-
-    return LiveConfig(
-        background=True,
-        vision=VisionConfig(
-            propagation=value("propagation"),
-            stock=value("sam2"),
-            resolution=value("resolution"),
-            profile=value("profile"),
-        ),
-        max_objects=value("max_objects"),
-        ring=value("keyframe_buffer"),
-        search_period=value("search_period"),
-        search_limit=value("search_limit"),
-        verify_period=value("verify_period"),
-        lifecycle=LifecycleConfig(
-            occluded_after=value("occluded_after"),
-            lost_after=value("lost_after"),
-        ),
-        visibility=VisibilityConfig(min_quality=value("min_quality")),
-    )

@@ -22,11 +22,12 @@ from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model, wake
 from sa2va_model.tracking import handover as subject
-from sa2va_model.tracking.handover import Vision, VisionConfig
+from sa2va_model.tracking.config import PropagationConfig
+from sa2va_model.tracking.handover import Vision
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import TrackState
 
-HANDOVER = VisionConfig(propagation="handover", stock="stock.pt", profile="float32")
+HANDOVER = PropagationConfig(kind="handover", stock="stock.pt", profile="float32")
 SIZE = (60, 80)
 
 
@@ -139,7 +140,7 @@ def test_a_sentence_is_found_by_one_and_followed_by_the_other(
     model: Sa2VA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_stock(monkeypatch, twin(model.sam2))
-    tracker = LiveTracker(model, LiveConfig(vision=HANDOVER))
+    tracker = LiveTracker(model, LiveConfig(propagation=HANDOVER))
     tracker.track("the mug")
     states = []
     for t in range(6):
@@ -152,16 +153,20 @@ def test_a_sentence_is_found_by_one_and_followed_by_the_other(
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"propagation": "magic"}, "propagation is 'magic'; expected one of sa2va, handover"),
-        ({"propagation": "handover"}, "needs a stock SAM-2 file"),
+        ({"kind": "magic"}, "propagation is 'magic'; expected one of sa2va, handover"),
+        ({"kind": "handover"}, "needs a stock SAM-2 file"),
         ({"stock": "x.pt"}, "expected 'handover'"),
         ({"resolution": 300}, "resolution is 300; expected 256, 512, 1024 or 0"),
-        ({"profile": "quick"}, "profile is 'quick'; expected one of auto"),
     ],
 )
 def test_wrong_settings_are_told(wrong: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        VisionConfig(**wrong)  # type: ignore[arg-type]
+        PropagationConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_unknown_profile_is_told(model: Sa2VA) -> None:
+    with pytest.raises(InputError, match="profile is 'quick'; expected one of auto"):
+        Vision(model, PropagationConfig(profile="quick"))
 
 
 def test_a_missing_file_is_told(model: Sa2VA, tmp_path: Path) -> None:

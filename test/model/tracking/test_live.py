@@ -19,8 +19,9 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model
+from sa2va_model.tracking.config import LifecycleConfig
 from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker
-from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
+from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.track_names import TrackNames
 from sa2va_model.tracks import EventKind, FrameResult, TrackState

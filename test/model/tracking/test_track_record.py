@@ -11,7 +11,8 @@ import torch
 
 import sa2va_model.tracking
 from sa2va_model.checkpoints.calibration import Calibration
-from sa2va_model.tracking.lifecycle import Lifecycle, LifecycleConfig
+from sa2va_model.tracking.config import LifecycleConfig
+from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracking.track_record import VIEWS, TrackRecord
 from sa2va_model.tracks import EventKind, Reason, TrackState
 
