@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sa2va_model.checkpoints.golden_masks import mask_stages
+from sa2va_model.checkpoints.golden_stages import Stage, equal, within
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
@@ -25,28 +27,8 @@ from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_model.mllm.families.qwen_config import CLIP_MEAN, CLIP_STD, HALF
 from sa2va_model.mllm.families.qwen_vl import QwenVL
 from sa2va_model.sa2va import GroundingResult, Sa2VA
-from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
-from sa2va_model.segmentation.types import Decoded, Prompt
 
-TOLERANCE = 1e-4
-# As the answers were recorded. Other counts sum in another order, and memories stored in bfloat16 let the last bit grow
-# where weights are random (docs/log.md).
-THREADS = 2
 MAX_NEW_TOKENS = 24  # what the recorded runs were limited to
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The largest absolute difference of one stage; whole numbers and masks must be equal."""
-
-    name: str
-    largest_difference: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """NaN does not pass."""
-        return self.largest_difference <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -77,15 +59,9 @@ def verify(folder: str | Path, case: str | None = None, device: str = "cpu") -> 
         names = [case]
     model = load_model(path, device=device, dtype=torch.float32, profile="reference")
     _as_recorded(model, manifest.get("_env", {}))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        return [
-            _run(model, name, manifest[name], load_file(path / f"{name}.safetensors"))
-            for name in names
-        ]
-    finally:
-        torch.set_num_threads(threads)
+    return [
+        _run(model, name, manifest[name], load_file(path / f"{name}.safetensors")) for name in names
+    ]
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -110,7 +86,7 @@ def _run(
     stages = list(_language_stages(model, case, gold, frames))
     masks = any(name.startswith("obj") for name in gold)
     if frames and masks and len(gold.get("language_embd", ())):
-        stages += _mask_stages(model, gold, frames)
+        stages += mask_stages(model, gold, frames)
     return CaseReport(name, tuple(stages))
 
 
@@ -126,17 +102,19 @@ def _language_stages(
     reply = _reply(model, case, shown, clip=clip, regions=regions)
     states = gold["last_hidden_states"]
     ids = torch.tensor(reply.generated.ids)
-    yield _equal("tokens", ids, gold["sequences"].flatten()[-len(ids) :])
-    yield _equal(
-        "prompt length", torch.tensor(_prompt_length(reply)), gold["input_ids"].flatten().shape[0]
+    yield equal("tokens", ids, gold["sequences"].flatten()[-len(ids) :])
+    yield equal(
+        "prompt length",
+        torch.tensor(_prompt_length(reply)),
+        torch.tensor(gold["input_ids"].numel()),
     )
-    yield _stage("step logits", reply.generated.logits, gold["step_logits"])
-    yield _stage("states", reply.generated.states[-len(states) :], states)
+    yield within("step logits", reply.generated.logits, gold["step_logits"])
+    yield within("states", reply.generated.states[-len(states) :], states)
     if frames and "language_embd" in gold:
         prompt = gold["input_ids"].flatten().tolist()
         found = model.mllm.seg_states(prompt, reply.generated)
-        yield _stage("seg states", found, gold["seg_hidden_states"])
-        yield _stage("embeddings", reply.embeddings, gold["language_embd"])
+        yield within("seg states", found, gold["seg_hidden_states"])
+        yield within("embeddings", reply.embeddings, gold["language_embd"])
 
 
 def _vision_stages(
@@ -152,7 +130,7 @@ def _vision_stages(
     if "vit_embeds" in gold:
         with torch.inference_mode():
             seen = model.mllm.visual_tokens(tiles)
-        yield _stage("vit", seen, gold["vit_embeds"])
+        yield within("vit", seen, gold["vit_embeds"])
 
 
 def _patch_stages(
@@ -169,11 +147,11 @@ def _patch_stages(
         stage = other if other.passed else stage
     yield stage
     if "image_grid_thw" in gold:
-        yield _equal("image grid", grids, gold["image_grid_thw"])
+        yield equal("image grid", grids, gold["image_grid_thw"])
     if "vit_embeds" in gold:
         with torch.inference_mode():
             seen = mllm.look(shown, clip=len(shown) > 1)
-        yield _stage("vit", seen.tokens, gold["vit_embeds"].reshape(seen.tokens.shape))
+        yield within("vit", seen.tokens, gold["vit_embeds"].reshape(seen.tokens.shape))
 
 
 def _sampled(name: str, ours: Tensor, gold: Mapping[str, Tensor]) -> Stage:
@@ -183,9 +161,9 @@ def _sampled(name: str, ours: Tensor, gold: Mapping[str, Tensor]) -> Stage:
         if stem == name.split(" ")[0] and stride.isdigit():
             step = int(stride)
             picked = ours[::step] if ours.ndim == 2 else ours[..., ::step, ::step]
-            return _stage(name, picked, recorded)
+            return within(name, picked, recorded)
     whole = gold.get(name.split(" ")[0])
-    return Stage(f"{name} (not recorded)", 0.0, 0.0) if whole is None else _stage(name, ours, whole)
+    return Stage(f"{name} (not recorded)", 0.0, 0.0) if whole is None else within(name, ours, whole)
 
 
 def _reply(
@@ -225,84 +203,3 @@ def _as_vocabulary(text: str) -> str:
 
 def _prompt_length(reply: GroundingResult) -> int:
     return reply.generated.states.shape[0] - len(reply.generated.ids) + 1
-
-
-def _mask_stages(model: Sa2VA, gold: Mapping[str, Tensor], frames: list[np.ndarray]) -> list[Stage]:
-    """SAM-2 in one streaming pass for each object, with the recorded embeddings on the first keyframes.
-
-    One tracker for each object, as the official code does: a batch rounds differently in the last bit, and memories
-    stored in bfloat16 let single bits grow where weights are random.
-    """
-    keyframes = min(model.config.keyframes, len(frames))
-    features = [model.encode_image(frame) for frame in frames]
-    worst: dict[str, Stage] = {}
-    for t, frame in enumerate(frames):
-        pixels = images.sam_pixels(frame, model.config.sam2)
-        if "g_pixel_values.stride8" in gold:
-            recorded = gold["g_pixel_values.stride8"][t : t + 1]
-            _keep(worst, _stage("sam pixels", pixels[..., ::8, ::8], recorded))
-    for k, embedding in enumerate(gold["language_embd"]):
-        tracker = OnlineTracker(model.sam2, TrackerConfig(max_conditioning=keyframes))
-        tracker.add("object", Prompt(embedding=embedding), frames=keyframes)
-        for t, frame in enumerate(frames):
-            decoded = tracker.step(features[t])["object"].decoded
-            for stage in _frame_stages(model, gold, k, t, decoded, frame.shape):
-                _keep(worst, stage)
-    return list(worst.values())
-
-
-def _frame_stages(
-    model: Sa2VA,
-    gold: Mapping[str, Tensor],
-    k: int,
-    t: int,
-    decoded: Decoded,
-    shape: tuple[int, ...],
-) -> Iterator[Stage]:
-    kind = "prompted" if f"obj{k}.prompted.{t}.low_res_mask" in gold else "tracked"
-    recorded = {
-        "multimasks": decoded.candidates[0],
-        "ious": decoded.ious[0],
-        "object_score": decoded.object_scores[0],
-        "low_res_mask": decoded.logits[0],
-        "obj_ptr": decoded.pointers[0],
-    }
-    for name, ours in recorded.items():
-        key = f"obj{k}.{kind}.{t}.{name}"
-        for variant, values in (
-            (key, ours),
-            (f"{key}.stride4", ours[..., ::4, ::4] if ours.ndim > 1 else ours),
-        ):
-            if variant in gold:
-                yield _stage(name.replace("_", " "), values, gold[variant].reshape(values.shape))
-    logits = images.masks_to_image(decoded.logits, model.config.sam2.image_size, *shape[:2])[0]
-    if f"obj{k}.mask_logits_final" in gold:
-        yield _stage("final logits", logits, gold[f"obj{k}.mask_logits_final"][t])
-    yield _equal("final masks", logits > 0, gold[f"obj{k}.mask_final"][t])
-
-
-def _keep(worst: dict[str, Stage], stage: Stage) -> None:
-    """The worst frame counts."""
-    known = worst.get(stage.name)
-    if known is None or not stage.largest_difference <= known.largest_difference:
-        worst[stage.name] = stage
-
-
-def _stage(name: str, ours: Tensor, gold: Tensor, tolerance: float = TOLERANCE) -> Stage:
-    if ours.shape != gold.shape:
-        return Stage(
-            f"{name} (shape {list(ours.shape)}, recorded {list(gold.shape)})",
-            float("inf"),
-            tolerance,
-        )
-    if not ours.numel():
-        return Stage(name, 0.0, tolerance)
-    return Stage(name, float((ours.float().cpu() - gold.float()).abs().max()), tolerance)
-
-
-def _equal(name: str, ours: Tensor, gold: Tensor | int) -> Stage:
-    """Counts elements that differ."""
-    recorded = gold if isinstance(gold, Tensor) else torch.tensor(gold)
-    if ours.shape != recorded.shape:
-        return Stage(name, float("inf"), 0.0)
-    return Stage(name, float((ours.cpu() != recorded).sum()), 0.0)

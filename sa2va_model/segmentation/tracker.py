@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.base import Segmenter
+from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
@@ -100,6 +101,7 @@ class OnlineTracker:
         policy: chooses among candidate masks and admits frames to memory; None = `gate_memory` decides.
         translate: makes a prompt that this SAM-2 understands of one for another model; what it finds empty is
             not remembered.
+        bank: where memory is kept; None = an empty one of the size that `config` asks for.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class OnlineTracker:
         config: TrackerConfig | None = None,
         policy: MemoryPolicy | None = None,
         translate: Callable[[Prompt, ImageFeatures], Prompt] | None = None,
+        bank: MemoryBank | None = None,
     ) -> None:
         self._segmenter, self._translate = segmenter, translate
         self._config = config or TrackerConfig()
@@ -117,7 +120,7 @@ class OnlineTracker:
             margin=self._config.reuse_margin,
             overlap=self._config.reuse_overlap,
         )
-        self._bank = segmenter.lend_bank(
+        self._bank = bank or segmenter.lend_bank(
             self,
             self._config.max_objects,
             self._config.max_conditioning,
