@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 NAME = "train"
 HELP = "Fine-tune a model: LoRA on the language model, SAM-2's mask decoder and the projections."
+LONGER = ("steps", "epochs", "save_every", "validate_every", "patience", "measure")
+"""What may be changed when a run goes on: how long, and how often it is looked at."""
 EXAMPLES = """examples:
   sa2va train finetune.yaml data=my_folder
   sa2va train finetune.yaml data=my_folder --dry-run        what a step costs, nothing is written
   sa2va train finetune.yaml data=my_folder --overfit 4      does it learn four samples by heart?
   sa2va train --resume runs/finetune                        go on after an interruption
+  sa2va train --resume runs/finetune steps=2000             make a run longer, also a finished one
   accelerate launch --num_processes 8 $(which sa2va) train finetune.yaml data=my_folder
 
 CONFIG is a YAML file, here or one that ships; key=value overrides any of its keys (train.rank=64, steps=500).
@@ -82,9 +85,12 @@ def _resumed(args: argparse.Namespace) -> Settings:
     """The settings that the run was started with; only where it lies may have changed."""
     from sa2va_training.run import state
 
-    if args.config is not None or args.overrides or args.overfit:
+    words = [word for word in (args.config, *args.overrides) if word is not None]
+    wrong = [word for word in words if word.partition("=")[0] not in LONGER or "=" not in word]
+    if wrong or args.overfit:
         raise InputError(
-            "--resume goes on with the settings of the run; expected no CONFIG, key=value or --overfit beside it"
+            f"--resume goes on with the settings of the run, of which {', '.join(LONGER)} may be changed; "
+            f"expected no {wrong[0] if wrong else '--overfit'} beside it"
         )
-    settings = state.settings_of(Path(args.resume))
+    settings = state.settings_of(Path(args.resume), words)
     return replace(settings, output=args.resume)

@@ -19,6 +19,7 @@ from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.errors import InputError
 from sa2va_model.testing import nano_model
 from sa2va_training.data.synth import write_scenes
+from sa2va_training.run import judge
 from sa2va_training.run.blend import SHARES
 
 HUB_CODE = """from transformers import PretrainedConfig
@@ -195,6 +196,74 @@ def test_a_finished_run_is_not_overwritten_but_may_be_resumed(
     assert main(["train", "finetune.yaml", "--resume", str(run)]) == 2
     assert main(["train", "--resume", str(data)]) == 2
     assert "expected the folder of a run" in capsys.readouterr().err
+
+
+def test_a_finished_run_can_be_made_longer(
+    run: Path, base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = shutil.copytree(run, tmp_path / "longer")
+    words = ["train", "--resume", str(longer), "--model", str(base)]
+    assert main([*words, "steps=5"]) == 0
+    rows = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    old = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.dumps(row) for row in rows[:3]] == old
+    results = json.loads((longer / "results.json").read_text())
+    assert results["steps"] == 5
+    assert results["before"] == json.loads((run / "results.json").read_text())["before"]
+    assert main([*words, "optimiser.rate=1"]) == 2
+    assert "expected no optimiser.rate=1 beside it" in capsys.readouterr().err
+
+
+def test_the_best_weights_are_kept_and_a_tired_run_ends(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worth by script: .1 .5 .3 .2; two measurements without gain end the run, the adapter is that of step 2."""
+    values = iter((0.1, 0.5, 0.3, 0.2, 0.9))
+    monkeypatch.setattr(judge, "worth", lambda figures: next(values))
+    out, plain = tmp_path / "o", tmp_path / "plain"
+    words = ["train", "finetune.yaml", f"data={data}", *SMALL, "optimiser.rate=0.01", "merge=false"]
+    words += ["--model", str(base), "save_every=1", "keep=9", "steps=9"]
+    more = ["validate_every=1", "patience=2"]
+    assert main([*words, *more, f"output={out}"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert (results["best"], results["steps"]) == (2, 4)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["val"] for row in rows] == [0.1, 0.5, 0.3, 0.2]
+    saved = torch.load(out / "checkpoints" / "00000002" / "state.pt", weights_only=True)["trained"]
+    kept = load_file(out / "adapter" / "parts.safetensors")
+    assert all(torch.equal(saved[f"model.{name}"], value) for name, value in kept.items())
+    assert main([*words, f"output={plain}", "measure=0"]) == 0  # looking changes nothing
+    other = torch.load(plain / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+    last = torch.load(out / "checkpoints" / "00000004" / "state.pt", weights_only=True)
+    assert all(torch.equal(other["trained"][k], v) for k, v in last["trained"].items())
+    assert len(list((out / "tensorboard").iterdir())) >= 1
+
+
+def test_the_language_model_can_stay_as_it_is(base: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    words = [
+        "train",
+        "finetune.yaml",
+        f"data={data}",
+        f"output={out}",
+        *SMALL,
+        "train.mode=decoder",
+    ]
+    assert main([*words, "steps=2", "--model", str(base), "optimiser.rate=0.01"]) == 0
+    adapter = json.loads((out / "adapter" / "adapter.json").read_text())
+    assert not adapter["lora"]
+    tops = {name.partition(".")[0] for name in adapter["parts"]}
+    assert tops == {"text_hidden_fcs", "sam2"}
+    before, after = load_model(base, device="cpu"), load_model(out / "merged", device="cpu")
+    changed = {
+        name.split(".")[0]
+        for (name, one), two in zip(
+            before.state_dict().items(), after.state_dict().values(), strict=True
+        )
+        if not torch.equal(one, two)
+    }
+    assert changed == {"text_hidden_fcs", "sam2"}
 
 
 def test_a_dry_run_writes_nothing(

@@ -27,7 +27,7 @@ from sa2va_training.objectives.names import NameHead
 from sa2va_training.objectives.objectives import OBJECTIVES, Pass, Term, Totals
 from sa2va_training.run.precision import float_attention
 from sa2va_training.run.settings import LossSettings, PartSettings
-from sa2va_training.run.trainables import encoder_frozen, is_lora, vision_frozen
+from sa2va_training.run.trainables import encoder_frozen, is_lora, language_frozen, vision_frozen
 
 REPORT = (
     *("text", "mask", "dice", "iou", "score", "tokens", "pairs", "seen", "right", "kept"),
@@ -63,7 +63,7 @@ class Learner(nn.Module):
             score=(0.3 if gated else 0.0) if loss.score < 0 else loss.score,
             quality=(0.2 if gated else 0.0) if loss.quality < 0 else loss.quality,
         )
-        model.sam2.config = replace(model.sam2.config, object_score_gate=False)
+        self.open_gate()
         self.sam_store = FeatureStore(cache * 3 // 4 if encoder_frozen(parts) else 0)
         self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
         self.before = before
@@ -76,6 +76,10 @@ class Learner(nn.Module):
         mllm = self.model.mllm
         assert isinstance(mllm, InternVL)
         return mllm
+
+    def open_gate(self) -> None:
+        """Lets masks that the object score would erase have a gradient."""
+        self.model.sam2.config = replace(self.model.sam2.config, object_score_gate=False)
 
     def close_gate(self) -> None:
         """Gives the model its run-time behaviour back."""
@@ -98,9 +102,11 @@ class Learner(nn.Module):
 
     def computed(self, batch: Batch, totals: Totals) -> Pass:
         """One pass through both halves."""
-        tokens = self.tokens(batch) if len(batch.tiles) else None
-        visual = None if tokens is None else tokens.flatten(0, 1)[batch.visual]
-        states = states_of(self.mllm, batch, visual)
+        learning = torch.is_grad_enabled() and not language_frozen(self.parts)
+        with torch.set_grad_enabled(learning):
+            tokens = self.tokens(batch) if len(batch.tiles) else None
+            visual = None if tokens is None else tokens.flatten(0, 1)[batch.visual]
+            states = states_of(self.mllm, batch, visual)
         if not len(batch.pairs):
             return Pass(batch, totals, states, tokens)
         rows, places = batch.seg.unbind(1)

@@ -23,6 +23,7 @@ from sa2va_model.errors import InputError
 from sa2va_training.data.held_out import HELD_OUT, save_held_out
 from sa2va_training.run import state
 from sa2va_training.run.job import Job, load_base, make_job, open_all, resolved
+from sa2va_training.run.judge import Judge, take_best
 from sa2va_training.run.loop import Run, make_accelerator
 from sa2va_training.run.outcome import Figures, finish, measured_before
 from sa2va_training.run.precision import decided
@@ -59,7 +60,16 @@ def finetune(
     first = job.feeder.micro(0, 0)
     if accelerator.is_main_process:
         console.print(summary(job, first))
-    run = Run(job.folder, job.settings, accelerator, job.learner, job.feeder, job.base, job.total)
+    run = Run(
+        job.folder,
+        job.settings,
+        accelerator,
+        job.learner,
+        job.feeder,
+        job.base,
+        job.total,
+        judge=None if dry_run else _judge(job),
+    )
     if dry_run:
         return _dry(run, console)
     if resume:
@@ -68,10 +78,14 @@ def finetune(
     begun, worked = time.monotonic(), time.process_time()
     run.train()
     seconds, worked = time.monotonic() - begun, time.process_time() - worked
+    best = None
+    if run.judge is not None:
+        best = take_best(job.folder, accelerator.unwrap_model(run.wrapped), range(run.done + 1))
     gathered = _gathered(run)
     results: dict[str, Any] = {}
     if accelerator.is_main_process:
-        results = finish(job, before, gathered, seconds=seconds, worked=worked)
+        more = {"steps": run.done} | ({} if best is None else {"best": best})
+        results = finish(job, before, gathered, seconds=seconds, worked=worked, more=more)
         console.print(comparison(results))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -109,6 +123,26 @@ def _begin(settings: Settings, *, dry_run: bool, overfit: int) -> tuple[Job, Fig
         before = measured_before(model, sources, settings, folder)
     accelerator.wait_for_everyone()
     return make_job(settings, accelerator, model, base, sources), before
+
+
+def _judge(job: Job) -> Judge | None:
+    """What measures while it is trained, where that is asked for.
+
+    Raises:
+        InputError: there is nothing to measure on, or no process has all weights.
+    """
+    settings = job.settings
+    if not settings.validate_every:
+        return None
+    if state.sharded(job.accelerator):
+        raise InputError(
+            f"validate_every is {settings.validate_every} with sharded weights; expected 0 there"
+        )
+    held = {s.name: s.validation for s in job.sources if s.validation is not None}
+    if not held:
+        raise InputError("validate_every: nothing is held out; expected batches.held_out above 0")
+    every, patience = settings.validate_every, settings.patience
+    return Judge(job.folder, held, settings.measure, settings.seed, every, patience)
 
 
 def _gathered(run: Run) -> dict[str, Any] | None:

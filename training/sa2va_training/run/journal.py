@@ -18,6 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sa2va_model.errors import InputError
+
 LINES = "metrics.jsonl"
 
 
@@ -26,21 +28,28 @@ class Journal:
 
     Args:
         start: steps that are done already; later lines are dropped.
+        trackers: names of accelerate's.
     """
 
-    def __init__(self, run: Path, start: int, total: int, *, active: bool = True) -> None:
+    def __init__(
+        self,
+        run: Path,
+        start: int,
+        total: int,
+        *,
+        active: bool = True,
+        trackers: Sequence[str] = ("tensorboard",),
+    ) -> None:
         self._active = active
         if not active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         self._file = run / LINES
         kept = [row for row in read_journal(run) if row["step"] <= start]
         fresh = self._file.with_suffix(".new")
         fresh.write_text("".join(json_line(row) for row in kept), encoding="utf-8")
         fresh.replace(self._file)
         self._lines = self._file.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
+        self._trackers = open_trackers(trackers, run, start)
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -58,13 +67,21 @@ class Journal:
             return
         self._lines.write(json_line(row))
         self._lines.flush()
-        for name, value in row.items():
-            if name != "step" and math.isfinite(value):
-                self._board.add_scalar(name, value, row["step"])
+        finite = {k: v for k, v in row.items() if k != "step" and math.isfinite(v)}
+        for tracker in self._trackers:
+            tracker.log(finite, step=row["step"])
         shown = "  ".join(
             f"{name} {row[name]:.3f}" for name in ("loss", "iou", "seconds") if name in row
         )
         self._bar.update(self._task, completed=row["step"], figures=shown)
+
+    def picture(self, name: str, rgb: np.ndarray | None, step: int) -> None:
+        """A picture uint8 [H, W, 3] for those trackers that take pictures; None = there is none."""
+        if not self._active or rgb is None:
+            return
+        for tracker in self._trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({name: rgb[None]}, step=step, **_layout(tracker))
 
     def __enter__(self) -> Journal:
         """Use as `with Journal(...) as journal`."""
@@ -74,8 +91,42 @@ class Journal:
         """Close files and bar, whatever happened."""
         if self._active:
             self._bar.stop()
-            self._board.close()
+            for tracker in self._trackers:
+                tracker.finish()
             self._lines.close()
+
+
+def open_trackers(names: Sequence[str], run: Path, start: int) -> list[Any]:
+    """accelerate's trackers for a run.
+
+    Raises:
+        InputError: one of them is not installed, or cannot be reached.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    found: list[Any] = []
+    for name in names:
+        try:
+            if name == "tensorboard":
+                tracker = LOGGER_TYPE_TO_CLASS[name]("tensorboard", run, purge_step=start + 1)
+            elif name == "wandb":
+                tracker = LOGGER_TYPE_TO_CLASS[name]("sa2va", dir=str(run), name=run.name)
+            else:
+                tracker = LOGGER_TYPE_TO_CLASS[name]("sa2va", logging_dir=run, run_name=run.name)
+            if hasattr(tracker, "start"):
+                tracker.start()
+        except Exception as error:  # whatever a service raises that is not there
+            raise InputError(
+                f"trackers: {name} cannot be used ({type(error).__name__}: {error}); expected it to be "
+                f"installed (pip install {name}) and reachable"
+            ) from error
+        found.append(tracker)
+    return found
+
+
+def _layout(tracker: Any) -> dict[str, Any]:
+    """TensorBoard has to be told that channels come last."""
+    return {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
 
 
 def json_line(row: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from sa2va_training.objectives.learner import REPORT, Learner
 from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run import state
 from sa2va_training.run.journal import Journal
+from sa2va_training.run.judge import Judge
 from sa2va_training.run.precision import decided
 from sa2va_training.run.settings import OptimiserSettings, Settings
 from sa2va_training.run.trainables import groups
@@ -85,6 +86,7 @@ class Run:
         feeder: must be made for this process' rank.
         base: fingerprint of the model before training.
         total: optimiser steps.
+        judge: what the weights are worth while they are trained; None = nobody asks.
     """
 
     folder: Path
@@ -94,6 +96,7 @@ class Run:
     feeder: Feeder
     base: str
     total: int
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
         plain = groups(self.learner, self.settings.optimiser)
@@ -138,16 +141,34 @@ class Run:
         last = self.total if until is None else min(until, self.total)
         main = self.accelerator.is_main_process
         self.wrapped.train()
-        with Journal(self.folder, self.done, self.total, active=main) as journal:
+        if self.judge is not None and self.judge.tired(self.done):
+            return
+        trackers = self.settings.trackers
+        with Journal(self.folder, self.done, self.total, active=main, trackers=trackers) as journal:
             for batches in self.feeder.steps(self.done, last):
                 begun = time.monotonic()
                 row = self.step([batch.to(self.accelerator.device) for batch in batches])
                 self.done += 1
                 row["seconds"] = round(time.monotonic() - begun, 4)
+                tired = self._judged(row, journal)
                 journal.step({"step": self.done, **row})
                 self._check(row)
-                if self.done % self.settings.save_every == 0 or self.done == last:
+                if self.done % self.settings.save_every == 0 or self.done == last or tired:
                     self.save()
+                if tired:
+                    break
+
+    def _judged(self, row: dict[str, float], journal: Journal) -> bool:
+        """Measures where it is time; whether the run may end."""
+        if self.judge is None or self.done % self.judge.every:
+            return False
+        if self.accelerator.is_main_process:
+            figures, picture = self.judge(self.accelerator.unwrap_model(self.wrapped), self.done)
+            row |= figures
+            journal.picture("held out", picture, self.done)
+        self.accelerator.wait_for_everyone()
+        self.wrapped.train()
+        return self.judge.tired(self.done)
 
     def rehearse(self, steps: int) -> list[dict[str, float]]:
         """Some steps of which nothing is written; their figures."""

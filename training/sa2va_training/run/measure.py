@@ -151,6 +151,26 @@ def draw_comparison(before: Sequence[Seen], after: Sequence[Seen], path: Path) -
     cv2.imwrite(str(path), sheet)
 
 
+def draw_seen(seen: Sequence[Seen]) -> np.ndarray | None:
+    """What was answered: rows of what is meant (green) and what was marked (orange), uint8 [H, W, 3]; None if empty."""
+    if not seen:
+        return None
+    rows = [
+        np.concatenate(
+            [
+                _cell(one.rgb, one.truth, one.text, (60, 180, 60)),
+                _cell(one.rgb, one.guess, f"IoU {one.iou:.2f}", (20, 140, 255)),
+            ],
+            1,
+        )
+        for one in seen
+    ]
+    half = (len(rows) + 1) // 2
+    rows += [np.full_like(rows[0], 255)] * (2 * half - len(rows))
+    sheet = np.concatenate([np.concatenate(rows[:half]), np.concatenate(rows[half:])], 1)
+    return np.ascontiguousarray(sheet[:, :, ::-1])
+
+
 def _cell(
     rgb: np.ndarray, mask: np.ndarray, text: str, colour: tuple[int, int, int], side: int = 240
 ) -> np.ndarray:

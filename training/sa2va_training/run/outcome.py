@@ -94,6 +94,7 @@ def finish(
     *,
     seconds: float,
     worked: float,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes what was learnt, reads it back as a user would, and measures that.
 
@@ -103,6 +104,7 @@ def finish(
         gathered: the learner's whole numbers where no process has all of them; None = the job's model has them.
         seconds: that training took.
         worked: seconds of processor time that it took.
+        more: what else is to stand in the results.
 
     Returns:
         what `results.json` holds.
@@ -125,6 +127,7 @@ def finish(
         "skipped": sum("skipped" in row for row in rows),
         "last": rows[-1] if rows else {},
     }
+    results |= dict(more or {})
     results |= {key: notes[key] for key in ("share", "aside") if key in notes}
     for name, found in list(seen.items())[:1]:
         measure.draw_comparison(

@@ -13,7 +13,8 @@ from typing import Any
 from sa2va_model.errors import InputError
 from sa2va_training.objectives.losses import MaskLossSettings
 
-MODES = ("lora", "full", "memory")
+MODES = ("lora", "full", "decoder", "memory")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -23,7 +24,8 @@ class PartSettings:
 
     Attributes:
         mode: "lora" = LoRA on the language model; "full" = all of its weights and the vision model's; "memory" = only
-            what SAM-2 tracks with, on clips.
+            what SAM-2 tracks with, on clips; "decoder" = the language model stays as it is, SAM-2's mask decoder and
+            `text_hidden_fcs` learn.
         rank, alpha, dropout, targets: of LoRA; `targets` as `peft` takes them.
         memory_dropout: of SAM-2's memory attention in mode "memory"; 0 for a small model.
         embeddings: "none", "special" (only the rows of [SEG], <p>, </p>, <vp>, </vp>) or "all" (the whole table and
@@ -198,6 +200,10 @@ class Settings:
         save_every, keep: steps between checkpoints, and how many are kept.
         measure: samples of every dataset that before and after are measured on; 0 = not at all.
         merge: also write the merged checkpoint in the official layout.
+        validate_every: steps between measurements on what is held out; the weights of the best one become the adapter;
+            0 = never, the last weights do.
+        patience: measurements in a row that bring nothing better, after which the run ends; 0 = it goes to the end.
+        trackers: where figures and pictures go beside `metrics.jsonl`: some of tensorboard, wandb and mlflow.
     """
 
     data: Any = None
@@ -216,6 +222,9 @@ class Settings:
     keep: int = 2
     measure: int = 100
     merge: bool = True
+    validate_every: int = 0
+    patience: int = 0
+    trackers: tuple[str, ...] = ("tensorboard",)
     train: PartSettings = field(default_factory=PartSettings)
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -231,6 +240,14 @@ class Settings:
             )
         for name in ("save_every", "keep"):
             _above(name, getattr(self, name), 0)
+        for tracker in self.trackers:
+            _one_of("trackers", tracker, TRACKERS)
+        if self.validate_every and not self.measure:
+            raise InputError("measure is 0 with validate_every; expected samples to measure on")
+        if self.patience and not self.validate_every:
+            raise InputError(
+                f"patience is {self.patience}; expected validate_every above 0 with it"
+            )
         if self.steps < 0 or (self.steps == 0 and self.epochs <= 0):
             raise InputError(
                 f"steps is {self.steps}, epochs is {self.epochs}; expected one of them above 0"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,11 @@ def latest(run: Path) -> Checkpoint | None:
         raise InputError(f"{file}: not readable ({error}); expected a checkpoint's data") from error
 
 
-def settings_of(run: Path) -> Settings:
+def settings_of(run: Path, changes: Sequence[str] = ()) -> Settings:
     """The settings that a run was started with.
+
+    Args:
+        changes: `key=value` of what shall be other.
 
     Raises:
         InputError: the folder is no run.
@@ -74,7 +77,7 @@ def settings_of(run: Path) -> Settings:
     file = run / "settings.yaml"
     if not file.is_file():
         raise InputError(f"{run}: no settings.yaml in it; expected the folder of a run")
-    return load_settings(file)
+    return load_settings(file, changes)
 
 
 def save(

@@ -88,6 +88,8 @@ def comparison(results: dict[str, Any]) -> Table:
     table.caption = f"{results['seconds']:.0f} s; {results['folder']}: adapter/, loss.png{picture}"
     if not results["after"]:
         table.caption += "; nothing was held out to measure on (batches.held_out, measure)"
+    if "best" in results:
+        table.caption += f"; weights of step {results['best']}, the best of those measured"
     if results.get("skipped"):
         table.caption += f"; {results['skipped']} step(s) were not finite and skipped"
     if "share" in results:

@@ -89,7 +89,7 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
     for name, parameter in model.named_parameters():
         if name.startswith(_prefixes(settings)):
             parameter.requires_grad_(True)
-    if settings.checkpointing and settings.mode != "memory":
+    if settings.checkpointing and settings.mode not in ("memory", "decoder"):
         _checkpoint(model.mllm.language_model)
     if settings.mode == "memory":
         _drop(model.sam2.sam2_model.memory_attention, settings.memory_dropout)
@@ -159,9 +159,9 @@ def _prefixes(settings: PartSettings) -> tuple[str, ...]:
         chosen += [*LANGUAGE, *VISION]
     for wanted, names in (
         (settings.text_hidden, TEXT_HIDDEN),
-        (settings.projector, PROJECTOR),
+        (settings.projector and not language_frozen(settings), PROJECTOR),
         (settings.decoder, DECODER),
-        (settings.vision, VISION),
+        (settings.vision and not language_frozen(settings), VISION),
         (settings.encoder, ENCODER),
     ):
         chosen += names if wanted else ()
@@ -180,6 +180,11 @@ def _place(model: nn.Module, name: str) -> nn.Parameter:
 def encoder_frozen(settings: PartSettings) -> bool:
     """Whether SAM-2's image features may be kept."""
     return not settings.encoder
+
+
+def language_frozen(settings: PartSettings) -> bool:
+    """Whether nothing before `text_hidden_fcs` learns, so that no gradient has to go there."""
+    return settings.mode == "decoder"
 
 
 def vision_frozen(settings: PartSettings) -> bool:
