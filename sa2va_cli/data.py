@@ -24,6 +24,8 @@ EXAMPLES = """examples:
       then draw label images for a few frames: my_folder/masks/kitchen/00000.png, pixel value = number of the object
   sa2va data propagate my_folder --name 1="the blue mug" --name 2="the red block"
   sa2va data propagate my_folder --box 1=0:120,80,200,170 --name 1="the blue mug"     a box instead of a drawing
+  sa2va data import roboflow_export -o my_folder            COCO, YOLO-seg, labelme, VOC, DAVIS, index PNG
+  sa2va data export my_folder -o instances.json             as COCO
   sa2va data synth -o rehearsal --kind sim --count 200
   sa2va data check my_folder
   sa2va data look my_folder                 a page of pictures: what is marked, what is asked
@@ -67,6 +69,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL=FRAME:x0,y0,x1,y1",
         help="annotate an object with a box in pixels",
     )
+    taken = actions.add_parser("import", help="a folder of another tool: COCO, YOLO, labelme, …")
+    taken.add_argument("source", metavar="SOURCE", help="folder with pictures and annotations")
+    taken.add_argument("-o", "--output", metavar="FOLDER", required=True, help="new dataset folder")
+    taken.add_argument(
+        "--format",
+        metavar="F",
+        help="coco, yolo, labelme, voc, davis or index (default: by its files)",
+    )
+    taken.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="LABEL=WORDS",
+        help="what an object of label images is called",
+    )
+    given = actions.add_parser("export", help="a dataset folder as a COCO file")
+    given.add_argument("folder", metavar="FOLDER", help="dataset folder")
+    given.add_argument("-o", "--output", metavar="FILE", required=True, help="instances.json")
     scenes = actions.add_parser("synth", help="simulated scenes with masks and expressions")
     scenes.add_argument("-o", "--output", metavar="FOLDER", required=True, help="dataset folder")
     scenes.add_argument(
@@ -82,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     looked.add_argument("-o", "--output", metavar="FOLDER", help="where to (default: DATASET/look)")
     looked.add_argument("--count", type=positive, default=40, metavar="N", help="samples to draw")
-    for action in (bag, carry, scenes, checked, looked):
+    for action in (bag, carry, taken, given, scenes, checked, looked):
         _add_common(action)
     for action in (checked, looked):
         action.add_argument(
@@ -105,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace], tuple[int, dict[str, Any]]]] = {
         "from-bag": _from_bag,
         "propagate": _propagate,
+        "import": _import,
+        "export": _export,
         "synth": _synth,
         "check": _check,
         "look": _look,
@@ -249,6 +271,42 @@ def _box(item: str) -> Box:
     if not (x0 < x1 and y0 < y1):
         raise InputError(f"--box {item!r}: expected x0 < x1 and y0 < y1")
     return Box(_label(item, "--box"), number, (x0, y0, x1, y1))
+
+
+def _import(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from sa2va_training.data.exchange.formats import FORMATS, named, recognise
+    from sa2va_training.data.exchange.imported import write_folder
+
+    source = Path(args.source).expanduser()
+    kind = args.format or recognise(source)
+    if kind not in FORMATS:
+        raise InputError(f"--format {kind}: expected one of {', '.join(FORMATS)}")
+    names = {_label(item, "--name"): _rest(item, "--name") for item in args.name}
+    written = write_folder(named(FORMATS[kind](source), names), Path(args.output))
+    print(
+        f"{args.output}: {written.records} records of {kind}, {written.pictures} pictures, {written.objects} objects"
+    )
+    for name, count in written.names.most_common(12):
+        print(f"  {name or 'without a name (--name LABEL=WORDS)'}: {count}")
+    for what, count in written.left.items():
+        print(f"left out: {what}, {count} times", file=sys.stderr)
+    print(f"look at it: sa2va data look {args.output}")
+    return 0, {
+        "folder": args.output,
+        "format": kind,
+        "records": written.records,
+        "objects": written.objects,
+        "left_out": dict(written.left),
+    }
+
+
+def _export(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from sa2va_training.data.exchange.coco import write_coco
+    from sa2va_training.data.readers.simple import SimpleFolder
+
+    counts = write_coco(SimpleFolder(Path(args.folder)), Path(args.output))
+    print(f"{args.output}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
+    return 0, {"file": args.output, **counts}
 
 
 def _synth(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
