@@ -9,21 +9,23 @@ Letters: P tokens of the shared beginning, T tokens of the tree, C hidden size.
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from sa2va_model.mllm.layers import run_layers
+from sa2va_model.mllm.types import Inputs
 
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 """Tree tokens that a graph is made for; longer ones run without."""
-KEPT = 6
+KEPT = 8
 """Graphs; each has buffers as large as the prompt's keys and values."""
 
 
@@ -37,6 +39,9 @@ class GraphStore(Protocol):
 class GraphedForward:
     """Runs the body of one language model through graphs.
 
+    What a family computes from the values of positions is computed before: rotary codes, whose frequencies may depend
+    on them, and where visual tokens stand that DeepStack adds to.
+
     Args:
         body: decoder layers and final norm.
         make_store: makes an empty store.
@@ -46,52 +51,43 @@ class GraphedForward:
     def __init__(self, body: Any, make_store: Any, *, tolerance: float = 0.05) -> None:
         self._body, self._make_store, self._tolerance = body, make_store, tolerance
         self._store: GraphStore = make_store()
-        self._known: set[tuple[int, int, int, bool]] = set()
-        self._lock = threading.Lock()
-        self._last: Any = None
+        self._known: set[tuple[object, ...]] = set()
         self.failure = ""
 
+    def serves(self, tree: int) -> bool:
+        """There are graphs for so many tokens of a tree."""
+        return not self.failure and 0 < tree <= LENGTHS[-1]
+
     def __call__(
-        self, embeddings: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor | None
+        self, inputs: Inputs, positions: Tensor, cache: DynamicCache, mask: Tensor
     ) -> Tensor | None:
         """Final-norm states [L, C] and a longer cache, or None where no graph can do it.
 
         Args:
-            embeddings: [1, L, C]; the last T rows belong to the tree.
+            inputs: [1, L, C]; the last T rows belong to the tree.
             mask: [1, 1, T, P + T] as `Tree.mask` makes it.
         """
-        if self.failure or mask is None or mask.shape[-2] > LENGTHS[-1]:
-            return None
-        past, tree = cache.get_seq_length(), mask.shape[-2]
+        past, tree, length = cache.get_seq_length(), mask.shape[-2], len(inputs)
         pad = next(size for size in LENGTHS if size >= tree) - tree
+        codes = self._body.rotary_emb(inputs.embeddings, positions)
+        deep = inputs.deep_everywhere()
         held = [t for layer in cache.layers for t in (layer.keys, layer.values)]
-        inputs = [
-            F.pad(embeddings, (0, 0, 0, pad)),
+        given = [
+            F.pad(inputs.embeddings, (0, 0, 0, pad)),
             F.pad(positions, (0, pad)),
             _padded(mask, pad),
+            *(F.pad(code, (0, 0, 0, pad)) for code in codes),
+            *(F.pad(level, (0, 0, 0, pad)) for level in deep),
             *held,
         ]
-        key = (past, embeddings.shape[1] + pad, tree + pad, bool(held))
-        with self._lock:
-            self._wait()
-            states = self._run(key, inputs, cache, embeddings.shape[1])
-            if self._last is not None:
-                self._last.record()
-            return states
-
-    def _run(
-        self,
-        key: tuple[int, int, int, bool],
-        inputs: list[Tensor],
-        cache: DynamicCache,
-        length: int,
-    ) -> Tensor | None:
+        key = (past, length + pad, tree + pad, len(deep), bool(held))
         if key not in self._known and len(self._known) >= KEPT:
             self._store, self._known = self._make_store(), set()
+        stage = partial(self._stage, len(deep))
         try:
-            states, *grown = self._store.run(key, self._stage, inputs)
+            states, *grown = self._store.run(key, stage, given)
             if key not in self._known:
-                self._check(states, inputs)
+                self._check(states, stage, given)
                 self._known.add(key)
         except RuntimeError as error:
             self.failure = f"{type(error).__name__}: {error}"
@@ -102,30 +98,58 @@ class GraphedForward:
         return states[:length]
 
     def _stage(
-        self, embeddings: Tensor, positions: Tensor, mask: Tensor, *held: Tensor
+        self,
+        levels: int,
+        embeddings: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        *rest: Tensor,
     ) -> tuple[Tensor, ...]:
         """States, then keys and values of the new tokens, layer by layer."""
+        deep, held = rest[:levels], rest[levels:]
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(zip(held[::2], held[1::2], strict=True)):
             cache.update(keys, values, layer)
         past = cache.get_seq_length()
-        states = run_layers(self._body, embeddings, positions, cache, mask)
+        extra = {"visual_pos_masks": mask, "deepstack_visual_embeds": list(deep)} if deep else {}
+        with _replaced(self._body, cos, sin):
+            states = run_layers(self._body, embeddings, positions, cache, mask, extra)
         grown = [t[..., past:, :] for layer in cache.layers for t in (layer.keys, layer.values)]
         return (states, *grown)
 
-    def _check(self, states: Tensor, inputs: list[Tensor]) -> None:
+    def _check(self, states: Tensor, stage: Any, inputs: list[Tensor]) -> None:
         """A graph that computes something else is an error."""
-        expected = self._stage(*inputs)[0].float()
+        expected = stage(*inputs)[0].float()
         difference = (states.float() - expected).abs().max() / expected.abs().max()
         if not float(difference) <= self._tolerance:
             raise RuntimeError(f"a replayed graph differs by {float(difference):.2g}")
 
-    def _wait(self) -> None:
-        """Another thread's stream may still read the buffers of the last replay."""
-        if torch.cuda.is_available():
-            if self._last is not None:
-                torch.cuda.current_stream().wait_event(self._last)
-            self._last = torch.cuda.Event()
+
+class _GivenCodes(nn.Module):
+    """In place of a model's rotary embedding: codes that were computed before."""
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        super().__init__()
+        self._codes = cos, sin
+
+    def forward(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The codes, whatever the positions."""
+        return self._codes
+
+
+@contextmanager
+def _replaced(body: Any, cos: Tensor, sin: Tensor) -> Iterator[None]:
+    """The body with rotary codes given and DeepStack's levels added everywhere (zero where no image is)."""
+    own, modules = body.rotary_emb, body._modules
+    modules["rotary_emb"] = _GivenCodes(cos, sin)
+    body._deepstack_process = lambda states, _, level: states + level
+    try:
+        yield
+    finally:
+        modules["rotary_emb"] = own
+        del body._deepstack_process
 
 
 def _padded(mask: Tensor, pad: int) -> Tensor:

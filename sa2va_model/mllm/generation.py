@@ -70,8 +70,12 @@ class Generator:
 
         Graphs hold the weights as they are: call it again after they were changed.
         """
-        possible = make_store is not None and self.span is None
-        self._graphed = GraphedForward(self._body, make_store) if possible else None
+        self._graphed = None if make_store is None else GraphedForward(self._body, make_store)
+
+    def graphs_serve(self, tokens: int, tree: int) -> bool:
+        """A first forward of so many tokens, `tree` of them in a tree, is replayed and wants its mask."""
+        exact = self.span is None or tokens <= self.span
+        return self._graphed is not None and exact and self._graphed.serves(tree)
 
     def read(self, ids: Sequence[int], prompt: Tensor | Inputs) -> Prefix:
         """Reads the beginning of a prompt, [1, P, C], ahead of any question."""
@@ -220,15 +224,15 @@ class Generator:
         cache: DynamicCache,
         mask: Tensor | None,
         *,
-        first: bool = False,
+        replay: bool = False,
     ) -> Tensor:
         """Final-norm states [L, C] of new inputs; `cache` grows by them.
 
         Args:
-            first: nothing of the tree was read before.
+            replay: as a graph, where that works (see `graphs_serve`); then `mask` is given.
         """
-        if first and self._graphed is not None and not inputs.deep:
-            replayed = self._graphed(inputs.embeddings, positions, cache, mask)
+        if replay and self._graphed is not None and mask is not None:
+            replayed = self._graphed(inputs, positions, cache, mask)
             if replayed is not None:
                 return replayed
         extra: dict[str, Any] = {}

@@ -108,8 +108,10 @@ class SpeculativeDecoding:
             visual = None if head.visual is None else F.pad(head.visual, (0, embeddings.shape[1]))
             both = torch.cat([head.embeddings, embeddings], dim=1)
             inputs = Inputs(both, visual=visual, deep=head.deep)
-        mask = tree.mask(first, self._past, embeddings)
-        states = decoder.forward(inputs, positions, self._cache, mask, first=first == 0)
+        new = len(tree) - first
+        replay = first == 0 and decoder.graphs_serve(self._past + len(tree), new)
+        mask = tree.mask(first, self._past, embeddings, explicit=replay)
+        states = decoder.forward(inputs, positions, self._cache, mask, replay=replay)
         if head is not None:
             self._keep_prefix(states[: len(head)])
             states = states[len(head) :]

@@ -77,17 +77,18 @@ class Tree:
                 node = self.children[node][token]
         return ids
 
-    def mask(self, first: int, past: int, like: Tensor) -> Tensor | None:
+    def mask(self, first: int, past: int, like: Tensor, *, explicit: bool = False) -> Tensor | None:
         """What the tokens from `first` on see of the beginning and the tree.
 
         Args:
             past: P.
             like: a tensor of the dtype and device wanted.
+            explicit: also where causal attention is the same.
 
         Returns:
             Additive, [1, 1, T - first, P + T]; None where causal attention is the same.
         """
-        if self.linear:
+        if self.linear and not explicit:
             return None
         rows = torch.from_numpy(self._seen[first : len(self), : len(self)])
         hidden = torch.zeros(len(rows), past + len(self), dtype=like.dtype)

@@ -47,6 +47,15 @@ class Inputs:
             return 0
         return int(self.positions.max()) + 1 - len(self)
 
+    def deep_everywhere(self) -> tuple[Tensor, ...]:
+        """`deep` as [1, L, C] each, zero where no visual token is."""
+        if not self.deep:
+            return ()
+        assert self.visual is not None
+        places = self.visual[0].nonzero()[:, 0]
+        zero = torch.zeros_like(self.embeddings[0])
+        return tuple(zero.index_copy(0, places, level.to(zero.dtype))[None] for level in self.deep)
+
     def split(self, count: int) -> tuple[Inputs, Inputs]:
         """The first `count` tokens, and the rest, which must be text."""
         positions = None if self.positions is None else self.positions[..., :count]

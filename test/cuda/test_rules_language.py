@@ -14,7 +14,7 @@ from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
-from sa2va_model.tracking.memory_gate import TrustConfig
+from sa2va_model.tracking.memory_gate import GateConfig
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
 
@@ -45,8 +45,8 @@ def test_the_live_tracker_keeps_the_rules(profile: str) -> None:
     model = in_bfloat16(None)
     with Cuda() as gpu:
         gpu.move(model).use_profile(profile)
-        trust = TrustConfig(gate=True, distractors=True, motion=True)
-        live = LiveTracker(model, LiveConfig(max_objects=4, trust=trust))
+        gate = GateConfig(gate=True, distractors=True, motion=True)
+        live = LiveTracker(model, LiveConfig(max_objects=4, gate=gate))
         live.track("the cup")
         live.prompt(box=(10, 10, 40, 40))
         live.prompt(points=np.array([[30, 30]]))

@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from sa2va_model.errors import CancelledError
 from sa2va_model.mllm.draft_answers import DraftAnswers
+from sa2va_model.mllm.families.nano import FAMILIES
 from sa2va_model.mllm.generation import Generator
 from sa2va_model.mllm.token_tree import tree_attention
 from sa2va_model.mllm.types import Generated, Inputs, Opening
@@ -342,3 +344,39 @@ def test_a_graph_that_fails_is_not_used(model: Sa2VA, store) -> None:
             decoder.use_graphs(None)
     same(got, expected)
     assert not Store.keys
+
+
+@pytest.mark.parametrize("family", [None, *FAMILIES])
+def test_every_family_is_replayed_in_steady_state(family: str | None) -> None:
+    """On known and new frames; when one known answer is left; where codes depend on positions; with DeepStack."""
+    model = nano_model(family=family)
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (60, 80, 3), np.uint8) for _ in range(2)]
+    asked = ["the cup", "the cup", "a dog", "a dog", "the red cup", "the cup", "a dog"]
+    plain = [model.ground(frames, words) for words in asked]
+    model.forget()
+    model.ground(frames, asked[0])
+    model.forget_frames()
+    Store.keys.clear()
+    model.mllm.generator.use_graphs(Store)
+    for words, wanted in zip(asked, plain, strict=True):
+        got = model.ground(frames, words)
+        assert got.generated.ids == wanted.generated.ids
+        assert torch.allclose(got.embeddings, wanted.embeddings, atol=1e-5)
+    assert len(Store.keys) == len(asked)
+    assert model.mllm.generator.graphs_serve(10, 10), "no failure"
+
+
+def test_a_cancelled_question_does_not_put_an_end_to_graphs(model: Sa2VA) -> None:
+    class Cancelling(Store):
+        def run(self, key, stage, inputs):
+            raise CancelledError("not wanted any more")
+
+    decoder, start = model.mllm.generator, opening(model, "A beginning. ")
+    decoder.use_graphs(Cancelling)
+    try:
+        with pytest.raises(CancelledError):
+            decoder.answer(start, questions(model, TEXTS[:1]), LIMIT)
+        assert decoder.graphs_serve(10, 10)
+    finally:
+        decoder.use_graphs(None)

@@ -77,7 +77,7 @@ def test_all_tasks_share_one_segmenter_and_its_weights() -> None:
     model = nano_model(seed=1)
     model.use_profile("auto")
     live = LiveTracker(model, LiveConfig())
-    used = live._parts.vision.follower
+    used = live._tracker._segmenter
     live.close()
     assert used is model.segmenter is model.segmenter_of("float32")
     assert used is not model.segmenter_of("auto", 96)

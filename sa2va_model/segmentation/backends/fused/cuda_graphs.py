@@ -89,8 +89,7 @@ class _Captured:
                 self._graph, self._outputs = capture(stage, self._inputs, pool, stream)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        for buffer, tensor in zip(self._inputs, inputs, strict=True):
-            buffer.copy_(tensor)
+        torch._foreach_copy_(self._inputs, list(inputs))  # one launch for all
         self._graph.replay()
         return tuple(tensor.clone() for tensor in self._outputs)
 
