@@ -15,7 +15,7 @@ from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
     from sa2va_training.data.check import Findings
-    from sa2va_training.data.propagate import Box
+    from sa2va_training.data.propagate import BoxPrompt
 
 NAME = "data"
 HELP = "Make, complete and check a dataset folder (docs/datasets.md)."
@@ -259,8 +259,8 @@ def _rest(item: str, option: str) -> str:
     return text
 
 
-def _box(item: str) -> Box:
-    from sa2va_training.data.propagate import Box
+def _box(item: str) -> BoxPrompt:
+    from sa2va_training.data.propagate import BoxPrompt
 
     frame, _, numbers = _rest(item, "--box").partition(":")
     try:
@@ -270,7 +270,7 @@ def _box(item: str) -> Box:
         raise InputError(f"--box {item!r}: expected LABEL=FRAME:x0,y0,x1,y1") from None
     if not (x0 < x1 and y0 < y1):
         raise InputError(f"--box {item!r}: expected x0 < x1 and y0 < y1")
-    return Box(_label(item, "--box"), number, (x0, y0, x1, y1))
+    return BoxPrompt(_label(item, "--box"), number, (x0, y0, x1, y1))
 
 
 def _import(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -62,7 +62,7 @@ DRAW = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One line of the report.
 
     Attributes:
@@ -119,40 +119,40 @@ def _reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def check_packages(args: argparse.Namespace) -> Iterator[Finding]:
+def check_packages(args: argparse.Namespace) -> Iterator[Check]:
     """Python, this package, and what it imports."""
-    yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
+    yield Check("python", "ok", f"{platform.python_version()} at {sys.executable}")
     folder = Path(__file__).resolve().parent.parent
-    yield Finding("sa2va_ros", "ok", f"{_version('sa2va_ros')} in {folder}")
+    yield Check("sa2va_ros", "ok", f"{_version('sa2va_ros')} in {folder}")
     for module, (distribution, cure) in PACKAGES.items():
         try:
             imported = importlib.import_module(module)
         except (ImportError, OSError, RuntimeError) as error:
-            yield Finding(distribution, "missing", _reason(error), cure)
+            yield Check(distribution, "missing", _reason(error), cure)
         else:
-            yield Finding(
+            yield Check(
                 distribution, "ok", getattr(imported, "__version__", _version(distribution))
             )
 
 
-def check_device(args: argparse.Namespace) -> Iterator[Finding]:
+def check_device(args: argparse.Namespace) -> Iterator[Check]:
     """Where the model would compute."""
-    yield Finding("processor", "ok", f"{os.cpu_count()} cores, {platform.machine()}")
+    yield Check("processor", "ok", f"{os.cpu_count()} cores, {platform.machine()}")
     try:
         import torch
     except (ImportError, OSError):
-        yield Finding("gpu", "absent", "not known without torch")
+        yield Check("gpu", "absent", "not known without torch")
         return
     if not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-        yield Finding("gpu", "absent", f"none that torch can use (it is built {built})")
+        yield Check("gpu", "absent", f"none that torch can use (it is built {built})")
         return
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        yield Finding(f"cuda:{index}", "ok", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        yield Check(f"cuda:{index}", "ok", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
 
 
-def check_model(args: argparse.Namespace) -> Iterator[Finding]:
+def check_model(args: argparse.Namespace) -> Iterator[Check]:
     """The checkpoint folder, without loading it."""
     if args.model:
         folder, cure = Path(args.model), "give the folder of a Sa2VA checkpoint with --model"
@@ -165,18 +165,18 @@ def check_model(args: argparse.Namespace) -> Iterator[Finding]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         text = f"{folder}/config.json: {getattr(error, 'strerror', None) or _reason(error)}"
-        yield Finding("model", "missing", text, cure)
+        yield Check("model", "missing", text, cure)
         return
     weights = list(folder.glob("*.safetensors"))
     if not weights:
-        yield Finding("model", "missing", f"{folder}: no *.safetensors file", cure)
+        yield Check("model", "missing", f"{folder}: no *.safetensors file", cure)
         return
     size = sum(path.stat().st_size for path in weights) / 1e6
     kind = config.get("model_type", "?") if isinstance(config, dict) else "?"
-    yield Finding("model", "ok", f"{folder} ({kind}, {size:.1f} MB of weights)")
+    yield Check("model", "ok", f"{folder} ({kind}, {size:.1f} MB of weights)")
 
 
-def check_ros(args: argparse.Namespace) -> Iterator[Finding]:
+def check_ros(args: argparse.Namespace) -> Iterator[Check]:
     """rclpy, its middleware, and our messages."""
     distribution = os.environ.get("ROS_DISTRO")
     cure = "make setup (ROS 2 Jazzy wheels), or source a ROS 2 distribution"
@@ -185,69 +185,67 @@ def check_ros(args: argparse.Namespace) -> Iterator[Finding]:
 
         middleware = rclpy.get_rmw_implementation_identifier()
     except (ImportError, OSError, RuntimeError) as error:
-        yield Finding("rclpy", "missing", _reason(error), cure)
+        yield Check("rclpy", "missing", _reason(error), cure)
         return
     origin = f"ROS 2 {distribution}" if distribution else f"wheel {_version('ros-jazzy-rclpy')}"
-    yield Finding("rclpy", "ok", f"{origin}, {middleware}")
+    yield Check("rclpy", "ok", f"{origin}, {middleware}")
     try:
         messages = importlib.import_module("sa2va_ros.msg")
         # The import alone does not load the compiled part.
         messages.TrackArray.__class__.__import_type_support__()
     # The generators have an exception class of their own for libraries that do not load.
     except Exception as error:  # noqa: BLE001
-        yield Finding("sa2va_ros.msg", "missing", _reason(error), MESSAGES)
+        yield Check("sa2va_ros.msg", "missing", _reason(error), MESSAGES)
     else:
         where = Path(str(messages.__file__)).parent
         compiled = messages.TrackArray.__class__._TYPE_SUPPORT is not None
         text = str(where) if compiled else f"{where}: its libraries do not load"
-        yield Finding(
+        yield Check(
             "sa2va_ros.msg", "ok" if compiled else "missing", text, "" if compiled else MESSAGES
         )
     for module, loss in ROS_EXTRAS.items():
         try:
             importlib.import_module(module)
         except (ImportError, OSError):
-            yield Finding(module, "absent", loss)
+            yield Check(module, "absent", loss)
         else:
-            yield Finding(module, "ok", "")
+            yield Check(module, "ok", "")
 
 
-def check_video(args: argparse.Namespace) -> Iterator[Finding]:
+def check_video(args: argparse.Namespace) -> Iterator[Check]:
     """The encoder of our videos."""
     try:
         import av
 
         encoder = av.codec.Codec("libx264", "w").long_name
     except ImportError:
-        yield Finding("H.264 encoder", "missing", "av is missing", PIP)
+        yield Check("H.264 encoder", "missing", "av is missing", PIP)
     except (ValueError, LookupError) as error:
-        yield Finding(
-            "H.264 encoder", "missing", _reason(error), "pip install --force-reinstall av"
-        )
+        yield Check("H.264 encoder", "missing", _reason(error), "pip install --force-reinstall av")
     else:
-        yield Finding("H.264 encoder", "ok", encoder)
+        yield Check("H.264 encoder", "ok", encoder)
 
 
-def check_simulator(args: argparse.Namespace) -> Iterator[Finding]:
+def check_simulator(args: argparse.Namespace) -> Iterator[Check]:
     """MuJoCo drawing without a screen; in a process of its own, because a bad driver may abort."""
     command = [sys.executable, "-c", DRAW]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
-        yield Finding(
+        yield Check(
             "mujoco", "missing", "drawing 32 x 32 pixels took over a minute", "MUJOCO_GL=osmesa"
         )
         return
     if done.returncode == 0:
-        yield Finding("mujoco", "ok", done.stdout.strip())
+        yield Check("mujoco", "ok", done.stdout.strip())
         return
     lines = done.stderr.strip().splitlines()
     reason = lines[-1] if lines else f"ended with status {done.returncode}"
     cure = f"{PIP[:-1]}'.[sim]'" if "No module named" in reason else "tools/system_packages.sh"
-    yield Finding("mujoco", "missing", reason, cure)
+    yield Check("mujoco", "missing", reason, cure)
 
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Finding]]] = {
+SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Check]]] = {
     "Packages": check_packages,
     "Device": check_device,
     "Model": check_model,

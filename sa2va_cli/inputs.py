@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptArgument:
     """One object to follow, as it was asked for on the command line.
 
     Attributes:
@@ -33,7 +33,7 @@ class Prompt:
     points: tuple[tuple[float, float], ...] = ()
     labels: tuple[int, ...] = ()
 
-    def scaled(self, factor: float) -> Prompt:
+    def scaled(self, factor: float) -> PromptArgument:
         """The same prompt on an image `factor` times as large."""
         if factor == 1:
             return self
@@ -63,7 +63,7 @@ class Prompt:
                 )
 
 
-def expression_prompt(text: str) -> Prompt:
+def expression_prompt(text: str) -> PromptArgument:
     """The prompt of `-e TEXT`."""
     from sa2va_model.mllm.chat import clean_expression
 
@@ -71,10 +71,10 @@ def expression_prompt(text: str) -> Prompt:
         clean_expression(text)
     except InputError as error:
         raise InputError(f"-e: {error}") from error
-    return Prompt(f"-e '{text}'", expression=text)
+    return PromptArgument(f"-e '{text}'", expression=text)
 
 
-def box_prompt(text: str) -> Prompt:
+def box_prompt(text: str) -> PromptArgument:
     """The prompt of `--box x0,y0,x1,y1`."""
     name = f"--box {text}"
     values = _numbers(text, name, "x0,y0,x1,y1 in pixels")
@@ -87,10 +87,10 @@ def box_prompt(text: str) -> Prompt:
         )
     if x0 >= x1 or y0 >= y1:
         raise InputError(f"{name}: empty box, expected x0 < x1 and y0 < y1")
-    return Prompt(name, box=(x0, y0, x1, y1))
+    return PromptArgument(name, box=(x0, y0, x1, y1))
 
 
-def point_prompt(text: str) -> Prompt:
+def point_prompt(text: str) -> PromptArgument:
     """The prompt of `--point x,y[;x,y,0...]`: clicks on one object; a third number 0 marks a click beside it."""
     name = f"--point {text}"
     form = "x,y in pixels (x,y;x,y for several clicks, x,y,0 for one beside the object)"
@@ -103,7 +103,7 @@ def point_prompt(text: str) -> Prompt:
         labels.append(int(values[2]) if len(values) == 3 else 1)
     if 1 not in labels:
         raise InputError(f"{name}: no click on the object, expected at least one")
-    return Prompt(name, points=tuple(points), labels=tuple(labels))
+    return PromptArgument(name, points=tuple(points), labels=tuple(labels))
 
 
 def _numbers(text: str, name: str, form: str) -> list[float]:

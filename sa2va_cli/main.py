@@ -24,7 +24,7 @@ from sa2va_model.errors import InputError
 
 
 @dataclass(frozen=True)
-class Command:
+class Subcommand:
     """A subcommand: where it is, and its line in `sa2va --help`."""
 
     module: str
@@ -32,20 +32,22 @@ class Command:
 
 
 COMMANDS = {
-    "track": Command("track", "follow objects through a video, an image folder or a rosbag2"),
-    "ask": Command("ask", "ask about an image or a video; captions, with masks if wanted"),
-    "verify-golden": Command("verify_golden", "check a checkpoint against its golden files"),
-    "bench": Command("bench.command", "measure speed on this machine"),
-    "train": Command("train", "fine-tune a model on one's own data"),
-    "merge": Command("merge", "make an adapter a part of its model"),
-    "data": Command("data", "make, complete and check datasets"),
-    "evaluate": Command("evaluate", "measure a model on a dataset, as the benchmarks do"),
-    "doctor": Command("doctor", "say what is installed, what is missing and how to get it"),
-    "demo": Command("demo.command", "run the camera simulator and the ROS 2 node and measure them"),
-    "grasp-demo": Command(
+    "track": Subcommand("track", "follow objects through a video, an image folder or a rosbag2"),
+    "ask": Subcommand("ask", "ask about an image or a video; captions, with masks if wanted"),
+    "verify-golden": Subcommand("verify_golden", "check a checkpoint against its golden files"),
+    "bench": Subcommand("bench.command", "measure speed on this machine"),
+    "train": Subcommand("train", "fine-tune a model on one's own data"),
+    "merge": Subcommand("merge", "make an adapter a part of its model"),
+    "data": Subcommand("data", "make, complete and check datasets"),
+    "evaluate": Subcommand("evaluate", "measure a model on a dataset, as the benchmarks do"),
+    "doctor": Subcommand("doctor", "say what is installed, what is missing and how to get it"),
+    "demo": Subcommand(
+        "demo.command", "run the camera simulator and the ROS 2 node and measure them"
+    ),
+    "grasp-demo": Subcommand(
         "demo.grasp_demo", "let a simulated gripper pick up what it is told, and measure it"
     ),
-    "follow-demo": Command(
+    "follow-demo": Subcommand(
         "demo.follow_demo", "let a simulated base follow what it is told, and measure it"
     ),
 }

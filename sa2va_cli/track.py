@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa2va_cli.inputs import CollectPrompt, Prompt, open_input, positive, seconds
+from sa2va_cli.inputs import CollectPrompt, PromptArgument, open_input, positive, seconds
 from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
@@ -302,7 +302,7 @@ class TrackJob:
         return summary
 
 
-def begin(tracker: LiveTracker, prompt: Prompt) -> str:
+def begin(tracker: LiveTracker, prompt: PromptArgument) -> str:
     """Hand one prompt to the tracker; returns the track's id."""
     if prompt.expression:
         return tracker.track(prompt.expression)

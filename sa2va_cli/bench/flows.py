@@ -21,7 +21,7 @@ MAX_NEW_TOKENS = 2048  # what the official code allows
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FlowResult:
     """What a flow found, to compare flows.
 
     Attributes:
@@ -103,7 +103,7 @@ def _encode(model: Sa2VA, frame: np.ndarray) -> ImageFeatures:
 @torch.inference_mode()
 def official(
     model: Sa2VA, frames: Sequence[np.ndarray], expression: str, *, masks: bool = True
-) -> Outcome:
+) -> FlowResult:
     """One expression, everything from the start, as the official code does it.
 
     Args:
@@ -112,12 +112,12 @@ def official(
     ids, embeddings = official_language(model, frames, expression)
     wanted = embeddings if masks else embeddings[:0]
     with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
-        return Outcome(ids, official_masks(model, frames, wanted), len(ids), embeddings)
+        return FlowResult(ids, official_masks(model, frames, wanted), len(ids), embeddings)
 
 
 def ours(
     model: Sa2VA, frames: Sequence[np.ndarray], expressions: Sequence[str], *, masks: bool = True
-) -> list[Outcome]:
+) -> list[FlowResult]:
     """Expressions about frames, whatever is known of the frames already."""
     choice = KeyframeChoice("first", len(frames))
     replies = model.ground_many(frames, expressions, keyframes=choice)
@@ -128,5 +128,5 @@ def ours(
         rows = slice(first, first + len(reply.embeddings))
         first = rows.stop
         answer = reply.generated
-        out.append(Outcome(answer.ids, shown[rows], answer.forwards, reply.embeddings))
+        out.append(FlowResult(answer.ids, shown[rows], answer.forwards, reply.embeddings))
     return out

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import transformers
 
-from sa2va_cli.bench.flows import Outcome, official, ours
+from sa2va_cli.bench.flows import FlowResult, official, ours
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.clip import decode_embeddings
@@ -59,7 +59,7 @@ class Rounds:
         self._model, self._frames, self._said = model, frames, list(expressions[:4])
         self._choice = KeyframeChoice("first", len(frames))
         self._now = time.perf_counter if clock == "wall" else time.process_time
-        self._outcomes: dict[str, list[Outcome]] = {}
+        self._outcomes: dict[str, list[FlowResult]] = {}
 
     def measure(self, repeats: int, budget: float) -> dict[str, Any]:
         """Seconds of every flow: median, least and number of rounds; and of the stages of ours.
@@ -97,10 +97,10 @@ class Rounds:
         times["four_new"] = self._time("four_new", lambda: self._ours(said))
         return times | self._stages()
 
-    def _theirs(self, expression: str) -> Outcome:
+    def _theirs(self, expression: str) -> FlowResult:
         return official(self._model, self._frames, expression, masks=self._masks)
 
-    def _ours(self, expressions: Sequence[str]) -> list[Outcome]:
+    def _ours(self, expressions: Sequence[str]) -> list[FlowResult]:
         return ours(self._model, self._frames, expressions, masks=self._masks)
 
     @torch.inference_mode()
@@ -123,8 +123,8 @@ class Rounds:
             )
         return {f"stage {name}": self._seconds(call) for name, call in parts.items()}
 
-    def _time(self, key: str, call: Callable[[], list[Outcome]]) -> float:
-        found: list[list[Outcome]] = []
+    def _time(self, key: str, call: Callable[[], list[FlowResult]]) -> float:
+        found: list[list[FlowResult]] = []
         spent = self._seconds(lambda: found.append(call()))
         self._outcomes[key] = found[0]
         return spent

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa2va_cli.demo.follow_score import Episode, judge, summarise
+from sa2va_cli.demo.follow_score import FollowEpisode, judge, summarise
 from sa2va_cli.demo.grasp_demo import add_episode_arguments, check_episodes, tracker
 from sa2va_cli.demo.ros_processes import keep_to_ourselves, need_ros, node, wait_for_all
 from sa2va_cli.output import write_json
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Episode]:
+def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[FollowEpisode]:
     from sa2va_cli.demo.episode_video import EpisodeFilm
     from sa2va_ros.sim.referee import Referee
 
@@ -115,7 +115,7 @@ def _episode(
     referee: Referee,
     processes: list[subprocess.Popen[bytes]],
     film: Any,
-) -> Episode:
+) -> FollowEpisode:
     started = referee.ask("next_episode")
     command = f"follow {started['expression']}"
     if film is not None:

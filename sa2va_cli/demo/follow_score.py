@@ -18,7 +18,7 @@ FAR_OFF = 0.35  # metres between believed and true place
 
 
 @dataclass(frozen=True)
-class Episode:
+class FollowEpisode:
     """One command and what came of it.
 
     Attributes:
@@ -50,7 +50,7 @@ def judge(
     truth: dict[str, Any],
     distance: float,
     seconds: float,
-) -> Episode:
+) -> FollowEpisode:
     """Judge one episode.
 
     Args:
@@ -66,7 +66,7 @@ def judge(
     place_error, wrong = _believed(said, truth)
     success = said["outcome"] == "followed" and in_view >= WANTED
     cause, detail = ("", "") if success else _cause(said, in_view, place_error, wrong)
-    return Episode(
+    return FollowEpisode(
         seed=int(started["seed"]),
         command=str(started["expression"]),
         success=success,
@@ -111,7 +111,7 @@ def _cause(
     return "lost", share
 
 
-def summarise(episodes: Sequence[Episode]) -> dict[str, Any]:
+def summarise(episodes: Sequence[FollowEpisode]) -> dict[str, Any]:
     """Means over the episodes, and failures by cause."""
     count = len(episodes)
     causes = Counter(episode.cause for episode in episodes if episode.cause)

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa2va_cli.demo.grasp_score import Episode, judge, summarise
+from sa2va_cli.demo.grasp_score import GraspEpisode, judge, summarise
 from sa2va_cli.demo.ros_processes import NAMESPACE, keep_to_ourselves, need_ros, node, wait_for_all
 from sa2va_cli.output import write_json
 from sa2va_model.errors import InputError
@@ -128,7 +128,7 @@ def tracker(args: argparse.Namespace, log: Path) -> AbstractContextManager[Any]:
     )
 
 
-def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[Episode]:
+def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[GraspEpisode]:
     from sa2va_cli.demo.episode_video import EpisodeFilm
     from sa2va_ros.sim.referee import Referee
 
@@ -163,7 +163,7 @@ def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[E
     return episodes
 
 
-def _episode(referee: Referee, processes: list[subprocess.Popen[bytes]], film: Any) -> Episode:
+def _episode(referee: Referee, processes: list[subprocess.Popen[bytes]], film: Any) -> GraspEpisode:
     started = referee.ask("next_episode")
     command = f"pick up {started['expression']}"
     if film is not None:

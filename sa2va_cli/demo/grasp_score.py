@@ -25,7 +25,7 @@ NEAR = 0.03  # metres between planned and true place; farther is bad 3D, not a s
 
 
 @dataclass(frozen=True)
-class Episode:
+class GraspEpisode:
     """One command and what came of it.
 
     Attributes:
@@ -56,7 +56,7 @@ class Episode:
 
 def judge(
     started: dict[str, Any], result: dict[str, Any] | None, truth: dict[str, Any], seconds: float
-) -> Episode:
+) -> GraspEpisode:
     """Judge one episode.
 
     Args:
@@ -71,7 +71,7 @@ def judge(
     error = _grasp_error(said, truth, target)
     name = str(started["objects"][target])
     cause, detail = ("", "") if success else _cause(said, truth, target, wrong, error)
-    return Episode(
+    return GraspEpisode(
         seed=int(started["seed"]),
         command=str(started["expression"]),
         kind=str(started["kind"]),
@@ -121,7 +121,7 @@ def _aimed_at(said: dict[str, Any], truth: dict[str, Any]) -> int | None:
     return nearest if gaps[nearest] < 0.06 else None
 
 
-def summarise(episodes: Sequence[Episode]) -> dict[str, Any]:
+def summarise(episodes: Sequence[GraspEpisode]) -> dict[str, Any]:
     """Rates, times and causes; rates with their 95 % intervals (Wilson 1927)."""
     count = len(episodes)
     won = sum(episode.success for episode in episodes)
@@ -145,7 +145,7 @@ def summarise(episodes: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def _shares(episodes: Sequence[Episode], keys: Sequence[str]) -> dict[str, str]:
+def _shares(episodes: Sequence[GraspEpisode], keys: Sequence[str]) -> dict[str, str]:
     """Successes of all, by some key."""
     totals, won = (
         Counter(keys),

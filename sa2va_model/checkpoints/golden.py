@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sa2va_model.checkpoints.golden_masks import mask_stages
-from sa2va_model.checkpoints.golden_stages import Stage, equal, within
+from sa2va_model.checkpoints.golden_stages import GoldenStage, equal, within
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
@@ -36,7 +36,7 @@ class CaseReport:
     """All stages of one case."""
 
     name: str
-    stages: tuple[Stage, ...]
+    stages: tuple[GoldenStage, ...]
 
     @property
     def passed(self) -> bool:
@@ -92,7 +92,7 @@ def _run(
 
 def _language_stages(
     model: Sa2VA, case: Mapping[str, Any], gold: Mapping[str, Tensor], frames: list[np.ndarray]
-) -> Iterator[Stage]:
+) -> Iterator[GoldenStage]:
     """Preprocessing, vision model, tokens, logits, states and [SEG] embeddings."""
     clip = len(frames) > 1
     shown = frames[: model.config.keyframes]
@@ -119,7 +119,7 @@ def _language_stages(
 
 def _vision_stages(
     model: Sa2VA, gold: Mapping[str, Tensor], shown: list[np.ndarray], *, clip: bool
-) -> Iterator[Stage]:
+) -> Iterator[GoldenStage]:
     """What the vision model gets and, where it was recorded, what it sees."""
     if isinstance(model.mllm, QwenVL):
         yield from _patch_stages(model.mllm, gold, shown)
@@ -135,7 +135,7 @@ def _vision_stages(
 
 def _patch_stages(
     mllm: QwenVL, gold: Mapping[str, Tensor], shown: list[np.ndarray]
-) -> Iterator[Stage]:
+) -> Iterator[GoldenStage]:
     """Patches and their grid. A folder without an image processor's file leaves the normalisation to the record."""
     pixels, grids = mllm.pixels(shown)
     stage = _sampled("pixel_values", pixels, gold)
@@ -154,7 +154,7 @@ def _patch_stages(
         yield within("vit", seen.tokens, gold["vit_embeds"].reshape(seen.tokens.shape))
 
 
-def _sampled(name: str, ours: Tensor, gold: Mapping[str, Tensor]) -> Stage:
+def _sampled(name: str, ours: Tensor, gold: Mapping[str, Tensor]) -> GoldenStage:
     """Pixels were recorded with a stride: of rows and columns, or of patches."""
     for key, recorded in gold.items():
         stem, _, stride = key.rpartition(".stride")
@@ -163,7 +163,11 @@ def _sampled(name: str, ours: Tensor, gold: Mapping[str, Tensor]) -> Stage:
             picked = ours[::step] if ours.ndim == 2 else ours[..., ::step, ::step]
             return within(name, picked, recorded)
     whole = gold.get(name.split(" ")[0])
-    return Stage(f"{name} (not recorded)", 0.0, 0.0) if whole is None else within(name, ours, whole)
+    return (
+        GoldenStage(f"{name} (not recorded)", 0.0, 0.0)
+        if whole is None
+        else within(name, ours, whole)
+    )
 
 
 def _reply(

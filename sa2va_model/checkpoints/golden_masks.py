@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_model.checkpoints.golden_stages import TOLERANCE, Stage, largest, within
+from sa2va_model.checkpoints.golden_stages import TOLERANCE, GoldenStage, largest, within
 from sa2va_model.io import preprocessing as images
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.memory_bank import MemoryBank
@@ -37,7 +37,9 @@ CEILING = 0.01
 """No tolerance is wider than this part of the largest recorded value."""
 
 
-def mask_stages(model: Sa2VA, gold: Mapping[str, Tensor], frames: list[np.ndarray]) -> list[Stage]:
+def mask_stages(
+    model: Sa2VA, gold: Mapping[str, Tensor], frames: list[np.ndarray]
+) -> list[GoldenStage]:
     """Compare masks, scores, pointers and memories of every object on every frame, from the recorded embeddings."""
     pixels = torch.cat([images.sam_pixels(frame, model.config.sam2) for frame in frames])
     stages = []
@@ -150,7 +152,7 @@ class _Comparison:
     """The verdict on every stage, taken from its worst frame."""
 
     def __init__(self) -> None:
-        self._worst: dict[str, Stage] = {}
+        self._worst: dict[str, GoldenStage] = {}
         self._flipped = 0
 
     def add(
@@ -164,7 +166,7 @@ class _Comparison:
         """Judge one stage of one frame; returns its tolerance."""
         change = max(largest(ours, other) for other in shifted)
         ceiling = CEILING * float(gold.abs().max())
-        stage = Stage(name, largest(ours, gold), max(at_least, min(MARGIN * change, ceiling)))
+        stage = GoldenStage(name, largest(ours, gold), max(at_least, min(MARGIN * change, ceiling)))
         known = self._worst.get(name)
         if known is None or not _part(stage) <= _part(known):
             self._worst[name] = stage
@@ -175,12 +177,12 @@ class _Comparison:
         flipped = (ours > 0) != gold
         self._flipped += int((flipped & ~(ours.abs() <= tolerance)).sum())
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[GoldenStage]:
         """All verdicts."""
-        return [*self._worst.values(), Stage("final masks", float(self._flipped), 0.0)]
+        return [*self._worst.values(), GoldenStage("final masks", float(self._flipped), 0.0)]
 
 
-def _part(stage: Stage) -> float:
+def _part(stage: GoldenStage) -> float:
     """How much of its tolerance a stage uses; NaN counts as more than anything."""
     part = stage.largest_difference / stage.tolerance
     return part if part == part else float("inf")

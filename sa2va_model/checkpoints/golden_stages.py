@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Stage:
+class GoldenStage:
     """The largest absolute difference of one stage; whole numbers must be equal."""
 
     name: str
@@ -25,19 +25,19 @@ class Stage:
         return self.largest_difference <= self.tolerance
 
 
-def within(name: str, ours: Tensor, gold: Tensor, tolerance: float = TOLERANCE) -> Stage:
+def within(name: str, ours: Tensor, gold: Tensor, tolerance: float = TOLERANCE) -> GoldenStage:
     """Compare real numbers by their largest difference."""
     if ours.shape != gold.shape:
         shapes = f"shape {list(ours.shape)}, recorded {list(gold.shape)}"
-        return Stage(f"{name} ({shapes})", float("inf"), tolerance)
-    return Stage(name, largest(ours, gold), tolerance)
+        return GoldenStage(f"{name} ({shapes})", float("inf"), tolerance)
+    return GoldenStage(name, largest(ours, gold), tolerance)
 
 
-def equal(name: str, ours: Tensor, gold: Tensor) -> Stage:
+def equal(name: str, ours: Tensor, gold: Tensor) -> GoldenStage:
     """Count the elements that differ; none may."""
     if ours.shape != gold.shape:
-        return Stage(name, float("inf"), 0.0)
-    return Stage(name, float((ours.cpu() != gold).sum()), 0.0)
+        return GoldenStage(name, float("inf"), 0.0)
+    return GoldenStage(name, float((ours.cpu() != gold).sum()), 0.0)
 
 
 def largest(ours: Tensor, gold: Tensor) -> float:

@@ -24,9 +24,9 @@ from sa2va_model.mllm.cuda_graph import GraphedForward, GraphStore
 from sa2va_model.mllm.layers import run_layers
 from sa2va_model.mllm.speculative import SpeculativeDecoding
 from sa2va_model.mllm.token_tree import ATTENTION
-from sa2va_model.mllm.types import Choice, Generated, Inputs, Opening, Prefix, Stops
+from sa2va_model.mllm.types import CachedPrefix, Choice, Generated, Inputs, Stops, UnreadPrefix
 
-__all__ = ["Choice", "Generator", "Generated", "Inputs", "Opening", "Prefix", "Stops"]
+__all__ = ["Choice", "Generator", "Generated", "Inputs", "UnreadPrefix", "CachedPrefix", "Stops"]
 
 
 class Generator:
@@ -77,18 +77,18 @@ class Generator:
         exact = self.span is None or tokens <= self.span
         return self._graphed is not None and exact and self._graphed.serves(tree)
 
-    def read(self, ids: Sequence[int], prompt: Tensor | Inputs) -> Prefix:
+    def read(self, ids: Sequence[int], prompt: Tensor | Inputs) -> CachedPrefix:
         """Reads the beginning of a prompt, [1, P, C], ahead of any question."""
         inputs, cache = _as_inputs(prompt), DynamicCache()
         states = self.forward(inputs, self.positions(inputs, 0, 0, ()), cache, None)
-        return Prefix(tuple(ids), cache, states, inputs.shift)
+        return CachedPrefix(tuple(ids), cache, states, inputs.shift)
 
     def greedy(
         self,
         prompt: Tensor | Inputs,
         limit: int,
         *,
-        prefix: Prefix | None = None,
+        prefix: CachedPrefix | None = None,
         choose: Choice | None = None,
     ) -> Generated:
         """Token by token.
@@ -106,7 +106,7 @@ class Generator:
         limit: int,
         answers: Sequence[Sequence[int]],
         *,
-        prefix: Prefix | None = None,
+        prefix: CachedPrefix | None = None,
         choose: Choice | None = None,
     ) -> Generated:
         """The same as `greedy`, in one forward if the model answers with one of `answers`.
@@ -119,13 +119,13 @@ class Generator:
             prefix is None and inputs.positions is not None
         ):  # images: their places are not counted up
             head, inputs = inputs.split(len(inputs) - 1)
-            opening = Opening((), head)
+            opening = UnreadPrefix((), head)
         start = prefix or opening
         return self.answer(start, [inputs], limit, answers, choose=choose)[0][0]
 
     def answer(
         self,
-        start: Opening | Prefix | None,
+        start: UnreadPrefix | CachedPrefix | None,
         questions: Sequence[Inputs],
         limit: int,
         answers: Sequence[Sequence[int]] = (),
@@ -133,11 +133,11 @@ class Generator:
         exact: bool = True,
         choose: Choice | None = None,
         keep_logits: bool = True,
-    ) -> tuple[list[Generated], Prefix | None]:
+    ) -> tuple[list[Generated], CachedPrefix | None]:
         """Answers questions that share the beginning of their prompts; what is common is computed once.
 
         Args:
-            start: what the questions share; an `Opening` is read on the way.
+            start: what the questions share; an `UnreadPrefix` is read on the way.
             questions: the text behind it, one for each.
             limit: most new tokens of each answer.
             answers: token ids, each with its stop token, that are checked in the first forward.
@@ -151,7 +151,9 @@ class Generator:
         """
         fitting = [tuple(a) for a in answers if 1 < len(a) <= limit] if choose is None else []
         shared = (
-            0 if start is None else len(start.ids if isinstance(start, Prefix) else start.inputs)
+            0
+            if start is None
+            else len(start.ids if isinstance(start, CachedPrefix) else start.inputs)
         )
         if self.span is not None:
             longest = max(map(len, questions)) + max((len(a) for a in fitting), default=0)
@@ -172,13 +174,13 @@ class Generator:
 
     def _one_by_one(
         self,
-        start: Opening | Prefix | None,
+        start: UnreadPrefix | CachedPrefix | None,
         questions: Sequence[Inputs],
         limit: int,
         answers: Sequence[Sequence[int]],
         exact: bool,
         keep_logits: bool,
-    ) -> tuple[list[Generated], Prefix | None]:
+    ) -> tuple[list[Generated], CachedPrefix | None]:
         """Questions that do not fit into one sequence."""
         out: list[Generated] = []
         for question in questions:
@@ -186,7 +188,7 @@ class Generator:
                 start, [question], limit, answers, exact=exact, keep_logits=keep_logits
             )
             out += given
-        return out, start if isinstance(start, Prefix) else None
+        return out, start if isinstance(start, CachedPrefix) else None
 
     def complete(self, ids: Sequence[int]) -> bool:
         """Whether an answer ends here."""

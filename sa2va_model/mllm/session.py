@@ -22,7 +22,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.base import Mllm
-from sa2va_model.mllm.types import Choice, Generated, Inputs, Opening, Prefix
+from sa2va_model.mllm.types import CachedPrefix, Choice, Generated, Inputs, UnreadPrefix
 from sa2va_model.mllm.vision import Visual
 from sa2va_model.results import GroundingResult, Turn
 
@@ -47,7 +47,7 @@ class _Seen:
 
     key: tuple[object, ...]
     visual: Visual
-    prefix: Prefix | None = None
+    prefix: CachedPrefix | None = None
 
 
 class MllmSession:
@@ -99,7 +99,7 @@ class MllmSession:
             choose=choose,
             keep_logits=keep_logits,
         )
-        if seen is not None and isinstance(start, Opening) and self._shareable(written):
+        if seen is not None and isinstance(start, UnreadPrefix) and self._shareable(written):
             seen.prefix = prefix
         earlier = isinstance(
             history, str
@@ -150,7 +150,7 @@ class MllmSession:
 
     def _start(
         self, seen: _Seen | None, prompts_ids: Sequence[Sequence[int]]
-    ) -> tuple[Opening | Prefix | None, int]:
+    ) -> tuple[UnreadPrefix | CachedPrefix | None, int]:
         """What all prompts share up to their last image, and its length."""
         if seen is None:
             return None, 0
@@ -162,7 +162,7 @@ class MllmSession:
         whole = self._too_long(prompts_ids)
         if seen.prefix is not None and seen.prefix.ids == head and not whole:
             return seen.prefix, end
-        return Opening(head, self._mllm.inputs(head, seen.visual)), end
+        return UnreadPrefix(head, self._mllm.inputs(head, seen.visual)), end
 
     def _question(self, ids: Sequence[int], visual: Visual | None) -> Inputs:
         inputs = self._mllm.inputs(ids, visual)

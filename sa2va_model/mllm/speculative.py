@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sa2va_model.mllm.token_tree import ROOT, Tree
-from sa2va_model.mllm.types import Choice, Generated, Inputs, Opening, Prefix
+from sa2va_model.mllm.types import CachedPrefix, Choice, Generated, Inputs, UnreadPrefix
 
 if TYPE_CHECKING:
     from sa2va_model.mllm.generation import Generator
 
 
 @dataclass
-class Line:
+class PartialAnswer:
     """One question and its answer so far.
 
     Attributes:
@@ -49,7 +49,7 @@ class SpeculativeDecoding:
     def __init__(
         self,
         decoder: Generator,
-        start: Opening | Prefix | None,
+        start: UnreadPrefix | CachedPrefix | None,
         questions: Sequence[Inputs],
         answers: Sequence[Sequence[int]],
         *,
@@ -58,18 +58,18 @@ class SpeculativeDecoding:
         self._keep_logits = keep_logits
         self._decoder = decoder
         self._answers = answers
-        self._head = start.inputs if isinstance(start, Opening) else None
+        self._head = start.inputs if isinstance(start, UnreadPrefix) else None
         self._start = start
-        self.prefix = start if isinstance(start, Prefix) else None
+        self.prefix = start if isinstance(start, CachedPrefix) else None
         self._cache = self.prefix.extended() if self.prefix else DynamicCache()
         self._past = self._cache.get_seq_length() + (len(self._head) if self._head else 0)
         self._shift = self.prefix.shift if self.prefix else (self._head.shift if self._head else 0)
         self._questions = questions
         self._tree = Tree()
         self._states: list[Tensor] = []  # of the tree
-        self.lines: list[Line] = []
+        self.lines: list[PartialAnswer] = []
 
-    def first(self) -> Iterator[tuple[Line, Tensor]]:
+    def first(self) -> Iterator[tuple[PartialAnswer, Tensor]]:
         """Reads questions and answers; yields each line with the logits of its last token and its branches."""
         decoder, tree = self._decoder, self._tree
         sentences = [answer[:-1] for answer in self._answers]  # a last token is never an input
@@ -84,7 +84,7 @@ class SpeculativeDecoding:
             parts.append(question.embeddings[:, alike:])
             if grafted:
                 parts.append(decoder.embed(grafted, question.embeddings.device))
-            self.lines.append(Line(nodes))
+            self.lines.append(PartialAnswer(nodes))
             spans.append((nodes[-1], len(tree)))
         states = self._read(torch.cat(parts, dim=1), 0)
         wanted = torch.cat([states[begin:end] for begin, end in spans])
@@ -120,14 +120,16 @@ class SpeculativeDecoding:
 
     def _keep_prefix(self, states: Tensor) -> None:
         """What was read of the beginning, for other questions."""
-        assert isinstance(self._start, Opening)
+        assert isinstance(self._start, UnreadPrefix)
         cache = DynamicCache()
         for i, layer in enumerate(self._cache.layers):
             cache.update(layer.keys[..., : self._past, :], layer.values[..., : self._past, :], i)
-        self.prefix = Prefix(self._start.ids, cache, states, self._shift)
+        self.prefix = CachedPrefix(self._start.ids, cache, states, self._shift)
         self._head = None
 
-    def follow(self, line: Line, logits: Tensor, limit: int, choose: Choice | None) -> None:
+    def follow(
+        self, line: PartialAnswer, logits: Tensor, limit: int, choose: Choice | None
+    ) -> None:
         """Writes what greedy decoding writes, for as long as its next token was read already.
 
         Args:
@@ -150,7 +152,9 @@ class SpeculativeDecoding:
                 return
             line.nodes.append(child)
 
-    def take_likeliest(self, line: Line, logits: Tensor, answers: Sequence[Sequence[int]]) -> None:
+    def take_likeliest(
+        self, line: PartialAnswer, logits: Tensor, answers: Sequence[Sequence[int]]
+    ) -> None:
         """Takes the known answer with the highest probability."""
         _likeliest(logits)
         scores, last = logits.float().log_softmax(-1), line.nodes[-1]
@@ -172,7 +176,7 @@ class SpeculativeDecoding:
             line.logits += [logits[node - last] for node in nodes]
         line.nodes += nodes[1:]
 
-    def step(self) -> Iterator[tuple[Line, Tensor]]:
+    def step(self) -> Iterator[tuple[PartialAnswer, Tensor]]:
         """One more token of every answer that is not complete, in one forward."""
         tree, first = self._tree, len(self._tree)
         lines = [line for line in self.lines if line.pending]
@@ -183,7 +187,7 @@ class SpeculativeDecoding:
         logits = self._decoder.logits(self._read(embeddings, first))
         yield from zip(lines, logits[:, None], strict=True)
 
-    def generated(self, line: Line) -> Generated:
+    def generated(self, line: PartialAnswer) -> Generated:
         """The finished answer."""
         if len(self._states) > 1:
             self._states = [torch.cat(self._states)]

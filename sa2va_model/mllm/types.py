@@ -99,7 +99,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Opening:
+class UnreadPrefix:
     """The beginning of a prompt, not read yet; it is read together with the first questions.
 
     Attributes:
@@ -112,7 +112,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class CachedPrefix:
     """A part of a prompt that was read already; many questions can share it.
 
     Attributes:

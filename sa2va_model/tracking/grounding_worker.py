@@ -35,7 +35,7 @@ class Purpose(IntEnum):
 
 
 @dataclass(frozen=True)
-class Question:
+class GroundingQuestion:
     """What does `expression` mean on these frames?
 
     Attributes:
@@ -56,7 +56,7 @@ class Question:
 class Answered:
     """The reply to a question, or the error that it ended with."""
 
-    question: Question
+    question: GroundingQuestion
     reply: GroundingResult | None
     error: str
     milliseconds: float
@@ -79,14 +79,14 @@ class QuestionCounts:
     restarts: int = 0
 
 
-class Grounding(Protocol):
+class GroundingService(Protocol):
     """Whoever answers questions; the worker below, or a test that knows the answers."""
 
     @property
     def counts(self) -> QuestionCounts:
         """What became of the questions so far."""
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: GroundingQuestion) -> None:
         """Take a question; a newer one about the same track takes the place of one that waits."""
 
     def forget(self, track_id: str | None = None) -> None:
@@ -103,7 +103,7 @@ class Grounding(Protocol):
 class _Job:
     """A question that is being worked on."""
 
-    question: Question
+    question: GroundingQuestion
     started: float
     cancelled: threading.Event = field(default_factory=threading.Event)
     put_back: bool = False
@@ -119,7 +119,7 @@ class GroundingWorker:
     def __init__(self, model: Sa2VA, *, background: bool, limit: float = 120.0) -> None:
         self._model, self._limit = model, limit
         self._answers: queue.SimpleQueue[Answered] = queue.SimpleQueue()
-        self._waiting: dict[str, Question] = {}
+        self._waiting: dict[str, GroundingQuestion] = {}
         self._job: _Job | None = None
         self._changed = threading.Condition()
         self._closed = False
@@ -134,7 +134,7 @@ class GroundingWorker:
         """What became of the questions so far."""
         return self._counts
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: GroundingQuestion) -> None:
         """Hand a question over. A newer one about the same track takes the place of one that waits."""
         self._counts.asked += 1
         if self._thread is None:

@@ -21,7 +21,12 @@ from sa2va_model.segmentation.types import Prompt
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.evidence import clip_evidence
 from sa2va_model.tracking.frame_ring import FrameRing
-from sa2va_model.tracking.grounding_worker import Answered, Grounding, Purpose, Question
+from sa2va_model.tracking.grounding_worker import (
+    Answered,
+    GroundingQuestion,
+    GroundingService,
+    Purpose,
+)
 from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_record import TrackRecord
@@ -45,7 +50,7 @@ class LanguageUpdates:
         calibration: Calibration,
         table: TrackTable,
         *,
-        grounding: Grounding,
+        grounding: GroundingService,
         probe: EmbeddingProbe,
         tracker: OnlineTracker,
         ring: FrameRing,
@@ -68,7 +73,7 @@ class LanguageUpdates:
         record.asked()
         keyframes = self._ring.latest(self._keyframes)
         self._grounding.ask(
-            Question(
+            GroundingQuestion(
                 record.id,
                 record.expression,
                 [item.frame.rgb for item in keyframes],
@@ -144,7 +149,7 @@ class LanguageUpdates:
         record: TrackRecord,
         embedding: Tensor | None,
         reply: GroundingResult | None,
-        question: Question,
+        question: GroundingQuestion,
         frame: Frame,
     ) -> None:
         glance = self._look(embedding, question)
@@ -164,7 +169,7 @@ class LanguageUpdates:
         record: TrackRecord,
         life: Lifecycle,
         embedding: Tensor | None,
-        question: Question,
+        question: GroundingQuestion,
         frame: Frame,
     ) -> None:
         """Take an answer about an object that was found before."""
@@ -190,7 +195,7 @@ class LanguageUpdates:
         record: TrackRecord,
         embedding: Tensor,
         glance: Glance,
-        question: Question,
+        question: GroundingQuestion,
         frame: Frame,
     ) -> None:
         """Compare what is followed with what the words mean now, on the same frame.
@@ -216,13 +221,13 @@ class LanguageUpdates:
         self._catch_up(record, embedding, question, frame)
 
     def _catch_up(
-        self, record: TrackRecord, embedding: Tensor, question: Question, frame: Frame
+        self, record: TrackRecord, embedding: Tensor, question: GroundingQuestion, frame: Frame
     ) -> None:
         record.grounded(embedding, question.stamp)
         self._replay.catch_up(record.id, Prompt(embedding=embedding), question, frame.index)
 
     def _look(
-        self, embedding: Tensor | None, question: Question, row: int | None = None
+        self, embedding: Tensor | None, question: GroundingQuestion, row: int | None = None
     ) -> Glance | None:
         """What SAM-2 sees where the language model points, on the question's newest keyframe."""
         item = self._replay.keyframe(question)

@@ -29,7 +29,7 @@ from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
 from sa2va_model.tracking.frame_updates import FrameUpdates
 from sa2va_model.tracking.grounding_worker import (
     Answered,
-    Grounding,
+    GroundingService,
     GroundingWorker,
     Purpose,
     QuestionCounts,
@@ -67,7 +67,7 @@ class LiveTracker:
         names: TrackNames | None = None,
         *,
         vision: Vision | None = None,
-        grounding: Grounding | None = None,
+        grounding: GroundingService | None = None,
         weigh: EvidenceModel = weigh,
     ) -> None:
         config = config or LiveConfig()

@@ -13,7 +13,7 @@ import time
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
-from sa2va_model.tracking.grounding_worker import Question
+from sa2va_model.tracking.grounding_worker import GroundingQuestion
 
 _FIRST_GUESS = 0.02  # seconds a replayed frame takes, until it was measured
 
@@ -38,12 +38,14 @@ class Replay:
         self._seconds = seconds  # of one replayed frame
         self.skipped = 0
 
-    def keyframe(self, question: Question) -> RingFrame | None:
+    def keyframe(self, question: GroundingQuestion) -> RingFrame | None:
         """Return the newest keyframe of a question, or the newest frame if that has left the ring or is unusable."""
         item = self._ring.at(question.frame_index)
         return item if item is not None and not item.fault else self._ring.newest()
 
-    def catch_up(self, track_id: str, prompt: Prompt, question: Question, newest: int) -> int:
+    def catch_up(
+        self, track_id: str, prompt: Prompt, question: GroundingQuestion, newest: int
+    ) -> int:
         """Prompt the keyframes of a question and replay the frames between them and the newest.
 
         Keyframes that have left the ring are left out; without any, the newest frame is prompted.

@@ -18,7 +18,7 @@ VIEWS = 64  # frames that are kept to compare with late answers
 
 
 @dataclass(frozen=True)
-class View:
+class TrackedMask:
     """What was followed on one frame: bool [1, 1, 4h, 4w], and the evidence that it is right."""
 
     index: int
@@ -67,7 +67,7 @@ class TrackRecord:
     disagreements: int = 0
     frames_since_look: int = 0
     return_reason: Reason = Reason.RETURNED
-    _views: deque[View] = field(default_factory=lambda: deque(maxlen=VIEWS))
+    _views: deque[TrackedMask] = field(default_factory=lambda: deque(maxlen=VIEWS))
 
     @property
     def lost(self) -> bool:
@@ -176,9 +176,9 @@ class TrackRecord:
 
     def viewed(self, index: int, mask: Tensor, evidence: float) -> None:
         """Keep what was followed on a frame, for answers that come late."""
-        self._views.append(View(index, mask, evidence))
+        self._views.append(TrackedMask(index, mask, evidence))
 
-    def view(self, index: int) -> View | None:
+    def view(self, index: int) -> TrackedMask | None:
         """What was followed on the frame of that index, if still known."""
         return next((view for view in self._views if view.index == index), None)
 

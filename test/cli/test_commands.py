@@ -190,7 +190,7 @@ def test_verify_golden_over_tolerance_is_a_failure(monkeypatch, capsys, tmp_path
     from sa2va_model.checkpoints import golden
 
     report = golden.CaseReport(
-        "case", (golden.Stage("vit", 0.5, 1e-4), golden.Stage("x", 0.0, 0.0))
+        "case", (golden.GoldenStage("vit", 0.5, 1e-4), golden.GoldenStage("x", 0.0, 0.0))
     )
     monkeypatch.setattr(golden, "verify", lambda folder, case=None, **kwargs: [report])
     assert main(["verify-golden", str(tmp_path)]) == 1

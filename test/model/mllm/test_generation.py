@@ -16,7 +16,7 @@ from sa2va_model.mllm.draft_answers import DraftAnswers
 from sa2va_model.mllm.families.nano import FAMILIES
 from sa2va_model.mllm.generation import Generator
 from sa2va_model.mllm.token_tree import tree_attention
-from sa2va_model.mllm.types import Generated, Inputs, Opening
+from sa2va_model.mllm.types import Generated, Inputs, UnreadPrefix
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
@@ -150,10 +150,10 @@ def questions(model: Sa2VA, texts: Sequence[str]) -> list[Inputs]:
         return [replace(model.mllm.inputs(i, None), ids=tuple(i)) for i in ids]
 
 
-def opening(model: Sa2VA, text: str) -> Opening:
+def opening(model: Sa2VA, text: str) -> UnreadPrefix:
     ids = tuple(model.mllm.tokenizer.encode(text))
     with torch.inference_mode():
-        return Opening(ids, model.mllm.inputs(ids, None))
+        return UnreadPrefix(ids, model.mllm.inputs(ids, None))
 
 
 TEXTS = ("where is the red mug?", "where is the ball?", "what?", "where is the red mug?")

@@ -11,7 +11,12 @@ import numpy as np
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model
-from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker, Purpose, Question
+from sa2va_model.tracking.grounding_worker import (
+    Answered,
+    GroundingQuestion,
+    GroundingWorker,
+    Purpose,
+)
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import TrackState
 
@@ -44,8 +49,8 @@ def held() -> Held:
     return model
 
 
-def question(track: str, words: str, purpose: Purpose = Purpose.FIND) -> Question:
-    return Question(track, words, [IMAGE], 0, 0, 0.0, purpose)
+def question(track: str, words: str, purpose: Purpose = Purpose.FIND) -> GroundingQuestion:
+    return GroundingQuestion(track, words, [IMAGE], 0, 0, 0.0, purpose)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

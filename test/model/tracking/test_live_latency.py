@@ -16,7 +16,7 @@ from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.frame_ring import FrameRing
-from sa2va_model.tracking.grounding_worker import Purpose, Question
+from sa2va_model.tracking.grounding_worker import GroundingQuestion, Purpose
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracks import TrackState
@@ -101,7 +101,7 @@ def test_a_replay_takes_no_longer_than_it_may(
         return step(features, only=only)  # type: ignore[arg-type]
 
     tracker.step = spy  # type: ignore[method-assign,assignment]
-    question = Question("a", "the mug", [], 0, 0, 0.0, Purpose.FIND)
+    question = GroundingQuestion("a", "the mug", [], 0, 0, 0.0, Purpose.FIND)
     with torch.inference_mode():
         replay.catch_up("a", Prompt(embedding=torch.zeros(32)), question, 29)
     assert stepped[0] == 0, "the keyframe is prompted"
@@ -120,7 +120,7 @@ def test_a_question_older_than_the_ring_prompts_the_newest_frame() -> None:
         ring.append(Frame(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), i / 10, i))
     newest = ring.newest()
     assert newest is not None
-    question = Question("a", "the mug", [], 0, 0, 0.0, Purpose.FIND)
+    question = GroundingQuestion("a", "the mug", [], 0, 0, 0.0, Purpose.FIND)
     with torch.inference_mode():
         replay = Replay(tracker, ring, None)
         assert replay.keyframe(question) is newest

@@ -20,7 +20,7 @@ from sa2va_training.batches.collage import Album
 from sa2va_training.batches.collate import Collator
 from sa2va_training.data.masks import ArrayMask, EmptyMask, all_of
 from sa2va_training.data.pictures import ArrayPicture
-from sa2va_training.data.sample import Referring, Sample, Target, Turn
+from sa2va_training.data.sample import Message, ObjectMasks, Referring, Sample
 from sa2va_training.evaluation.predictor import Asking, ModelPredictor
 from sa2va_training.evaluation.scoring import score_sample
 from sa2va_training.objectives.learner import Before, Learner
@@ -46,7 +46,7 @@ def mask(x: int, y: int, side: int = 16, size: int = 48) -> np.ndarray:
 def pointed(seed: int, words: Sequence[str] = ("the mug", "a red ball", "it")) -> Sample:
     """A picture with an object for each expression."""
     referrings = tuple(
-        Referring(text, Target((ArrayMask(mask(8 * n, 4 * n)),), text), "attribute", str(n))
+        Referring(text, ObjectMasks((ArrayMask(mask(8 * n, 4 * n)),), text), "attribute", str(n))
         for n, text in enumerate(words)
     )
     frame = ArrayPicture(picture(seed), f"picture {seed}")
@@ -55,10 +55,10 @@ def pointed(seed: int, words: Sequence[str] = ("the mug", "a red ball", "it")) -
 
 def chat() -> Sample:
     turns = (
-        Turn("user", "hello?"),
-        Turn("assistant", "hi"),
-        Turn("user", "more"),
-        Turn("assistant", "no"),
+        Message("user", "hello?"),
+        Message("assistant", "hi"),
+        Message("user", "more"),
+        Message("assistant", "no"),
     )
     return Sample("chat", "chat: 1", "1", turns=turns)
 
@@ -110,7 +110,7 @@ def test_a_conversation_is_written_as_the_run_time_writes_it() -> None:
     model = nano_model()
     mllm = model.mllm
     region = ArrayMask(mask(8, 8, 24))
-    turns = (Turn("user", "<image>\nWhat is region1?"), Turn("assistant", "a mug"))
+    turns = (Message("user", "<image>\nWhat is region1?"), Message("assistant", "a mug"))
     sample = Sample(
         "r", "r: 1", "1", (ArrayPicture(picture(3), "p"),), turns=turns, regions=(region,)
     )
@@ -246,7 +246,7 @@ def test_rehearsed_pictures_hold_the_model_where_it_was() -> None:
 
 def test_something_absent_is_denied_and_where_scores_are_trained_looked_at() -> None:
     model = nano_model()
-    gone = Referring("the dog", Target((EmptyMask(),)), "none", "0")
+    gone = Referring("the dog", ObjectMasks((EmptyMask(),)), "none", "0")
     sample = replace(pointed(1), referrings=(gone,))
     fed = {}
     for seed in range(12):
@@ -286,8 +286,8 @@ def seen_and_hidden() -> Sample:
     ball = (ArrayMask(mask(4, 4)), EmptyMask(), None, EmptyMask())
     mug = (*(ArrayMask(mask(20, 20)),) * 3, None)
     referrings = (
-        Referring("the ball", Target(ball, "ball"), "", "0"),
-        Referring("the mug", Target(mug, "mug"), "", "1"),
+        Referring("the ball", ObjectMasks(ball, "ball"), "", "0"),
+        Referring("the mug", ObjectMasks(mug, "mug"), "", "1"),
         Referring("the cup", None, "none", "2"),
     )
     frames = tuple(ArrayPicture(picture(n), f"frame {n}") for n in range(4))
@@ -338,9 +338,9 @@ def test_a_collage_denies_nothing_that_may_be_there() -> None:
     """A named object without a mask in this picture: no phrase that fits it is asked, neither as there nor as not."""
     frame = ArrayPicture(picture(1), "p")
     things = (
-        Target((ArrayMask(mask(4, 4)),), "red mug"),
-        Target((None,), "blue ball"),
-        Target((EmptyMask(),), "green cup"),
+        ObjectMasks((ArrayMask(mask(4, 4)),), "red mug"),
+        ObjectMasks((None,), "blue ball"),
+        ObjectMasks((EmptyMask(),), "green cup"),
     )
     said = (Referring("the red mug", things[0], "", "0"),)
     sample = Sample("made", "made: 1", "1", (frame,), referrings=said, objects=things)
@@ -350,7 +350,7 @@ def test_a_collage_denies_nothing_that_may_be_there() -> None:
         "2",
         (ArrayPicture(picture(2), "q"),),
         referrings=said,
-        objects=(Target((ArrayMask(mask(8, 8)),), "red mug"),),
+        objects=(ObjectMasks((ArrayMask(mask(8, 8)),), "red mug"),),
     )
     model = nano_model()
     settings = replace(PLAIN, collage=0.99, denied=0.5, absent="No.", answers=("[SEG]",))

@@ -10,7 +10,7 @@ import pytest
 
 from sa2va_model.errors import InputError
 from sa2va_training.data.mixture import Mixture, repeats_for_shares
-from sa2va_training.data.sample import Dataset, Sample, Turn
+from sa2va_training.data.sample import Dataset, Message, Sample
 
 
 class Numbers:
@@ -21,7 +21,7 @@ class Numbers:
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        turns = (Turn("user", str(index)), Turn("assistant", "yes"))
+        turns = (Message("user", str(index)), Message("assistant", "yes"))
         return Sample(self.name, f"{self.name}: {index}", str(index), turns=turns)
 
 

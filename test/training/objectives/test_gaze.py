@@ -18,7 +18,7 @@ from sa2va_training.batches.batch import Batch, attention
 from sa2va_training.batches.collate import Collator
 from sa2va_training.data.masks import ArrayMask
 from sa2va_training.data.pictures import ArrayPicture
-from sa2va_training.data.sample import Referring, Sample, Target, Turn
+from sa2va_training.data.sample import Message, ObjectMasks, Referring, Sample
 from sa2va_training.objectives.gaze import Gaze, looks, queries
 from sa2va_training.objectives.learner import Learner, states_of
 from sa2va_training.objectives.objectives import Totals
@@ -35,14 +35,14 @@ def pointed(seed: int, places: tuple[int, ...]) -> Sample:
     for n, place in enumerate(places):
         mask = np.zeros((64, 64), bool)
         mask[place : place + 16, place : place + 16] = True
-        target = Target((ArrayMask(mask),), f"thing {n}")
+        target = ObjectMasks((ArrayMask(mask),), f"thing {n}")
         things.append(Referring(f"thing {n}", target, "attribute", str(n)))
     frame = ArrayPicture(rgb, f"picture {seed}")
     return Sample("made", f"made: {seed}", str(seed), (frame,), referrings=tuple(things))
 
 
 def chat() -> Sample:
-    turns = (Turn("user", "hello?"), Turn("assistant", "hi"))
+    turns = (Message("user", "hello?"), Message("assistant", "hi"))
     return Sample("chat", "chat: 1", "1", turns=turns)
 
 

@@ -17,7 +17,7 @@ from sa2va_training.batches.batch import Batch
 from sa2va_training.batches.collate import Collator
 from sa2va_training.data.masks import ArrayMask, EmptyMask
 from sa2va_training.data.pictures import ArrayPicture
-from sa2va_training.data.sample import Referring, Sample, Target
+from sa2va_training.data.sample import ObjectMasks, Referring, Sample
 from sa2va_training.objectives.clip_memory import ClipMemory
 from sa2va_training.objectives.learner import take
 from sa2va_training.objectives.memory import MemoryLearner
@@ -44,7 +44,7 @@ def clip(*, hidden_at: int = -1) -> Sample:
         one.append(ArrayMask(masks[0]))
         two.append(EmptyMask() if t == hidden_at else ArrayMask(masks[1]))
     referrings = tuple(
-        Referring(text, Target(tuple(masks), text), "attribute", text)
+        Referring(text, ObjectMasks(tuple(masks), text), "attribute", text)
         for text, masks in (("red", one), ("blue", two))
     )
     return Sample("made", "made: 1", "1", tuple(pictures), clip=True, referrings=referrings)

@@ -21,7 +21,7 @@ from sa2va_training.batches.collage import SMALLEST, Album, Thing, glue, nearly
 from sa2va_training.batches.collate import Asked, Exchange
 from sa2va_training.batches.wording import DESCRIBE_REGION, called, reworded, segment_request
 from sa2va_training.data.masks import ArrayMask
-from sa2va_training.data.sample import Sample, Target, Turn
+from sa2va_training.data.sample import Message, ObjectMasks, Sample
 from sa2va_training.run.settings import DataSettings
 
 _PLAIN = 0.6  # questions that are worded exactly as the run time words them
@@ -186,7 +186,7 @@ class Asker:
         unknown: Sequence[str],
         album: Album,
         rng: np.random.Generator,
-    ) -> tuple[tuple[Target, ...], tuple[Exchange, ...]]:
+    ) -> tuple[tuple[ObjectMasks, ...], tuple[Exchange, ...]]:
         """Questions that names alone answer: mostly about what is there, some about what is not.
 
         Args:
@@ -200,14 +200,14 @@ class Asker:
         order = list(by_thing)
         wanted = self.settings.expressions
         missing = int(rng.binomial(wanted, self.settings.denied)) if none else 0
-        targets: list[Target] = []
+        targets: list[ObjectMasks] = []
         exchanges: list[Exchange] = []
         for n in rng.permutation(len(order))[: wanted - missing]:
             texts = by_thing[order[int(n)]]
             thing = things[order[int(n)]]
             asked = self._question(texts[int(rng.integers(len(texts)))], rng)
             exchanges.append(Exchange(asked, self._yes(rng), (len(targets),)))
-            targets.append(Target((ArrayMask(thing.mask),), thing.name))
+            targets.append(ObjectMasks((ArrayMask(thing.mask),), thing.name))
         near = nearly([thing.name for thing in things], none) if self.settings.near else []
         for _ in range(missing):
             texts = near if near and rng.random() < self.settings.near else none
@@ -238,7 +238,7 @@ class Asker:
         What nobody annotated on the shown frames is not asked for; what is known not to be on any of them is denied.
         """
         order = [sample.referrings[int(i)] for i in rng.permutation(len(sample.referrings))]
-        targets: list[Target] = []
+        targets: list[ObjectMasks] = []
         exchanges: list[Exchange] = []
         for referring in order:
             if len(exchanges) == self.settings.expressions:
@@ -314,7 +314,7 @@ def _annotated(sample: Sample, frame: int) -> bool:
     return not targets or any(target.masks[frame] is not None for target in targets)
 
 
-def _opened(target: Target | None, sample: Sample) -> Target | None:
+def _opened(target: ObjectMasks | None, sample: Sample) -> ObjectMasks | None:
     """A target with its masks decoded, so that they are read once."""
     if target is None:
         return None
@@ -323,7 +323,7 @@ def _opened(target: Target | None, sample: Sample) -> Target | None:
     return replace(target, masks=tuple(masks))
 
 
-def _shown(target: Target | None) -> bool | None:
+def _shown(target: ObjectMasks | None) -> bool | None:
     """Whether any of the frames shows a target that `_opened` returned; None = nobody knows."""
     masks = () if target is None else target.masks
     if any(isinstance(mask, ArrayMask) and mask.array.any() for mask in masks):
@@ -331,9 +331,9 @@ def _shown(target: Target | None) -> bool | None:
     return None if not masks or None in masks else False
 
 
-def _with_targets(sample: Sample, targets: tuple[Target, ...]) -> Sample:
+def _with_targets(sample: Sample, targets: tuple[ObjectMasks, ...]) -> Sample:
     answer = " ".join([prompts.SEG] * len(targets))
-    return replace(sample, referrings=(), targets=targets, turns=(Turn("assistant", answer),))
+    return replace(sample, referrings=(), targets=targets, turns=(Message("assistant", answer),))
 
 
 def augment(

@@ -19,7 +19,7 @@ import numpy as np
 from sa2va_model.errors import InputError
 from sa2va_training.data.held_out import annotated
 from sa2va_training.data.readers.simple import SimpleFolder
-from sa2va_training.data.sample import Dataset, Referring, Sample, Target
+from sa2va_training.data.sample import Dataset, ObjectMasks, Referring, Sample
 
 FRAMES, SIDE, BAR = 4, 280, 20
 _COLOURS = (
@@ -121,7 +121,7 @@ def _entries(
 
 
 def _state(
-    sample: Sample, target: Target | None, t: int, drawn: Mapping[str, frozenset[str]]
+    sample: Sample, target: ObjectMasks | None, t: int, drawn: Mapping[str, frozenset[str]]
 ) -> str:
     mask = None if target is None else target.masks[t]
     if mask is None:

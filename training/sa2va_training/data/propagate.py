@@ -36,7 +36,7 @@ Masks = dict[int, np.ndarray | None]
 
 
 @dataclass(frozen=True)
-class Box:
+class BoxPrompt:
     """A box around an object on one frame, in pixels: a quick way to draw a label image."""
 
     label: int
@@ -99,7 +99,7 @@ def propagate_folder(
     root: Path,
     *,
     clips: Sequence[str] = (),
-    boxes: Sequence[Box] = (),
+    boxes: Sequence[BoxPrompt] = (),
     names: Mapping[int, str] | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Filled]:
@@ -195,7 +195,7 @@ def _write_records(root: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 @torch.inference_mode()
-def _draw_box(model: Sa2VA, clip: Clip, box: Box) -> None:
+def _draw_box(model: Sa2VA, clip: Clip, box: BoxPrompt) -> None:
     """SAM-2's mask for a box, put into the label image of its frame as if it had been drawn."""
     if not 0 <= box.frame < len(clip.files):
         raise InputError(

@@ -28,7 +28,7 @@ Role = Literal["user", "assistant"]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Message:
     """One side's words.
 
     Attributes:
@@ -41,7 +41,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Target:
+class ObjectMasks:
     """The true masks of one object (or of several together) over the sample's frames.
 
     Attributes:
@@ -77,7 +77,7 @@ class Referring:
     """
 
     text: str
-    target: Target | None
+    target: ObjectMasks | None
     kind: str = ""
     id: str = ""
 
@@ -113,14 +113,14 @@ class Sample:
     id: str
     frames: tuple[Picture, ...] = ()
     clip: bool = False
-    turns: tuple[Turn, ...] = ()
-    targets: tuple[Target, ...] = ()
+    turns: tuple[Message, ...] = ()
+    targets: tuple[ObjectMasks, ...] = ()
     referrings: tuple[Referring, ...] = ()
     regions: tuple[Mask, ...] = ()
     references: tuple[str, ...] = ()
     kind: str = ""
     foreground: tuple[Mask | None, ...] = field(default=(), repr=False)
-    objects: tuple[Target, ...] = field(default=(), repr=False)
+    objects: tuple[ObjectMasks, ...] = field(default=(), repr=False)
     recording: str = ""
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ class Sample:
     def with_frames(self, chosen: Sequence[int]) -> Sample:
         """The same sample with some of its frames only, in the order given (repeats are allowed)."""
 
-        def cut(target: Target) -> Target:
+        def cut(target: ObjectMasks) -> ObjectMasks:
             return replace(target, masks=tuple(target.masks[t] for t in chosen))
 
         return replace(

@@ -11,7 +11,7 @@ from sa2va_model.mllm.chat import IMAGE_PLACEHOLDER
 from sa2va_training.batches.wording import first_turn
 from sa2va_training.data.pictures import ImageFile, Picture, VideoFrame
 from sa2va_training.data.readers.records import Record, Records, read_json_list
-from sa2va_training.data.sample import Dataset, Role, Sample, Turn
+from sa2va_training.data.sample import Dataset, Message, Role, Sample
 
 _ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant"}
 _MARKS = (IMAGE_PLACEHOLDER, "<video>")
@@ -78,8 +78,8 @@ def open_video_chat(
         else:
             stem = record.text("video_id")
             turns = (
-                Turn("user", first_turn(record.text("q"))),
-                Turn("assistant", record.text("a")),
+                Message("user", first_turn(record.text("q"))),
+                Message("assistant", record.text("a")),
             )
         file = _video(root / videos, stem, record)
         source = VideoFile(file)
@@ -90,7 +90,7 @@ def open_video_chat(
     return Records(name, len(records), build)
 
 
-def conversation(record: Record, *, pictures: bool) -> tuple[Turn, ...]:
+def conversation(record: Record, *, pictures: bool) -> tuple[Message, ...]:
     """The turns of a LLaVA-style record.
 
     Leading answers are skipped, as in the published training code; the mark of the picture is moved to the start of
@@ -99,7 +99,7 @@ def conversation(record: Record, *, pictures: bool) -> tuple[Turn, ...]:
     Raises:
         InputError: an unknown speaker, the same speaker twice in a row, or nothing is left.
     """
-    turns: list[Turn] = []
+    turns: list[Message] = []
     for entry in record.records("conversations"):
         speaker = entry.text("from")
         if speaker not in _ROLES:
@@ -114,7 +114,7 @@ def conversation(record: Record, *, pictures: bool) -> tuple[Turn, ...]:
             text = text.replace(mark, "")
         if not turns and pictures:
             text = first_turn(text.strip())
-        turns.append(Turn(role, text.strip()))
+        turns.append(Message(role, text.strip()))
     if len(turns) < 2:
         raise InputError(f"{record.where}: conversation has no question with an answer")
     return tuple(turns[: len(turns) // 2 * 2])

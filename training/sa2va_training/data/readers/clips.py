@@ -20,9 +20,9 @@ from sa2va_training.data.readers.records import (
     read_json_object,
     read_pickle,
 )
-from sa2va_training.data.sample import Dataset, Referring, Sample, Target
+from sa2va_training.data.sample import Dataset, ObjectMasks, Referring, Sample
 
-TargetOf = Callable[[str, str, Record, list[str]], "Target | None"]
+MasksOf = Callable[[str, str, Record, list[str]], "ObjectMasks | None"]
 """(video, expression id, its record, frames) → its masks."""
 KindOf = Callable[[str, str, Record], str]
 
@@ -120,7 +120,7 @@ def open_ref_youtube_vos(
     if split == "valid" and test.is_file():
         skip = set(read_json_object(test).record("videos").data)
     folder = "valid" if split == "test" else split
-    target: TargetOf = _secret
+    target: MasksOf = _secret
     if split == "train":
         target = _labels_or_packed(root / "train" / "Annotations", root / masks, meta)
     return _open(name, meta, root / folder / "JPEGImages", target, skip=skip)
@@ -158,7 +158,7 @@ def _open(
     name: str,
     meta: Path,
     folder: Path,
-    target: TargetOf,
+    target: MasksOf,
     *,
     kind: KindOf = lambda _video, _id, _record: "",
     foreground: Record | None = None,
@@ -204,7 +204,7 @@ def _frame(folder: Path, name: str) -> Path:
     return png if png.is_file() and not jpeg.is_file() else jpeg
 
 
-def _secret(_video: str, _key: str, _record: Record, _frames: list[str]) -> Target | None:
+def _secret(_video: str, _key: str, _record: Record, _frames: list[str]) -> ObjectMasks | None:
     return None
 
 
@@ -216,12 +216,12 @@ def _mask_dict(path: Path) -> dict[str, list[Any]]:
     return {str(key): masks for key, masks in value.items()}
 
 
-def _by_annotation(coded: dict[str, list[Any]] | None) -> TargetOf:
+def _by_annotation(coded: dict[str, list[Any]] | None) -> MasksOf:
     """Masks by the expression's `anno_id`, joined; an expression without any means nothing."""
     if coded is None:
         return _secret
 
-    def find(_video: str, _key: str, record: Record, frames: list[str]) -> Target:
+    def find(_video: str, _key: str, record: Record, frames: list[str]) -> ObjectMasks:
         each = []
         for number in record.entries("anno_id"):
             if str(number) not in coded:
@@ -230,8 +230,8 @@ def _by_annotation(coded: dict[str, list[Any]] | None) -> TargetOf:
                 _frame_masks(coded[str(number)], frames, f"{record.where}: anno_id {number}")
             )
         if not each:
-            return Target((EmptyMask(),) * len(frames))
-        return Target(tuple(union(masks) for masks in zip(*each, strict=True)))
+            return ObjectMasks((EmptyMask(),) * len(frames))
+        return ObjectMasks(tuple(union(masks) for masks in zip(*each, strict=True)))
 
     return find
 
@@ -247,16 +247,16 @@ def _frame_masks(masks: Any, frames: list[str], where: str) -> list[Mask]:
     ]
 
 
-def _labels_or_packed(labels: Path, packed: Path, meta: Path) -> TargetOf:
+def _labels_or_packed(labels: Path, packed: Path, meta: Path) -> MasksOf:
     """Palette images where they are there, else the pre-packed masks."""
     if labels.is_dir():
 
-        def from_labels(video: str, _key: str, record: Record, frames: list[str]) -> Target:
+        def from_labels(video: str, _key: str, record: Record, frames: list[str]) -> ObjectMasks:
             value = record.raw("obj_id")
             if not str(value).isdigit():
                 raise InputError(f"{record.where}: field 'obj_id' is {value!r}, expected a number")
             files = [labels / video / f"{frame}.png" for frame in frames]
-            return Target(tuple(LabelMask(file, (int(value),)) for file in files))
+            return ObjectMasks(tuple(LabelMask(file, (int(value),)) for file in files))
 
         return from_labels
     coded = _mask_dict(packed)
@@ -266,12 +266,12 @@ def _labels_or_packed(labels: Path, packed: Path, meta: Path) -> TargetOf:
         for key in sorted(videos.record(video).record("expressions").data):
             numbers[video, key] = len(numbers)
 
-    def from_packed(video: str, key: str, record: Record, frames: list[str]) -> Target:
+    def from_packed(video: str, key: str, record: Record, frames: list[str]) -> ObjectMasks:
         number = str(numbers[video, key])
         if number not in coded:
             raise InputError(f"{record.where}: running number {number} is not in {packed}")
         where = f"{packed}: masks {number}"
-        return Target(tuple(_frame_masks(coded[number], frames, where)))
+        return ObjectMasks(tuple(_frame_masks(coded[number], frames, where)))
 
     return from_packed
 

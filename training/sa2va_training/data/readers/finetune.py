@@ -12,7 +12,7 @@ from sa2va_model.errors import InputError
 from sa2va_training.data.masks import CodedMask
 from sa2va_training.data.pictures import ImageFile
 from sa2va_training.data.readers.records import Record, Records, read_json_list
-from sa2va_training.data.sample import Dataset, Referring, Sample, Target
+from sa2va_training.data.sample import Dataset, ObjectMasks, Referring, Sample
 
 
 def open_finetune(
@@ -37,7 +37,9 @@ def open_finetune(
             )
         referrings = tuple(
             Referring(
-                text, Target((CodedMask(mask, f"{record.where}: mask [{i}]"),), text), id=str(i)
+                text,
+                ObjectMasks((CodedMask(mask, f"{record.where}: mask [{i}]"),), text),
+                id=str(i),
             )
             for i, (mask, text) in enumerate(zip(masks, texts, strict=True))
         )

@@ -24,7 +24,7 @@ from sa2va_training.data.readers.records import (
     read_json_list,
     read_json_object,
 )
-from sa2va_training.data.sample import Dataset, Sample, Target, Turn
+from sa2va_training.data.sample import Dataset, Message, ObjectMasks, Sample
 
 KIND = "grounded caption"
 
@@ -207,7 +207,8 @@ def open_gcg_eval(
             raise InputError(f"{record.where}: image {number} has no caption")
         first = said[number][0]
         true = [
-            Target((CodedMask(e.raw("segmentation"), e.where),)) for e in by_image.get(number, [])
+            ObjectMasks((CodedMask(e.raw("segmentation"), e.where),))
+            for e in by_image.get(number, [])
         ]
         # phrases and masks are lists side by side; the answer only has to hold as many [SEG] as there are masks
         phrases = first.texts("labels")
@@ -220,7 +221,7 @@ def open_gcg_eval(
             record.where,
             str(number),
             (ImageFile(file),),
-            turns=(Turn("user", first_turn(DESCRIBE_GROUNDED)), Turn("assistant", answer)),
+            turns=(Message("user", first_turn(DESCRIBE_GROUNDED)), Message("assistant", answer)),
             targets=tuple(true),
             references=tuple(entry.text("caption") for entry in said[number]),
             kind=KIND,
@@ -254,8 +255,8 @@ def grounded_sample(
         record.where,
         key,
         (ImageFile(file),),
-        turns=(Turn("user", first_turn(DESCRIBE_GROUNDED)), Turn("assistant", answer)),
-        targets=tuple(Target((g.mask,), caption[g.begin : g.end].strip()) for g in kept),
+        turns=(Message("user", first_turn(DESCRIBE_GROUNDED)), Message("assistant", answer)),
+        targets=tuple(ObjectMasks((g.mask,), caption[g.begin : g.end].strip()) for g in kept),
         references=(caption,),
         kind=KIND,
     )

@@ -14,7 +14,7 @@ from sa2va_model.errors import InputError
 from sa2va_training.data.masks import CodedMask, EmptyMask
 from sa2va_training.data.pictures import VideoFrame
 from sa2va_training.data.readers.records import Record, Records, read_json_object
-from sa2va_training.data.sample import Dataset, Referring, Sample, Target
+from sa2va_training.data.sample import Dataset, ObjectMasks, Referring, Sample
 
 STRIDE = 4
 
@@ -94,7 +94,7 @@ class Masklets:
                 f"{_whole(record, 'video_frame_count')} frames with a mask for every fourth"
             )
 
-    def target(self, key: str, where: str) -> Target:
+    def target(self, key: str, where: str) -> ObjectMasks:
         """The masks of one object: its place in the inner lists."""
         if not key.isdigit() or int(key) >= self.ids:
             raise InputError(
@@ -110,7 +110,7 @@ class Masklets:
             masks.append(
                 EmptyMask() if empty else CodedMask(coded, f"{self._path}: masklet [{t}][{number}]")
             )
-        return Target(tuple(masks))
+        return ObjectMasks(tuple(masks))
 
 
 def _whole(record: Record, key: str) -> int:

@@ -21,7 +21,7 @@ from sa2va_training.data.readers.records import (
     read_json_object,
     read_pickle,
 )
-from sa2va_training.data.sample import Dataset, Referring, Sample, Target
+from sa2va_training.data.sample import Dataset, ObjectMasks, Referring, Sample
 
 IMAGES = "coco2014/train2014"
 SPLITS = ("train", "val", "test", "testA", "testB")
@@ -170,7 +170,7 @@ def _referrings(record: Record, coco: _Coco, key: str) -> list[Referring]:
     numbers = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
     present = [n for n in numbers if n != -1]
     masks = [coco.mask(n, record.where) for n in present]
-    target = Target((union(masks) or EmptyMask(),))
+    target = ObjectMasks((union(masks) or EmptyMask(),))
     kind = "" if present else "none"
     found = []
     for sentence in record.records("sentences"):

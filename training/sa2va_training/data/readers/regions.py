@@ -19,7 +19,7 @@ from sa2va_training.data.readers.records import (
     read_json_list,
     read_json_object,
 )
-from sa2va_training.data.sample import Dataset, Sample, Turn
+from sa2va_training.data.sample import Dataset, Message, Sample
 
 CELLS = 256
 _COCO = ("coco/train2014", "coco/val2014", "coco/train2017", "coco/val2017")
@@ -61,7 +61,7 @@ def open_osprey(
         masks = [_mask(entry) for entry in record.records("annotation")]
         if k < 0:
             turns = tuple(
-                Turn(turn.role, _region_names(turn.text))
+                Message(turn.role, _region_names(turn.text))
                 for turn in conversation(record, pictures=True)
             )
             shown, kind = masks, "region conversation"
@@ -72,8 +72,8 @@ def open_osprey(
                     f"{record.where}: description [{k}] has no region, there are {len(masks)}"
                 )
             turns = (
-                Turn("user", first_turn(DETAIL_REGION)),
-                Turn("assistant", _region_names(text)),
+                Message("user", first_turn(DETAIL_REGION)),
+                Message("assistant", _region_names(text)),
             )
             shown, kind = [masks[k]], "region description"
         key = str(number) if k < 0 else f"{number}.{k}"
@@ -153,7 +153,7 @@ def open_region_captions(
             record.where,
             str(number),
             (ImageFile(root / images / record.text("file_name"), size),),
-            turns=(Turn("user", first_turn(DESCRIBE_REGION)), Turn("assistant", known[0])),
+            turns=(Message("user", first_turn(DESCRIBE_REGION)), Message("assistant", known[0])),
             regions=(_mask(mask_of[number]),),
             references=tuple(known),
             kind="region caption",

@@ -16,7 +16,7 @@ from sa2va_training.batches.wording import DESCRIBE, DESCRIBE_GROUNDED, first_tu
 from sa2va_training.data.masks import CodedMask, EmptyMask, LabelMask, Mask, all_of
 from sa2va_training.data.pictures import ImageFile, Picture, VideoFrame
 from sa2va_training.data.readers.records import Record, Records, read_json_lines, read_json_list
-from sa2va_training.data.sample import Dataset, Referring, Sample, Target, Turn
+from sa2va_training.data.sample import Dataset, Message, ObjectMasks, Referring, Sample
 
 FIELDS = (
     "id", "image", "clip", "video", "frames", "every", "labels", "objects", "expressions", "questions",
@@ -141,14 +141,14 @@ class _Scene:
         by_stem = {f.stem: f for f in place.glob("*.png")}
         return [by_stem.get(Path(f.name).stem) for f in self.frames]
 
-    def target(self, names: list[str], what: str) -> Target:
+    def target(self, names: list[str], what: str) -> ObjectMasks:
         """The named objects together, on all frames."""
         objects = self.record.data.get("objects") or {}
         each = [self._object(name, objects, what) for name in names]
         if not each:
-            return Target((EmptyMask(),) * len(self.frames))
+            return ObjectMasks((EmptyMask(),) * len(self.frames))
         title = ", ".join(str((objects.get(n) or {}).get("name", n)) for n in names)
-        return Target(tuple(all_of(masks) for masks in zip(*each, strict=True)), title)
+        return ObjectMasks(tuple(all_of(masks) for masks in zip(*each, strict=True)), title)
 
     def _object(self, name: str, objects: dict[str, Any], what: str) -> list[Mask | None]:
         """One object's mask on each frame."""
@@ -186,7 +186,7 @@ class _Scene:
             source, "expressions", referrings=tuple(found), objects=tuple(self._named())
         )
 
-    def _named(self) -> Iterator[Target]:
+    def _named(self) -> Iterator[ObjectMasks]:
         """Every object that has a name and masks."""
         for key, entry in (self.record.data.get("objects") or {}).items():
             labelled = "labels" in self.record and key.isdigit()
@@ -208,8 +208,8 @@ class _Scene:
             source,
             f"questions {number}",
             turns=(
-                Turn("user", first_turn(entry.text("question"))),
-                Turn("assistant", answers[0]),
+                Message("user", first_turn(entry.text("question"))),
+                Message("assistant", answers[0]),
             ),
             references=tuple(answers),
             regions=tuple(regions),
@@ -233,8 +233,8 @@ class _Scene:
             source,
             f"captions {number}",
             turns=(
-                Turn("user", first_turn(DESCRIBE_GROUNDED if phrases else DESCRIBE)),
-                Turn("assistant", spaced),
+                Message("user", first_turn(DESCRIBE_GROUNDED if phrases else DESCRIBE)),
+                Message("assistant", spaced),
             ),
             targets=tuple(self.target([str(n) for n in _names(g, entry)], what) for g in groups),
             references=(re.sub(r"\s+", " ", re.sub(r"</?p>", "", text)).strip(),),
