@@ -18,7 +18,7 @@ from sa2va_model.io.overlay import draw
 from sa2va_model.tracks import Event, FrameResult, Track
 
 if TYPE_CHECKING:
-    from sa2va_ros.bags.bag import BagWriter
+    from sa2va_ros.bags.writer import BagWriter
 
 FILES = ("tracks.json", "events.json", "summary.json", "overlay.mp4")
 FOLDERS = ("masks", "bag")
@@ -80,7 +80,8 @@ class TrackOutputs:
         storage = getattr(source, "storage", None)
         if storage is None:
             return None
-        from sa2va_ros.bags.bag import BagImages, BagWriter
+        from sa2va_ros.bags.bag import BagImages
+        from sa2va_ros.bags.writer import BagWriter
 
         assert isinstance(source, BagImages)
         writer = BagWriter(self._folder / "bag", source.clock, storage=storage)

@@ -1,44 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read images from a rosbag2 and write tracks into one, without ROS (rosbags from PyPI; sqlite3 and mcap).
+"""Read images from a rosbag2 without ROS (rosbags from PyPI; sqlite3 and mcap).
 
 `BagImages` is a frame source like those of `sa2va_model.io.frames`; its frames remember the header of their message.
-`BagWriter` writes what the node publishes: `tracks`, `mask` and `events`, each with the header of the image that the
-masks were computed on. Messages are read and filled by `conversions`, as in the node.
+Messages are read as in the node. `writer.py` writes what the node publishes.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import struct
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import Connection, Nodetype
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from sa2va_model.errors import InputError
-from sa2va_model.io.frames import BAG_SUFFIXES, Frame, check_size
-from sa2va_model.tracks import FrameResult
-from sa2va_ros.messages.images import (
-    StampClock,
-    fill_image,
-    nanoseconds,
-    rgb_from_compressed,
-    rgb_from_image,
-)
-from sa2va_ros.messages.tracks import fill_event, fill_track_array
+from sa2va_model.io.frames import Frame, check_size
+from sa2va_ros.bags.parts import open_parts, words
+from sa2va_ros.bags.video_topics import VIDEO_TYPES, TopicDecoder
+from sa2va_ros.messages.images import StampClock, nanoseconds, rgb_from_message
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 TRACKS = "sa2va_ros/msg/TrackArray"
 EVENT = "sa2va_ros/msg/TrackEvent"
 PACKAGE = "sa2va_ros"
+IMAGE_TYPES = (IMAGE, COMPRESSED, *VIDEO_TYPES)
+PATIENCE = 5  # images in a row of another size before the stream is believed to have changed
+RATED = 60  # images whose stamps give the rate
+RATES = (0.01, 1000.0)  # images per second that a camera can have
 
 
 # --- message definitions ---------------------------------------------------------------------------------------------
@@ -115,10 +113,13 @@ class BagFrame(Frame):
 class BagImages:
     """The images of one topic of a rosbag2, in the order of recording.
 
+    Also reads what a killed recorder left, up to the cut, and H.264 topics. A bad image is skipped and counted.
+
     Attributes:
         topic: the topic they come from.
         storage: "sqlite3" or "mcap".
         clock: turns the seconds of the frames back into exact stamps.
+        skipped: images of the last reading that could not be used; `first_skipped` says why the first could not.
     """
 
     def __init__(self, path: Path | str, topic: str | None = None) -> None:
@@ -133,94 +134,124 @@ class BagImages:
         """
         self._path = Path(path)
         self._store = get_typestore(Stores.ROS2_JAZZY)
-        self._files = _storage_files(self._path)
-        with ExitStack() as stack:
-            readers = [stack.enter_context(_open(file)) for file in self._files]
-            connections = [link for reader in readers for link in reader.connections]
-            self.topic, self._type = _choose(self._path, connections, topic)
-            count = sum(link.msgcount for link in connections if link.topic == self.topic)
-            seconds = sum(reader.duration for reader in readers) / 1e9
+        for kind, definition in VIDEO_TYPES.items():
+            self._store.register(get_types_from_msg(definition, kind))
+        self._parts = open_parts(self._path)
+        types = {name: kind for part in self._parts for name, (kind, _) in part.topics.items()}
+        self.topic, self._type = _choose(self._path, types, topic)
         self.name = f"{self._path}: topic {self.topic}"
-        self.frame_count: int | None = count
-        self.fps: float | None = (count - 1) / seconds if count > 1 and seconds > 0 else None
+        counts = [part.topics.get(self.topic, ("", 0))[1] for part in self._parts]
+        self.frame_count: int | None = sum(counts)
+        times = [(_stamp(raw), recorded) for recorded, raw in islice(self._messages(), RATED)]
+        # Drivers that set no stamp, or always the same: the time of recording is the only one.
+        self._still = len(times) > 1 and len({stamp for stamp, _ in times}) == 1
+        self.fps: float | None = _rate(times)
         self.storage = _storage_name(self._path)
         self.clock = StampClock()
+        self.skipped, self.first_skipped = 0, ""
 
     def __iter__(self) -> Iterator[BagFrame]:
         """Yield the images one by one.
 
         Raises:
-            InputError: a message cannot be read or decoded, or the size changes; names topic and position.
+            InputError: after the last of them: the recording is damaged, the images changed their size, or none could
+                be used; names topic and position.
         """
+        self.skipped, self.first_skipped = 0, ""
         expected: tuple[int, int] | None = None
-        index = 0
-        for recorded, raw in self._messages():
-            name = f"{self.name}: image {index}"
-            message = self._deserialize(raw, name)
-            try:
-                rgb = (
-                    rgb_from_image(message) if self._type == IMAGE else rgb_from_compressed(message)
-                )
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from error
-            check_size(name, rgb.shape, expected)
-            expected = (rgb.shape[0], rgb.shape[1])
-            if not nanoseconds(message.header.stamp):
-                stamp = message.header.stamp
-                stamp.sec, stamp.nanosec = divmod(recorded, 1_000_000_000)
-            seconds = self.clock.seconds(message.header.stamp)
-            yield BagFrame(rgb, seconds, index, message.header, recorded)
+        index = others = 0
+        for rgb, header, recorded, name in self._pictures():
+            size = (rgb.shape[0], rgb.shape[1])
+            if expected not in (None, size):
+                others += 1
+                try:
+                    check_size(name, rgb.shape, expected)
+                except InputError as error:
+                    if others >= PATIENCE:
+                        raise
+                    self._skip(str(error))
+                continue
+            expected, others = size, 0
+            if self._still or not nanoseconds(header.stamp):
+                header.stamp.sec, header.stamp.nanosec = divmod(recorded, 1_000_000_000)
+            yield BagFrame(rgb, self.clock.seconds(header.stamp), index, header, recorded)
             index += 1
+        fault = next((part.fault for part in self._parts if part.fault), "")
         if index == 0:
-            raise InputError(f"{self.name}: holds no message, expected at least one image")
+            why = self.first_skipped or fault
+            raise InputError(why or f"{self.name}: holds no message, expected at least one image")
+        if self.skipped:
+            logging.getLogger(__name__).warning(
+                "%s: %d images skipped; the first: %s", self.name, self.skipped, self.first_skipped
+            )
+        if fault:
+            raise InputError(f"{fault}; {index} images were read, expected a whole rosbag2")
+
+    def _skip(self, why: str) -> None:
+        self.skipped += 1
+        self.first_skipped = self.first_skipped or why
+
+    def _pictures(self) -> Iterator[tuple[np.ndarray, Any, int, str]]:
+        """Picture, header, time of recording and a name for messages, of every message that can be decoded."""
+        video = TopicDecoder() if self._type in VIDEO_TYPES else None
+        for number, (recorded, raw) in enumerate(self._messages()):
+            name = f"{self.name}: image {number}"
+            try:
+                message = self._deserialize(raw, name)
+                header = self._header(message)
+                if video is None:
+                    yield rgb_from_message(message), header, recorded, name
+                    continue
+                for rgb, given in video.add(message, (header, recorded, name)):
+                    yield rgb, *given
+            except InputError as error:
+                text = str(error)
+                self._skip(text if text.startswith(name) else f"{name}: {text}")
+        if video is not None:
+            for rgb, given in video.finish():
+                yield rgb, *given
+
+    def _header(self, message: Any) -> Any:
+        """The header; CompressedVideo has its fields without one."""
+        if hasattr(message, "header"):
+            return message.header
+        kind = self._store.types["std_msgs/msg/Header"]
+        return kind(stamp=message.timestamp, frame_id=message.frame_id)
 
     def _messages(self) -> Iterator[tuple[int, bytes]]:
-        for file in self._files:
-            with _open(file) as reader:
-                links = [link for link in reader.connections if link.topic == self.topic]
-                if not links:
-                    continue
-                try:
-                    for _, recorded, raw in reader.messages(links):
-                        yield recorded, raw
-                except (
-                    Exception
-                ) as error:  # storage, database and compression errors of three libraries
-                    raise InputError(
-                        f"{file}: damaged ({_words(error)}), expected a whole rosbag2"
-                    ) from error
+        for part in self._parts:
+            yield from part.messages(self.topic)
 
     def _deserialize(self, raw: bytes, name: str) -> Any:
         try:
             return self._store.deserialize_cdr(raw, self._type)
         except Exception as error:  # generated code: struct, index, value and unicode errors
             raise InputError(
-                f"{name}: truncated message ({_words(error)}), expected a whole {self._type}"
+                f"{name}: truncated message ({words(error)}), expected a whole {self._type}"
             ) from error
 
 
-def _storage_files(path: Path) -> list[Path]:
-    """What to open: the bag folder, or its storage files if the recorder died before writing metadata.yaml."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder, expected a rosbag2")
-    if path.is_file() or (path / "metadata.yaml").exists():
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in BAG_SUFFIXES)
-    if not files:
-        raise InputError(f"{path}: holds no metadata.yaml, .db3 or .mcap file, expected a rosbag2")
-    return files
+def _rate(both: Sequence[tuple[int, int]]) -> float | None:
+    """Images per second by the stamps of their headers, or by the times of recording where those stand still.
+
+    The median of the steps: neither a pause nor an image out of order changes it. None = not known.
+    """
+    for times in zip(*both, strict=True):
+        steps = [later - before for before, later in pairwise(sorted(set(times)))]
+        if not steps or len(steps) * 2 < len(both) - 1:
+            continue
+        rate = 1e9 / float(np.median(steps))
+        if RATES[0] <= rate <= RATES[1]:
+            return rate
+    return None
 
 
-def _open(path: Path) -> Reader:
-    """A reader for `with`; every way in which a bag can be broken becomes an InputError."""
-    try:
-        with Reader(path):
-            pass  # what is wrong shows on opening; rosbags raises errors of four libraries and asserts
-        return Reader(path)
-    except Exception as error:
-        raise InputError(
-            f"{path}: not readable as a rosbag2 ({_words(error)}), expected sqlite3 or mcap storage"
-        ) from error
+def _stamp(raw: bytes) -> int:
+    """The stamp that every image message begins with, nanoseconds (CDR: four bytes of encapsulation before it)."""
+    if len(raw) < 12:
+        return 0
+    seconds, rest = struct.unpack_from("<iI" if raw[1] else ">iI", raw, 4)
+    return int(seconds) * 1_000_000_000 + int(rest)
 
 
 def _storage_name(path: Path) -> str:
@@ -228,22 +259,21 @@ def _storage_name(path: Path) -> str:
     return "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
 
 
-def _choose(path: Path, connections: Sequence[Connection], topic: str | None) -> tuple[str, str]:
+def _choose(path: Path, types: dict[str, str], topic: str | None) -> tuple[str, str]:
     """The topic to read and its type."""
-    types = {link.topic: link.msgtype for link in connections}
-    images = {name: kind for name, kind in types.items() if kind in (IMAGE, COMPRESSED)}
+    images = {name: kind for name, kind in types.items() if kind in IMAGE_TYPES}
     if topic is not None:
         name = topic if topic in types else "/" + topic.lstrip("/")
         if name not in types:
             raise InputError(f"{path}: no topic '{topic}', expected one of: {_listing(types)}")
         if name not in images:
             raise InputError(
-                f"{path}: topic '{name}' is {types[name]}, expected {IMAGE} or {COMPRESSED}"
+                f"{path}: topic '{name}' is {types[name]}, expected one of {', '.join(IMAGE_TYPES)}"
             )
         return name, images[name]
     if not images:
         raise InputError(
-            f"{path}: no image topic, expected one of {IMAGE} or {COMPRESSED}; it has: {_listing(types)}"
+            f"{path}: no image topic, expected one of {', '.join(IMAGE_TYPES)}; it has: {_listing(types)}"
         )
     if len(images) > 1:
         raise InputError(
@@ -256,102 +286,12 @@ def _listing(types: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items())) or "no topics"
 
 
-def _words(error: Exception) -> str:
-    """An error of another library in one line."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
 def read_messages(path: Path | str, topic: str) -> Iterator[tuple[int, Any]]:
-    """The messages of one topic, ours or standard, as (nanoseconds of recording, message)."""
-    store = typestore()
-    for file in _storage_files(Path(path)):
-        with _open(file) as reader:
-            links = [link for link in reader.connections if link.topic == topic]
-            if not links:
-                types = {link.topic: link.msgtype for link in reader.connections}
-                raise InputError(f"{path}: no topic '{topic}', expected one of: {_listing(types)}")
-            for link, recorded, raw in reader.messages(links):
-                yield recorded, store.deserialize_cdr(raw, link.msgtype)
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-class BagWriter:
-    """Writes tracks, masks and events of processed bag frames into a new rosbag2.
-
-    Always closes properly, after an error too: what was written before it can be read. Label images are mostly one
-    value, so the bag is compressed (zstd; per chunk in mcap, per message in sqlite3).
-    """
-
-    def __init__(
-        self,
-        path: Path | str,
-        clock: StampClock,
-        *,
-        storage: str = "mcap",
-        namespace: str = "/sa2va",
-    ) -> None:
-        """Create the bag.
-
-        Args:
-            path: the new bag's folder.
-            clock: the clock of the source of the frames.
-            storage: "mcap" or "sqlite3".
-            namespace: topics are written below it.
-
-        Raises:
-            InputError: the path exists, or the storage is unknown.
-        """
-        if storage not in ("mcap", "sqlite3"):
-            raise InputError(f"storage is '{storage}', expected mcap or sqlite3")
-        if Path(path).exists():
-            raise InputError(f"{path}: exists already, expected a new bag folder")
-        self._clock = clock
-        self._store = typestore()
-        self._writer = Writer(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
-        mode = CompressionMode.STORAGE if storage == "mcap" else CompressionMode.MESSAGE
-        self._writer.set_compression(mode, CompressionFormat.ZSTD)
-        self._writer.open()
-        self._links = {
-            name: self._writer.add_connection(f"{namespace}/{name}", kind, typestore=self._store)
-            for name, kind in (("tracks", TRACKS), ("mask", IMAGE), ("events", EVENT))
-        }
-
-    def write(self, result: FrameResult, frame: BagFrame) -> None:
-        """Write one processed frame: a TrackArray (also when empty), a label image, its events."""
-        header = frame.header
-        tracks = fill_track_array(
-            self._fresh(TRACKS),
-            result,
-            header,
-            clock=self._clock,
-            latency=0.0,
-            new_track=lambda: self._fresh(f"{PACKAGE}/msg/Track"),
-        )
-        mask = fill_image(self._fresh(IMAGE), result.labels(), "mono8", header)
-        mask.data = np.frombuffer(mask.data, np.uint8)
-        self._put("tracks", tracks, frame.recorded)
-        self._put("mask", mask, frame.recorded)
-        for event in result.events:
-            self._put("events", fill_event(self._fresh(EVENT), event, header), frame.recorded)
-
-    def close(self) -> None:
-        """Finish the bag; a second call does nothing."""
-        if self._writer.storage is not None:
-            self._writer.close()
-
-    def __enter__(self) -> BagWriter:
-        """Use as `with BagWriter(...) as writer`."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the bag, whatever happened."""
-        self.close()
-
-    def _fresh(self, kind: str) -> Any:
-        return fresh(self._store, kind)
-
-    def _put(self, name: str, message: Any, recorded: int) -> None:
-        link = self._links[name]
-        self._writer.write(link, recorded, self._store.serialize_cdr(message, link.msgtype))
+    """The messages of one topic, ours or standard, as (nanoseconds of recording, message), up to a damage."""
+    store, parts = typestore(), open_parts(Path(path))
+    types = {name: kind for part in parts for name, (kind, _) in part.topics.items()}
+    if topic not in types:
+        raise InputError(f"{path}: no topic '{topic}', expected one of: {_listing(types)}")
+    for part in parts:
+        for recorded, raw in part.messages(topic):
+            yield recorded, store.deserialize_cdr(raw, types[topic])

@@ -13,7 +13,8 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.frames import FrameSource
 from sa2va_model.tracks import Event, EventKind, FrameResult, Track, TrackState
 from sa2va_ros.bags import bag
-from sa2va_ros.bags.bag import BagImages, BagWriter, read_messages
+from sa2va_ros.bags.bag import BagImages, read_messages
+from sa2va_ros.bags.writer import BagWriter
 
 START_NS = 1_700_000_000_123_456_789
 STEP_NS = 33_333_333
@@ -110,7 +111,15 @@ def test_bag_without_an_image_topic_lists_what_it_has(make, tmp_path, frames) ->
     assert "it has: /chatter (std_msgs/msg/String), /odom (nav_msgs/msg/Odometry)" in message
 
 
-def test_bad_images_are_named(make, tmp_path, frames) -> None:
+def skipped_of(path: Path) -> str:
+    """Why the one bad image of four could not be used."""
+    source = BagImages(path)
+    assert len(list(source)) == 3
+    assert source.skipped == 1
+    return source.first_skipped
+
+
+def test_bad_images_are_skipped_counted_and_named(make, tmp_path, frames) -> None:
     def at_two(**values) -> object:
         def change(index: int, message) -> None:
             for name, value in values.items() if index == 2 else ():
@@ -119,29 +128,32 @@ def test_bad_images_are_named(make, tmp_path, frames) -> None:
         return change
 
     path = make.bag(tmp_path / "encoding", frames[:4], change=at_two(encoding="yuv999"))
-    message = error_of(path)
-    assert f"{path}: topic /camera/image_raw: image 2: image encoding 'yuv999'" in message
+    assert f"{path}: topic /camera/image_raw: image 2: image encoding 'yuv999'" in skipped_of(path)
     path = make.bag(tmp_path / "cut", frames[:4], change=at_two(data=np.zeros(100, np.uint8)))
-    assert "image 2: image 128x96 rgb8: data has 100 bytes; expected 36864" in error_of(path)
+    assert "image 2: image 128x96 rgb8: data has 100 bytes; expected 36864" in skipped_of(path)
     path = make.bag(tmp_path / "depth", frames[:4], change=at_two(encoding="16UC1", step=256))
-    assert "image 2: image encoding '16UC1' holds distances" in error_of(path)
+    assert "image 2: image encoding '16UC1' holds distances" in skipped_of(path)
     path = make.bag(
         tmp_path / "jpeg",
         frames[:4],
         encoding="jpeg",
         change=lambda i, m: setattr(m, "data", m.data[:-200] if i == 2 else m.data),
     )
-    assert "image 2" in error_of(path)
-    assert "end is missing" in error_of(path)
+    assert "image 2: compressed image 'jpeg'" in skipped_of(path)
+    all_bad = make.bag(tmp_path / "all", frames[:2], change=lambda i, m: setattr(m, "step", 1))
+    assert "image 0: image 128x96 rgb8: step is 1 bytes" in error_of(all_bad)
 
 
 def test_good_images_before_a_bad_one_are_yielded(make, tmp_path, frames) -> None:
-    sizes = [*frames[:5], make.picture(0, 60, 80)]
+    sizes = [*frames[:5], *[make.picture(0, 60, 80)] * 5]
     source = BagImages(make.bag(tmp_path / "bag", sizes))
     got = []
-    with pytest.raises(InputError, match="image 5 is 80x60, expected 128x96 like the first frame"):
+    with pytest.raises(InputError, match="image 9 is 80x60, expected 128x96 like the first frame"):
         got.extend(source)
     assert len(got) == 5
+    one = BagImages(make.bag(tmp_path / "one", [*frames[:5], make.picture(0, 60, 80), *frames[5:]]))
+    assert len(list(one)) == 12
+    assert "image 5 is 80x60" in one.first_skipped
 
 
 def test_no_bag_at_all(tmp_path) -> None:
