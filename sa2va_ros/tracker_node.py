@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import rclpy
 from geometry_msgs.msg import Point, PointStamped
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -25,7 +26,7 @@ from std_msgs.msg import String
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
 from sa2va_ros.interfaces.ask_action import SceneQuestions
-from sa2va_ros.interfaces.commands import Router
+from sa2va_ros.interfaces.commands import Router, clean_name
 from sa2va_ros.interfaces.services import Services
 from sa2va_ros.interfaces.status import Health
 from sa2va_ros.interfaces.track_action import TrackAction
@@ -34,18 +35,19 @@ from sa2va_ros.msg import TrackerStatus, VisualPrompt
 from sa2va_ros.node import parameters
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.node.adapter_change import AdapterChange
-from sa2va_ros.node.loading import Loading
 from sa2va_ros.node.model_session import EngineSettings, ModelSession
 from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
+from sa2va_ros.node.predictions import Predictions
 from sa2va_ros.node.subscriptions import CameraTopics
 from sa2va_ros.space.tf import require_tf2
+from sa2va_ros.support.lifecycle import DeferredLifecycleNode
 from sa2va_ros.support.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
 from sa2va_ros.support.spinning import context, spin
 
 PAUSE_SECONDS = 1.0  # how long an image or an answer in work is waited for
 
 
-class TrackerNode(LifecycleNode):
+class TrackerNode(DeferredLifecycleNode):
     """Wires topics, services, actions and lifecycle to the live tracker.
 
     Args:
@@ -67,13 +69,15 @@ class TrackerNode(LifecycleNode):
             forgotten=self._forgotten,
         )
         self._questions = SceneQuestions(self, self._session, self._pipeline, self._need_active)
-        self._router = Router(self._session, self._tracks, self._questions.ask)
+        self._target = self._pipeline.target
+        self._router = Router(self._session, self._tracks, self._questions.ask, self._target)
         self._goals = TrackAction(self, self._router, self._need_active)
         self._adapters = AdapterChange(self._session, self._pipeline, self._quiet)
         Services(self, self._session, self._pipeline, self._router, self._adapters)
+        self._choose_target(self._value("target"))
+        Predictions(self, self._pipeline)
         self._health = Health(self, self._session, self._pipeline)
         self._active = False
-        self._loading: Loading | None = None
         self._camera = CameraTopics(self)
         self._image_topic = ""
         self._subscriptions_made: list[Any] = []
@@ -92,32 +96,36 @@ class TrackerNode(LifecycleNode):
 
     # --- lifecycle --------------------------------------------------------------------------------
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model."""
+    def begin_load(self) -> Callable[[], None]:
+        """Configure: load the model on a thread."""
         self._set_state(TrackerStatus.LOADING)
         folder = self._value("model")
         self.get_logger().info(f"loading {folder or 'the model that ships'}")
-        try:
-            self._loading = Loading(lambda: self._session.load(self._settings()), self._told)
-            self._loading.wait(lambda: self.get_logger().info("still loading"))
-            if expression := self._value("default_expression"):
-                self._router.track(expression)
-        except (InputError, OSError, RuntimeError, ImportError) as error:
-            self._session.unload()
-            self._set_state(TrackerStatus.ERROR, " ".join(str(error).split()))
-            self.get_logger().fatal(self._health.problem)
-            return TransitionCallbackReturn.FAILURE
-        self._set_state(TrackerStatus.READY)
-        return TransitionCallbackReturn.SUCCESS
+        settings = self._settings()
+        return lambda: self._session.load(settings)
+
+    def on_loaded(self, error: BaseException | None) -> TransitionCallbackReturn:
+        """Take the model into use, or say why there is none."""
+        if error is None:
+            self._track_default()
+            self._set_state(TrackerStatus.READY)
+            return TransitionCallbackReturn.SUCCESS
+        self._session.unload()
+        expected = isinstance(error, (InputError, OSError, RuntimeError, ImportError))
+        name = "" if expected else f"{type(error).__name__}: "
+        self._set_state(TrackerStatus.ERROR, name + " ".join(str(error).split()))
+        self.get_logger().fatal(self._health.problem)
+        return TransitionCallbackReturn.FAILURE
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start the worker; its counters start at zero."""
         try:
             self._pipeline.start()
+            self._subscribe()
         except InputError as error:
+            self._unsubscribe()
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
-        self._subscribe()
         self._active = True
         self._set_state(TrackerStatus.ACTIVE)
         self.get_logger().info(f"ready: images from {self._image_topic}, commands on `command`")
@@ -150,12 +158,15 @@ class TrackerNode(LifecycleNode):
         self.get_logger().error(f"transition from '{state.label}' failed")
         return self.on_shutdown(state)
 
-    def autostart(self) -> bool:
-        """Configure and activate, as the `autostart` parameter asks; False if that failed."""
-        if not self._value("autostart"):
-            return True
-        success = TransitionCallbackReturn.SUCCESS
-        return self.trigger_configure() == success and self.trigger_activate() == success
+    def autostart(self, failed: Callable[[], None]) -> None:
+        """Configure and activate while the node is spun, as the `autostart` parameter asks."""
+
+        def configured(success: bool) -> None:
+            if not success or self.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+                failed()
+
+        if self._value("autostart"):
+            self.begin_configure(configured)
 
     def on_stop(self) -> None:
         """End goals while they can still be told; called before the executor ends."""
@@ -164,7 +175,7 @@ class TrackerNode(LifecycleNode):
     def close(self) -> bool:
         """Stop all threads and free the model; False if one of them is still at work."""
         ended = self._pause("the node ends")
-        loading = self._loading is not None and not self._loading.ended
+        loading = self.loading is not None and not self.loading.ended
         return self._session.close() and ended and not loading and not self._adapters.busy
 
     def _pause(self, reason: str) -> bool:
@@ -184,6 +195,7 @@ class TrackerNode(LifecycleNode):
 
     def _unload(self) -> None:
         self._router.forget()
+        self._choose_target(self._value("target"))
         self._pipeline.forget()
         self._session.unload()
 
@@ -202,21 +214,16 @@ class TrackerNode(LifecycleNode):
     def _subscribe(self) -> None:
         compressed = self._value("image_transport") == "compressed"
         kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        depth = self._pipeline.depth
         self._image_topic = self._camera.subscribe(kind, topic, self._pipeline.put, NEWEST_IMAGE)
-        if self._value("use_depth"):
-            transport = self._value("depth_transport")
-            kind, topic = (
-                (Image, "depth") if transport == "raw" else (CompressedImage, f"depth/{transport}")
-            )
-            self._camera.subscribe(kind, topic, depth.add_depth, SENSOR_QUEUE)
-            self._camera.subscribe(CameraInfo, "camera_info", depth.add_info, SENSOR_QUEUE)
+        self._subscribe_depth()
         options = QoSOverridingOptions.with_default_policies()
         wired: list[tuple[Any, str, Any]] = [
             (String, "command", self._on_command),
             (VisualPrompt, "prompt", self._on_prompt),
             (PointStamped, "clicked_pixel", self._on_click),
-            (Point, "image_mouse_left", self._on_mouse),
+            # Where rqt_image_view publishes clicks: beside the image that it shows.
+            (Point, f"{self.resolve_topic_name('image')}_mouse_left", self._on_mouse),
+            (Point, "overlay_mouse_left", self._on_mouse),
         ]
         self._subscriptions_made = [
             self.create_subscription(
@@ -224,6 +231,18 @@ class TrackerNode(LifecycleNode):
             )
             for kind, topic, receive in wired
         ]
+
+    def _subscribe_depth(self) -> None:
+        """As the parameter `use_depth` says now."""
+        depth, transport = self._pipeline.depth, self._value("depth_transport")
+        kind, topic = (
+            (Image, "depth") if transport == "raw" else (CompressedImage, f"depth/{transport}")
+        )
+        for name in (topic, "camera_info"):
+            self._camera.drop(name)
+        if self._value("use_depth"):
+            self._camera.subscribe(kind, topic, depth.add_depth, SENSOR_QUEUE)
+            self._camera.subscribe(CameraInfo, "camera_info", depth.add_info, SENSOR_QUEUE)
 
     def _unsubscribe(self) -> None:
         self._camera.clear()
@@ -238,16 +257,34 @@ class TrackerNode(LifecycleNode):
         return latest.result.tracks if latest else ()
 
     def _observe(self, latest: PublishedFrame) -> None:
+        self._router.observe(latest.result)
         self._goals.observe(latest)
 
     def _busy(self) -> bool:
         return self._goals.busy() or self._questions.busy()
 
     def _forgotten(self, clock_jumped: bool) -> None:
-        """All tracks are gone; a bag that starts over begins as the first time."""
+        """All tracks are gone; a bag that starts over begins as the first time.
+
+        Whoever asked for that begins anew. Who did not ask must not find another object behind `target_pose`.
+        """
         self._router.forget()
-        if clock_jumped and (expression := self._value("default_expression")):
-            self._router.track(expression)
+        self._choose_target(self._value("target"))
+        if clock_jumped:
+            if not self._value("target"):
+                self._target.drop()
+            self._track_default()
+
+    def _track_default(self) -> None:
+        if expression := self._value("default_expression"):
+            self._router.track(expression, select=not self._value("target"))
+
+    def _choose_target(self, name: str) -> None:
+        """As the parameter `target` says."""
+        if name:
+            self._target.choose_named(name)
+        else:
+            self._target.choose_first()
 
     def _need_active(self) -> None:
         self._session.need_live()
@@ -297,15 +334,24 @@ class TrackerNode(LifecycleNode):
         try:
             if changed.get("publish_tf"):
                 require_tf2("parameter publish_tf")
-            if (live := self._session.live) is not None and changed.keys() & _LIVE:
-
-                def value(name: str) -> Any:
-                    return changed.get(name, self._value(name))
-
-                live.reconfigure(parameters.live_config(value))
+            if changed.keys() & _LIVE and self._session.live is not None:
+                parameters.live_config(lambda name: changed.get(name, self._value(name)))
+            clean_name(changed.get("target", ""))
         except InputError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        if self.executor is not None:
+            self.executor.create_task(self._put_in_force, changed)
         return SetParametersResult(successful=True)
+
+    def _put_in_force(self, changed: dict[str, Any]) -> None:
+        """What was set, once it is; another callback may have refused it."""
+        done = {name for name, value in changed.items() if self._value(name) == value}
+        if (live := self._session.live) is not None and done & _LIVE:
+            live.reconfigure(parameters.live_config(self._value))
+        if "target" in done:
+            self._choose_target(clean_name(self._value("target")))
+        if "use_depth" in done and self._active:
+            self._subscribe_depth()
 
     # --- status -----------------------------------------------------------------------------------
 
@@ -324,7 +370,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; the exit status is 2 if it could not start."""
     try:
         with context(args) as told:
-            status = _run(TrackerNode(told), told)
+            status = run(TrackerNode(told), told)
     except (InputError, rclpy.exceptions.ParameterException) as error:
         print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
         return 2
@@ -333,16 +379,22 @@ def main(args: list[str] | None = None) -> int:
     return status
 
 
-def _run(node: TrackerNode, told: threading.Event) -> int:
+def run(node: TrackerNode, told: threading.Event) -> int:
+    """Serve the node until it is asked to end; the exit status is 2 if it could not start."""
+    problems: list[str] = []
+
+    def failed() -> None:
+        problems.append("it did not start")
+        told.set()
+
     try:
-        if not node.autostart():
-            return 0 if told.is_set() else 2
+        node.autostart(failed)
         spin(node, told, node.on_stop)
     finally:
         if not node.close():
             print("tracker_node: the model is at work; it is not waited for", file=sys.stderr)  # noqa: T201
         node.destroy_node()
-    return 0
+    return 2 if problems else 0
 
 
 def _leave(status: int) -> NoReturn:

@@ -84,12 +84,15 @@ class SceneQuestions:
         )
         with self._lock:
             self._goals[name] = (handle, request)
+        code = ErrorCode.NOT_ACTIVE
         try:
             self._active()
+            code = ErrorCode.BAD_GOAL
             request.question = clean_text(asked.question, "question")
+            code = ErrorCode.FULL
             self._worker.ask(request)
         except InputError as error:
-            self._end(name, ErrorCode.MODEL_ERROR, str(error))
+            self._end(name, code, str(error))
 
     def _tick(self) -> None:
         with self._lock:

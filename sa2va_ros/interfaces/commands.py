@@ -13,17 +13,19 @@ hold no control characters, and are never evaluated or formatted.
 
 from __future__ import annotations
 
+import threading
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 from sa2va_model.errors import InputError
-from sa2va_model.tracks import Track, TrackState
+from sa2va_model.tracks import FrameResult, Track, TrackState
+from sa2va_ros.interfaces.target import ENDED, TargetChoice
 
 MAX_NAME = 80  # characters of a track's id
+GIVEN = 256  # commands that are remembered until an image shows them
 MAX_LENGTH = 300  # characters; a referring expression of the training data has at most some 60
 
 
@@ -61,6 +63,11 @@ def clean_text(text: str, what: str = "command", limit: int = MAX_LENGTH) -> str
                 f"{what} holds the character U+{ord(character):04X} at {position}; expected printable text"
             )
     return words
+
+
+def clean_name(text: str) -> str:
+    """The id or expression that somebody wrote, as `clean_text`; "" stays empty."""
+    return clean_text(text, "name") if text.strip() else ""
 
 
 def parse_command(text: str) -> Command:
@@ -121,6 +128,7 @@ class Router:
         targets: the live tracker.
         tracks: tells the tracks as they are now, for commands that name one.
         ask: takes a question for the scene; the answer comes later, elsewhere.
+        target: what requests without a name mean.
 
     Attributes:
         expression: the one given last that was accepted.
@@ -131,9 +139,11 @@ class Router:
         targets: Targets,
         tracks: Callable[[], Iterable[Track]],
         ask: Callable[[str], None],
+        target: TargetChoice,
     ) -> None:
-        self._targets, self._tracks, self._ask = targets, tracks, ask
-        self._given: deque[Track] = deque(maxlen=32)  # newest commands: no result shows them yet
+        self._targets, self._tracks, self._ask, self._target = targets, tracks, ask, target
+        self._lock = threading.Lock()
+        self._given: dict[str, Track] = {}  # newest commands: no result shows them yet
         self.expression = ""
 
     def run(self, text: str) -> Command:
@@ -144,18 +154,66 @@ class Router:
         elif command.kind is CommandKind.STOP:
             self.stop(command.text)
         else:
-            self.track(command.text, replace=command.kind is CommandKind.TRACK)
+            replace = command.kind is CommandKind.TRACK
+            self.track(command.text, replace=replace, select=replace)
         return command
 
-    def track(self, expression: str, *, track_id: str = "", replace: bool = False) -> str:
-        """Start a track and return its id; what was found is told by events."""
+    def track(
+        self, expression: str, *, track_id: str = "", replace: bool = False, select: bool = False
+    ) -> str:
+        """Start a track and return its id; what was found is told by events.
+
+        Args:
+            replace: stop all others.
+            select: it becomes the target.
+        """
         words = clean_text(expression, "expression")
         if track_id:
             track_id = clean_text(track_id, "track_id", MAX_NAME)
         name = self._targets.track(words, track_id=track_id or None, replace=replace)
-        self._given.append(Track(name, words, TrackState.PENDING))
+        self._keep(Track(name, words, TrackState.PENDING))
         self.expression = words
+        if select:
+            self._target.choose(name)
         return name
+
+    def select(self, name: str) -> str:
+        """Make a living track the target and return its id; "" = the first one seen from now on.
+
+        Raises:
+            InputError: nothing is called so.
+        """
+        if not name:
+            self._target.choose_first()
+            return ""
+        living = [t for t in self._known().values() if t.state not in ENDED]
+        found = tracks_named(name, living, what="select_target")[0]
+        self._target.choose(found)
+        return found
+
+    def choose(self, track_id: str) -> None:
+        """Make a track the target that was started by this router."""
+        self._target.choose(track_id)
+
+    def living_ids(self) -> set[str]:
+        """The ids of all tracks that live or are about to."""
+        return {track.id for track in self._known().values() if track.state not in ENDED}
+
+    def living(self, track_id: str) -> Track | None:
+        """The track of that id as it was last, or as it was commanded; None if it is not alive."""
+        track = self._known().get(track_id)
+        return None if track is None or track.state in ENDED else track
+
+    def _known(self) -> dict[str, Track]:
+        with self._lock:
+            given = dict(self._given)
+        return given | {track.id: track for track in self._tracks()}
+
+    def _keep(self, track: Track) -> None:
+        with self._lock:
+            self._given[track.id] = track
+            while len(self._given) > GIVEN:
+                del self._given[next(iter(self._given))]
 
     def prompt(self, **arguments: Any) -> str:
         """Start or correct a track by points, a box or a mask and return its id."""
@@ -164,20 +222,35 @@ class Router:
         if arguments.get("track_id"):
             arguments["track_id"] = clean_text(arguments["track_id"], "prompt track_id", MAX_NAME)
         name = self._targets.prompt(**arguments)
-        self._given.append(Track(name, arguments.get("label", ""), TrackState.PENDING))
+        self._keep(Track(name, arguments.get("label", ""), TrackState.PENDING))
         return name
 
     def stop(self, name: str = "") -> int:
         """Stop the tracks of a name ("" = all) and return how many there were."""
         if not name:
-            return self._targets.stop()
-        known = {track.id: track for track in (*self._given, *self._tracks())}
-        stopped = sum(self._targets.stop(found) for found in tracks_named(name, known.values()))
+            stopped = self._targets.stop()
+            self._target.choose_first()
+            return stopped
+        known = self._known().values()
+        stopped = sum(self._targets.stop(found) for found in tracks_named(name, known))
         if not stopped:
             raise InputError(f"stop: '{name}' is not tracked any more")
         return stopped
 
+    def stop_others(self, track_id: str) -> None:
+        """Stop all tracks but one."""
+        for name in self.living_ids() - {track_id}:
+            self._targets.stop(name)
+
+    def observe(self, result: FrameResult) -> None:
+        """One image: what it tells of a track counts from now on, and not the command."""
+        told = {track.id for track in result.tracks} | {e.track_id for e in result.events}
+        with self._lock:
+            for name in self._given.keys() & told:
+                del self._given[name]
+
     def forget(self) -> None:
         """Nothing is tracked any more, as after a reset."""
-        self._given.clear()
+        with self._lock:
+            self._given.clear()
         self.expression = ""

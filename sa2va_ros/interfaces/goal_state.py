@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from sa2va_model.tracks import Event, EventKind, Track, TrackState
+from sa2va_model.tracks import Event, EventKind, Reason, Track, TrackState
 
 
 class Stage(IntEnum):
@@ -33,6 +33,13 @@ class ErrorCode(IntEnum):
     NO_IMAGE = 1104
     MODEL_ERROR = 1105
     CANCELED = 1106
+    FULL = 1107
+    NOT_ACTIVE = 1108
+    BAD_GOAL = 1109
+
+
+# What a FAILED event means for a goal; everything else is the model's fault.
+_FAILED = {Reason.LIMIT: ErrorCode.FULL, Reason.INPUT: ErrorCode.BAD_GOAL}
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,12 @@ class GoalWatch:
     """Follows one track for one goal.
 
     Args:
-        started: the track lives already. Otherwise what happens before it has STARTED belongs to an
+        started: the track lived before the goal. Otherwise what happens before it has STARTED belongs to an
             older track of the same id.
 
     Attributes:
         stage: where it is now.
+        shared: the track was there before the goal, for somebody else.
         model_text: the model's own words for the object.
     """
 
@@ -74,7 +82,7 @@ class GoalWatch:
         self, track_id: str, limits: GoalLimits, now: float, *, started: bool = False
     ) -> None:
         self.track_id, self._limits = track_id, limits
-        self._started = started
+        self._started = self.shared = started
         self.stage = Stage.WAITING_IMAGE
         self.model_text = ""
         self._began = now
@@ -99,6 +107,8 @@ class GoalWatch:
         track = next((t for t in tracks if t.id == self.track_id), None)
         if track is not None and self._started:
             self._saw(track, stages, now)
+            if self._limits.stop_when_found and self.stage is Stage.TRACKING:
+                return stages, Outcome(ErrorCode.NONE, "found")
         return stages or [self.stage], self.tick(now)
 
     def tick(self, now: float) -> Outcome | None:
@@ -127,7 +137,7 @@ class GoalWatch:
         if event.track_id != self.track_id:
             return None
         if event.kind is EventKind.FAILED:
-            return Outcome(ErrorCode.MODEL_ERROR, event.detail)
+            return Outcome(_FAILED.get(event.reason, ErrorCode.MODEL_ERROR), event.detail)
         self._started |= event.kind is EventKind.STARTED
         if not self._started:
             return None
@@ -135,6 +145,10 @@ class GoalWatch:
             self.model_text = event.detail
             reason = event.detail or "the model sees no such object"
             return Outcome(ErrorCode.NOT_FOUND, reason)
+        if event.kind is EventKind.STOPPED and event.reason is Reason.DUPLICATE:
+            self.shared = True
+            self.track_id = event.other_id  # the same object, which was tracked already
+            return None
         if event.kind is EventKind.STOPPED:
             return Outcome(ErrorCode.CANCELED, f"the track was stopped: {event.detail}")
         if event.kind is EventKind.FOUND:
@@ -150,6 +164,8 @@ class GoalWatch:
             self._lost = now if self._lost is None else self._lost
         else:
             self._lost = None
+        if track.state is TrackState.TRACKING and self._found is None:
+            self._found, self.model_text = now, track.label  # it was tracked before the goal came
         seen = {
             TrackState.PENDING: Stage.GROUNDING,
             TrackState.TRACKING: Stage.TRACKING,

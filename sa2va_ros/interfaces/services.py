@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sensor_msgs.msg import PointField
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
@@ -16,21 +17,24 @@ from std_srvs.srv import SetBool, Trigger
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
 from sa2va_ros.interfaces.commands import Router, tracks_named
+from sa2va_ros.interfaces.target import ENDED
 from sa2va_ros.messages import tracks as conversions_tracks
-from sa2va_ros.messages.clouds import fill_cloud, fill_point, fill_pose
+from sa2va_ros.messages.clouds import fill_cloud, fill_point, fill_pose, fill_solid
+from sa2va_ros.msg import Track as TrackMessage
 from sa2va_ros.node.adapter_change import AdapterChange
 from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
-from sa2va_ros.space.localizer import ENDED, locate_one, target
+from sa2va_ros.space.localizer import locate_one
 from sa2va_ros.srv import (
     AddPrompt,
     GetTrackCloud,
     ListTracks,
     LoadAdapter,
     RemoveTrack,
+    SelectTarget,
     SetTarget,
 )
-from sa2va_ros.support.deferred import Later, create_patient_service
+from sa2va_ros.support.deferred import Later, create_deferred_service
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -55,6 +59,7 @@ class Services:
         self._node, self._adapters = node, adapters
         served = {
             "set_target": (SetTarget, self._set_target),
+            "select_target": (SelectTarget, self._select_target),
             "add_prompt": (AddPrompt, self._add_prompt),
             "remove_track": (RemoveTrack, self._remove_track),
             "list_tracks": (ListTracks, self._list_tracks),
@@ -64,13 +69,22 @@ class Services:
             "enable": (SetBool, self._enable),
         }
         for name, (kind, serve) in served.items():
-            create_patient_service(node, kind, f"~/{name}", _refusing(serve))
+            create_deferred_service(node, kind, f"~/{name}", _refusing(serve))
 
     def _set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> None:
         response.track_id = self._router.track(
-            request.expression, track_id=request.track_id, replace=request.replace
+            request.expression,
+            track_id=request.track_id,
+            replace=request.replace,
+            select=not request.keep_target,
         )
         response.accepted = True
+
+    def _select_target(
+        self, request: SelectTarget.Request, response: SelectTarget.Response
+    ) -> None:
+        response.track_id = self._router.select(request.track_id.strip())
+        response.success = True
 
     def _add_prompt(self, request: AddPrompt.Request, response: AddPrompt.Response) -> None:
         arguments = conversions_tracks.prompt_arguments(request.prompt)
@@ -98,11 +112,14 @@ class Services:
         latest = self._pipeline.latest
         if latest is None:
             raise InputError("there is no image yet; expected one on the image topic")
-        track = _named(request.track_id, latest)
+        track = _named(request.track_id or self._pipeline.target.id, latest)
         depth = self._pipeline.depth_of(latest.admitted)
         place = latest.scene.place if latest.scene else self._pipeline.place(latest.admitted)
         config = self._pipeline.cloud_config()
         object_from_mask = locate_one(track, latest.admitted.frame.rgb, depth, place, config)
+        response.track_id = track.id
+        response.track = conversions_tracks.fill_track(TrackMessage(), track, self._pipeline.clock)
+        fill_solid(response.track, object_from_mask, _velocity(track, latest))
         response.header = Header(stamp=latest.admitted.header.stamp, frame_id=place.frame)
         fill_cloud(response.cloud, object_from_mask, response.header, PointField)
         fill_pose(response.pose, object_from_mask.box.centre, object_from_mask.box.rotation)
@@ -152,16 +169,19 @@ def _refusing(serve: Callable[[Any, Any], Later | None]) -> Callable[[Any, Any],
 
 
 def _named(name: str, latest: PublishedFrame) -> Track:
-    """The track that a request means; "" = the target.
+    """The track that a request means.
 
     Raises:
-        InputError: there is none of that name, or nothing is tracked.
+        InputError: it means none.
     """
-    tracks = latest.result.tracks
     if not name:
-        found = target(tracks)
-        if found is None:
-            raise InputError("nothing is tracked; expected a track")
-        return found
+        raise InputError("there is no target; expected a track_id, or a target (~/select_target)")
+    tracks = latest.result.tracks
     wanted = tracks_named(name, tracks, what="track")[0]
     return next(track for track in tracks if track.id == wanted)
+
+
+def _velocity(track: Track, latest: PublishedFrame) -> np.ndarray:
+    """As published; zero if nobody wanted to know."""
+    located = latest.scene.found.get(track.id) if latest.scene else None
+    return located.velocity if located else np.zeros(3)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from sa2va_ros.interfaces.diagnostics import Finding, Readings, degraded, findings
+from sa2va_ros.interfaces.target import ENDED
 from sa2va_ros.msg import TrackerStatus
 from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.pipeline import Pipeline
-from sa2va_ros.space.localizer import ENDED
 from sa2va_ros.support.qos import reliable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Health:
         why = self.problem or self._session.held
         message = TrackerStatus(state=self.state, model=self._model(), message=why)
         message.adapter, message.device = self._session.adapter, self._device()
-        message.active_expression = expression
+        message.active_expression, message.target = expression, pipeline.target.id
         if (latest := pipeline.latest) is not None:
             message.header.frame_id = latest.admitted.header.frame_id
             message.num_tracks = sum(t.state not in ENDED for t in latest.result.tracks)

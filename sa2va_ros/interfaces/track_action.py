@@ -14,7 +14,7 @@ from rclpy.duration import Duration
 
 from sa2va_model.errors import InputError
 from sa2va_ros.action import TrackExpression
-from sa2va_ros.interfaces.commands import Router
+from sa2va_ros.interfaces.commands import Router, clean_name, clean_text
 from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalWatch, Outcome, Stage
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import Track
@@ -37,6 +37,16 @@ class _Goal:
     watch: GoalWatch
     keep: bool
     track: Track
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a goal asks for: words or a prompt, for a track that lives or a new one."""
+
+    track_id: str
+    expression: str
+    lives: bool
+    prompt: dict[str, Any] | None = None
 
 
 class TrackAction:
@@ -86,36 +96,79 @@ class TrackAction:
             return list(self._goals.items())
 
     def _begin(self, handle: ServerGoalHandle) -> None:
-        request = handle.request
+        request, code = handle.request, ErrorCode.NOT_ACTIVE
         try:
             self._active()
+            code = ErrorCode.BAD_GOAL
             limits = GoalLimits(
                 acquire=_seconds(request.acquire_timeout)
                 or self._node.get_parameter("acquire_timeout").value,
                 duration=_seconds(request.max_duration),
                 stop_when_found=request.stop_when_found,
             )
-            name, refined = self._start(request)
+            wanted = self._understand(request)
+            code = ErrorCode.FULL
+            name, lives = self._start(request, wanted)
         except InputError as error:
             self._node.get_logger().warning(f"goal refused: {error}")
-            result = _result(Outcome(ErrorCode.MODEL_ERROR, str(error)), Track())
-            self._server.finish(handle, result, succeeded=False)
+            self._server.finish(
+                handle, _result(Outcome(code, str(error)), Track()), succeeded=False
+            )
             return
-        track = Track(id=name, expression=request.expression, state=Track.STATE_PENDING)
-        watch = GoalWatch(name, limits, self._now(), started=refined)
+        track = Track(id=name, expression=wanted.expression, state=Track.STATE_PENDING)
+        watch = GoalWatch(name, limits, self._now(), started=lives)
         goal = _Goal(handle, watch, request.continue_after_goal, track)
         with self._lock:
             self._goals[bytes(handle.goal_id.uuid)] = goal
         self._feedback(goal, Stage.WAITING_IMAGE)
 
-    def _start(self, request: Any) -> tuple[str, bool]:
-        """The goal's track, and whether it was there before."""
-        if request.expression.strip():
-            return self._router.track(request.expression), False
-        if not (request.prompt.x or request.prompt.box.width or request.prompt.mask.data):
+    def _understand(self, request: Any) -> _Wanted:
+        """What a goal wants.
+
+        Raises:
+            InputError: it is not one thing.
+        """
+        words = clean_text(request.expression, "expression") if request.expression.strip() else ""
+        name = clean_name(request.track_id)
+        living = self._router.living(name) if name else None
+        if words and living is not None and living.expression.casefold() != words.casefold():
+            raise InputError(
+                f"track '{name}' is '{living.expression}'; expected the same words, or another track_id"
+            )
+        if words:
+            return _Wanted(name, words, living is not None)
+        if request.prompt.x or request.prompt.box.width or request.prompt.mask.data:
+            prompt = conversions_tracks.prompt_arguments(request.prompt)
+            refined = prompt["track_id"] is not None
+            return _Wanted(name, prompt["label"], refined, prompt)
+        if name and living is None:
+            raise InputError(f"there is no track '{name}'; expected an expression, to begin one")
+        if living is None:
             raise InputError("goal has neither an expression nor a prompt; expected one of them")
-        name = self._router.prompt(**conversions_tracks.prompt_arguments(request.prompt))
-        return name, bool(request.prompt.track_id)
+        return _Wanted(name, living.expression, lives=True)
+
+    def _start(self, request: Any, wanted: _Wanted) -> tuple[str, bool]:
+        """Begin the goal's track, or go on with one that lives; its id, and whether it lived before."""
+        select, lives = not request.keep_target, wanted.lives
+        if wanted.prompt is not None:
+            name = self._router.prompt(**wanted.prompt)
+        elif lives:
+            name = wanted.track_id
+        else:
+            before = self._router.living_ids()
+            name = self._router.track(
+                wanted.expression, track_id=wanted.track_id, replace=request.replace
+            )
+            lives = name in before  # the words of a track that lives mean that track
+        if request.replace:
+            self._router.stop_others(name)
+        if select:
+            self._router.choose(name)
+        return name, lives
+
+    def _watched(self, track_id: str) -> bool:
+        """Whether another goal is at this track."""
+        return any(goal.watch.track_id == track_id for _, goal in self._snapshot())
 
     def _tick(self) -> None:
         for key, goal in self._snapshot():
@@ -141,7 +194,8 @@ class TrackAction:
         if goal is None:
             return
         success = outcome.code is ErrorCode.NONE
-        if not (goal.keep and (success or outcome.code is ErrorCode.CANCELED)):
+        keep = goal.keep and (goal.watch.shared or success or outcome.code is ErrorCode.CANCELED)
+        if not keep and not self._watched(goal.watch.track_id):
             with suppress(InputError):  # it may have ended by itself
                 self._router.stop(goal.watch.track_id)
         if outcome.reason:

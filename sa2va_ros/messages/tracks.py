@@ -83,7 +83,8 @@ def fill_event(message: Any, event: Event, header: Any) -> Any:
     message.track_id = event.track_id
     message.expression = event.expression
     message.score = float(event.score)
-    message.detail = event.detail
+    message.reason, message.detail = event.reason.value, event.detail
+    message.other_id = event.other_id
     return message
 
 

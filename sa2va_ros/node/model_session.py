@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa2va_model.errors import InputError
@@ -76,6 +77,7 @@ class ModelSession:
         Raises:
             InputError: the folder holds no model that can be used here; others as torch raises them.
         """
+        folder = _existing(settings)
         # Here and not at the top: torch takes seconds, and without it the node can still say what
         # is missing.
         import torch
@@ -83,7 +85,7 @@ class ModelSession:
         from sa2va_model.checkpoints.load import load_model, suit_threads
 
         dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        model = load_model(settings.model or None, device=settings.device, dtype=dtype)
+        model = load_model(folder, device=settings.device, dtype=dtype)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         else:
@@ -249,6 +251,24 @@ class ModelSession:
         if not self.held:
             self.need_live()
         return len(names)
+
+
+def _existing(settings: EngineSettings) -> Path | None:
+    """The model's folder, fetched if it is a hub's; None = the model that ships. Without torch.
+
+    Raises:
+        InputError: a folder is missing, or is none of a model or of an adapter.
+    """
+    if settings.adapter and not Path(settings.adapter).is_dir():
+        raise InputError(f"{settings.adapter}: no such folder; expected one of an adapter")
+    if not settings.model:
+        return None
+    from sa2va_model.checkpoints.hub import find_folder
+
+    folder = find_folder(settings.model)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; expected a Sa2VA checkpoint folder")
+    return folder
 
 
 def _close(live: LiveTracker) -> bool:

@@ -156,9 +156,27 @@ RUNNING: tuple[Parameter, ...] = (
         "publish_cloud", True, "Publish `target_points`, while someone subscribes.", dynamic=True
     ),
     Parameter(
+        "publish_track_poses",
+        False,
+        "Publish the pose of each track, with covariance, on `tracks/<id>/pose`.",
+        dynamic=True,
+    ),
+    Parameter(
+        "target",
+        "",
+        "Id or expression of the target, also before it is tracked; empty = the first one seen, or as chosen since.",
+        dynamic=True,
+    ),
+    Parameter(
         "publish_tf",
         False,
         "Publish a TF frame for each object in space. Needs tf2_ros.",
+        dynamic=True,
+    ),
+    Parameter(
+        "tf_predict",
+        False,
+        "With publish_tf also frames `<id>_predicted` for now, while the object is seen: for lookups at now.",
         dynamic=True,
     ),
 )

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from sensor_msgs.msg import CompressedImage, Image
 
 from sa2va_model.errors import InputError
-from sa2va_model.tracks import EventKind, FrameResult
+from sa2va_model.tracks import EventKind, FrameResult, Track
+from sa2va_ros.interfaces.target import TargetChoice
+from sa2va_ros.messages.images import StampClock
 from sa2va_ros.msg import TrackArray
 from sa2va_ros.node.frame_worker import FrameWorker
 from sa2va_ros.node.model_session import ModelSession
@@ -108,6 +110,7 @@ class Pipeline:
         self.outputs_3d = Outputs3D(node)
         self.frames = Frames(node, self._value("target_frame"), self._value("tf_timeout"))
         self.depth = DepthBuffer()
+        self.target = TargetChoice()
         self.latest: PublishedFrame | None = None
         self.enabled = True
         self.counts_3d = SpaceCounts()
@@ -170,9 +173,10 @@ class Pipeline:
         self._locator.reset()
         self._stream = ImageStream()
 
-    def stamp(self, seconds: float) -> int:
-        """The stamp of the message that a frame's seconds came from, nanoseconds."""
-        return self._stream.clock.nanoseconds(seconds)
+    @property
+    def clock(self) -> StampClock:
+        """Turns a frame's seconds into the stamp of the message that they came from."""
+        return self._stream.clock
 
     def put(self, message: Image | CompressedImage) -> None:
         """Hand over an image from the camera; never blocks."""
@@ -203,7 +207,8 @@ class Pipeline:
 
     def _listened(self) -> bool:
         listened = self.outputs.wanted() or self.outputs_3d.wanted()
-        return bool(listened or self._value("publish_tf") or self._busy())
+        asked = self._value("publish_tf") or self._value("publish_track_poses")
+        return bool(listened or asked or self._busy())
 
     def _process(self, arrived: Arrived) -> Done:
         now = self._node.get_clock().now().nanoseconds
@@ -234,12 +239,13 @@ class Pipeline:
             masks_in_tracks=self._value("publish_masks_in_tracks"),
         )
         self.outputs.images(admitted, result, wishes)
+        target = self.target.observe(result.tracks, result.events)
         scene, problem = self._in_space(admitted, result) if done.in_space else (None, "")
         tracks = self.outputs.tracks(
-            admitted, result, scene, clock=self._stream.clock, wishes=wishes
+            admitted, result, scene, target, clock=self._stream.clock, wishes=wishes
         )
         if scene is not None:
-            self._publish_space(admitted, result, scene)
+            self._publish_space(admitted, result, scene, target)
         self.latest = PublishedFrame(admitted, result, tracks, scene, problem)
         self.outputs.latencies.work(time.monotonic() - arrived.time, done.seconds)
         self._observe(self.latest)
@@ -307,13 +313,17 @@ class Pipeline:
         counts.add(problem, found=bool(scene.found))
         return scene, problem
 
-    def _publish_space(self, admitted: Admitted, result: FrameResult, scene: Scene3D) -> None:
+    def _publish_space(
+        self, admitted: Admitted, result: FrameResult, scene: Scene3D, target: Track | None
+    ) -> None:
         self.outputs_3d.publish(
             admitted.header,
             result,
             scene,
+            target,
             centroid=self._value("pose_method") == "centroid",
             markers=self._value("publish_markers"),
             cloud=self._value("publish_cloud"),
+            poses=self._value("publish_track_poses"),
             tf=self._value("publish_tf"),
         )

@@ -19,6 +19,7 @@ from std_msgs.msg import Header
 
 from sa2va_model.io.overlay import draw
 from sa2va_model.tracks import Event, EventKind, FrameResult
+from sa2va_model.tracks import Track as TrackedObject
 from sa2va_ros.messages import images as conversions
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.messages.clouds import fill_solid
@@ -96,6 +97,7 @@ class Outputs:
         admitted: Admitted,
         result: FrameResult,
         scene: Scene3D | None,
+        target: TrackedObject | None,
         *,
         clock: conversions.StampClock,
         wishes: OutputOptions,
@@ -112,6 +114,7 @@ class Outputs:
                 _fill_crop(filled.mask_png, track.mask, track.box, header)
         if scene is not None and scene.place.frame != header.frame_id:
             message.target_frame = scene.place.frame
+        message.target_id = target.id if target is not None else ""
         message.latency = self._age(header)
         self._tracks.publish(message)
         self.latencies.image(message.latency)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from sa2va_model.tracks import FrameResult
+from sa2va_model.tracks import FrameResult, Track
 from sa2va_ros.messages.clouds import fill_cloud, fill_pose
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.node.markers import marker_array
-from sa2va_ros.space.localizer import Scene3D, target
+from sa2va_ros.node.track_poses import TrackPoses
+from sa2va_ros.space.localizer import Located, Scene3D
 from sa2va_ros.space.tf import TrackFrames
 from sa2va_ros.support.qos import reliable
 
@@ -34,6 +35,7 @@ class Outputs3D:
         self._pose = self._publisher(PoseStamped, "target_pose", 5)
         self._points = self._publisher(PointCloud2, "target_points", 1)
         self._markers = self._publisher(MarkerArray, "markers", 1)
+        self._track_poses = TrackPoses(node)
         self._frames: TrackFrames | None = None
         self._detections: Any = None
         if standard.Detection3DArray is not None:
@@ -51,30 +53,36 @@ class Outputs3D:
         image: Header,
         result: FrameResult,
         scene: Scene3D,
+        target: Track | None,
         *,
         centroid: bool = True,
         markers: bool = True,
         cloud: bool = True,
+        poses: bool = False,
         tf: bool = False,
     ) -> None:
         """Everything that was found in space on one image.
 
         Args:
+            target: the track that `target_pose` and `target_points` belong to.
+            poses: `tracks/<id>/pose` of each track.
             centroid: `target_pose` is that of the visible surface's centroid; else of the box's centre.
         """
         header = Header(stamp=image.stamp, frame_id=scene.place.frame)
-        wanted = target(result.tracks)
-        located = scene.found.get(wanted.id) if wanted is not None else None
+        located = scene.found.get(target.id) if target is not None else None
         if located is not None:
-            object_from_mask = located.object_from_mask
             message = PoseStamped(header=header)
-            place = object_from_mask.centroid if centroid else object_from_mask.box.centre
-            fill_pose(message.pose, place, object_from_mask.box.rotation)
+            _fill_pose(message.pose, located, centroid=centroid)
             self._pose.publish(message)
             if cloud and self._points.get_subscription_count():
-                self._points.publish(
-                    fill_cloud(PointCloud2(), object_from_mask, header, PointField)
-                )
+                points = fill_cloud(PointCloud2(), located.object_from_mask, header, PointField)
+                self._points.publish(points)
+        for name, one in scene.found.items() if poses else ():
+            own = PoseWithCovarianceStamped(header=header)
+            _fill_pose(own.pose.pose, one, centroid=centroid)
+            own.pose.covariance = one.object_from_mask.covariance.ravel()
+            self._track_poses.publish(name, own)
+        self._track_poses.keep({track.id for track in result.tracks} if poses else set())
         if self._detections is not None and self._detections.get_subscription_count():
             self._detections.publish(standard.detections_3d(header, result, scene))
         if markers and self._markers.get_subscription_count():
@@ -88,3 +96,8 @@ class Outputs3D:
         return self._node.create_publisher(
             kind, topic, reliable(depth), qos_overriding_options=options
         )
+
+
+def _fill_pose(message: Any, located: Located, *, centroid: bool) -> None:
+    found = located.object_from_mask
+    fill_pose(message, found.centroid if centroid else found.box.centre, found.box.rotation)

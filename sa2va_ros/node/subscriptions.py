@@ -13,9 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -28,7 +31,7 @@ class _Wired:
     """One topic and how it is subscribed now."""
 
     kind: Any
-    topic: str
+    topic: str  # as it was asked for; the subscription knows its full name
     receive: Callable[[Any], None]
     qos: QoSProfile
     subscription: Any = None
@@ -42,7 +45,8 @@ class _Wired:
 class CameraTopics:
     """The subscriptions of one node that carry images.
 
-    `qos_overrides.<topic>.subscription.*` are honoured; a reliability that is given there is kept.
+    `qos_overrides.<topic>.subscription.*` are honoured. Their reliability has one more value, `automatic`, which is the
+    default: best effort, and reliable while every publisher is.
     """
 
     def __init__(self, node: Node) -> None:
@@ -55,8 +59,9 @@ class CameraTopics:
         self, kind: Any, topic: str, receive: Callable[[Any], None], qos: QoSProfile
     ) -> str:
         """Subscribe a topic; returns its full name."""
+        reliability = self._reliability(topic) or qos.reliability
         # A copy: overrides are written into the profile.
-        own = QoSProfile(depth=qos.depth, reliability=qos.reliability)
+        own = QoSProfile(depth=qos.depth, reliability=reliability)
         wired = _Wired(kind, topic, receive, own)
         wired.subscription = self._node.create_subscription(
             kind, topic, receive, own, qos_overriding_options=_OVERRIDES
@@ -65,11 +70,34 @@ class CameraTopics:
         self._suit(wired)
         return str(wired.subscription.topic_name)
 
+    def drop(self, topic: str) -> None:
+        """Unsubscribe a topic that was asked for by that name."""
+        for wired in [wired for wired in self._wired if wired.topic == topic]:
+            self._node.destroy_subscription(wired.subscription)
+            self._wired.remove(wired)
+
     def clear(self) -> None:
         """Unsubscribe all."""
         for wired in self._wired:
             self._node.destroy_subscription(wired.subscription)
         self._wired.clear()
+
+    def _reliability(self, topic: str) -> ReliabilityPolicy | None:
+        """What a parameter says; None = automatic.
+
+        Raises:
+            InputError: the parameter has another value.
+        """
+        name = f"qos_overrides.{self._node.resolve_topic_name(topic)}.subscription.reliability"
+        if not self._node.has_parameter(name):
+            descriptor = ParameterDescriptor(description=_MEANING, read_only=True)
+            self._node.declare_parameter(name, AUTOMATIC, descriptor)
+        value = self._node.get_parameter(name).value
+        if value not in _RELIABILITIES:
+            raise InputError(
+                f"parameter {name} is '{value}'; expected one of {', '.join(_RELIABILITIES)}"
+            )
+        return _RELIABILITIES[value]
 
     def _look(self) -> None:
         for wired in self._wired:
@@ -78,8 +106,7 @@ class CameraTopics:
     def _suit(self, wired: _Wired) -> None:
         """Ask for what all publishers offer, unless a parameter says what is wanted."""
         name = wired.subscription.topic_name
-        given = self._node.get_parameter(f"qos_overrides.{name}.subscription.reliability").value
-        if given != "best_effort":
+        if self._reliability(wired.topic) is not None:
             return
         offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(name)]
         if not offers:
@@ -93,12 +120,18 @@ class CameraTopics:
         before, wired.subscription = (
             wired.subscription,
             self._node.create_subscription(
-                wired.kind, wired.topic, wired.receive, wired.qos, qos_overriding_options=_REST
+                wired.kind, wired.topic, wired.receive, wired.qos, qos_overriding_options=_OVERRIDES
             ),
         )
         self._node.destroy_subscription(before)
         self._node.get_logger().debug(f"{name}: subscribed {wanted.name.lower()}")
 
 
-_OVERRIDES = QoSOverridingOptions.with_default_policies()
-_REST = QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))
+AUTOMATIC = "automatic"
+_RELIABILITIES: dict[str, ReliabilityPolicy | None] = {
+    AUTOMATIC: None,
+    "best_effort": ReliabilityPolicy.BEST_EFFORT,
+    "reliable": ReliabilityPolicy.RELIABLE,
+}
+_MEANING = "automatic (best effort, and reliable while every publisher is), best_effort or reliable"
+_OVERRIDES = QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))

@@ -29,8 +29,8 @@ from sa2va_model.tracks import Event, EventKind, FrameResult, Track, TrackState
 from sa2va_ros.messages.images import array_from_image, nanoseconds
 from sa2va_ros.node.model_session import EngineSettings, ModelSession
 from sa2va_ros.support.qos import SENSOR_QUEUE, reliable
-from sa2va_ros.support.spinning import context, spin
-from sa2va_ros.tracker_node import TrackerNode
+from sa2va_ros.support.spinning import context
+from sa2va_ros.tracker_node import TrackerNode, run
 
 MIN_PIXELS = 20  # of a mask; fewer are not seen
 OCCLUDED_SECONDS = 1.0  # after which an object out of sight is lost
@@ -248,7 +248,7 @@ class TruthTracker(TrackerNode):
     """`tracker_node` with that session."""
 
     def __init__(self, told: threading.Event | None = None) -> None:
-        self._truth = TruthLive(lambda seconds: self._pipeline.stamp(seconds))
+        self._truth = TruthLive(lambda seconds: self._pipeline.clock.nanoseconds(seconds))
         super().__init__(told)
 
     def _make_engine(self) -> ModelSession:
@@ -266,20 +266,12 @@ class TruthTracker(TrackerNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; the exit status is 2 if it could not start."""
-    with context(args) as told:
-        try:
-            node = TruthTracker(told)
-        except (InputError, rclpy.exceptions.ParameterException) as error:
-            print(f"truth_tracker: {error}", file=sys.stderr)  # noqa: T201
-            return 2
-        try:
-            if not node.autostart():
-                return 0 if told.is_set() else 2
-            spin(node, told, node.on_stop)
-        finally:
-            node.close()
-            node.destroy_node()
-    return 0
+    try:
+        with context(args) as told:
+            return run(TruthTracker(told), told)
+    except (InputError, rclpy.exceptions.ParameterException) as error:
+        print(f"truth_tracker: {error}", file=sys.stderr)  # noqa: T201
+        return 2
 
 
 if __name__ == "__main__":

@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_model.tracks import FrameResult, Track, TrackState
+from sa2va_model.tracks import FrameResult, Track
 from sa2va_ros.space.depth import DepthFrame
 from sa2va_ros.space.mask_to_object import CloudConfig, Motion, Solid, object_from_mask
-
-ENDED = (TrackState.NOT_FOUND, TrackState.STOPPED)
 
 
 @dataclass(frozen=True)
@@ -107,12 +104,3 @@ def locate_one(
     return object_from_mask(
         track.mask, depth.metres, rgb, depth.camera, config, transform=place.transform, up=place.up
     )
-
-
-def target(tracks: Iterable[Track]) -> Track | None:
-    """The track that `target_pose` and a cloud without a name mean: the newest one that is alive.
-
-    It stays the target while it is out of sight, so that a robot never turns to something else.
-    """
-    living = [track for track in tracks if track.state not in ENDED]
-    return living[-1] if living else None

@@ -19,6 +19,7 @@ from sa2va_model.errors import InputError
 from sa2va_ros.messages.clouds import fill_point, matrix_from_transform
 from sa2va_ros.space.localizer import Place, Scene3D
 from sa2va_ros.space.mask_to_object import quaternion
+from sa2va_ros.space.prediction import HORIZON, predicted
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -89,7 +90,10 @@ class Frames:
 
 
 class TrackFrames:
-    """A TF frame `<prefix>/<track id>` for each object in space, at its centroid.
+    """A TF frame `<prefix>/<track id>` for each object in space, at its centroid, with the stamp of its image.
+
+    With `predict` also `<prefix>/<track id>_predicted`, with the stamp of now: where the object is by now if it goes on
+    as it went. For consumers that look "now" up, which an image that takes its time never is.
 
     Raises:
         InputError: there is no tf2_ros.
@@ -103,15 +107,29 @@ class TrackFrames:
         """Publish the frames of one image; parent is the frame of the results."""
         self._broadcaster.sendTransform(track_transforms(header, scene, self._prefix))
 
+    def predict(self, header: Header, scene: Scene3D, now: Time) -> None:
+        """Publish the predicted frames of the newest image for now; none where that is too far away."""
+        ahead = (now - Time.from_msg(header.stamp, now.clock_type)).nanoseconds / 1e9
+        if not 0 <= ahead <= HORIZON or not scene.found:
+            return
+        made = track_transforms(header, scene, self._prefix, "_predicted", ahead)
+        for message in made:
+            message.header.stamp = now.to_msg()
+        self._broadcaster.sendTransform(made)
 
-def track_transforms(header: Header, scene: Scene3D, prefix: str) -> list[TransformStamped]:
-    """One transform for each object of an image."""
+
+def track_transforms(
+    header: Header, scene: Scene3D, prefix: str, suffix: str = "", ahead: float = 0.0
+) -> list[TransformStamped]:
+    """One transform for each object of an image, so many seconds ahead of it."""
     transforms = []
     for name, located in scene.found.items():
-        message = TransformStamped(child_frame_id=f"{prefix}/{name}")
+        message = TransformStamped(child_frame_id=f"{prefix}/{name}{suffix}")
         message.header = Header(stamp=header.stamp, frame_id=scene.place.frame)
-        fill_point(message.transform.translation, located.object_from_mask.centroid)
+        found = located.object_from_mask
+        place, _ = predicted(found.centroid, located.velocity, found.covariance, ahead)
+        fill_point(message.transform.translation, place)
         turned = message.transform.rotation
-        turned.x, turned.y, turned.z, turned.w = quaternion(located.object_from_mask.box.rotation)
+        turned.x, turned.y, turned.z, turned.w = quaternion(found.box.rotation)
         transforms.append(message)
     return transforms

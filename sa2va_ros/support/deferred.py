@@ -85,11 +85,17 @@ class Later:
             send(answer)
 
 
-def create_patient_service(
+def create_deferred_service(
     node: Any, kind: Any, name: str, callback: Callable[[Any, Any], Any]
 ) -> Any:
     """A service whose callback may return a `Later` in place of the answer."""
     service = node.create_service(kind, name, callback)
+    let_wait(node, service)
+    return service
+
+
+def let_wait(node: Any, service: Any) -> None:
+    """Have a service send a `Later` when it is given, and anything else at once."""
     send_now = service.send_response
 
     def send(response: Any, header: Any) -> None:
@@ -105,4 +111,3 @@ def create_patient_service(
         response._sent_by(on_executor)
 
     service.send_response = send
-    return service

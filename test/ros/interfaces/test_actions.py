@@ -68,6 +68,21 @@ def seconds(value: float) -> Any:
     return Duration(seconds=value).to_msg()
 
 
+def a_box() -> Any:
+    from sa2va_ros.msg import VisualPrompt
+
+    box = VisualPrompt(type=VisualPrompt.BOX, label="that one")
+    box.box.x_offset, box.box.y_offset, box.box.width, box.box.height = 40, 30, 50, 40
+    return box
+
+
+def cloud_of(client: Any, track_id: str = "") -> Any:
+    from sa2va_ros.srv import GetTrackCloud
+
+    request = GetTrackCloud.Request(track_id=track_id)
+    return client.call(GetTrackCloud, "sa2va_tracker/get_track_cloud", request)
+
+
 def test_one_shot_succeeds_with_the_first_mask_and_keeps_the_track_if_asked(client: Any) -> None:
     goal = track_goal(
         client, expression="the red mug", stop_when_found=True, continue_after_goal=True
@@ -113,18 +128,74 @@ def test_a_time_limit_ends_tracking_with_success(client: Any) -> None:
 
 
 def test_two_goals_at_once_and_a_prompt_instead_of_words(client: Any) -> None:
-    from sa2va_ros.msg import VisualPrompt
-
-    box = VisualPrompt(type=VisualPrompt.BOX, label="that one")
-    box.box.x_offset, box.box.y_offset, box.box.width, box.box.height = 40, 30, 50, 40
     goals = [
         track_goal(client, expression="the bowl", stop_when_found=True, continue_after_goal=True),
-        track_goal(client, prompt=box, stop_when_found=True, continue_after_goal=True),
+        track_goal(client, prompt=a_box(), stop_when_found=True, continue_after_goal=True),
     ]
     client.stream_until(PICTURE, lambda _: all(goal.done for goal in goals))
     assert [goal.result()[0] for goal in goals] == [SUCCEEDED, SUCCEEDED]
     ids = {goal.result()[1].track.id for goal in goals}
     assert set(living(client.stream(client.image(PICTURE)))) == ids
+
+
+def test_a_goal_goes_on_with_a_track_and_the_target_is_chosen(client: Any) -> None:
+    def found(**fields: Any) -> Any:
+        goal = track_goal(client, stop_when_found=True, continue_after_goal=True, **fields)
+        client.stream_until(PICTURE, lambda _: goal.done)
+        status, result = goal.result()
+        assert (status, result.error_code) == (SUCCEEDED, ErrorCode.NONE), result.error_msg
+        return result.track
+
+    def target() -> str:
+        return str(client.stream(client.image(PICTURE)).target_id)
+
+    first = found(expression="the bowl")
+    assert target() == first.id
+    box = found(prompt=a_box(), keep_target=True)
+    assert target() == first.id  # the goal said so
+    again = found(expression="The bowl", track_id=first.id)  # the same goal, sent again
+    assert (again.id, again.age > first.age) == (first.id, True)
+    assert set(living(client.stream(client.image(PICTURE)))) == {first.id, box.id}
+    assert found(track_id=box.id).id == box.id == target()  # no words are needed for one that lives
+    last = found(expression="the plate", replace=True)
+    assert living(client.stream(client.image(PICTURE))) == [last.id] == [target()]
+    for fields, says in (
+        ({"expression": "the cup", "track_id": last.id}, "is 'the plate'; expected the same words"),
+        ({"track_id": "nobody"}, "there is no track 'nobody'"),
+    ):
+        status, result = track_goal(client, **fields).result()
+        assert (status, result.error_code) == (ABORTED, ErrorCode.BAD_GOAL)
+        assert says in result.error_msg
+    assert target() == last.id
+
+
+def test_selecting_the_target(client: Any) -> None:
+    from sa2va_ros.srv import SelectTarget
+
+    def select(name: str) -> Any:
+        request = SelectTarget.Request(track_id=name)
+        return client.call(SelectTarget, "sa2va_tracker/select_target", request)
+
+    client.command("the mug")
+    client.stream_until(PICTURE, lambda c: c.got["tracks"][-1].target_id)
+    mug = client.got["tracks"][-1].target_id
+    client.command("+ the fork")
+    client.stream_until(PICTURE, lambda c: len(living(c.got["tracks"][-1])) == 2)
+    (fork,) = set(living(client.got["tracks"][-1])) - {mug}
+    assert client.got["tracks"][-1].target_id == mug  # it does not jump
+    assert select("the FORK").track_id == fork
+    assert client.stream(client.image(PICTURE)).target_id == fork
+    assert client.status_after(lambda s: s.target == fork)
+    client.command("stop the fork")
+    client.stream_until(PICTURE, lambda c: living(c.got["tracks"][-1]) == [mug])
+    assert client.stream(client.image(PICTURE)).target_id == ""  # none until somebody chooses
+    refused = select("the fork")
+    assert not refused.success
+    assert "nothing is called 'the fork'" in refused.message
+    assert client.set_parameter("target", "the mug")[0]
+    assert client.stream(client.image(PICTURE)).target_id == mug
+    assert client.set_parameter("target", "")[0]
+    assert select("").success
 
 
 def test_no_image_and_no_answer_in_time_are_told_apart(client: Any) -> None:
@@ -149,7 +220,7 @@ def test_a_wrong_goal_is_aborted_with_the_reason(
     if "acquire_timeout" in fields:
         fields = fields | {"acquire_timeout": seconds(fields["acquire_timeout"])}
     status, result = track_goal(client, **fields).result()
-    assert (status, result.error_code) == (ABORTED, ErrorCode.MODEL_ERROR)
+    assert (status, result.error_code) == (ABORTED, ErrorCode.BAD_GOAL)
     assert says in result.error_msg
 
 
@@ -182,11 +253,22 @@ def test_an_object_that_is_not_found_ends_the_goal(
     node = start_node(remaps=("__ns:=/denying",), model=tmp_path, threads=1, status_period=0.1)
     client = start_client("/denying")
     client.wait_connected()
+    shown = track_goal(client, prompt=a_box(), stop_when_found=True, continue_after_goal=True)
+    client.stream_until(PICTURE, lambda _: shown.done)
+    kept = shown.result()[1].track.id
+    assert client.stream(client.image(PICTURE)).target_id == kept
     goal = track_goal(client, expression="the dragon")
     client.stream_until(PICTURE, lambda _: goal.done)
     status, result = goal.result()
     assert (status, result.error_code) == (ABORTED, ErrorCode.NOT_FOUND)
     assert result.error_msg
+    # The other object is still there, and is not taken for what was asked for.
+    tracks = client.stream(client.image(PICTURE))
+    assert (living(tracks), tracks.target_id) == ([kept], "")
+    answer = cloud_of(client)
+    assert not answer.success
+    assert "there is no target" in answer.message
+    assert cloud_of(client, kept).message != answer.message
     assert node.stop() == 0, node.output
 
 
@@ -212,7 +294,7 @@ def test_a_question_is_answered_word_by_word(client: Any) -> None:
 def test_questions_that_are_wrong_or_without_masks(client: Any) -> None:
     client.stream(client.image(PICTURE))
     status, result = ask_goal(client, question=" ").result()
-    assert (status, result.error_code) == (ABORTED, ErrorCode.MODEL_ERROR)
+    assert (status, result.error_code) == (ABORTED, ErrorCode.BAD_GOAL)
     assert "question is empty" in result.error_msg
     status, result = ask_goal(client, question="what?", grounded=False).result()
     assert status == SUCCEEDED
@@ -231,7 +313,7 @@ def test_a_paused_node_refuses_goals_and_ends_those_in_work(client: Any) -> None
     assert "deactivated" in result.error_msg
     for refused in (track_goal(client, expression="x"), ask_goal(client, question="x?")):
         status, result = refused.result()
-        assert (status, result.error_code) == (ABORTED, ErrorCode.MODEL_ERROR)
+        assert (status, result.error_code) == (ABORTED, ErrorCode.NOT_ACTIVE)
         assert "not active" in result.error_msg
     client.change_state(Transition.TRANSITION_ACTIVATE)
     client.wait_connected()

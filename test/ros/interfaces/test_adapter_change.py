@@ -96,7 +96,7 @@ def test_the_node_hears_and_answers_while_an_adapter_is_loaded(
     assert "an adapter is being loaded" in refused.message
     asked = AskScene.Goal(question="what is there?")
     _, told = client.goal(AskScene, "sa2va_tracker/ask_scene", asked).result()
-    assert told.error_code == ErrorCode.MODEL_ERROR
+    assert told.error_code == ErrorCode.NOT_ACTIVE
     assert "an adapter is being loaded" in told.error_msg
     assert call(RemoveTrack, "remove_track", track_id=bowl).success  # it does not come back
     for _ in range(5):  # the camera goes on

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_model.tracks import Track, TrackState
+from sa2va_model.tracks import Event, EventKind, FrameResult, Track, TrackState
 from sa2va_ros.interfaces.commands import (
     MAX_LENGTH,
     Command,
@@ -15,6 +15,7 @@ from sa2va_ros.interfaces.commands import (
     parse_command,
     tracks_named,
 )
+from sa2va_ros.interfaces.target import TargetChoice
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ class Tracker:
 
 def test_the_router_carries_commands_out() -> None:
     tracker, asked = Tracker(), []
-    router = Router(tracker, lambda: (), asked.append)
+    router = Router(tracker, lambda: (), asked.append, TargetChoice())
     for text, running in (
         ("the red mug", ["mug"]),
         ("+ the blue bowl", ["mug", "bowl"]),
@@ -111,3 +112,23 @@ def test_the_router_carries_commands_out() -> None:
     with pytest.raises(InputError, match="nothing is called 'dragon'"):
         router.run("stop dragon")
     assert router.track("a box", track_id="mine") == "mine"
+
+
+def test_the_router_knows_what_lives_and_chooses_the_target() -> None:
+    shown: list[Track] = []
+    target = TargetChoice()
+    router = Router(Tracker(), lambda: shown, [].append, target)
+    router.run("the red mug")
+    assert target.id == "mug"
+    router.run("+ the blue bowl")
+    assert target.id == "mug"
+    assert router.living_ids() == {"mug", "bowl"}
+    assert router.select("the blue BOWL") == "bowl" == target.id
+    shown[:] = [track("mug", "the red mug")]
+    ended = Event(EventKind.NOT_FOUND, "bowl", "the blue bowl", 0.0, 0)
+    router.observe(FrameResult(0.0, 0, 1, 1, tuple(shown), (ended,)))
+    assert router.living_ids() == {"mug"}
+    with pytest.raises(InputError, match="nothing is called 'bowl'"):
+        router.select("bowl")
+    router.run("stop")
+    assert target.id == ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from sa2va_model.tracks import Event, EventKind, Track, TrackState
+from sa2va_model.tracks import Event, EventKind, Reason, Track, TrackState
 from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalWatch, Stage
 
 
-def event(kind: EventKind, detail: str = "", track_id: str = "mug") -> Event:
-    return Event(kind, track_id, "the mug", 0.0, 0, detail=detail)
+def event(
+    kind: EventKind, detail: str = "", track_id: str = "mug", reason: Reason = Reason.NONE
+) -> Event:
+    return Event(kind, track_id, "the mug", 0.0, 0, detail=detail, reason=reason)
 
 
 def track(state: TrackState) -> Track:
@@ -44,6 +46,8 @@ def test_from_waiting_to_tracking_and_back_from_a_loss() -> None:
     [
         (event(EventKind.NOT_FOUND, "no"), ErrorCode.NOT_FOUND),
         (event(EventKind.FAILED, "no"), ErrorCode.MODEL_ERROR),
+        (event(EventKind.FAILED, "no", reason=Reason.LIMIT), ErrorCode.FULL),
+        (event(EventKind.FAILED, "no", reason=Reason.INPUT), ErrorCode.BAD_GOAL),
         (event(EventKind.STOPPED, "no"), ErrorCode.CANCELED),
         (event(EventKind.MEMORY_RESET, "no", ""), ErrorCode.LOST),
         (event(EventKind.STOPPED, "no", "another"), None),
@@ -93,6 +97,17 @@ def test_one_shot_ends_with_the_first_mask() -> None:
     found = [event(EventKind.FOUND)]
     stages, outcome = watch.frame([track(TrackState.TRACKING)], found, 0.2)
     assert stages == [Stage.CATCHING_UP, Stage.TRACKING]
+    assert outcome is not None
+    assert outcome.code is ErrorCode.NONE
+
+
+def test_a_goal_on_a_track_that_lives_ends_with_the_next_mask() -> None:
+    limits = GoalLimits(acquire=2.0, stop_when_found=True)
+    watch = GoalWatch("mug", limits, 0.0, started=True)
+    assert watch.shared
+    assert watch.frame([track(TrackState.LOST)], [], 0.1)[1] is None
+    stages, outcome = watch.frame([track(TrackState.TRACKING)], [], 0.2)
+    assert stages == [Stage.TRACKING]
     assert outcome is not None
     assert outcome.code is ErrorCode.NONE
 

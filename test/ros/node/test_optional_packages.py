@@ -22,7 +22,7 @@ from std_msgs.msg import Header
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_ros.node import vision_msgs as standard
-from sa2va_ros.space.localizer import Located, Place, Scene3D, target
+from sa2va_ros.space.localizer import Located, Place, Scene3D
 from sa2va_ros.space.mask_to_object import Camera, matrix_of, object_from_mask
 from sa2va_ros.space.tf import Frames, TrackFrames
 
@@ -148,11 +148,3 @@ def test_detections_carry_ids_boxes_and_the_header(monkeypatch: pytest.MonkeyPat
     assert solid_one.bbox.size.x == pytest.approx(50 / 150, abs=0.02)
     labels = standard.label_info(HEADER, result).class_map
     assert [(label.class_id, label.class_name) for label in labels] == [(1, "the mug")]
-
-
-def test_the_target_is_the_newest_living_track() -> None:
-    result, _ = scene()
-    assert target(result.tracks) is result.tracks[1]  # out of sight, and still the target
-    gone = Track("x", "x", TrackState.NOT_FOUND)
-    assert target((*result.tracks, gone)) is result.tracks[1]
-    assert target((gone,)) is None

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pose topic for each track, `tracks/<id>/pose`, for as long as the track lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from geometry_msgs.msg import PoseWithCovarianceStamped
+
+from sa2va_ros.support.qos import reliable
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+
+class TrackPoses:
+    """Used from the thread of the images; topics come and go on the executor's."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._publishers: dict[str, Any] = {}  # by track id; None = on its way
+
+    def publish(self, track_id: str, message: PoseWithCovarianceStamped) -> None:
+        """One pose; the first ones of a track may come before its topic is there."""
+        if track_id not in self._publishers:
+            self._publishers[track_id] = None
+            self._on_executor(self._open, track_id)
+        if (publisher := self._publishers[track_id]) is not None:
+            publisher.publish(message)
+
+    def keep(self, track_ids: set[str]) -> None:
+        """Take away the topics of all other tracks."""
+        for name in self._publishers.keys() - track_ids:
+            if (publisher := self._publishers[name]) is not None:
+                del self._publishers[name]
+                self._on_executor(self._node.destroy_publisher, publisher)
+
+    def _open(self, track_id: str) -> None:
+        topic = f"tracks/{topic_token(track_id)}/pose"
+        self._publishers[track_id] = self._node.create_publisher(
+            PoseWithCovarianceStamped, topic, reliable(5)
+        )
+
+    def _on_executor(self, work: Any, *arguments: Any) -> None:
+        executor = self._node.executor
+        if executor is None:  # nobody spins: nobody is disturbed
+            work(*arguments)
+        else:
+            executor.create_task(work, *arguments)
+
+
+def topic_token(track_id: str) -> str:
+    """A track's id as part of a topic's name, which must not begin with a digit."""
+    return f"id_{track_id}" if track_id[:1].isdigit() else track_id

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Something that takes long, done on a thread and looked at now and then. No ROS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class BackgroundWork:
+    """Runs `work` on a thread of its own, which nobody has to wait for.
+
+    Attributes:
+        error: what the work raised; None if it did not, or is not done.
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work = work
+        self._done = threading.Event()
+        self._told = time.monotonic()
+        self.error: BaseException | None = None
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the work is done, or has failed."""
+        return self._done.is_set()
+
+    def sign_of_life(self, period: float) -> bool:
+        """Whether it is time to say that it goes on: once in `period` seconds."""
+        now = time.monotonic()
+        due = now - self._told >= period
+        if due:
+            self._told = now
+        return due
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - told to whoever looks
+            self.error = error
+        finally:
+            self._done.set()
