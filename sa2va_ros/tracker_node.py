@@ -32,7 +32,7 @@ from sa2va_ros.interfaces.status import Health
 from sa2va_ros.interfaces.track_action import TrackAction
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import TrackerStatus, VisualPrompt
-from sa2va_ros.node import parameters
+from sa2va_ros.node import parameters, tracking_parameters
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.node.adapter_change import AdapterChange
 from sa2va_ros.node.model_session import EngineSettings, ModelSession
@@ -363,7 +363,7 @@ class TrackerNode(DeferredLifecycleNode):
         self._health.publish(self._router.expression)
 
 
-_LIVE = {row.name for row in parameters.TRACKING}
+_LIVE = {row.name for row in tracking_parameters.DYNAMIC}
 
 
 def main(args: list[str] | None = None) -> int:
