@@ -75,6 +75,8 @@ def _place_items(
             height += float(rng.uniform(0.1, 0.4))
         colour = str(rng.choice(colours))
         rgb = sample_colour(rng, colour) / 255.0
+        if model.colour is not None:
+            colour, rgb = model.colour, np.ones(3)
         position = (*spot, height)
         shade = (float(rgb[0]), float(rgb[1]), float(rgb[2]))
         items.append(Item(int(slot), colour, shade, position, rotation, moving=falls and n < 2))

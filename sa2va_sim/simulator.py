@@ -132,6 +132,8 @@ class Simulator:
                     count / pixels,
                     depth,
                     item.moving,
+                    model.names,
+                    model.doubtful,
                 )
             )
         return facts

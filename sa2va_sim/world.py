@@ -49,6 +49,7 @@ def sample_world(
     samples: int = 0,
     scales: tuple[float, float] = (0.8, 1.35),
     arena: float | None = None,
+    extra: tuple[ObjectModel, ...] = (),
 ) -> World:
     """A random room.
 
@@ -58,12 +59,14 @@ def sample_world(
         samples: per pixel; 4 smooths edges at three times the cost.
         scales: smallest and largest factor on the usual sizes of the stock.
         arena: metres; instead of a table a level floor of this half width, with the walls around it.
+        extra: more objects, at the end of the stock.
     """
     rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 0x0DE5])
     if shapes is None:
         few = rng.choice(SHAPES, 2, replace=False)
         shapes = tuple(str(s) for s in [*rng.choice(SHAPES, 7, replace=False), *rng.choice(few, 3)])
     stock = tuple(build_object(shape, rng, float(rng.uniform(*scales))) for shape in shapes)
+    stock = (*stock, *extra)
     lumps = tuple(build_object("", rng, float(rng.uniform(0.8, 1.5))) for _ in range(clutter))
     table = (float(rng.uniform(0.5, 0.9)), float(rng.uniform(0.4, 0.7)))
     textures = {
@@ -71,6 +74,9 @@ def sample_world(
     }
     for k in range(len(stock)):
         textures[f"pattern_{k}"] = _pattern(rng, plain)
+        for n, part in enumerate(stock[k].parts):
+            if part.texture is not None:
+                textures[f"object_{k}_{n}"] = part.texture
     if arena is not None:
         table = (arena, arena)
     xml = _world_xml(rng, stock, lumps, table, samples, arena)

@@ -257,11 +257,19 @@ def object_xml(name: str, model: ObjectModel, mass: float = 0.2) -> tuple[str, s
     assets, geoms = [], []
     for k, part in enumerate(model.parts):
         look = f'material="{name}"' if part.rgb is None else f'rgba="{_numbers(part.rgb)} 1"'
+        if part.texture is not None:
+            look = f'material="{name}_{k}"'
+            height, width = part.texture.shape[:2]
+            assets.append(
+                f'<texture name="{name}_{k}" type="2d" builtin="flat" width="{width}" height="{height}"/>'
+                f'<material name="{name}_{k}" texture="{name}_{k}" rgba="1 1 1 {part.alpha:.3g}" specular="0.3"/>'
+            )
         common = f'{look} contype="0" conaffinity="0" group="1" mass="0"'
         if part.vertices is not None and part.faces is not None:
             faces = " ".join(map(str, part.faces.ravel().tolist()))
+            extra = "" if part.places is None else f' texcoord="{_numbers(part.places)}"'
             assets.append(
-                f'<mesh name="{name}_{k}" inertia="shell" vertex="{_numbers(part.vertices)}" face="{faces}"/>'
+                f'<mesh name="{name}_{k}" inertia="shell" vertex="{_numbers(part.vertices)}" face="{faces}"{extra}/>'
             )
             geoms.append(f'<geom type="mesh" mesh="{name}_{k}" {common}/>')
             continue

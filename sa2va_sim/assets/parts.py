@@ -24,6 +24,8 @@ class Part:
         rgb: own colour 0..1, or None for the object's colour.
         vertices, faces: of a mesh, float [V, 3] and int [F, 3] in the body frame.
         hulls: convex point sets, float [N, 3] in the body frame, whose union has the same outline as the part.
+        places, texture: of a mesh with a picture of its own: float [V, 2] texture coordinates and uint8 [H, W, 3].
+        alpha: 1 = opaque; of textured meshes.
     """
 
     kind: str
@@ -34,6 +36,9 @@ class Part:
     vertices: np.ndarray | None
     faces: np.ndarray | None
     hulls: tuple[np.ndarray, ...]
+    places: np.ndarray | None = None
+    texture: np.ndarray | None = None
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class ObjectModel:
         radius: of its footprint.
         rolling_radius: the object may lie on its side with its axis this high; None if it only stands.
         flat_top: other things can be put on it.
+        colour: its own colour's name, "" = no single one; None = the scene gives it one.
+        names: what it may be called; empty = `shape` alone.
+        doubtful: nouns and colours that some people would use for it.
     """
 
     shape: str
@@ -62,6 +70,9 @@ class ObjectModel:
     height: float
     rolling_radius: float | None = None
     flat_top: bool = False
+    colour: str | None = None
+    names: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
 
     @property
     def extent(self) -> float:

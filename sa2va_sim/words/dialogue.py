@@ -79,11 +79,11 @@ def converse(
 def _names(present: Sequence[ObjectFact], clear: Sequence[ObjectFact]) -> Iterator[Dialogue]:
     """The colour of the only mug, the shape of the only red thing."""
     for fact in clear:
-        if sum(f.shape == fact.shape for f in present) == 1:
+        if fact.colour and sum(f.shape == fact.shape for f in present) == 1:
             yield Dialogue(
                 f"What colour is the {fact.shape}?", fact.colour, "colour", (fact.index,)
             )
-        if sum(f.colour == fact.colour for f in present) == 1:
+        if fact.colour and sum(f.colour == fact.colour for f in present) == 1:
             yield Dialogue(
                 f"What is the {fact.colour} object?", _called(fact.shape), "shape", (fact.index,)
             )
@@ -95,7 +95,7 @@ def _counts(clear: Sequence[ObjectFact], doubtful: Sequence[ObjectFact]) -> Iter
     for shape in sorted({f.shape for f in clear}):
         plural = f"{shape}es" if shape.endswith("x") else f"{shape}s"
         tests.append((plural, lambda f, shape=shape: f.shape == shape))  # type: ignore[misc]
-    for colour in sorted({f.colour for f in clear}):
+    for colour in sorted({f.colour for f in clear} - {""}):
         tests.append((f"{colour} objects", lambda f, colour=colour: f.colour == colour))  # type: ignore[misc]
     for words, matches in tests:
         if not any(matches(f) for f in doubtful):
@@ -110,13 +110,13 @@ def _which(clear: Sequence[ObjectFact], expressions: Sequence[Expression]) -> It
         plain = any(noun in f" {head}" for noun in _PLAIN_NOUNS)
         target = None if expression.target is None else by_index.get(expression.target)
         if target is not None and plain and expression.kind in ("position", "relation", "size"):
-            if target.colour in head:
+            if target.colour and target.colour in head:
                 continue
             yield Dialogue(f"What is {expression.text}?", _full(target), "which", (target.index,))
 
 
 def _full(fact: ObjectFact) -> str:
-    return _called(f"{fact.colour} {fact.shape}")
+    return _called(f"{fact.colour} {fact.shape}".strip())
 
 
 def _called(words: str) -> str:

@@ -84,7 +84,17 @@ class _Noun:
     shape: str | None
 
     def matches(self, fact: ObjectFact) -> bool:
-        return self.colour in (None, fact.colour) and self.shape in (None, fact.shape)
+        return self.colour in (None, fact.colour) and self.shape in (None, *fact.called)
+
+    def might(self, fact: ObjectFact) -> bool:
+        """Whether somebody could say so."""
+        colour = self.colour in (None, fact.colour, *fact.doubtful)
+        return colour and self.shape in (None, *fact.called, *fact.doubtful)
+
+    def members(self, present: Sequence[ObjectFact]) -> list[ObjectFact]:
+        """Those that it means; empty if that is in doubt."""
+        meant = [fact for fact in present if self.might(fact)]
+        return meant if all(self.matches(fact) for fact in meant) else []
 
     def say(self, rng: np.random.Generator) -> str:
         head = self.shape or _ANY_NOUN[int(rng.integers(len(_ANY_NOUN)))]
@@ -160,7 +170,10 @@ def _nouns(present: Sequence[ObjectFact]) -> list[_Noun]:
     """All descriptions that at least one object fits, the empty one last."""
     said: set[tuple[str | None, str | None]] = set()
     for f in present:
-        said |= {(f.colour, f.shape), (f.colour, None), (None, f.shape)}
+        for name in f.called:
+            said |= {(f.colour or None, name), (None, name)}
+        if f.colour:
+            said.add((f.colour, None))
     ordered = sorted(said, key=lambda pair: (pair[0] or "", pair[1] or ""))
     return [_Noun(*pair) for pair in ordered] + [_Noun(None, None)]
 
@@ -168,14 +181,14 @@ def _nouns(present: Sequence[ObjectFact]) -> list[_Noun]:
 def _groups(present: Sequence[ObjectFact]) -> Iterator[tuple[_Noun, list[ObjectFact]]]:
     """Descriptions that fit several objects, with those objects: the ones that need more words."""
     for noun in _nouns(present):
-        members = [fact for fact in present if noun.matches(fact)]
+        members = noun.members(present)
         if len(members) >= 2:
             yield noun, members
 
 
 def _attributes(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
     for noun in _nouns(present)[:-1]:
-        members = [fact for fact in present if noun.matches(fact)]
+        members = noun.members(present)
         if len(members) == 1:
             yield _meaning(noun.say(rng), "attribute", members[0], rng)
 
@@ -241,13 +254,13 @@ def _relations(present: Sequence[ObjectFact], rng: np.random.Generator) -> Itera
         (fact, noun)
         for noun in _nouns(present)
         if noun.shape is not None
-        for fact in [f for f in present if noun.matches(f)][:1]
-        if sum(noun.matches(f) for f in present) == 1 and fact.visible > MIN_VISIBLE
+        for fact in noun.members(present)[:1]
+        if len(noun.members(present)) == 1 and fact.visible > MIN_VISIBLE
     ]
     axes = _axes(present)
     for noun in _nouns(present):
         for anchor, anchor_noun in anchors:
-            rivals = [fact for fact in present if noun.matches(fact) and fact is not anchor]
+            rivals = [fact for fact in noun.members(present) if fact is not anchor]
             if not rivals or (len(rivals) == 1 and rng.random() < 0.7):
                 continue  # with one rival the relation adds nothing: say it only sometimes
             for word, templates in _RELATIONS.items():
@@ -278,7 +291,7 @@ def _related(
 
 def _motions(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
     for noun in _nouns(present):
-        movers = [fact for fact in present if fact.moving and noun.matches(fact)]
+        movers = [fact for fact in noun.members(present) if fact.moving]
         if len(movers) == 1:
             yield _meaning(
                 _pick(_MOTIONS, rng).format(noun=noun.say(rng)), "motion", movers[0], rng
@@ -295,9 +308,9 @@ def _absent(
         shape = str(rng.choice(list(shapes)))
         options = [_Noun(colour, shape), _Noun(colour, None), _Noun(None, shape)]
         if near is not None:
-            options += [_Noun(near.colour, shape), _Noun(colour, near.shape)] * 2
+            options += [_Noun(near.colour or None, shape), _Noun(colour, near.shape)] * 2
         noun = options[int(rng.integers(len(options)))]
-        if any(noun.matches(fact) for fact in present):
+        if any(noun.might(fact) for fact in present):
             continue
         text = noun.say(rng)
         if rng.random() < 0.2:
@@ -307,5 +320,7 @@ def _absent(
             text = extra.format(noun=text)
         yield Expression(_with_article(text, rng), "none", None)
     foreign = _pick(ABSENT_WORDS, rng)
+    if any(_Noun(None, foreign).might(fact) for fact in present):
+        return
     coloured = f"{rng.choice(list(COLOURS))} {foreign}" if rng.random() < 0.5 else foreign
     yield Expression(_with_article(coloured, rng), "none", None)

@@ -22,6 +22,9 @@ class ObjectFact:
         area: visible pixels over all pixels of the image, 0..1.
         depth: distance from the camera (metres; in 2D only its order counts); None where a flat scene has none.
         moving: whether the object moves in the world (not whether its image moves, which a moving camera also does).
+        colour: "" where it has no single one.
+        names: what it may be called; empty = `shape` alone.
+        doubtful: nouns and colours that some people would use for it: no sentence may hang on them.
     """
 
     index: int
@@ -33,6 +36,13 @@ class ObjectFact:
     area: float
     depth: float | None = None
     moving: bool = False
+    names: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Everything that it may be called."""
+        return self.names or (self.shape,)
 
     @property
     def centre(self) -> tuple[float, float]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sa2va_sim.words.vocabulary import SHAPES as TOYS
 from sa2va_training.tiny.data.batches import Batch
 from sa2va_training.tiny.data.scenes import (
     BOX,
@@ -27,7 +28,9 @@ from sa2va_training.tiny.data.scenes import (
 from sa2va_training.tiny.losses import plain
 
 COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
-DENSE = COLOURS + 1 + SHAPES + 1 + 4
+CELL_SHAPES = len(TOYS) + 1
+"""A cell seldom shows what a thing is: there all that is no toy is one kind."""
+DENSE = COLOURS + 1 + CELL_SHAPES + 1 + 4
 _BACKGROUND_WEIGHT = 0.3
 
 
@@ -36,7 +39,7 @@ class DenseTargets:
     """What each cell of a map shows.
 
     Attributes:
-        colours: [B, COLOURS + 1, h, w] shares, background first; shapes likewise.
+        colours: [B, COLOURS + 1, h, w] shares, background first; shapes likewise, of `CELL_SHAPES`.
         boxes: [B, 4, h, w] of the object that covers most of the cell.
         covered: [B, h, w], 1 where an object covers more than a fifth of the cell.
     """
@@ -60,14 +63,15 @@ def dense_targets(batch: Batch, shares: Tensor) -> DenseTargets:
     seen = table[:, :, PRESENT].long()
 
     def named(column: int, count: int) -> Tensor:
-        names = F.pad((table[:, :, column].long() + 1) * seen, (1, 0))  # [B, O + 1], 0 = background
+        known = table[:, :, column].long().clamp(max=count - 1)
+        names = F.pad((known + 1) * seen, (1, 0))  # [B, O + 1], 0 = background
         return torch.einsum("bohw,boc->bchw", shares, F.one_hot(names, count + 1).float())
 
     most, owner = shares[:, 1:].max(dim=1)
     side = owner.shape[-1]
     index = owner.flatten(1)[:, :, None].expand(-1, -1, 4)
     boxes = table[:, :, BOX].gather(1, index).transpose(1, 2).unflatten(2, (side, side))
-    return DenseTargets(named(COLOUR, COLOURS), named(SHAPE, SHAPES), boxes, (most > 0.2).float())
+    return DenseTargets(named(COLOUR, COLOURS), named(SHAPE, CELL_SHAPES), boxes, (most > 0.2).float())
 
 
 def dense_loss(logits: Tensor, targets: DenseTargets, *, absolute: bool) -> tuple[Tensor, Tensor]:
@@ -79,7 +83,7 @@ def dense_loss(logits: Tensor, targets: DenseTargets, *, absolute: bool) -> tupl
             where an object is, so its tokens must know it absolutely; a mask decoder sees the map itself.
     """
     side = logits.shape[-1]
-    colours, shapes, boxes = logits.split([COLOURS + 1, SHAPES + 1, 4], dim=1)
+    colours, shapes, boxes = logits.split([COLOURS + 1, CELL_SHAPES + 1, 4], dim=1)
     weight = 1 - (1 - _BACKGROUND_WEIGHT) * targets.colours[:, :1]
     entropy = -(targets.colours * colours.log_softmax(1)).sum(1, keepdim=True)
     entropy = entropy - (targets.shapes * shapes.log_softmax(1)).sum(1, keepdim=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
@@ -24,6 +25,7 @@ from sa2va_training.tiny.data.packing import look
 from sa2va_training.tiny.learner import Learner
 from sa2va_training.tiny.norms import fold_norms, unfold_norms
 
+WORDS = ("mllm.language_model.model.embed_tokens.weight", "mllm.language_model.lm_head.weight")
 PLACES = "mllm.vision_model.embeddings.position_embeddings"
 _PICTURES = 64
 
@@ -39,7 +41,13 @@ def revive(folder: Path, run: Path, library: Library, learner: Learner | None = 
     """
     learner = learner or Learner()
     fold_norms(learner.model)
-    _fill(learner.model, load_model(folder, device="cpu").state_dict(), folder)
+    given = load_model(folder, device="cpu")
+    state = dict(given.state_dict())
+    for name in WORDS:
+        state[name] = spread_words(
+            state[name], given.mllm.tokenizer, learner.mllm.tokenizer, learner.model.state_dict()[name]
+        )
+    _fill(learner.model, state, folder)
     batch = Batches(library, images=_PICTURES, each=1, none_share=0.0, seed=0).at(0)
 
     def see() -> None:
@@ -73,3 +81,17 @@ def resized_places(table: Tensor, count: int) -> Tensor:
     grid = table[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+def spread_words(
+    table: Tensor, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, like: Tensor
+) -> Tensor:
+    """Rows [V, C] of an old vocabulary for a new one: the same tokens keep theirs, new words begin as their pieces' mean."""
+    known, rows = old.get_vocab(), torch.zeros_like(like)
+    for token, index in new.get_vocab().items():
+        if token in known:
+            rows[index] = table[known[token]]
+            continue
+        pieces = old.encode(new.decode([index]), add_special_tokens=False)
+        rows[index] = table[pieces].mean(0)
+    return rows

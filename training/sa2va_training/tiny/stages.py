@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_sim.words.vocabulary import COLOURS, SHAPES
 from sa2va_training.run.precision import half_precision
 from sa2va_training.tiny.data.batches import Batch, fitted
 from sa2va_training.tiny.data.language import ABSENT, FOUND, phrase
 from sa2va_training.tiny.data.packing import IGNORED, Packed, Question, Read, block_mask, look, read
 from sa2va_training.tiny.data.pointing import native_prompts
-from sa2va_training.tiny.data.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
+from sa2va_training.tiny.data.scenes import BOX, COLOUR, PRESENT, SHAPE
 from sa2va_training.tiny.data.talk import talk_loss
 from sa2va_training.tiny.learner import Encoded, Learner, repeat_rows
 from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
@@ -79,9 +80,9 @@ def prompt_codes(learner: Learner, batch: Batch, rng: np.random.Generator) -> Te
         boxes[i] = near[BOX]
         colour, shape = int(near[COLOUR]), int(near[SHAPE])
         if rng.random() < 0.5:
-            colour = int(rng.integers(len(COLOUR_NAMES)))
+            colour = int(rng.integers(len(COLOURS)))
         else:
-            shape = int(rng.integers(len(SHAPE_NAMES)))
+            shape = int(rng.integers(len(SHAPES)))
         colours[i], shapes[i] = colour, shape
         real = bool(((rows[:, COLOUR] == colour) & (rows[:, SHAPE] == shape)).any())
         absent[i] = real or chance < 0.4

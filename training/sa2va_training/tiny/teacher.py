@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sa2va_training.tiny.data.scenes import COLOUR_NAMES, SHAPE_NAMES
+from sa2va_sim.words.vocabulary import COLOURS, SHAPES
 
 SEED = 20261122
 _FREQUENCIES = (1.0, 1.0, 0.7, 0.4)  # weights of sin and cos of pi * 2^k * box
@@ -36,8 +36,8 @@ class TeacherCode(nn.Module):
             basis = draw(_FEATURES, width) / 18**0.5
         weights = torch.cat([torch.ones(4), *(torch.full((8,), w) for w in _FREQUENCIES)])
         self.register_buffer("basis", 0.8 * weights[:, None] * basis)
-        self.register_buffer("colour", 0.6 * draw(len(COLOUR_NAMES) + 1, width))
-        self.register_buffer("shape", 0.6 * draw(len(SHAPE_NAMES) + 1, width))
+        self.register_buffer("colour", 0.6 * draw(len(COLOURS) + 1, width))
+        self.register_buffer("shape", 0.6 * draw(len(SHAPES) + 1, width))
         self.register_buffer("absent", draw(width))
 
     basis: Tensor
@@ -63,4 +63,7 @@ class TeacherCode(nn.Module):
         place = torch.cat([boxes, *waves], dim=-1) @ self.basis
         if keep_box is not None:
             place = place * keep_box[:, None]
+        # Names beyond the toy world's have no code of their own.
+        colours = colours.where(colours < len(COLOURS), -1)
+        shapes = shapes.where(shapes < len(SHAPES), -1)
         return place + self.colour[colours + 1] + self.shape[shapes + 1]

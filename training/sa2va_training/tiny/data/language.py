@@ -9,11 +9,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_model.checkpoints.presets import byte_tokenizer
+from sa2va_sim.catalogue.colours import NAMES
+from sa2va_sim.catalogue.nouns import all_names
 from sa2va_sim.words.vocabulary import COLOURS, SHAPES, words
 
 FOUND = "Sure, [SEG].<|im_end|>"
 ABSENT = "I cannot see that.<|im_end|>"
-VOCABULARY = 1400
+VOCABULARY = 4000
 
 SYNONYMS = {"mug": "cup", "block": "cube", "ball": "sphere", "can": "tin", "plate": "dish"}
 _QUESTIONS = (
@@ -71,6 +73,7 @@ def corpus() -> Iterator[str]:
     forms |= {word.strip(",.?{}") for text in (*_QUESTIONS, *_ORDERS) for word in text.split()} - {
         ""
     }
+    forms |= {word for name in (*all_names(), *NAMES, "gray") for word in name.split()}
     first = (*COLOURS, *SHAPES, *SYNONYMS.values())
     for word in sorted(forms | set(first)):
         times = 60 if word in first else 30

@@ -25,7 +25,9 @@ from sa2va_model.errors import InputError
 from sa2va_sim.painted.scene import flat_clip, flat_scene
 from sa2va_sim.words.expressions import describe
 from sa2va_sim.words.facts import LabelledImage, ObjectFact, measure
-from sa2va_sim.words.vocabulary import COLOURS, SHAPES
+from sa2va_sim.catalogue.colours import NAMES
+from sa2va_sim.catalogue.nouns import all_names, class_names
+from sa2va_sim.words.vocabulary import SHAPES
 
 SIZE = 256
 MAX_OBJECTS = 10
@@ -33,7 +35,8 @@ CLIP_FRAMES = 8
 HELD_SEEDS = 100_000
 TRAIN_SEEDS = 1_000_000
 ROOT = Path("runs/data")
-COLOUR_NAMES, SHAPE_NAMES = tuple(COLOURS), tuple(SHAPES)
+# The last colour is that of things with no single one; the toy world's names come first.
+COLOUR_NAMES, SHAPE_NAMES = (*NAMES, ""), class_names()
 
 # Columns of the objects table.
 PRESENT, COLOUR, SHAPE, BOX, VISIBLE, AREA, COLUMNS = 0, 1, 2, slice(3, 7), 7, 8, 9
@@ -131,6 +134,16 @@ def _sim_pictures(seed: int, size: int) -> Iterator[LabelledImage]:
         yield crop_view(image, rng, size)
 
 
+def _things_pictures(seed: int, size: int) -> Iterator[LabelledImage]:
+    from sa2va_sim.catalogue.room import render_things
+
+    rng = np.random.default_rng(seed)
+    image = render_things(seed, "train" if seed >= TRAIN_SEEDS else "all", size * 4 // 3)
+    yield squashed(image, size)
+    if seed >= TRAIN_SEEDS:
+        yield crop_view(image, rng, size)
+
+
 def _flat_clips(seed: int, size: int) -> list[LabelledImage]:
     return flat_clip(np.random.default_rng(seed), size, CLIP_FRAMES)
 
@@ -144,6 +157,7 @@ def _sim_clips(seed: int, size: int) -> list[LabelledImage]:
 PICTURES: dict[str, Callable[[int, int], Iterator[LabelledImage]]] = {
     "flat": _flat_pictures,
     "sim": _sim_pictures,
+    "things": _things_pictures,
 }
 CLIPS: dict[str, Callable[[int, int], list[LabelledImage]]] = {
     "flat-clips": _flat_clips,
@@ -163,8 +177,10 @@ def object_table(facts: Sequence[ObjectFact]) -> np.ndarray:
     return table
 
 
-def _expressions(image: LabelledImage, seed: int) -> list[tuple[str, str, int]]:
-    found = describe(image.facts, np.random.default_rng([seed, 1]), 24, motion=False)
+def _expressions(image: LabelledImage, seed: int, kind: str) -> list[tuple[str, str, int]]:
+    names = all_names() if kind.startswith("things") else SHAPES
+    rng = np.random.default_rng([seed, 1])
+    found = describe(image.facts, rng, 24, motion=False, shapes=names)
     return [(e.text, e.kind, -1 if e.target is None else e.target) for e in found]
 
 
@@ -201,12 +217,12 @@ def write_shard(spec: ShardSpec, root: Path = ROOT) -> Path:
             clip = CLIPS[spec.kind](spec.first + i, spec.size)
             for t, image in enumerate(clip):
                 _store(arrays, (i, t), image)
-            texts.append(_expressions(clip[0], spec.first + i))
+            texts.append(_expressions(clip[0], spec.first + i, spec.kind))
     else:
         views = _views(spec)
         while len(texts) < spec.count:
             seed, image = next(views)
-            expressions = _expressions(image, seed)
+            expressions = _expressions(image, seed, spec.kind)
             if any(target >= 0 for _, _, target in expressions):
                 _store(arrays, (len(texts),), image)
                 texts.append(expressions)

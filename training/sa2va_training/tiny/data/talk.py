@@ -17,6 +17,7 @@ from sa2va_sim.words.dialogue import Dialogue, converse
 from sa2va_sim.words.expressions import Expression
 from sa2va_sim.words.facts import ObjectFact
 from sa2va_training.objectives.gaze import queries
+from sa2va_sim.words.vocabulary import SHAPES
 from sa2va_training.tiny.aids import object_shares
 from sa2va_training.tiny.data.batches import AREA, VISIBLE, Batch
 from sa2va_training.tiny.data.packing import IGNORED, Packed, Question, block_mask, read
@@ -29,6 +30,8 @@ SHORT, LONG = 5, 2
 _LONG_KINDS = ("caption", "grounded", "region")
 _LONG_SHARE = 0.6
 _WORD_KINDS = ("colour", "shape")
+_PLAIN_KINDS = ("colour", "which", "region")
+_NAMING_KINDS = ("caption", "grounded")
 _STOP = "<|im_end|>"
 _MIN_CELLS = 4
 """Regions of fewer visual tokens were left out of the official training, too."""
@@ -52,7 +55,14 @@ def dialogues(batch: Batch, image: int, rng: np.random.Generator) -> list[Dialog
         Expression(e.text, e.kind, e.target if e.target >= 0 else None)
         for e in batch.expressions[image]
     ]
-    return converse(facts_of(batch.objects[image].numpy()), rng, known)
+    facts = facts_of(batch.objects[image].numpy())
+    found = converse(facts, rng, known)
+    if all(fact.shape in SHAPES for fact in facts):
+        return found
+    # Of ordinary things the table does not keep what else they might be called.
+    every = all(fact.colour for fact in facts)
+    kinds = (*_PLAIN_KINDS, *(_NAMING_KINDS if every else ()))
+    return [talk for talk in found if talk.kind in kinds]
 
 
 def region_tokens(batch: Batch, image: int, target: int, config: ModelConfig) -> tuple[int, ...]:
@@ -132,7 +142,7 @@ def _places(
     Those are the article, whose successor is the colour, and the colour, whose successor is the shape; in an answer
     of one word where it begins.
     """
-    colours = learner.packer.tokens([f" {name}" for name in COLOUR_NAMES])
+    colours = learner.packer.tokens([f" {name}" for name in COLOUR_NAMES if name])
     out: list[list[tuple[int, int, int]]] = []
     for i, row in enumerate(rows):
         found: list[tuple[int, int, int]] = []
@@ -143,6 +153,8 @@ def _places(
                 continue
             said = packed.branches[i, k, start + 1 :]
             named = torch.isin(said, colours).nonzero()[:, 0] + start + 1
+            if len(named) != len(spoken.objects):
+                continue  # something without a colour
             for at, index in zip(named.tolist(), spoken.objects, strict=True):
                 found += [(k, at - 1, index), (k, at, index)]
         out.append(found)
