@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types format clean distclean FORCE
+.PHONY: help setup demo realistic test lint types format clean distclean FORCE
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -45,6 +45,7 @@ help:
 	@echo "make demo    sets up, then tracks objects in a simulated camera through the ROS 2 node; writes out/demo.mp4"
 	@echo "make test    sets up, then lint, type checks and all tests, those over DDS included"
 	@echo "make setup   .venv with all packages, ROS 2 (what is sourced, else Jazzy wheels), our messages in install/"
+	@echo "make realistic  ordinary objects for training and benchmarks (Debian's sweethome3d-furniture, wordnet-base)"
 	@echo "make lint    ruff and mypy;  make format: ruff format"
 	@echo "make clean   removes what was built;  make distclean: and .venv"
 
@@ -53,6 +54,11 @@ setup: $(STAMPS)/messages
 demo: setup
 	$(SAY) "demo: simulated camera and tracker node as two processes; results in out/"
 	@$(RUN) && sa2va demo -o out
+
+# 120 MB of CC0 and CC-BY models; the demo and the tests do not need them.
+realistic:
+	$(SAY) "sweethome3d-furniture and wordnet-base"
+	@$$(command -v sudo) apt-get install -y --no-install-recommends sweethome3d-furniture wordnet-base
 
 test: setup lint
 	$(SAY) "tests"

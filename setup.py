@@ -76,7 +76,13 @@ ROS = [
 
 EXTRAS = {
     "ros": ROS,
-    "sim": ["mujoco>=3.17,<5"],
+    # trimesh and fast-simplification read the furniture catalogue (`make realistic`), SciPy outlines it.
+    "sim": [
+        "mujoco>=3.17,<5",
+        "trimesh>=5.2,<6",
+        "fast-simplification>=0.2,<0.3",
+        "scipy>=1.15,<2",
+    ],
     "train": ["accelerate>=1.15,<2", "pycocotools>=2.0.11,<3", "tensorboard>=2.16,<3"],
     # METEOR's published number needs Java and `pycocoevalcap` (100 MB), which is used where it is installed.
     "eval": ["scipy>=1.15,<2", "nltk>=3.10,<4"],
@@ -134,7 +140,7 @@ setup(
     package_dir=PACKAGE_DIR,
     package_data={
         "sa2va_model": ["weights/**/*"],
-        "sa2va_sim": ["assets/**/*"],
+        "sa2va_sim": ["assets/**/*", "catalogue/*.txt"],
         "sa2va_training.configs": ["**/*.yaml"],
         "sa2va_ros": ["py.typed"],
     },

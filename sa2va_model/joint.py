@@ -27,7 +27,8 @@ from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.draft_answers import DraftAnswers
 from sa2va_model.mllm.registry import build_mllm
 from sa2va_model.mllm.session import History, MllmSession, fingerprint
-from sa2va_model.mllm.types import Choice
+from sa2va_model.mllm.types import Choice, Generated
+from sa2va_model.mllm.vocabulary import Reading, Vocabulary
 from sa2va_model.results import GroundingResult
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
@@ -59,6 +60,7 @@ class JointModel(nn.Module):
             nn.Dropout(0.0),
         )
         self.sam2 = Sam2(config.sam2)
+        self.vocabulary: Vocabulary | None = None  # None = every word may be asked
         self._session = MllmSession(self.mllm, self.text_hidden_fcs)
         self._book = DraftAnswers(self.mllm.answers)
         self._segmenters: dict[tuple[object, ...], Segmenter] = {}
@@ -240,7 +242,23 @@ class JointModel(nn.Module):
         choice: KeyframeChoice,
         exact: bool,
     ) -> list[GroundingResult]:
-        asked = [prompts.referring_question(prompts.clean_expression(e)) for e in expressions]
+        readings = [self._read(prompts.clean_expression(e)) for e in expressions]
+        asked = [reading.text for reading in readings if reading.text]
+        given = iter(self._ask_for(asked, frames, choice, exact) if asked else ())
+        replies = [next(given) if reading.text else self._silence() for reading in readings]
+        return [
+            _noted(reply, reading) if reading.unknown else reply
+            for reply, reading in zip(replies, readings, strict=True)
+        ]
+
+    def _ask_for(
+        self,
+        texts: Sequence[str],
+        frames: Sequence[np.ndarray],
+        choice: KeyframeChoice,
+        exact: bool,
+    ) -> list[GroundingResult]:
+        asked = [prompts.referring_question(text) for text in texts]
         shown = [frames[i] for i in choice.indices(len(frames))]
         replies = self._replies(
             [f"{prompts.IMAGE_PLACEHOLDER}\n{question}" for question in asked],
@@ -254,6 +272,16 @@ class JointModel(nn.Module):
         if exact:
             self._book.note([reply.generated.ids for reply in replies])
         return replies
+
+    def _read(self, expression: str) -> Reading:
+        if self.vocabulary is None:
+            return Reading(expression, ())
+        return self.vocabulary.read_sentence(expression)
+
+    def _silence(self) -> GroundingResult:
+        """The reply to a sentence of which nothing is known: the model is not asked."""
+        none = torch.zeros(0, self.config.sam2.hidden_dim, device=self.device)
+        return GroundingResult("", "", (), none, Generated.nothing(self.mllm.hidden_size))
 
     # SAM-2.
 
@@ -274,3 +302,8 @@ class JointModel(nn.Module):
         while len(self._features) > max(self.config.keyframes, 1):
             self._features.popitem(last=False)
         return kept
+
+
+def _noted(reply: GroundingResult, reading: Reading) -> GroundingResult:
+    text = " ".join(part for part in (reply.text, reading.note) if part)
+    return replace(reply, text=text, unknown=reading.unknown)

@@ -75,6 +75,7 @@ class Segmentation:
         scores: float32 [K], predicted mask quality, 0..1.
         text: the model's words; with `found=False` they say why there is no mask.
         embeddings: [K, d], the prompts that gave the masks; [0, d] for visual prompts.
+        unknown: words that the model was never taught; `text` says what was done about them.
     """
 
     found: bool
@@ -82,6 +83,7 @@ class Segmentation:
     masks: np.ndarray
     scores: np.ndarray
     embeddings: Tensor | None = None
+    unknown: tuple[str, ...] = ()
 
     @cached_property
     def boxes(self) -> tuple[Box | None, ...]:

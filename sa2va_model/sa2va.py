@@ -102,6 +102,7 @@ class Sa2VA(JointModel):
             shown.masks[kept],
             shown.scores[kept],
             reply.embeddings[torch.from_numpy(kept).to(reply.embeddings.device)],
+            reply.unknown,
         )
 
     @torch.inference_mode()
@@ -283,7 +284,7 @@ class Sa2VA(JointModel):
                 written = written.split(word)[0]
             out.append(
                 Answer(
-                    reply.text,
+                    reply.said,
                     reply.phrases,
                     _stacked([followed[row] for row in rows], frames),
                     targets,

@@ -134,6 +134,7 @@ class Simulator:
                     item.moving,
                     model.names,
                     model.doubtful,
+                    model.held_out,
                 )
             )
         return facts

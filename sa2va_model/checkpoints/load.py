@@ -32,6 +32,7 @@ from sa2va_model.device import prepare, traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.qwen_config import processor_to_dict
 from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import check_profile
 
@@ -133,6 +134,7 @@ def load_model(
     if config.tied:
         language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
     model.calibration = Calibration.read(path)
+    model.vocabulary = Vocabulary.read(path)
     model.use_profile(profile)
     return model
 
@@ -171,6 +173,8 @@ def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype | None = tor
     if model.config.qwen is not None:
         _write_json(path / "preprocessor_config.json", processor_to_dict(model.config.qwen))
     model.mllm.tokenizer.save_pretrained(path)
+    if model.vocabulary is not None:
+        model.vocabulary.write(path)
 
 
 def _save_tensors(model: Sa2VA, path: Path, dtype: torch.dtype | None) -> None:

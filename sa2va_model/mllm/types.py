@@ -82,6 +82,12 @@ class Generated:
     own: Tensor
     forwards: int
 
+    @classmethod
+    def nothing(cls, hidden: int) -> Generated:
+        """Where nothing was asked."""
+        none = torch.zeros(0, hidden)
+        return cls((), torch.zeros(0, 0), none, none, 0)
+
     @property
     def states(self) -> Tensor:
         """[prompt + new - 1, C]."""

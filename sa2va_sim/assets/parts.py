@@ -61,6 +61,7 @@ class ObjectModel:
         colour: its own colour's name, "" = no single one; None = the scene gives it one.
         names: what it may be called; empty = `shape` alone.
         doubtful: nouns and colours that some people would use for it.
+        held_out: kept from training.
     """
 
     shape: str
@@ -73,6 +74,7 @@ class ObjectModel:
     colour: str | None = None
     names: tuple[str, ...] = ()
     doubtful: tuple[str, ...] = ()
+    held_out: bool = False
 
     @property
     def extent(self) -> float:

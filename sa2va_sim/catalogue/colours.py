@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which colour words fit a surface: wider ranges than the toy world's, with brown and grey, and a word for "cannot say"."""
+"""Which colour words fit a surface: wider ranges than the toy world's, brown and grey, and none where none is sure."""
 
 from __future__ import annotations
 

@@ -151,7 +151,9 @@ def _reduced(
         rows = np.concatenate([rows, np.asarray(uv, np.float64)[:, :2]], 1)
     kept, index = np.unique(np.round(rows, 5), axis=0, return_inverse=True)
     faces = index.reshape(-1)[np.asarray(mesh.faces)]
-    sides = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
+    sides = (
+        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
+    )
     faces = faces[sides].astype(np.int32)
     points = kept[:, :3].astype(np.float32)
     places = kept[:, 3:5].astype(np.float32) if uv is not None else None

@@ -28,7 +28,11 @@ def catalogue_world(number: int, split: str = "train") -> World:
     """The random room of that number with objects of a split ("train", "unseen" or "all")."""
     rng = np.random.default_rng([number, 0xCA7A])
     place = FLOOR if rng.random() < _FLOORS else TABLE
-    toys = () if place == FLOOR else tuple(str(s) for s in rng.choice(SHAPES, int(rng.integers(0, 4)), False))
+    toys = (
+        ()
+        if place == FLOOR
+        else tuple(str(s) for s in rng.choice(SHAPES, int(rng.integers(0, 4)), False))
+    )
     extra = stock(rng, _OBJECTS - len(toys), split, place)
     arena = float(rng.uniform(1.2, 3.0)) if place == FLOOR else None
     return sample_world([number, 0xCA7A], toys, clutter=3, arena=arena, extra=extra)
@@ -59,7 +63,9 @@ def render_things(
     return _squash(frame, size)
 
 
-def things_clip(seed: int, frames: int = 8, size: int = 256, split: str = "train") -> list[LabelledImage]:
+def things_clip(
+    seed: int, frames: int = 8, size: int = 256, split: str = "train"
+) -> list[LabelledImage]:
     """A clip, as `simulator.sim_clip` makes them."""
     rng = np.random.default_rng([seed, 0xC11B])
     interval = float(rng.uniform(0.08, 0.25))
@@ -71,6 +77,19 @@ def things_clip(seed: int, frames: int = 8, size: int = 256, split: str = "train
         clip.append(_squash(simulator, size))
         simulator.step(interval)
     return clip
+
+
+def exam_scene(seed: int, width: int = 640, height: int = 480) -> LabelledImage:
+    """A still table with three to seven objects, seen and unseen ones, as a camera shows it; a room for every scene."""
+    rng = np.random.default_rng([seed, 0xE8A3])
+    world = sample_world([seed, 0xE8A3], (), clutter=2, extra=stock(rng, 8, "all", TABLE))
+    scene = sample_scene(seed, SceneConfig(objects=(3, 7), camera="fixed"), world)
+    simulator = Simulator(replace(scene, ambient=float(rng.uniform(0.2, 0.5))), width, height)
+    try:
+        frame = simulator.render()
+    finally:
+        simulator.close()
+    return LabelledImage(frame.rgb, frame.instances, frame.facts)
 
 
 def _simulator(number: int, split: str) -> Simulator:

@@ -24,10 +24,12 @@ TABLE, FLOOR = "table", "floor"
 _LONGEST_ON_TABLE, _SHORTEST_ON_FLOOR = 0.5, 0.4  # metres
 _FLOOR_SCALE = 0.13  # a room as a doll's house, so that cameras and ways are those of a table
 _SIDES = (0.05, 0.34)
-_NATURAL = frozenset(
-    "apple fruit bread cake cupcake plant flowers bonsai banana chicken sushi steak hamburger logs rock banknote"
-    " snowman deer rabbit dog cat horse salad milk cactus crate".split()
-) | {"french fries", "hot dog", "roast chicken", "fruit bowl", "christmas tree", "fire hydrant"}
+_NATURAL = frozenset((
+    "apple", "fruit", "bread", "cake", "cupcake", "plant", "flowers", "bonsai", "banana", "chicken", "sushi",
+    "steak", "hamburger", "logs", "rock", "banknote", "snowman", "deer", "rabbit", "dog", "cat", "horse",
+    "salad", "milk", "cactus", "crate", "french fries", "hot dog", "roast chicken", "fruit bowl", "christmas
+    tree", "fire hydrant",
+))  # fmt: skip
 
 
 @lru_cache(maxsize=8)
@@ -85,9 +87,7 @@ def build_model(
     colour, others = spoken(surfaces)
     every = np.concatenate([s.vertices for s in surfaces])
     half, height = np.abs(every[:, :2]).max(0), float(every[:, 2].max())
-    solid = Collision(
-        "box", (float(half[0]), float(half[1]), height / 2), (0.0, 0.0, height / 2)
-    )
+    solid = Collision("box", (float(half[0]), float(half[1]), height / 2), (0.0, 0.0, height / 2))
     return ObjectModel(
         noun.name,
         tuple(_part(surface) for surface in surfaces),
@@ -97,6 +97,7 @@ def build_model(
         colour=colour,
         names=noun.names,
         doubtful=(*noun.doubtful, *others),
+        held_out=item.held_out,
     )
 
 
@@ -117,7 +118,7 @@ def _repainted(surfaces: tuple[Surface, ...], rng: np.random.Generator) -> tuple
     """The main colour becomes another; light and shade of it stay."""
     found = shares(surfaces)
     main = max(found, key=lambda name: found[name], default="")
-    if not main or found[main] < MAIN or main in EXTRA_COLOURS and rng.random() < 0.5:
+    if not main or found[main] < MAIN or (main in EXTRA_COLOURS and rng.random() < 0.5):
         return surfaces
     shade = sample_colour(rng, str(rng.choice(list(COLOURS))))
     return tuple(replace(s, texture=_tinted(s.texture, main, shade)) for s in surfaces)

@@ -25,6 +25,7 @@ class ObjectFact:
         colour: "" where it has no single one.
         names: what it may be called; empty = `shape` alone.
         doubtful: nouns and colours that some people would use for it: no sentence may hang on them.
+        held_out: the object is kept from training.
     """
 
     index: int
@@ -38,6 +39,7 @@ class ObjectFact:
     moving: bool = False
     names: tuple[str, ...] = ()
     doubtful: tuple[str, ...] = ()
+    held_out: bool = False
 
     @property
     def called(self) -> tuple[str, ...]:

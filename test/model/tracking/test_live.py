@@ -17,6 +17,7 @@ import pytest
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.config import LifecycleConfig
@@ -24,7 +25,7 @@ from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker
 from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.track_names import TrackNames
-from sa2va_model.tracks import EventKind, FrameResult, TrackState
+from sa2va_model.tracks import EventKind, FrameResult, Reason, TrackState
 
 QUIET = LiveConfig(verify_period=0)
 
@@ -68,6 +69,22 @@ def test_what_is_not_there_is_not_found() -> None:
     assert first.tracks[0].state == TrackState.NOT_FOUND
     assert first.tracks[0].mask is None
     assert not second.tracks
+
+
+def test_an_unknown_word_is_a_reason_of_its_own() -> None:
+    model = nano_model()
+    words = frozenset({"mug"}), frozenset({"red"}), frozenset({"object"})
+    model.vocabulary = Vocabulary(*words)
+    live = LiveTracker(model, QUIET)
+    live.track("the xylophone")
+    result = live.process(frames(1)[0])
+    told = result.events[-1]
+    assert (told.kind, told.reason) == (EventKind.NOT_FOUND, Reason.UNKNOWN_WORD)
+    assert told.detail == "I do not know the word 'xylophone'."
+    live.track("the red sneakers")
+    told = live.process(frames(2)[1]).events[-1]
+    assert (told.kind, told.reason) == (EventKind.FOUND, Reason.WORDS)
+    assert "I do not know the word 'sneakers'; I looked for 'the red object'." in told.detail
 
 
 def test_plain_commands_replace_and_names_stay_unique() -> None:

@@ -52,6 +52,20 @@ def _garden(seed: int, size: int) -> Scene:
     return _described([render_garden(seed, size)], seed, shapes=SHAPES)
 
 
+def _things(seed: int, size: int) -> Scene:
+    from sa2va_sim.catalogue.nouns import all_names
+    from sa2va_sim.catalogue.room import render_things
+
+    return _described([render_things(seed, size=size)], seed, shapes=all_names())
+
+
+def _things_clip(seed: int, size: int) -> Scene:
+    from sa2va_sim.catalogue.nouns import all_names
+    from sa2va_sim.catalogue.room import things_clip
+
+    return _described(things_clip(seed, 8, size), seed, shapes=all_names())
+
+
 def _described(images: list[LabelledImage], seed: int, **options: Any) -> Scene:
     """Expressions about the first picture."""
     rng = np.random.default_rng([seed, 0x5E7])
@@ -64,6 +78,8 @@ SCENES: dict[str, Callable[[int, int], Scene]] = {
     "sim-clips": _sim_clip,
     "flat-clips": _flat_clip,
     "garden": _garden,
+    "things": _things,
+    "things-clips": _things_clip,
 }
 
 
@@ -151,7 +167,7 @@ def _write(
         "split": split,
         **(_talk(first, expressions, regions=len(pictures) == 1) if talk else {}),
     }
-    objects = {fact.index + 1: f"{fact.colour} {fact.shape}" for fact in first.facts}
+    objects = {fact.index + 1: f"{fact.colour} {fact.shape}".strip() for fact in first.facts}
     if len(pictures) == 1:
         writer.add_image(name, first.rgb, first.instances, objects, **said)
         return

@@ -71,7 +71,9 @@ def dense_targets(batch: Batch, shares: Tensor) -> DenseTargets:
     side = owner.shape[-1]
     index = owner.flatten(1)[:, :, None].expand(-1, -1, 4)
     boxes = table[:, :, BOX].gather(1, index).transpose(1, 2).unflatten(2, (side, side))
-    return DenseTargets(named(COLOUR, COLOURS), named(SHAPE, CELL_SHAPES), boxes, (most > 0.2).float())
+    return DenseTargets(
+        named(COLOUR, COLOURS), named(SHAPE, CELL_SHAPES), boxes, (most > 0.2).float()
+    )
 
 
 def dense_loss(logits: Tensor, targets: DenseTargets, *, absolute: bool) -> tuple[Tensor, Tensor]:

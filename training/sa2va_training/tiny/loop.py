@@ -63,12 +63,14 @@ _HURRY = 6.0  # of the rate, for aids that begin anew while nothing else moves
 def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str, Any]]:
     """Matrices decay, vectors do not; parts that start trained go slower while new ones learn, or not at all."""
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    still = tuple(prefix for half in settings.still for prefix in HALVES[half])
     for name, parameter in learner.named_parameters():
         wanted = name.startswith(TRAINED[settings.kind])
         if settings.kind == "memory" and not clips.is_trained(name):
             wanted = False
         slow = _starts_trained(settings.kind, name)
         wanted = wanted and not (slow and settings.slow == 0)
+        wanted = wanted and not name.startswith(still)
         parameter.requires_grad_(wanted)
         if wanted:
             place = (parameter.ndim > 1, slow, name.startswith(AIDS))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sa2va_model.conv_stem import ResidualBlock, ResidualStem
 from sa2va_model.sa2va import Sa2VA
+from sa2va_training.run.precision import half_precision
 
 
 class Normed(nn.Module):
@@ -72,7 +73,7 @@ class HalfStem(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, S, S] to [B, C, h, w] float32."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):
+        with half_precision(self.training):
             tokens: Tensor = self.stem(pixels)
         return tokens.float()
 

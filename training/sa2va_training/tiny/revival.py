@@ -45,7 +45,10 @@ def revive(folder: Path, run: Path, library: Library, learner: Learner | None = 
     state = dict(given.state_dict())
     for name in WORDS:
         state[name] = spread_words(
-            state[name], given.mllm.tokenizer, learner.mllm.tokenizer, learner.model.state_dict()[name]
+            state[name],
+            given.mllm.tokenizer,
+            learner.mllm.tokenizer,
+            learner.model.state_dict()[name],
         )
     _fill(learner.model, state, folder)
     batch = Batches(library, images=_PICTURES, each=1, none_share=0.0, seed=0).at(0)
@@ -86,7 +89,7 @@ def resized_places(table: Tensor, count: int) -> Tensor:
 def spread_words(
     table: Tensor, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, like: Tensor
 ) -> Tensor:
-    """Rows [V, C] of an old vocabulary for a new one: the same tokens keep theirs, new words begin as their pieces' mean."""
+    """Rows [V, C] of an old vocabulary for a new one: old words keep theirs, new ones begin as their pieces' mean."""
     known, rows = old.get_vocab(), torch.zeros_like(like)
     for token, index in new.get_vocab().items():
         if token in known:

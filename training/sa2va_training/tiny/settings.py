@@ -37,6 +37,7 @@ class StageSettings:
             before the language half is there.
         like: folder of an exported model whose visual tokens `sight` also imitates, so that a language model that
             reads them can go on from where it is when the ViT or its stem is built anew.
+        still: halves (see `loop.HALVES`) that do not move: without the stem a step of `words` takes two thirds.
         talk: share of the steps of `words` that are about questions, captions and regions instead of expressions.
     """
 
@@ -64,6 +65,7 @@ class StageSettings:
     spoken: bool = True
     like: str = ""
     talk: float = 0.35
+    still: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.minutes > 0) == (self.steps > 0):

@@ -9,9 +9,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_model.checkpoints.presets import byte_tokenizer
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_sim.catalogue.colours import NAMES
 from sa2va_sim.catalogue.nouns import all_names
-from sa2va_sim.words.vocabulary import COLOURS, SHAPES, words
+from sa2va_sim.words.vocabulary import ABSENT_WORDS, COLOURS, SHAPES, words
 
 FOUND = "Sure, [SEG].<|im_end|>"
 ABSENT = "I cannot see that.<|im_end|>"
@@ -81,6 +82,19 @@ def corpus() -> Iterator[str]:
         yield from [word] * times
         yield from [word[0].upper() + word[1:]] * (times // 2)
     yield from [FOUND.replace("[SEG]", "").replace("<|im_end|>", ""), "user\n", "assistant\n"] * 40
+
+
+def vocabulary() -> Vocabulary:
+    """What is written beside the weights: the words that were taught."""
+    things = {*SHAPES, *SYNONYMS, *SYNONYMS.values(), *all_names(), *ABSENT_WORDS}
+    generic = {"object", "objects", "thing", "things", "one"}
+    others = {word.strip(",.?") for text in (_CHAT, *_QUESTIONS, *_ORDERS) for word in text.split()}
+    others = {word.lower() for word in {*others, *words(), *generic} if word.isalpha()}
+    people = {"hand", "person", "man", "woman", "shirt", "table"}  # of the chat alone: never seen
+    colours = {*NAMES, "gray"}
+    return Vocabulary(
+        frozenset(things), frozenset(colours), frozenset(others - people - things - colours)
+    )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:

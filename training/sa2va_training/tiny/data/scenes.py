@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_sim.catalogue.colours import NAMES
+from sa2va_sim.catalogue.nouns import all_names, class_names
 from sa2va_sim.painted.scene import flat_clip, flat_scene
 from sa2va_sim.words.expressions import describe
 from sa2va_sim.words.facts import LabelledImage, ObjectFact, measure
-from sa2va_sim.catalogue.colours import NAMES
-from sa2va_sim.catalogue.nouns import all_names, class_names
 from sa2va_sim.words.vocabulary import SHAPES
 
 SIZE = 256

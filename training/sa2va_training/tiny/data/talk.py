@@ -16,8 +16,8 @@ from sa2va_model.io.preprocessing import region_cells
 from sa2va_sim.words.dialogue import Dialogue, converse
 from sa2va_sim.words.expressions import Expression
 from sa2va_sim.words.facts import ObjectFact
-from sa2va_training.objectives.gaze import queries
 from sa2va_sim.words.vocabulary import SHAPES
+from sa2va_training.objectives.gaze import queries
 from sa2va_training.tiny.aids import object_shares
 from sa2va_training.tiny.data.batches import AREA, VISIBLE, Batch
 from sa2va_training.tiny.data.packing import IGNORED, Packed, Question, block_mask, read

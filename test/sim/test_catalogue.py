@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ordinary objects from a furniture library; the library of these tests is made here."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sa2va_model.errors import InputError
+from sa2va_sim.catalogue import furniture, meshes
+from sa2va_sim.catalogue.colours import NAMES, colour_names, spoken
+from sa2va_sim.catalogue.furniture import Furniture, credits, read_furniture
+from sa2va_sim.catalogue.meshes import load_surfaces
+from sa2va_sim.catalogue.nouns import all_names, class_names, nouns
+from sa2va_sim.catalogue.stock import build_model, usable
+from sa2va_sim.words.expressions import describe
+from sa2va_sim.words.facts import ObjectFact
+from sa2va_sim.words.vocabulary import SHAPES
+
+LIST = """id=Test
+id#1=Made#red-mug
+name#1=Coffee mug
+model#1=/made/mug.obj
+width#1=8
+depth#1=10
+height#1=12.5
+creator#1=Somebody
+id#2=Made#print
+name#2=Book
+model#2=/made/book.obj
+width#2=20
+depth#2=30
+height#2=3
+"""
+BOX = """v 0 0 0
+v 1 0 0
+v 1 1 0
+v 0 1 0
+v 0 0 2
+v 1 0 2
+v 1 1 2
+v 0 1 2
+vt 0 0
+vt 1 0
+vt 1 1
+vt 0 1
+"""
+FACES = ((1, 4, 3, 2), (5, 6, 7, 8), (1, 2, 6, 5), (2, 3, 7, 6), (3, 4, 8, 7), (4, 1, 5, 8))
+
+
+def box(material: str) -> str:
+    faces = "\n".join("f " + " ".join(f"{v}/{k + 1}" for k, v in enumerate(f)) for f in FACES)
+    return f"mtllib all.mtl\n{BOX}usemtl {material}\n{faces}\n"
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one library of two boxes: one of a plain colour, one with a picture."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    picture = np.zeros((512, 512, 3), np.uint8)
+    picture[:, :, 0] = 255  # blue, as OpenCV writes
+    picture[:256, :, :] = 255  # the upper half white
+    folder = tmp_path / "furniture"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "Made.sh3f", "w") as file:
+        file.writestr("PluginFurnitureCatalog.properties", LIST)
+        file.writestr("made/mug.obj", box("plain"))
+        file.writestr("made/book.obj", box("printed"))
+        file.writestr(
+            "made/all.mtl",
+            "newmtl plain\nKd 0.8 0.02 0.02\nnewmtl printed\nKd 1 1 1\nmap_Kd cover.png\n",
+        )
+        file.writestr("made/cover.png", cv2.imencode(".png", picture)[1].tobytes())
+    return folder
+
+
+def test_a_library_tells_names_sizes_and_makers(library: Path) -> None:
+    mug, book = read_furniture(library)
+    assert (mug.name, mug.size, mug.creator) == ("coffee mug", (0.08, 0.1, 0.125), "Somebody")
+    assert book.creator == "unknown"
+    assert credits([mug, book]).splitlines() == [
+        "- Somebody (CC-BY 3.0): coffee mug",
+        "- unknown (CC-BY 3.0): book",
+    ]
+    with pytest.raises(InputError, match="sweethome3d-furniture"):
+        read_furniture(library.parent)
+
+
+def test_the_exam_is_a_function_of_file_and_id() -> None:
+    def held(file: str, name: str) -> bool:
+        return Furniture(file, name, "", "", (1, 1, 1), (), "").held_out
+
+    # sha1 of "a.sh3f/x" begins with 0, those of "a.sh3f/y" and "a.sh3f/w" with a.
+    assert [held("a.sh3f", name) for name in "xyw"] == [True, False, False]
+
+
+def test_meshes_stand_upright_in_metres_and_keep_their_look(library: Path) -> None:
+    mug, book = read_furniture(library)
+    for item in (mug, book):
+        (surface,) = load_surfaces(item, library)
+        low, high = surface.vertices.min(0), surface.vertices.max(0)
+        assert np.allclose(high - low, item.size, atol=1e-4)
+        assert low[2] == pytest.approx(0, abs=1e-6)
+        assert np.allclose((low + high)[:2], 0, atol=1e-5)
+        (again,) = load_surfaces(item, library)  # from the cache
+        assert np.array_equal(again.vertices, surface.vertices)
+    assert spoken(load_surfaces(mug, library))[0] == "red"
+    (printed,) = load_surfaces(book, library)
+    assert max(printed.texture.shape) <= meshes.TEXTURE
+    colour, some = spoken((printed,))
+    assert {colour, *some} - {""} == {"blue", "white"}
+
+
+def test_an_object_of_the_catalogue_has_its_names(library: Path) -> None:
+    item = read_furniture(library)[0]
+    model = build_model(item, np.random.default_rng(0), repaint=0.0, folder=library)
+    assert (model.shape, model.colour) == ("mug", "red")
+    assert {"mug", "coffee mug", "cup"} <= set(model.names)
+    assert model.extent == pytest.approx(0.125, rel=0.21)
+    painted = build_model(item, np.random.default_rng(3), repaint=1.0, folder=library)
+    assert painted.colour in NAMES
+    assert painted.parts[0].texture is not None
+
+
+def test_every_split_keeps_to_its_objects(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(furniture.Furniture, "held_out", property(lambda self: self.name == "book"))
+    usable.cache_clear()
+    names = {
+        split: [item.name for item in usable(split, "table", library)]
+        for split in ("train", "unseen", "all")
+    }
+    usable.cache_clear()
+    assert names == {"train": ["coffee mug"], "unseen": ["book"], "all": ["coffee mug", "book"]}
+
+
+def test_the_table_of_nouns_is_sound() -> None:
+    table = nouns()
+    assert len(table) > 250
+    assert class_names()[: len(SHAPES)] == SHAPES
+    for noun in table.values():
+        assert not set(noun.names) & set(noun.doubtful), noun
+        assert noun.name in all_names()
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [
+        ((200, 20, 20), "red"), ((20, 20, 22), "black"), ((245, 245, 245), "white"), ((128, 128, 128), "grey"),
+        ((120, 70, 30), "brown"), ((30, 60, 200), "blue"), ((250, 220, 40), "yellow"), ((40, 160, 60), "green"),
+    ],
+)  # fmt: skip
+def test_colours_are_called_as_people_call_them(rgb: tuple[int, int, int], name: str) -> None:
+    assert NAMES[colour_names(np.array([rgb], np.uint8))[0]] == name
+
+
+def test_no_sentence_hangs_on_a_doubtful_word() -> None:
+    def fact(
+        index: int, colour: str, names: tuple[str, ...], doubtful: tuple[str, ...]
+    ) -> ObjectFact:
+        left = 0.1 + 0.4 * index
+        return ObjectFact(
+            index, colour, names[0], 0.1, (left, 0.2, left + 0.2, 0.5), 1.0, 0.06, 1.0, False, names, doubtful
+        )  # fmt: skip
+
+    facts = [fact(0, "red", ("mug",), ("cup",)), fact(1, "", ("glass", "cup"), ("red",))]
+    texts = {
+        said.text.removeprefix("the "): said.target
+        for seed in range(30)
+        for said in describe(facts, np.random.default_rng(seed), 24, shapes=("cup", "mug", "vase"))
+    }
+    assert texts["mug"] == 0
+    assert texts["glass"] == 1
+    assert "cup" not in texts  # the mug might be one
+    assert "red thing" not in texts  # the glass is partly red
+    assert all(target is None for text, target in texts.items() if "vase" in text)
