@@ -27,8 +27,8 @@ _SIDES = (0.05, 0.34)
 _NATURAL = frozenset((
     "apple", "fruit", "bread", "cake", "cupcake", "plant", "flowers", "bonsai", "banana", "chicken", "sushi",
     "steak", "hamburger", "logs", "rock", "banknote", "snowman", "deer", "rabbit", "dog", "cat", "horse",
-    "salad", "milk", "cactus", "crate", "french fries", "hot dog", "roast chicken", "fruit bowl", "christmas
-    tree", "fire hydrant",
+    "salad", "milk", "cactus", "crate", "french fries", "hot dog", "roast chicken", "fruit bowl",
+    "christmas tree", "fire hydrant",
 ))  # fmt: skip
 
 

@@ -154,6 +154,12 @@ def _sim_clips(seed: int, size: int) -> list[LabelledImage]:
     return sim_clip(seed, CLIP_FRAMES, size)
 
 
+def _things_clips(seed: int, size: int) -> list[LabelledImage]:
+    from sa2va_sim.catalogue.room import things_clip
+
+    return things_clip(seed, CLIP_FRAMES, size, "train" if seed >= TRAIN_SEEDS else "all")
+
+
 PICTURES: dict[str, Callable[[int, int], Iterator[LabelledImage]]] = {
     "flat": _flat_pictures,
     "sim": _sim_pictures,
@@ -162,6 +168,7 @@ PICTURES: dict[str, Callable[[int, int], Iterator[LabelledImage]]] = {
 CLIPS: dict[str, Callable[[int, int], list[LabelledImage]]] = {
     "flat-clips": _flat_clips,
     "sim-clips": _sim_clips,
+    "things-clips": _things_clips,
 }
 
 
