@@ -28,7 +28,7 @@ from sa2va_model.checkpoints.load import load_model
 from sa2va_model.sa2va import Sa2VA
 from sa2va_sim.catalogue.nouns import all_names
 from sa2va_sim.catalogue.room import exam_scene
-from sa2va_sim.catalogue.stock import FLOOR, TABLE, usable
+from sa2va_sim.catalogue.stock import trained_names
 from sa2va_sim.words.expressions import Expression, describe
 from sa2va_sim.words.facts import LabelledImage, ObjectFact, is_referable, seen
 from sa2va_sim.words.vocabulary import SHAPES
@@ -85,17 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def trained_nouns() -> frozenset[str]:
-    """Nouns of which some object was trained on."""
-    from sa2va_sim.catalogue.nouns import nouns
-
-    items = [item for place in (TABLE, FLOOR) for item in usable("train", place)]
-    return frozenset((*SHAPES, *(nouns()[item.name].name for item in items)))
-
-
 def questions(image: LabelledImage, seed: int) -> list[tuple[str, Expression]]:
     """Sentences of a scene with the group that each counts for."""
-    known, rng = trained_nouns(), np.random.default_rng([seed, 0xE8A3])
+    known, rng = frozenset((*SHAPES, *trained_names())), np.random.default_rng([seed, 0xE8A3])
     found: list[tuple[str, Expression]] = []
     for fact in seen(image.facts):
         if fact.shape in SHAPES and not fact.names:
@@ -105,7 +97,7 @@ def questions(image: LabelledImage, seed: int) -> list[tuple[str, Expression]]:
         clear = not any(name in (*f.called, *f.doubtful) for f in others)
         if clear and is_referable(fact, _MIN_VISIBLE, _MIN_AREA):
             said = Expression(f"the {name}", "name", fact.index, fact.colour, fact.shape)
-            found.append((f"name, {_standing(fact, known)}", said))
+            found.append((f"name, {_standing(fact, name, known)}", said))
     for said in describe(image.facts, rng, _WORDS, motion=False, shapes=all_names()):
         if said.kind == "attribute" and not _colour_and_noun(said, image):
             continue
@@ -114,10 +106,10 @@ def questions(image: LabelledImage, seed: int) -> list[tuple[str, Expression]]:
     return found
 
 
-def _standing(fact: ObjectFact, known: frozenset[str]) -> str:
+def _standing(fact: ObjectFact, name: str, known: frozenset[str]) -> str:
     if not fact.held_out:
         return "seen object"
-    return "unseen object, known noun" if fact.shape in known else "unseen object, unknown noun"
+    return "unseen object, known noun" if name in known else "unseen object, unknown noun"
 
 
 def _colour_and_noun(said: Expression, image: LabelledImage) -> bool:

@@ -47,15 +47,34 @@ def usable(split: str, place: str, folder: Path = FOLDER) -> tuple[Furniture, ..
     )
 
 
+def trained_names(folder: Path = FOLDER) -> tuple[str, ...]:
+    """What the objects that may be trained on are called."""
+    items = [item for place in (TABLE, FLOOR) for item in usable("train", place, folder)]
+    return tuple(dict.fromkeys(name for item in items for name in nouns()[item.name].names))
+
+
 @lru_cache(maxsize=64)
 def _surfaces(item: Furniture, folder: Path) -> tuple[Surface, ...]:
     return load_surfaces(item, folder)
 
 
 def draw_items(
-    rng: np.random.Generator, count: int, split: str, place: str, folder: Path = FOLDER
+    rng: np.random.Generator,
+    count: int,
+    split: str,
+    place: str,
+    folder: Path = FOLDER,
+    *,
+    even: bool = True,
 ) -> list[Furniture]:
-    """Objects at random, each noun as often as any other; now and then one noun twice."""
+    """Objects at random, each noun as often as any other; now and then one noun twice.
+
+    Args:
+        even: False = each object as often as any other.
+    """
+    if not even:
+        every = usable(split, place, folder)
+        return [every[int(k)] for k in rng.choice(len(every), min(count, len(every)), False)]
     by_noun: dict[str, list[Furniture]] = {}
     for item in usable(split, place, folder):
         by_noun.setdefault(nouns()[item.name].name, []).append(item)
@@ -139,8 +158,14 @@ def _tinted(texture: np.ndarray, main: str, shade: np.ndarray) -> np.ndarray:
 
 
 def stock(
-    rng: np.random.Generator, count: int, split: str, place: str, folder: Path = FOLDER
+    rng: np.random.Generator,
+    count: int,
+    split: str,
+    place: str,
+    folder: Path = FOLDER,
+    *,
+    even: bool = True,
 ) -> tuple[ObjectModel, ...]:
-    """Objects for a world's stock."""
-    items: Sequence[Furniture] = draw_items(rng, count, split, place, folder)
+    """Objects for a world's stock; see `draw_items`."""
+    items: Sequence[Furniture] = draw_items(rng, count, split, place, folder, even=even)
     return tuple(build_model(item, rng, place, folder=folder) for item in items)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -12,7 +12,8 @@ from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_sim.catalogue.colours import NAMES
 from sa2va_sim.catalogue.nouns import all_names
-from sa2va_sim.words.vocabulary import ABSENT_WORDS, COLOURS, SHAPES, words
+from sa2va_sim.words.expressions import function_words
+from sa2va_sim.words.vocabulary import COLOURS, SHAPES, words
 
 FOUND = "Sure, [SEG].<|im_end|>"
 ABSENT = "I cannot see that.<|im_end|>"
@@ -84,16 +85,22 @@ def corpus() -> Iterator[str]:
     yield from [FOUND.replace("[SEG]", "").replace("<|im_end|>", ""), "user\n", "assistant\n"] * 40
 
 
-def vocabulary() -> Vocabulary:
-    """What is written beside the weights: the words that were taught."""
-    things = {*SHAPES, *SYNONYMS, *SYNONYMS.values(), *all_names(), *ABSENT_WORDS}
-    generic = {"object", "objects", "thing", "things", "one"}
-    others = {word.strip(",.?") for text in (_CHAT, *_QUESTIONS, *_ORDERS) for word in text.split()}
-    others = {word.lower() for word in {*others, *words(), *generic} if word.isalpha()}
-    people = {"hand", "person", "man", "woman", "shirt", "table"}  # of the chat alone: never seen
-    colours = {*NAMES, "gray"}
+def vocabulary(nouns: Iterable[str] = ()) -> Vocabulary:
+    """What is written beside the weights: the words that were taught.
+
+    A word that was only ever asked for in vain is none of them.
+
+    Args:
+        nouns: names of ordinary objects that were trained on.
+    """
+    things = {*SHAPES, *SYNONYMS.values(), *nouns}
+    colours = {*(NAMES if nouns else COLOURS), *(("gray",) if nouns else ())}
+    asked = {word.strip(",.?") for text in (*_QUESTIONS, *_ORDERS) for word in text.split()}
+    others = {word.lower() for word in {*asked, *function_words(), "objects", "things"}}
     return Vocabulary(
-        frozenset(things), frozenset(colours), frozenset(others - people - things - colours)
+        frozenset(things),
+        frozenset(colours),
+        frozenset(word for word in others - things - colours if word.isalpha()),
     )
 
 
