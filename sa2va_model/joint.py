@@ -46,6 +46,8 @@ class JointModel(nn.Module):
         profile: how SAM-2 is computed; a name of `registry.profile_names`.
     """
 
+    vocabulary: Vocabulary | None = None  # words that it can know; None = any
+
     def __init__(
         self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, profile: str = "reference"
     ) -> None:
@@ -60,7 +62,6 @@ class JointModel(nn.Module):
             nn.Dropout(0.0),
         )
         self.sam2 = Sam2(config.sam2)
-        self.vocabulary: Vocabulary | None = None  # None = every word may be asked
         self._session = MllmSession(self.mllm, self.text_hidden_fcs)
         self._book = DraftAnswers(self.mllm.answers)
         self._segmenters: dict[tuple[object, ...], Segmenter] = {}
@@ -247,7 +248,7 @@ class JointModel(nn.Module):
         given = iter(self._ask_for(asked, frames, choice, exact) if asked else ())
         replies = [next(given) if reading.text else self._silence() for reading in readings]
         return [
-            _noted(reply, reading) if reading.unknown else reply
+            replace(reply, unknown=reading.unknown, note=reading.note) if reading.unknown else reply
             for reply, reading in zip(replies, readings, strict=True)
         ]
 
@@ -302,8 +303,3 @@ class JointModel(nn.Module):
         while len(self._features) > max(self.config.keyframes, 1):
             self._features.popitem(last=False)
         return kept
-
-
-def _noted(reply: GroundingResult, reading: Reading) -> GroundingResult:
-    text = " ".join(part for part in (reply.text, reading.note) if part)
-    return replace(reply, text=text, unknown=reading.unknown)

@@ -45,7 +45,8 @@ class GroundingResult:
         raw: as decoded, special tokens included.
         embeddings: [K, d], one prompt for SAM-2 for each [SEG].
         generated: the tokens and states behind it.
-        unknown: words of the sentence that the model was never taught; `text` then ends with what was done.
+        unknown: words of the sentence that the model was never taught.
+        note: what was done about them, for people.
     """
 
     text: str
@@ -54,6 +55,12 @@ class GroundingResult:
     embeddings: Tensor
     generated: Generated
     unknown: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def said(self) -> str:
+        """The model's words, and what it was not asked because it has no words for it."""
+        return " ".join(part for part in (self.text, self.note) if part)
 
     @property
     def found(self) -> bool:

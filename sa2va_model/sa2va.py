@@ -92,10 +92,11 @@ class Sa2VA(JointModel):
             none = np.zeros((0, *image.shape[:2]), bool)
             shown = clips.Masks(none, np.zeros(0, np.float32), np.zeros(0, bool))
         kept = shown.visible & (shown.scores >= FAINTEST)
-        text = reply.text
+        text = reply.said
         if shown.visible.any() and not kept.any():
             best = float(shown.scores[shown.visible].max())
             text = f"No mask fits these words: the best has a predicted quality of {best:.2f}."
+            text = " ".join(part for part in (text, reply.note) if part)
         return Segmentation(
             bool(kept.any()),
             text,

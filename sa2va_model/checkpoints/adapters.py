@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sa2va_model.errors import InputError
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class _Active:
     adapter: Adapter
     peft: PeftModel | None
     replaced: dict[str, Tensor]
+    vocabulary: Vocabulary | None
 
 
 _ACTIVE: WeakKeyDictionary[Sa2VA, _Active] = WeakKeyDictionary()
@@ -208,7 +210,8 @@ def load_adapter(model: Sa2VA, folder: str | Path) -> Adapter:
             replaced[name] = places[name].detach().to("cpu", copy=True)
             places[name].copy_(tensor)
     _forget_cache(model)
-    _ACTIVE[model] = _Active(adapter, peft, replaced)
+    _ACTIVE[model] = _Active(adapter, peft, replaced, model.vocabulary)
+    model.vocabulary = None  # what the adapter was taught is on no list
     return adapter
 
 
@@ -223,6 +226,7 @@ def unload_adapter(model: Sa2VA) -> bool:
     with torch.no_grad():
         for name, tensor in held.replaced.items():
             places[name].copy_(tensor)
+    model.vocabulary = held.vocabulary
     _forget_cache(model)
     return True
 

@@ -107,10 +107,6 @@ class Vocabulary:
         parts = (part for thing in self.things for part in thing.split())
         return self.colours | self.others | frozenset(parts)
 
-    def unknown(self, expression: str) -> tuple[str, ...]:
-        """The words of a sentence that were not taught, in their order."""
-        return self.read_sentence(expression).unknown
-
     def read_sentence(self, expression: str) -> Reading:
         """What of a sentence this model can understand."""
         found = list(_WORD.finditer(expression))

@@ -118,7 +118,8 @@ class FrameUpdates:
         arrived = record.announce()
         if arrived:
             reason = Reason.WORDS if record.from_text else Reason.POINTED
-            self._table.tell(EventKind.FOUND, record, frame, reason, record.label, score)
+            words = ". ".join(part for part in (record.label, record.note) if part)
+            self._table.tell(EventKind.FOUND, record, frame, reason, words, score)
         if change is not None:
             transition, reason = change
             self._rearm(record, transition.kind, frame)

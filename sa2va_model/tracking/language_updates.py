@@ -157,11 +157,12 @@ class LanguageUpdates:
             record.not_found()
             absent = Reason.UNKNOWN_WORD if reply is not None and reply.unknown else Reason.ABSENT
             reason = absent if embedding is None else Reason.NO_MASK
-            words = reply.text if reply is not None else ""
+            words = reply.said if reply is not None else ""
             self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)
             return
         self._catch_up(record, embedding, question, frame)
         label = reply.label if reply is not None else ""
+        record.note = reply.note if reply is not None else ""
         self.begin(record, question.stamp, frame, label or record.expression)
 
     def _weigh(

@@ -52,6 +52,7 @@ class TrackRecord:
     state: TrackState = TrackState.PENDING
     life: Lifecycle | None = None
     label: str = ""
+    note: str = ""  # what of its words was not understood
     announced: bool = False
     first_seen: float | None = None
     last_keyframe: float | None = None

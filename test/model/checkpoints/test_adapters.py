@@ -23,6 +23,7 @@ from sa2va_model.checkpoints.adapters import (
     wrap_language_model,
 )
 from sa2va_model.errors import InputError
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
@@ -75,6 +76,17 @@ def test_loading_gives_the_trained_model_and_unloading_the_old_one_bit_for_bit(
     assert torch.equal(answer(model), plain)
     assert active_adapter(model) is None
     assert not unload_adapter(model)
+
+
+def test_an_adapter_may_know_words_that_its_base_does_not(tmp_path: Path) -> None:
+    trained(tmp_path)
+    model = nano_model()
+    model.vocabulary = words = Vocabulary(frozenset({"mug"}), frozenset(), frozenset())
+    load_adapter(model, tmp_path)
+    assert model.vocabulary is None
+    load_adapter(model, tmp_path)
+    unload_adapter(model)
+    assert model.vocabulary is words
 
 
 def test_loading_twice_is_loading_once(tmp_path: Path) -> None:

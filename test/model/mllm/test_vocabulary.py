@@ -63,4 +63,5 @@ def test_an_unknown_thing_has_no_mask_and_its_name_is_said() -> None:
     assert known.text == plain.text
     assert np.array_equal(known.masks, plain.masks)
     part = model.ground([image], "the shiny mug")
-    assert part.text.endswith("I do not know the word 'shiny'; I looked for 'the mug'.")
+    assert part.note == "I do not know the word 'shiny'; I looked for 'the mug'."
+    assert part.said == f"{plain.text} {part.note}"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sa2va_model.checkpoints.load import load_model
+from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.internvl import InternVL
@@ -20,7 +21,7 @@ from sa2va_training.tiny.export import export_learner
 from sa2va_training.tiny.learner import Learner
 from sa2va_training.tiny.loop import Run
 from sa2va_training.tiny.nano import SIZE, small_config
-from sa2va_training.tiny.revival import resized_places, revive
+from sa2va_training.tiny.revival import resized_places, revive, spread_words
 from sa2va_training.tiny.settings import StageSettings
 
 
@@ -113,3 +114,14 @@ def test_a_folder_of_another_model_is_refused_by_name(
     with pytest.raises(InputError, match=r"weights: has no .*proj.*; expected a model exported"):
         revive(exported, tmp_path / "run", library, wider)
     assert not (tmp_path / "run").exists()
+
+
+def test_new_words_begin_as_the_mean_of_their_pieces() -> None:
+    old, new = byte_tokenizer(["mug"] * 9, 300), byte_tokenizer(["mug", "kettle"] * 9, 300)
+    table = torch.randn(len(old), 4)
+    rows = spread_words(table, old, new, torch.empty(len(new), 4))
+    for token, index in new.get_vocab().items():
+        if token in old.get_vocab():
+            assert torch.equal(rows[index], table[old.get_vocab()[token]])
+    (kettle,) = new.encode("kettle")
+    assert torch.allclose(rows[kettle], table[old.encode("kettle")].mean(0))

@@ -72,6 +72,7 @@ def load_base(settings: Settings, accelerator: Accelerator) -> Sa2VA:
     device = accelerator.device
     name = "cpu" if device.type == "cpu" else str(device)
     model = load_model(settings.model, device=name, profile="reference")
+    model.vocabulary = None  # what it is taught next is not on the list
     if settings.precision == "fp32":
         model.float()
     suit_threads(model)
