@@ -90,7 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes = actions.add_parser("synth", help="simulated scenes with masks and expressions")
     scenes.add_argument("-o", "--output", metavar="FOLDER", required=True, help="dataset folder")
     scenes.add_argument(
-        "--kind", default="sim", metavar="KIND", help="sim, flat, sim-clips, flat-clips or garden"
+        "--kind",
+        default="sim",
+        metavar="KIND",
+        help="sim, flat, things, each also as -clips; things-unseen; garden (things: make realistic)",
     )
     scenes.add_argument("--count", type=positive, default=100, metavar="N", help="scenes")
     scenes.add_argument("--first", type=int, default=5_000_000, metavar="SEED", help="first seed")

@@ -8,6 +8,7 @@ tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,11 @@ def _garden(seed: int, size: int) -> Scene:
     return _described([render_garden(seed, size)], seed, shapes=SHAPES)
 
 
-def _things(seed: int, size: int) -> Scene:
+def _things(seed: int, size: int, split: str = "train") -> Scene:
     from sa2va_sim.catalogue.nouns import all_names
     from sa2va_sim.catalogue.room import render_things
 
-    return _described([render_things(seed, size=size)], seed, shapes=all_names())
+    return _described([render_things(seed, split, size)], seed, shapes=all_names())
 
 
 def _things_clip(seed: int, size: int) -> Scene:
@@ -78,7 +79,9 @@ SCENES: dict[str, Callable[[int, int], Scene]] = {
     "sim-clips": _sim_clip,
     "flat-clips": _flat_clip,
     "garden": _garden,
+    # Ordinary objects, where they are installed: those that may be trained on, and the others.
     "things": _things,
+    "things-unseen": partial(_things, split="unseen"),
     "things-clips": _things_clip,
 }
 
