@@ -6,13 +6,14 @@ Who is away when is known beforehand, so that a demonstration can ask for the ri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sa2va_sim.layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
 from sa2va_sim.words.vocabulary import COLOURS
-from sa2va_sim.world import sample_world
+from sa2va_sim.world import World, sample_world
 
 PERIOD = 60.0  # seconds; then it begins again
 _CAST = (
@@ -78,14 +79,34 @@ def demo_scene(seed: int = 0) -> DemoScene:
         plain=True,
         scales=(1.15, 1.3),
     )
+    colours = [tuple(value / 255.0 for value in COLOURS[colour]) for colour, _ in _CAST]
+    expressions = tuple(f"the {colour} {shape}" for colour, shape in _CAST)
+    names = [colour for colour, _ in _CAST]
+    return play(world, names, colours, expressions, "the purple book", rng)
+
+
+def play(
+    world: World,
+    names: Sequence[str],
+    colours: Sequence[tuple[float, ...]],
+    expressions: tuple[str, ...],
+    absent: str,
+    rng: np.random.Generator,
+) -> DemoScene:
+    """The script with the five objects of a world's stock.
+
+    Args:
+        names, colours: of each; RGB in 0..1.
+        expressions, absent: see `DemoScene`.
+    """
     absences = (
         Absence(1, leaves=21.0, gone=23.0, back=28.0, returned=30.0),
         Absence(1, leaves=48.0, gone=50.0, back=54.0, returned=56.0),
     )
     motions = {0: _wander(_PLACES[0]), 1: _leave_and_return(_PLACES[1], absences)}
     items = []
-    for k, (colour, _) in enumerate(_CAST):
-        red, green, blue = (value / 255.0 for value in COLOURS[colour])
+    for k, colour in enumerate(names):
+        red, green, blue = colours[k]
         yaw = np.pi + rng.uniform(-0.4, 0.4) if k == 0 else rng.uniform(-0.5, 0.5)
         items.append(
             Item(
@@ -104,8 +125,7 @@ def demo_scene(seed: int = 0) -> DemoScene:
     )
     pen = Item(0, "", (0.25, 0.22, 0.2), (-0.3, 0.22, 0.0), turn_z(0.6))
     scene = Scene(world, tuple(items), (pen,), lights, 0.3, _drift(), shadows=True, period=PERIOD)
-    expressions = tuple(f"the {colour} {shape}" for colour, shape in _CAST)
-    return DemoScene(scene, expressions, 0, absences, "the purple book")
+    return DemoScene(scene, expressions, 0, absences, absent)
 
 
 def _drift() -> CameraTrack:

@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
     parser.add_argument("-o", "--output", default="out", metavar="DIR", help="where results go")
     parser.add_argument(
+        "--scene",
+        choices=("demo", "kitchen"),
+        default="demo",
+        help="what stands on the table; kitchen: ordinary things (make realistic)",
+    )
+    parser.add_argument(
         "--rate", type=float, default=10.0, metavar="HZ", help="images per second of the camera"
     )
 
@@ -87,9 +93,8 @@ def _perform(
     from sa2va_cli.demo.pictures import Performance, write_storyboard, write_video
     from sa2va_ros.bags.recorder import Recorder
     from sa2va_ros.msg import TrackerStatus
-    from sa2va_sim.scripted import demo_scene
 
-    acts, seconds = script(demo_scene())
+    acts, seconds = script(_scene(args.scene))
     logs = {name: folder / f"{name}.log" for name in ("tracker_node", "sim_camera")}
     with ExitStack() as stack:
         bar = stack.enter_context(
@@ -114,7 +119,7 @@ def _perform(
         )
         bar.update(task, description="starting the camera")
         camera = stack.enter_context(
-            node("sim_camera", logs["sim_camera"], scene="demo", rate=float(args.rate))
+            node("sim_camera", logs["sim_camera"], scene=args.scene, rate=float(args.rate))
         )
         wait_for(
             lambda: recorder.complete_shots() and recorder.names,
@@ -138,6 +143,16 @@ def _perform(
     write_video(folder / "demo.mp4", performance)
     write_storyboard(folder / "demo.png", performance)
     return rows, _summary(rows, shots, status)
+
+
+def _scene(name: str) -> DemoScene:
+    if name == "kitchen":
+        from sa2va_sim.catalogue.kitchen import kitchen_scene
+
+        return kitchen_scene()
+    from sa2va_sim.scripted import demo_scene
+
+    return demo_scene()
 
 
 def script(scene: DemoScene) -> tuple[list[Act], float]:

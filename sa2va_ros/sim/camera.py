@@ -39,8 +39,8 @@ TABLE = (
     Parameter(
         "scene",
         "random",
-        "random: a table that is a function of `seed`; demo: the scripted scene of `sa2va demo`.",
-        choices=("random", "demo"),
+        "random: a table that is a function of `seed`; demo, kitchen: the scripted scenes of `sa2va demo`.",
+        choices=("random", "demo", "kitchen"),
     ),
     Parameter("seed", 0, "Which table.", span=(0, 2**31 - 1)),
     Parameter(
@@ -96,6 +96,10 @@ class SimCamera(Node):
 
         if self._value("scene") == "demo":
             scene = demo_scene(self._value("seed")).scene
+        elif self._value("scene") == "kitchen":
+            from sa2va_sim.catalogue.kitchen import kitchen_scene
+
+            scene = kitchen_scene(self._value("seed")).scene
         else:
             config = SceneConfig(
                 objects=(3, 6), moving=self._value("moving"), seconds=self._value("seconds")

@@ -89,20 +89,23 @@ def build_model(
     rng: np.random.Generator,
     place: str = TABLE,
     repaint: float = 0.35,
+    scale: float | None = None,
     folder: Path = FOLDER,
 ) -> ObjectModel:
     """One object in metres.
 
     Args:
         repaint: chance that what has one colour, and may have any, gets another.
+        scale: factor on its true size; None = a random one, and nothing tiny or huge.
     """
     noun = nouns()[item.name]
     surfaces = _surfaces(item, folder)
     if noun.name not in _NATURAL and rng.random() < repaint:
         surfaces = _repainted(surfaces, rng)
-    longest = max(item.size) * (1.0 if place == TABLE else _FLOOR_SCALE)
-    factor = float(np.clip(longest, *_SIDES)) / max(item.size) * float(rng.uniform(0.85, 1.2))
-    surfaces = tuple(replace(s, vertices=s.vertices * factor) for s in surfaces)
+    if scale is None:
+        longest = max(item.size) * (1.0 if place == TABLE else _FLOOR_SCALE)
+        scale = float(np.clip(longest, *_SIDES)) / max(item.size) * float(rng.uniform(0.85, 1.2))
+    surfaces = tuple(replace(s, vertices=s.vertices * scale) for s in surfaces)
     colour, others = spoken(surfaces)
     every = np.concatenate([s.vertices for s in surfaces])
     half, height = np.abs(every[:, :2]).max(0), float(every[:, 2].max())
