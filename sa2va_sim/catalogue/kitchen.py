@@ -20,6 +20,7 @@ _CAST = (
     ("pottery", "the jar", 1.1),
 )
 ABSENT = "the scissors"
+_ROOM = 3  # a wooden table
 
 
 def kitchen_scene(seed: int = 0) -> DemoScene:
@@ -36,7 +37,7 @@ def kitchen_scene(seed: int = 0) -> DemoScene:
     models = tuple(
         build_model(by_name[name], rng, repaint=0.0, scale=scale) for name, _, scale in _CAST
     )
-    world = sample_world([0xC17C, seed], (), clutter=1, extra=models)
+    world = sample_world([0xC17C, seed + _ROOM], (), clutter=1, extra=models)
     names = [model.colour or "" for model in models]
     said = tuple(words for _, words, _ in _CAST)
     return play(world, names, [(1.0, 1.0, 1.0)] * len(models), said, ABSENT, rng)
