@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import zipfile
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from sa2va_model.errors import InputError
 
-FOLDER = Path("/usr/share/sweethome3d/furniture")
+_FOLDER = "/usr/share/sweethome3d/furniture"
+FOLDER_VARIABLE = "SA2VA_FURNITURE"
 APT_LINE = "sudo apt-get install -y sweethome3d-furniture"
 _LIST = "PluginFurnitureCatalog.properties"
 _LICENCES = {"BlendSwap-CC-0": "CC0", "": "CC-BY 3.0"}
@@ -53,21 +55,32 @@ class Furniture:
         return _LICENCES.get(Path(self.file).stem, _LICENCES[""])
 
 
-def installed(folder: Path = FOLDER) -> bool:
+def library_folder() -> Path:
+    """Where the libraries lie: Debian's place, or what `SA2VA_FURNITURE` says."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or _FOLDER)
+
+
+def installed() -> bool:
     """Whether any library is there."""
-    return any(folder.glob("*.sh3f"))
+    return any(library_folder().glob("*.sh3f"))
 
 
-@lru_cache(maxsize=2)
-def read_furniture(folder: Path = FOLDER) -> tuple[Furniture, ...]:
-    """Every object of every library in `folder`, people left out.
+def read_furniture() -> tuple[Furniture, ...]:
+    """Every object of every library, people left out.
 
     Raises:
         InputError: no library is there, or one cannot be read.
     """
+    return _read(library_folder())
+
+
+@lru_cache(maxsize=2)
+def _read(folder: Path) -> tuple[Furniture, ...]:
     files = sorted(path for path in folder.glob("*.sh3f") if path.name not in _LEFT_OUT)
     if not files:
-        raise InputError(f"{folder}: expected furniture libraries (*.sh3f); {APT_LINE}")
+        raise InputError(
+            f"{folder}: expected furniture libraries (*.sh3f); {APT_LINE}, or set {FOLDER_VARIABLE}"
+        )
     return tuple(item for path in files for item in _read_library(path))
 
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_sim.catalogue.furniture import FOLDER, Furniture
+from sa2va_sim.catalogue.furniture import Furniture, library_folder
 
 TRIANGLES = 3000
 TEXTURE = 128
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
     return Path(base) / "sa2va_ros" / f"catalogue-{_VERSION}"
 
 
-def load_surfaces(item: Furniture, folder: Path = FOLDER) -> tuple[Surface, ...]:
+def load_surfaces(item: Furniture) -> tuple[Surface, ...]:
     """The object's surfaces, from the cache if they are there.
 
     Raises:
@@ -62,7 +62,7 @@ def load_surfaces(item: Furniture, folder: Path = FOLDER) -> tuple[Surface, ...]
     """
     kept = cache_folder() / Path(item.file).stem / (item.model.replace("/", "_") + ".npz")
     if not kept.exists():
-        surfaces = _convert(item, folder)
+        surfaces = _convert(item)
         kept.parent.mkdir(parents=True, exist_ok=True)
         fresh = kept.with_suffix(f".{os.getpid()}.npz")
         np.savez_compressed(fresh, **_packed(surfaces))
@@ -89,8 +89,8 @@ def _packed(surfaces: tuple[Surface, ...]) -> dict[str, Any]:
     return arrays
 
 
-def _convert(item: Furniture, folder: Path) -> tuple[Surface, ...]:
-    parts = _read_parts(item, folder)
+def _convert(item: Furniture) -> tuple[Surface, ...]:
+    parts = _read_parts(item)
     total = sum(len(mesh.faces) for mesh in parts)
     share = min(1.0, TRIANGLES / max(total, 1))
     plain: dict[float, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
@@ -114,13 +114,13 @@ def _convert(item: Furniture, folder: Path) -> tuple[Surface, ...]:
     return _sized(surfaces, item)
 
 
-def _read_parts(item: Furniture, folder: Path) -> list[Any]:
+def _read_parts(item: Furniture) -> list[Any]:
     """One trimesh for each material."""
     import trimesh
     from trimesh.resolvers import ZipResolver
 
     try:
-        with zipfile.ZipFile(folder / item.file) as library:
+        with zipfile.ZipFile(library_folder() / item.file) as library:
             place = item.model.rsplit("/", 1)[0]
             inside = {
                 name: io.BytesIO(library.read(name))

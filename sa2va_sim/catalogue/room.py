@@ -10,7 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from sa2va_sim.catalogue.stock import FLOOR, TABLE, stock
+from sa2va_sim.catalogue.stock import FLOOR, TABLE, stock, usable
 from sa2va_sim.layout import STILL, Scene, SceneConfig
 from sa2va_sim.scene import sample_scene
 from sa2va_sim.simulator import Simulator
@@ -27,7 +27,7 @@ _OBJECTS = 8
 def catalogue_world(number: int, split: str = "train") -> World:
     """The random room of that number with objects of a split ("train", "unseen" or "all")."""
     rng = np.random.default_rng([number, 0xCA7A])
-    place = FLOOR if rng.random() < _FLOORS else TABLE
+    place = FLOOR if rng.random() < _FLOORS and usable(split, FLOOR) else TABLE
     toys = (
         ()
         if place == FLOOR

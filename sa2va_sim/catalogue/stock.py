@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from sa2va_sim.assets.parts import Collision, ObjectModel, Part
 from sa2va_sim.catalogue.colours import EXTRA_COLOURS, MAIN, shares, spoken
-from sa2va_sim.catalogue.furniture import FOLDER, Furniture, read_furniture
+from sa2va_sim.catalogue.furniture import Furniture, read_furniture
 from sa2va_sim.catalogue.meshes import Surface, load_surfaces
 from sa2va_sim.catalogue.nouns import nouns
 from sa2va_sim.words.vocabulary import COLOURS, sample_colour
@@ -32,8 +31,7 @@ _NATURAL = frozenset((
 ))  # fmt: skip
 
 
-@lru_cache(maxsize=8)
-def usable(split: str, place: str, folder: Path = FOLDER) -> tuple[Furniture, ...]:
+def usable(split: str, place: str) -> tuple[Furniture, ...]:
     """The objects of a split ("train", "unseen" or "all") that have a noun and belong on a "table" or the "floor"."""
     known, wanted = nouns(), SPLITS[split]
     fits = {
@@ -42,20 +40,20 @@ def usable(split: str, place: str, folder: Path = FOLDER) -> tuple[Furniture, ..
     }[place]
     return tuple(
         item
-        for item in read_furniture(folder)
+        for item in read_furniture()
         if item.name in known and item.held_out in wanted and fits(max(item.size))
     )
 
 
-def trained_names(folder: Path = FOLDER) -> tuple[str, ...]:
+def trained_names() -> tuple[str, ...]:
     """What the objects that may be trained on are called."""
-    items = [item for place in (TABLE, FLOOR) for item in usable("train", place, folder)]
+    items = [item for place in (TABLE, FLOOR) for item in usable("train", place)]
     return tuple(dict.fromkeys(name for item in items for name in nouns()[item.name].names))
 
 
 @lru_cache(maxsize=64)
-def _surfaces(item: Furniture, folder: Path) -> tuple[Surface, ...]:
-    return load_surfaces(item, folder)
+def _surfaces(item: Furniture) -> tuple[Surface, ...]:
+    return load_surfaces(item)
 
 
 def draw_items(
@@ -63,7 +61,6 @@ def draw_items(
     count: int,
     split: str,
     place: str,
-    folder: Path = FOLDER,
     *,
     even: bool = True,
 ) -> list[Furniture]:
@@ -73,10 +70,10 @@ def draw_items(
         even: False = each object as often as any other.
     """
     if not even:
-        every = usable(split, place, folder)
+        every = usable(split, place)
         return [every[int(k)] for k in rng.choice(len(every), min(count, len(every)), False)]
     by_noun: dict[str, list[Furniture]] = {}
-    for item in usable(split, place, folder):
+    for item in usable(split, place):
         by_noun.setdefault(nouns()[item.name].name, []).append(item)
     names = [str(name) for name in rng.choice(sorted(by_noun), min(count, len(by_noun)), False)]
     if len(names) > 2 and rng.random() < 0.5:
@@ -90,7 +87,6 @@ def build_model(
     place: str = TABLE,
     repaint: float = 0.35,
     scale: float | None = None,
-    folder: Path = FOLDER,
 ) -> ObjectModel:
     """One object in metres.
 
@@ -99,7 +95,7 @@ def build_model(
         scale: factor on its true size; None = a random one, and nothing tiny or huge.
     """
     noun = nouns()[item.name]
-    surfaces = _surfaces(item, folder)
+    surfaces = _surfaces(item)
     if noun.name not in _NATURAL and rng.random() < repaint:
         surfaces = _repainted(surfaces, rng)
     if scale is None:
@@ -165,10 +161,9 @@ def stock(
     count: int,
     split: str,
     place: str,
-    folder: Path = FOLDER,
     *,
     even: bool = True,
 ) -> tuple[ObjectModel, ...]:
     """Objects for a world's stock; see `draw_items`."""
-    items: Sequence[Furniture] = draw_items(rng, count, split, place, folder, even=even)
-    return tuple(build_model(item, rng, place, folder=folder) for item in items)
+    items: Sequence[Furniture] = draw_items(rng, count, split, place, even=even)
+    return tuple(build_model(item, rng, place) for item in items)

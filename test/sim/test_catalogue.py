@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -21,73 +19,20 @@ from sa2va_sim.words.expressions import describe
 from sa2va_sim.words.facts import ObjectFact
 from sa2va_sim.words.vocabulary import SHAPES
 
-LIST = """id=Test
-id#1=Made#red-mug
-name#1=Coffee mug
-model#1=/made/mug.obj
-width#1=8
-depth#1=10
-height#1=12.5
-creator#1=Somebody
-id#2=Made#print
-name#2=Book
-model#2=/made/book.obj
-width#2=20
-depth#2=30
-height#2=3
-"""
-BOX = """v 0 0 0
-v 1 0 0
-v 1 1 0
-v 0 1 0
-v 0 0 2
-v 1 0 2
-v 1 1 2
-v 0 1 2
-vt 0 0
-vt 1 0
-vt 1 1
-vt 0 1
-"""
-FACES = ((1, 4, 3, 2), (5, 6, 7, 8), (1, 2, 6, 5), (2, 3, 7, 6), (3, 4, 8, 7), (4, 1, 5, 8))
 
-
-def box(material: str) -> str:
-    faces = "\n".join("f " + " ".join(f"{v}/{k + 1}" for k, v in enumerate(f)) for f in FACES)
-    return f"mtllib all.mtl\n{BOX}usemtl {material}\n{faces}\n"
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one library of two boxes: one of a plain colour, one with a picture."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    picture = np.zeros((512, 512, 3), np.uint8)
-    picture[:, :, 0] = 255  # blue, as OpenCV writes
-    picture[:256, :, :] = 255  # the upper half white
-    folder = tmp_path / "furniture"
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "Made.sh3f", "w") as file:
-        file.writestr("PluginFurnitureCatalog.properties", LIST)
-        file.writestr("made/mug.obj", box("plain"))
-        file.writestr("made/book.obj", box("printed"))
-        file.writestr(
-            "made/all.mtl",
-            "newmtl plain\nKd 0.8 0.02 0.02\nnewmtl printed\nKd 1 1 1\nmap_Kd cover.png\n",
-        )
-        file.writestr("made/cover.png", cv2.imencode(".png", picture)[1].tobytes())
-    return folder
-
-
-def test_a_library_tells_names_sizes_and_makers(library: Path) -> None:
-    mug, book = read_furniture(library)
+def test_a_library_tells_names_sizes_and_makers(
+    furniture_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mug, book = read_furniture()
     assert (mug.name, mug.size, mug.creator) == ("coffee mug", (0.08, 0.1, 0.125), "Somebody")
     assert book.creator == "unknown"
     assert credits([mug, book]).splitlines() == [
         "- Somebody (CC-BY 3.0): coffee mug",
         "- unknown (CC-BY 3.0): book",
     ]
+    monkeypatch.setenv("SA2VA_FURNITURE", str(furniture_library.parent))
     with pytest.raises(InputError, match="sweethome3d-furniture"):
-        read_furniture(library.parent)
+        read_furniture()
 
 
 def test_the_exam_is_a_function_of_file_and_id() -> None:
@@ -98,42 +43,42 @@ def test_the_exam_is_a_function_of_file_and_id() -> None:
     assert [held("a.sh3f", name) for name in "xyw"] == [True, False, False]
 
 
-def test_meshes_stand_upright_in_metres_and_keep_their_look(library: Path) -> None:
-    mug, book = read_furniture(library)
+def test_meshes_stand_upright_in_metres_and_keep_their_look(furniture_library: Path) -> None:
+    mug, book = read_furniture()
     for item in (mug, book):
-        (surface,) = load_surfaces(item, library)
+        (surface,) = load_surfaces(item)
         low, high = surface.vertices.min(0), surface.vertices.max(0)
         assert np.allclose(high - low, item.size, atol=1e-4)
         assert low[2] == pytest.approx(0, abs=1e-6)
         assert np.allclose((low + high)[:2], 0, atol=1e-5)
-        (again,) = load_surfaces(item, library)  # from the cache
+        (again,) = load_surfaces(item)  # from the cache
         assert np.array_equal(again.vertices, surface.vertices)
-    assert spoken(load_surfaces(mug, library))[0] == "red"
-    (printed,) = load_surfaces(book, library)
+    assert spoken(load_surfaces(mug))[0] == "red"
+    (printed,) = load_surfaces(book)
     assert max(printed.texture.shape) <= meshes.TEXTURE
     colour, some = spoken((printed,))
     assert {colour, *some} - {""} == {"blue", "white"}
 
 
-def test_an_object_of_the_catalogue_has_its_names(library: Path) -> None:
-    item = read_furniture(library)[0]
-    model = build_model(item, np.random.default_rng(0), repaint=0.0, folder=library)
+def test_an_object_of_the_catalogue_has_its_names(furniture_library: Path) -> None:
+    item = read_furniture()[0]
+    model = build_model(item, np.random.default_rng(0), repaint=0.0)
     assert (model.shape, model.colour) == ("mug", "red")
     assert {"mug", "coffee mug", "cup"} <= set(model.names)
     assert model.extent == pytest.approx(0.125, rel=0.21)
-    painted = build_model(item, np.random.default_rng(3), repaint=1.0, folder=library)
+    painted = build_model(item, np.random.default_rng(3), repaint=1.0)
     assert painted.colour in NAMES
     assert painted.parts[0].texture is not None
 
 
-def test_every_split_keeps_to_its_objects(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_split_keeps_to_its_objects(
+    furniture_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(furniture.Furniture, "held_out", property(lambda self: self.name == "book"))
-    usable.cache_clear()
     names = {
-        split: [item.name for item in usable(split, "table", library)]
+        split: [item.name for item in usable(split, "table")]
         for split in ("train", "unseen", "all")
     }
-    usable.cache_clear()
     assert names == {"train": ["coffee mug"], "unseen": ["book"], "all": ["coffee mug", "book"]}
 
 

@@ -15,6 +15,7 @@ from sa2va_training.tiny import loop, stages
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.crops import SIDE, CropBatches
 from sa2va_training.tiny.data.packing import look
+from sa2va_training.tiny.data.scenes import PRESENT, SHAPE, SHAPE_NAMES, ShardSpec, write_shard
 from sa2va_training.tiny.export import export, export_learner
 from sa2va_training.tiny.loop import STAGES, Run
 from sa2va_training.tiny.nano import small_learner
@@ -50,6 +51,27 @@ def test_loss_falls_on_one_batch(kind: str, data: Path) -> None:
         losses.append(float(loss.detach()))
         assert all(np.isfinite(value) for value in report.values())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_ordinary_things_are_asked_for_and_talked_about(
+    furniture_library: Path, tmp_path: Path
+) -> None:
+    write_shard(ShardSpec("things", "train", 1_000_000, 6, 64), tmp_path)
+    library = Library({"things": 1.0}, "train", tmp_path)
+    (shard,) = library.shards.values()
+    rows = shard.objects[shard.objects[:, :, PRESENT] > 0]
+    shown = {SHAPE_NAMES[int(row[SHAPE])] for row in rows}
+    assert shown & {"mug", "book"}
+    asked = {e.text for row in shard.expressions for e in row if e.target >= 0}
+    assert any("coffee mug" in text or "cup" in text or "book" in text for text in asked)
+    learner = small_learner()
+    batches = Batches(library, images=2, each=2, none_share=0.3, seed=1)
+    for step in range(4):
+        for talk in (0.0, 1.0):
+            rng = np.random.default_rng(step)
+            loss, report = stages.words_stage(learner, batches.at(step), rng, talk=talk)
+            assert torch.isfinite(loss)
+            assert all(np.isfinite(value) for value in report.values())
 
 
 def test_stem_learns_to_name_crops(data: Path) -> None:
