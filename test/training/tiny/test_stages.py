@@ -74,6 +74,21 @@ def test_ordinary_things_are_asked_for_and_talked_about(
             assert all(np.isfinite(value) for value in report.values())
 
 
+def test_feeders_change_nothing(data: Path, tmp_path: Path) -> None:
+    """Batches made ahead by two processes are those that the training process makes itself."""
+    ends = []
+    for feeders in (0, 2):
+        torch.manual_seed(0)
+        plan = settings("words", feeders=feeders, steps=5)
+        run = Run(plan, small_learner(), runs=tmp_path / str(feeders), data=data)
+        run.train(until=3)
+        run = Run(plan, small_learner(), runs=tmp_path / str(feeders), data=data)
+        run.train()
+        ends.append(run.learner.state_dict())
+    for name, one in ends[0].items():
+        assert torch.equal(one, ends[1][name]), name
+
+
 def test_stem_learns_to_name_crops(data: Path) -> None:
     learner = small_learner()
     batch = CropBatches(Library({"flat": 1.0}, "train", data), count=8, seed=1).at(0)
@@ -108,7 +123,8 @@ def test_sight_can_imitate_a_model(data: Path, tmp_path: Path) -> None:
         settings("sam", like=imitating.like)
 
 
-def test_half_precision_is_near_full(data: Path) -> None:
+def test_half_precision_is_near_full(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     learner = small_learner()
     batches = Batches(Library({"flat": 1.0}, "train", data), images=2, each=2, none_share=0, seed=1)
     learner.eval()

@@ -60,6 +60,10 @@ def half_precision(enabled: bool = True) -> Iterator[None]:
     A step of the language half takes .58 of the time that it takes in float32 alone, on processors that multiply
     bfloat16; elsewhere it would take ten times as long, and all stays float32.
     """
+    if enabled and torch.get_default_device().type == "cuda":
+        with torch.autocast("cuda", torch.bfloat16):
+            yield
+        return
     if not (enabled and torch.cpu._is_avx512_bf16_supported()):
         yield
         return

@@ -13,6 +13,7 @@ import torch
 
 from sa2va_training.tiny.aids import box_iou
 from sa2va_training.tiny.data.batches import Batch, Library, held_batches
+from sa2va_training.tiny.data.feeder import moved
 from sa2va_training.tiny.data.packing import read
 from sa2va_training.tiny.data.scenes import BOX
 from sa2va_training.tiny.learner import Learner
@@ -30,6 +31,7 @@ class Tally:
     def add(self, **columns: torch.Tensor | np.ndarray) -> None:
         """One value per expression in every column."""
         for name, values in columns.items():
+            values = values.cpu() if isinstance(values, torch.Tensor) else values
             self.rows.setdefault(name, []).append(np.asarray(values))
 
     def column(self, name: str) -> np.ndarray:
@@ -61,11 +63,13 @@ def evaluate(learner: Learner, held: Library, count: int, kind: str) -> dict[str
         count: pictures of every held-out shard.
     """
     out: dict[str, Any] = {}
-    batches = held_batches(held, images=10, each=_EACH, total=count)
+    here = torch.get_default_device()
+    with torch.device("cpu"):
+        batches = held_batches(held, images=10, each=_EACH, total=count)
     for source, chosen in _by_source(held, batches, count).items():
         tally = Tally()
         for batch in chosen:
-            _measure(learner, batch, kind, tally)
+            _measure(learner, moved(batch, here), kind, tally)
         out[source] = summary(tally, kind)
     return out
 

@@ -28,6 +28,7 @@ from sa2va_training.run.state import read_state, write_state
 from sa2va_training.tiny import clips, stages, together
 from sa2va_training.tiny.data import crops
 from sa2va_training.tiny.data.batches import Batches, Library
+from sa2va_training.tiny.data.feeder import Feeder, moved
 from sa2va_training.tiny.evaluation import evaluate
 from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
 from sa2va_training.tiny.losses import plain
@@ -147,6 +148,8 @@ class Run:
         self.batches = _batches(settings, Library(settings.shares, "train", **places))
         self.held = Library(settings.shares, "held", **places)
         self._loss = _loss(settings)
+        self.device = torch.device(settings.device)
+        self._feeder = Feeder(self.batches, settings.feeders, self.team.size)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
         )
@@ -249,7 +252,7 @@ class Run:
             group["lr"] = group["base"] * share
         draw = self.step * self.team.size + self.team.rank
         torch.manual_seed(self.settings.seed * 1_000_003 + draw)
-        batch = self.batches.at(draw)
+        batch = moved(self._feeder.at(draw), self.device)
         rng = np.random.default_rng([self.settings.seed, draw, 1])
         loss, report = self._loss(self.learner, batch, rng)
         self.optimizer.zero_grad()

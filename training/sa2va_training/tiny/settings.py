@@ -31,6 +31,8 @@ class StageSettings:
             from the run or exports it takes the mean.
         settle: steps in which only the aids move, for models whose aids are new (`revival.py`).
         workers: processes that share the work, each with `images` pictures a step and `threads` threads.
+        device: that the stage runs on: "cpu", "cuda" or "cuda:N".
+        feeders: processes that make batches ahead; 0 = the training process makes them itself.
         look: evaluate every so many minutes; with `steps` only at the end.
         held: pictures or clips of each held-out shard that are looked at.
         spoken: the memory stage prompts with the model's own words; False = with teacher codes, so that it can run
@@ -62,6 +64,8 @@ class StageSettings:
     seed: int = 1
     threads: int = 1
     workers: int = 1
+    device: str = "cpu"
+    feeders: int = 0
     spoken: bool = True
     like: str = ""
     talk: float = 0.35
@@ -76,6 +80,10 @@ class StageSettings:
             raise InputError(
                 f"{self.name}: like is {self.like!r}; expected a stage of kind 'sight', "
                 f"as only that imitates a model, not {self.kind!r}"
+            )
+        if self.device != "cpu" and self.workers > 1:
+            raise InputError(
+                f"{self.name}: workers is {self.workers} on device {self.device!r}; expected 1 (feeders make batches)"
             )
         for share in ("none_share", "averaged"):
             if not 0 <= getattr(self, share) < 1:

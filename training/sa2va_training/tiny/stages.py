@@ -95,6 +95,7 @@ def prompt_codes(learner: Learner, batch: Batch, rng: np.random.Generator) -> Te
 def _inexact(boxes: Tensor, rng: np.random.Generator) -> Tensor:
     """Boxes [N, 4] about as wrong as a language model says them: the picture has to tell the rest."""
     error = torch.from_numpy(rng.standard_normal(boxes.shape, np.float32) * rng.uniform(0, 0.2))
+    error = error.to(boxes.device)
     sides = boxes[:, 2:].repeat(1, 2)
     return (boxes + error * sides).clamp(min=0.01, max=0.99)
 

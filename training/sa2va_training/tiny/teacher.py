@@ -24,10 +24,11 @@ class TeacherCode(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator("cpu").manual_seed(SEED)
+        here = torch.get_default_device()
 
         def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
+            return torch.randn(*shape, generator=generator, device="cpu").to(here)
 
         # A narrow decoder (tests) has fewer channels than the box has features: then the map is merely random.
         if width >= _FEATURES:

@@ -76,7 +76,9 @@ def _member(rank: int, settings: StageSettings, port: int) -> None:
     if settings.workers > 1:
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
         dist.init_process_group("gloo", rank=rank, world_size=settings.workers)
-    Run(settings, Learner(), team=Team(rank, settings.workers)).train()
+    # Whatever the stages make on the way (masks, positions, targets) is made where the weights are.
+    with torch.device(settings.device):
+        Run(settings, Learner(), team=Team(rank, settings.workers)).train()
     if settings.workers > 1:
         dist.barrier()
         dist.destroy_process_group()

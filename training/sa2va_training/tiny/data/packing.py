@@ -109,23 +109,29 @@ class Packer:
 
     def pack(self, questions: Sequence[Sequence[Question]]) -> Packed:
         """Lays out K questions for each of B images."""
-        count, each = len(questions), len(questions[0])
         rows = [[self._branch(q) for q in row] for row in questions]
         longest = max(len(ids) for row in rows for ids, _, _ in row)
-        branches = torch.full((count, each, longest), self.mllm.tokenizer.pad_token_id)
-        labels = torch.full((count, each, longest), IGNORED)
-        decide = torch.zeros(count, each, dtype=torch.long)
-        seg = torch.zeros(count, each, dtype=torch.long)
-        has_seg = torch.zeros(count, each, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            for k, (ids, target, place) in enumerate(row):
-                branches[i, k, : len(ids)] = torch.tensor(ids)
-                labels[i, k, : len(ids)] = torch.tensor(target)
-                has_seg[i, k] = self.mllm.seg_id in ids
-                decide[i, k] = place
-                seg[i, k] = ids.index(self.mllm.seg_id) if has_seg[i, k] else place
+        pad, sign = self.mllm.tokenizer.pad_token_id, self.mllm.seg_id
+
+        def filled(values: Sequence[int], filling: int) -> list[int]:
+            return [*values, *[filling] * (longest - len(values))]
+
         cells = tuple(sum((q.cells for q in row), ()) for row in questions)
-        return Packed(self._prefix, branches, labels, decide, seg, has_seg, cells)
+        # Lists first and tensors once: on a GPU every small copy is a wait.
+        return Packed(
+            self._prefix,
+            torch.tensor([[filled(ids, pad) for ids, _, _ in row] for row in rows]),
+            torch.tensor([[filled(labels, IGNORED) for _, labels, _ in row] for row in rows]),
+            torch.tensor([[place for _, _, place in row] for row in rows]),
+            torch.tensor(
+                [
+                    [ids.index(sign) if sign in ids else place for ids, _, place in row]
+                    for row in rows
+                ]
+            ),
+            torch.tensor([[sign in ids for ids, _, _ in row] for row in rows]),
+            cells,
+        )
 
     def _branch(self, question: Question) -> tuple[list[int], list[int], int]:
         """Ids of a branch, their labels and the place of the decision."""

@@ -21,7 +21,7 @@ def native_prompts(batch: Batch, size: int, rng: np.random.Generator) -> tuple[T
     meant = batch.meant
     points = torch.zeros(len(meant), 2, 2)
     labels = torch.full((len(meant), 2), -1, dtype=torch.int32)
-    masks = batch.masks(size).numpy()
+    masks = batch.masks(size).cpu().numpy()
     for i, row in enumerate(meant):
         if rng.random() < 0.5:
             centre, extent = row[BOX][:2].numpy(), row[BOX][2:].numpy()

@@ -55,7 +55,7 @@ def dialogues(batch: Batch, image: int, rng: np.random.Generator) -> list[Dialog
         Expression(e.text, e.kind, e.target if e.target >= 0 else None)
         for e in batch.expressions[image]
     ]
-    facts = facts_of(batch.objects[image].numpy())
+    facts = facts_of(batch.objects[image].cpu().numpy())
     found = converse(facts, rng, known)
     if all(fact.shape in SHAPES for fact in facts):
         return found
@@ -67,7 +67,7 @@ def dialogues(batch: Batch, image: int, rng: np.random.Generator) -> list[Dialog
 
 def region_tokens(batch: Batch, image: int, target: int, config: ModelConfig) -> tuple[int, ...]:
     """The visual tokens whose middle lies on an object, row by row, as the run time rasterises a region."""
-    mask = (batch.instances[image] == target + 1).numpy()
+    mask = (batch.instances[image] == target + 1).cpu().numpy()
     cells = region_cells(mask, config)
     return tuple(int(i) for i in cells.flatten().nonzero()[:, 0])
 
