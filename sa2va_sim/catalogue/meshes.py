@@ -70,7 +70,10 @@ def load_surfaces(item: Furniture) -> tuple[Surface, ...]:
     with np.load(kept) as stored:
         return tuple(
             Surface(
-                *(stored[f"{name}_{k}"] for name in ("vertices", "faces", "places", "texture")),
+                stored[f"vertices_{k}"],
+                stored[f"faces_{k}"],
+                stored[f"places_{k}"],
+                stored[f"texture_{k}"],
                 plain=bool(stored["plain"][k]),
                 alpha=float(stored["alpha"][k]),
             )

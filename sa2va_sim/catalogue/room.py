@@ -43,8 +43,9 @@ def catalogue_scene(seed: int, split: str = "train", config: SceneConfig = STILL
     scene = sample_scene(seed, config, catalogue_world(seed // SEEDS_PER_ROOM, split))
     rng = np.random.default_rng([seed, 0x11647])
     tint, strength = rng.uniform(0.85, 1.15, 3), float(np.exp(rng.uniform(-0.3, 0.4)))
+    red, green, blue = (float(v) for v in strength * tint)
     lights = tuple(
-        replace(light, rgb=tuple(float(v) for v in strength * tint * light.rgb))
+        replace(light, rgb=(red * light.rgb[0], green * light.rgb[1], blue * light.rgb[2]))
         for light in scene.lights
     )
     return replace(scene, lights=lights, ambient=float(rng.uniform(0.1, 0.6)))
