@@ -291,7 +291,7 @@ class JointModel(nn.Module):
     def encode_image(self, image: np.ndarray) -> ImageFeatures:
         """SAM-2's features of one image."""
         segmenter = self.segmenter
-        pixels = images.sam_pixels(image, self.config.sam2)
+        pixels = images.sam_pixels(image, self.config.sam2, self.device)
         return segmenter.encode_image(pixels.to(segmenter.device, segmenter.dtype))
 
     def features(self, image: np.ndarray) -> ImageFeatures:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both preprocessings, exactly as the official code does them: tiles for the language model, a square for SAM-2.
 
-All functions take uint8 RGB [H, W, 3] arrays. PIL's bicubic filter is used because checkpoints were trained with it.
+All functions take uint8 RGB [H, W, 3] arrays. PIL's bicubic filter is used because checkpoints were trained with it; on
+a GPU the same filter is computed there, to one count of 255, from bytes that are uploaded as they are (`RESIZERS`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -60,10 +64,63 @@ def as_rgb(image: np.ndarray, where: str = "image") -> np.ndarray:
     return np.ascontiguousarray(check_rgb(image, where))
 
 
-def normalise(image: np.ndarray, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, H, W], `(x / 255 - mean) / std`."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    return (pixels - mean[:, None, None]) / std[:, None, None]
+Size = tuple[int, int]  # height, width
+
+
+def resize_by_pil(image: np.ndarray, sizes: Sequence[Size], device: torch.device) -> list[Tensor]:
+    """One image at several sizes by PIL's bicubic filter: float32 [3, h, w], whole numbers 0..255, on `device`."""
+    picture = Image.fromarray(image)
+    out = []
+    for height, width in sizes:
+        small = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+        out.append(torch.from_numpy(small).permute(2, 0, 1).float().to(device))
+    return out
+
+
+def resize_on_device(
+    image: np.ndarray, sizes: Sequence[Size], device: torch.device
+) -> list[Tensor]:
+    """The same computed on `device`: rows, then columns, each rounded to whole numbers as PIL does."""
+    given = torch.from_numpy(np.ascontiguousarray(image))
+    if device.type == "cuda":
+        given = given.pin_memory()  # from PyTorch's pool: what is uploaded is not waited for
+    pixels = given.to(device, non_blocking=True).permute(2, 0, 1)[None].float()
+    out = []
+    for height, width in sizes:
+        narrow = _bicubic(pixels, (pixels.shape[2], width))
+        out.append(_bicubic(narrow, (height, width))[0])
+    return out
+
+
+def _bicubic(pixels: Tensor, size: Size) -> Tensor:
+    """Whole numbers 0..255 [1, 3, H, W] at another size, in whole numbers."""
+    if pixels.shape[2:] == size:
+        return pixels
+    scaled = F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+    return scaled.round_().clamp_(0, 255)
+
+
+RESIZERS = {"cuda": resize_on_device}
+"""Who resizes for a kind of device; PIL for all others."""
+
+
+def resized(image: np.ndarray, sizes: Sequence[Size], device: torch.device) -> list[Tensor]:
+    """One image at several sizes, by what is quickest for `device` (see `resize_by_pil`)."""
+    return RESIZERS.get(device.type, resize_by_pil)(image, sizes, device)
+
+
+@cache
+def _statistics(rounded: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of colours, [3, 1, 1]."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+        return (mean.bfloat16().float(), std.bfloat16().float()) if rounded else (mean, std)
+
+
+def normalise(pixels: Tensor, *, rounded: bool = False) -> Tensor:
+    """Values 0..255 [..., 3, H, W] to `(x / 255 - mean) / std`, contiguous; mean and std in bfloat16 if `rounded`."""
+    mean, std = _statistics(rounded, pixels.device)
+    return ((pixels / 255 - mean) / std).contiguous()
 
 
 def tile_grid(width: int, height: int, config: ModelConfig) -> tuple[int, int]:
@@ -89,39 +146,44 @@ def tile_grid(width: int, height: int, config: ModelConfig) -> tuple[int, int]:
     return best
 
 
-def tiles(image: np.ndarray, config: ModelConfig, *, single: bool = False) -> Tensor:
+def tiles(
+    image: np.ndarray,
+    config: ModelConfig,
+    *,
+    single: bool = False,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """The language model's view of one image: [T, 3, s, s] with s = `vision.image_size`.
 
     Args:
         image: uint8 [H, W, 3].
         single: squash to one tile, as is done for the frames of a clip.
+        device: where the tiles are wanted.
 
     Returns:
         float32; row-major tiles and, if there is more than one, the thumbnail last.
     """
-    side = config.vision.image_size
-    picture = Image.fromarray(check_rgb(image))
-    if single or not config.dynamic_image_size:
-        parts = [picture.resize((side, side), Image.Resampling.BICUBIC)]
-    else:
-        columns, rows = tile_grid(picture.width, picture.height, config)
-        grid = picture.resize((side * columns, side * rows), Image.Resampling.BICUBIC)
-        corners = [(side * x, side * y) for y in range(rows) for x in range(columns)]
-        parts = [grid.crop((x, y, x + side, y + side)) for x, y in corners]
-        if config.use_thumbnail and len(parts) > 1:
-            parts.append(picture.resize((side, side), Image.Resampling.BICUBIC))
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    return torch.stack([normalise(np.asarray(part), mean, std) for part in parts])
+    side, device = config.vision.image_size, torch.device(device)
+    height, width = check_rgb(image).shape[:2]
+    columns, rows = (1, 1)
+    if config.dynamic_image_size and not single:
+        columns, rows = tile_grid(width, height, config)
+    sizes = [(side * rows, side * columns)]
+    if config.use_thumbnail and columns * rows > 1:
+        sizes.append((side, side))
+    grid, *thumbnail = resized(image, sizes, device)
+    parts = grid.unflatten(2, (columns, side)).unflatten(
+        1, (rows, side)
+    )  # [3, rows, s, columns, s]
+    parts = parts.permute(1, 3, 0, 2, 4).flatten(0, 1)
+    return normalise(torch.cat([parts, *(small[None] for small in thumbnail)]))
 
 
-def sam_pixels(image: np.ndarray, config: Sam2Config) -> Tensor:
+def sam_pixels(image: np.ndarray, config: Sam2Config, device: torch.device | str = "cpu") -> Tensor:
     """SAM-2's view of one image: float32 [1, 3, S, S], squashed to the square without keeping the aspect."""
     size = (config.image_size, config.image_size)
-    picture = Image.fromarray(check_rgb(image)).resize(size, Image.Resampling.BICUBIC)
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    if config.rounded_normalisation:
-        mean, std = mean.bfloat16().float(), std.bfloat16().float()
-    return normalise(np.asarray(picture), mean, std)[None]
+    [pixels] = resized(check_rgb(image), [size], torch.device(device))
+    return normalise(pixels[None], rounded=config.rounded_normalisation)
 
 
 def masks_to_image(logits: Tensor, image_size: int, height: int, width: int) -> Tensor:

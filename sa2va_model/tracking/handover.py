@@ -78,8 +78,8 @@ class Vision:
         return FollowedFeatures(plain.top, plain.position, plain.high, other)
 
     def _pixels(self, image: np.ndarray, config: Sam2Config) -> Tensor:
-        pixels = images.sam_pixels(image, config)
-        return pixels.to(self.follower.device, self.follower.dtype)
+        pixels = images.sam_pixels(image, config, self.follower.device)
+        return pixels.to(self.follower.dtype)
 
     def tracker(
         self, config: TrackerConfig | None = None, policy: MemoryPolicy | None = None

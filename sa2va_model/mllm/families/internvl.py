@@ -118,7 +118,9 @@ class InternVL(Mllm):
 
     def look(self, frames: Sequence[np.ndarray], *, clip: bool) -> Visual:
         """What the vision model sees of uint8 [H, W, 3] frames; each of a clip is one tile."""
-        tiles = [images.tiles(frame, self.config, single=clip) for frame in frames]
+        tiles = [
+            images.tiles(frame, self.config, single=clip, device=self.device) for frame in frames
+        ]
         visual = self.visual_tokens(torch.cat(tiles))
         counts = tuple(len(t) * visual.shape[1] for t in tiles)
         return Visual(visual.flatten(0, 1), counts, overview=visual[-1])
