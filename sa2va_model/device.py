@@ -85,19 +85,6 @@ def require_float32(device: torch.device) -> None:
 
 
 @contextmanager
-def planned_attention() -> Iterator[None]:
-    """cuDNN's attention may be asked: for shapes that stay, as those of a graph that is captured here."""
-    if torch.backends.cuda.cudnn_sdp_enabled():
-        yield
-        return
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(False)
-
-
-@contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
     """Work in this context waits for nothing that others launch on `device`, but for what was launched before."""
     if device.type != "cuda":

@@ -50,7 +50,7 @@ class PaddedTokens:
     Attributes:
         values, positions: [N, L, memory_dim]; object pointers first, then spatial memories, used ones before others.
         lengths: int32 [N]; no row from there on is used.
-        bias: float32 [N, L], 0 where a row is used and -inf where it is not.
+        bias: float32 [N, pointer_tokens], 0 where a pointer is used and -inf where it is not.
         pointer_tokens: how many of the L rows are pointers.
     """
 
@@ -253,9 +253,7 @@ class MemoryBank:
         pointers = self._pointers[rows, :places]
         parts = config.hidden_dim // config.memory_dim
         cells, dtype = values.shape[2], pointers.dtype
-        read = torch.cat(
-            [pointer_valid.repeat_interleave(parts, 1), valid.repeat_interleave(cells, 1)], dim=1
-        )
+        read = pointer_valid.repeat_interleave(parts, 1)
         bias = torch.zeros(read.shape, device=rows.device).masked_fill_(~read, -torch.inf)
         return PaddedTokens(
             torch.cat(

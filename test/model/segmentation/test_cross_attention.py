@@ -11,6 +11,7 @@ from sa2va_model.segmentation.backends.fused import cross_attention as subject
 from sa2va_model.segmentation.backends.fused.cross_attention import (
     Tiling,
     attend_masked,
+    attend_triton,
     cross_attention,
     split_count,
 )
@@ -26,14 +27,16 @@ def expected(
         if lengths is not None:
             used[int(lengths[n]) :] = False
         if bias is not None:
-            used &= bias[n].cpu() > -torch.inf
+            used[: bias.shape[1]] &= bias[n].cpu() > -torch.inf
         if not used.any():
             rows.append(torch.zeros(query.shape[1], value.shape[2], dtype=torch.float64))
             continue
         q, k, v = (x[n].cpu().double() for x in (query, key, value))
         scores = q @ k[used].T
         if bias is not None:
-            scores += bias[n].cpu().double()[used]
+            row = torch.zeros(key.shape[1], dtype=torch.float64)
+            row[: bias.shape[1]] = bias[n].cpu()
+            scores += row[used]
         rows.append(scores.softmax(-1) @ v[used])
     return torch.stack(rows)
 
@@ -55,7 +58,8 @@ def uses(length: int, device: str = "cpu") -> list[tuple[Tensor | None, Tensor |
     bias = torch.randn(4, length, generator=torch.Generator().manual_seed(1)).to(device)
     bias[0, : length // 2] = -torch.inf
     bias[1] = -torch.inf
-    return [(None, None), (lengths, None), (None, bias), (lengths, bias)]
+    first = bias[:, : length // 3 + 1]  # the first tokens only, as many for each object
+    return [(None, None), (lengths, None), (None, bias), (lengths, bias), (lengths, first)]
 
 
 def error(out: Tensor, want: Tensor) -> float:
@@ -63,7 +67,7 @@ def error(out: Tensor, want: Tensor) -> float:
     return float((out.cpu().double() - want).norm() / want.norm())
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(5))
 def test_reads_the_used_tokens_only(case: int) -> None:
     query, key, value = inputs(4, 30, 75)
     lengths, bias = uses(75)[case]
@@ -100,12 +104,12 @@ def test_few_objects_are_split_until_the_gpu_is_full(
 @pytest.mark.skipif(
     subject.triton is None or not torch.cuda.is_available(), reason="needs Triton and a CUDA GPU"
 )
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(5))
 @pytest.mark.parametrize("splits", [0, 1, 3])
 def test_kernel_equals_the_reference(case: int, splits: int) -> None:
     query, key, value = inputs(4, 300, 1000, "cuda", torch.bfloat16)
     lengths, bias = uses(1000, "cuda")[case]
-    out = cross_attention(query, key, value, lengths, bias, Tiling(splits=splits))
+    out = attend_triton(query, key, value, lengths, bias, Tiling(splits=splits))
     want = expected(query, key, value, lengths, bias)
     assert error(out, want) < 1e-2
     assert error(attend_masked(query, key, value, lengths, bias), want) < 1e-2

@@ -131,9 +131,10 @@ def test_padded_memories_are_the_same_memories(positions: bool) -> None:
         padded = bank.padded(torch.arange(3), 4)
         for row in range(3):
             tokens = bank.tokens(row)
-            used = padded.bias[row, 0] == 0
+            used = torch.arange(padded.values.shape[1]) < padded.lengths[row]
+            used[: padded.pointer_tokens] &= padded.bias[row] == 0
             assert int(used.sum()) == len(tokens.values)
-            assert int(used[-padded.pointer_tokens :].sum()) == tokens.pointer_tokens
+            assert int(used[: padded.pointer_tokens].sum()) == tokens.pointer_tokens
             ours = torch.cat([padded.values[row][used], padded.positions[row][used]], 1)
             theirs = torch.cat([tokens.values, tokens.positions], 1)
             assert torch.allclose(_sorted(ours), _sorted(theirs), atol=1e-6)

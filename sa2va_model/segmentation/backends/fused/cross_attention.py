@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention of N objects' queries to memories of different length: one head, keys wide and values narrow.
 
-PyTorch's fused kernels want keys and values of one width, or fall to one of a quarter of the speed; and with a mask
-they compute what is masked. On CUDA this is a Triton kernel of the flash kind that stops at each object's length. A
-memory is cut into several splits, whose results are combined, where there are too few queries to fill the GPU.
-Everywhere else, and where Triton is missing, it is PyTorch's attention with a mask.
+There are several ways (`WAYS`), each the fastest somewhere: PyTorch's attention with a mask everywhere; cuDNN's, which
+wants contiguous queries and computes what is masked; and a Triton kernel of the flash kind that stops at each object's
+length, where a memory is cut into several splits, whose results are combined, if there are too few queries to fill the
+GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # a CPU build of PyTorch comes without it
-    triton = None
-
-LOG2_E = 1.4426950408889634
+from sa2va_model.segmentation.backends.fused.kernels import cudnn_attention
+from sa2va_model.segmentation.backends.fused.triton_jit import jit, tl, triton
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,6 @@ class Tiling:
 
 
 DEFAULT = Tiling()
-KERNEL = False
-"""Whether the kernel below is taken where it can be; else PyTorch's attention is."""
 
 
 def cross_attention(
@@ -54,7 +47,7 @@ def cross_attention(
     value: Tensor,
     lengths: Tensor | None = None,
     bias: Tensor | None = None,
-    tiling: Tiling = DEFAULT,
+    way: str = "auto",
 ) -> Tensor:
     """softmax(query key^T + bias) value over the first tokens of each memory; the query is already scaled.
 
@@ -63,25 +56,29 @@ def cross_attention(
         key: [N, L, D]; value: [N, L, E].
         lengths: int32 [N], how many tokens are used; None = all. Their order does not matter, so tokens that all
             objects use (pointers) come first.
-        bias: float32 [N, L], added to the scores, -inf = not used; None = zero.
-        tiling: of the kernel.
+        bias: float32 [N, B], added to the scores of the first B tokens, -inf = not used; None = zero.
+        way: of `WAYS`, or `auto`.
 
     Returns:
-        [N, M, E] in the dtype of `value`; zero where an object has nothing to read.
+        [N, M, E] in the dtype of `value`. The kernel gives zero where an object has nothing to read.
     """
-    if KERNEL and fused(query):
-        return _attend_fused(query, key, value, lengths, bias, tiling)
-    return attend_masked(query, key, value, lengths, bias)
+    if way == "auto":
+        way = pick_way(query)
+    return WAYS[way](query, key, value, lengths, bias)
+
+
+def pick_way(query: Tensor) -> str:
+    """The fastest way for these queries, by name."""
+    return "triton" if fused(query) else "masked"
 
 
 def fused(query: Tensor) -> bool:
     """The kernel takes this tensor."""
-    widths = query.shape[-1] in (16, 32, 64, 128, 256)
     return (
         triton is not None
         and query.device.type == "cuda"
         and query.dtype == torch.bfloat16
-        and widths
+        and query.shape[-1] in (16, 32, 64, 128, 256)
     )
 
 
@@ -89,20 +86,38 @@ def attend_masked(
     query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     """The same by PyTorch's attention, with a mask [N, 1, 1, L]."""
-    mask = None if bias is None else bias.float()
-    if lengths is not None:
-        beyond = torch.arange(key.shape[1], device=key.device) >= lengths[:, None]
-        row = query.new_zeros(beyond.shape, dtype=torch.float32) if mask is None else mask
-        mask = row.masked_fill(beyond, -torch.inf)
     # cuDNN refuses an answer laid out like a query whose objects share storage.
     heads = (query.contiguous()[:, None], key[:, None], value[:, None])
-    if mask is None:
+    if lengths is None and bias is None:
         return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0]
+    mask = _mask(key, lengths, bias)
     out = F.scaled_dot_product_attention(
         *heads, attn_mask=mask.to(query.dtype)[:, None, None], scale=1.0
     )[:, 0]
     empty = (mask == -torch.inf).all(1)
     return out.masked_fill(empty[:, None, None], 0)
+
+
+def _mask(key: Tensor, lengths: Tensor | None, bias: Tensor | None) -> Tensor:
+    """What is added to the scores, float32 [N, L]."""
+    count, length = key.shape[:2]
+    mask = torch.zeros(count, length, device=key.device)
+    if bias is not None:
+        mask[:, : bias.shape[1]] = bias
+    if lengths is not None:
+        beyond = torch.arange(length, device=key.device) >= lengths[:, None]
+        mask.masked_fill_(beyond, -torch.inf)
+    return mask
+
+
+def attend_cudnn(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """The same by cuDNN. It plans each new shape for up to a second, and refuses queries that share storage."""
+    given = None if lengths is None and bias is None else _mask(key, lengths, bias)
+    mask = None if given is None else given.to(query.dtype)[:, None, None]
+    heads = (x.contiguous()[:, None] for x in (query, key, value))
+    return cudnn_attention(*heads, mask)[:, 0]
 
 
 @cache
@@ -113,20 +128,20 @@ def _processors(device: int | None) -> int:
 def split_count(objects: int, rows: int, length: int, processors: int, tiling: Tiling) -> int:
     """Into how many parts a memory is cut, so that all processors have work."""
     programs = objects * -(-rows // tiling.queries)
-    most = -(
-        -length // (8 * tiling.keys)
-    )  # a split of fewer than eight steps is not worth its combining
+    # A split of fewer than eight steps is not worth its combining.
+    most = -(-length // (8 * tiling.keys))
     return max(1, min(processors // programs, most, 16))
 
 
-def _attend_fused(
+def attend_triton(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     lengths: Tensor | None,
     bias: Tensor | None,
-    tiling: Tiling,
+    tiling: Tiling = DEFAULT,
 ) -> Tensor:
+    """The same by the kernel below; bfloat16 on CUDA."""
     count, rows, width = query.shape
     length, narrow = value.shape[1:]
     splits = tiling.splits
@@ -160,6 +175,7 @@ def _attend_fused(
         rows,
         length,
         splits,
+        bias.shape[1] if bias is not None else 0,
         D=width,
         E=narrow,
         BLOCK_M=tiling.queries,
@@ -177,16 +193,20 @@ def _attend_fused(
     return out
 
 
-def _jit(function: Any) -> Any:
-    return function if triton is None else triton.jit(function)
+Way = Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+WAYS: dict[str, Way] = {
+    "masked": attend_masked,
+    "cudnn": attend_cudnn,
+    "triton": attend_triton,
+}
 
 
 # Kernels. Scores are kept in base 2: the hardware has exp2 only.
 
 
-@_jit
+@jit()
 def _step(  # type: ignore[no-untyped-def]  # pragma: no cover
-    q, k_rows, v_rows, bias_row, start, end, acc, most, total,
+    q, k_rows, v_rows, bias_row, biased, start, end, acc, most, total,
     stride_k, stride_v,
     BLOCK_N: tl.constexpr, BIASED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -201,7 +221,7 @@ def _step(  # type: ignore[no-untyped-def]  # pragma: no cover
         v = tl.load(v_rows + offset[:, None] * stride_v)
     scores = tl.dot(q, k) * 1.4426950408889634
     if BIASED:
-        row = tl.load(bias_row + offset, mask=offset < end, other=0.0)
+        row = tl.load(bias_row + offset, mask=offset < biased, other=0.0)
         scores += (row * 1.4426950408889634)[None, :]
     if MASKED:
         scores = tl.where(inside[None, :], scores, float("-inf"))
@@ -216,11 +236,11 @@ def _step(  # type: ignore[no-untyped-def]  # pragma: no cover
     return acc, higher, total
 
 
-@_jit
+@jit("count", "rows", "length", "splits", "biased")
 def _attend_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     query, key, value, lengths, bias, out, part, most_out, total_out,
     stride_qn, stride_qm, stride_kn, stride_kl, stride_vn, stride_vl, stride_bn,
-    count, rows, length, splits,
+    count, rows, length, splits, biased,
     D: tl.constexpr, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RAGGED: tl.constexpr, BIASED: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
@@ -249,14 +269,22 @@ def _attend_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     most = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     full = begin + (end - begin) // BLOCK_N * BLOCK_N
-    for start in range(begin, full, BLOCK_N):
+    plain = begin
+    if BIASED:  # few tokens at the beginning
+        plain = tl.minimum(tl.maximum(tl.cdiv(biased, BLOCK_N) * BLOCK_N, begin), full)
+        for start in range(begin, plain, BLOCK_N):
+            acc, most, total = _step(
+                q, k_rows, v_rows, bias_row, biased, start, end, acc, most, total,
+                stride_kl, stride_vl, BLOCK_N, True, False,
+            )  # fmt: skip
+    for start in range(plain, full, BLOCK_N):
         acc, most, total = _step(
-            q, k_rows, v_rows, bias_row, start, end, acc, most, total,
-            stride_kl, stride_vl, BLOCK_N, BIASED, False,
+            q, k_rows, v_rows, bias_row, biased, start, end, acc, most, total,
+            stride_kl, stride_vl, BLOCK_N, False, False,
         )  # fmt: skip
     if full < end:
         acc, most, total = _step(
-            q, k_rows, v_rows, bias_row, full, end, acc, most, total,
+            q, k_rows, v_rows, bias_row, biased, full, end, acc, most, total,
             stride_kl, stride_vl, BLOCK_N, BIASED, True,
         )  # fmt: skip
     if SPLIT:
@@ -272,7 +300,7 @@ def _attend_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
         )
 
 
-@_jit
+@jit("count", "rows", "splits")
 def _combine_kernel(  # type: ignore[no-untyped-def]  # pragma: no cover
     part, most_in, total_in, out, count, rows, splits, E: tl.constexpr, BLOCK_M: tl.constexpr
 ):

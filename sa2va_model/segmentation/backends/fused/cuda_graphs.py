@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from sa2va_model.device import CAPTURE, Turns, planned_attention
+from sa2va_model.device import CAPTURE, Turns
 
 BUCKETS = (1, 2, 4, 8, 16)
 WARM_UPS = 3
@@ -85,13 +85,22 @@ class _Captured:
             self._inputs = [torch.empty_like(tensor) for tensor in inputs]
             for buffer, tensor in zip(self._inputs, inputs, strict=True):
                 buffer.copy_(tensor)
-            with CAPTURE, planned_attention():
+            with CAPTURE:
                 self._graph, self._outputs = capture(stage, self._inputs, pool, stream)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        torch._foreach_copy_(self._inputs, list(inputs))  # one launch for all
+        _copy_all(self._inputs, inputs)
         self._graph.replay()
-        return tuple(tensor.clone() for tensor in self._outputs)
+        out = tuple(torch.empty_like(tensor) for tensor in self._outputs)
+        _copy_all(out, self._outputs)
+        return out
+
+
+def _copy_all(into: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Copies tensor for tensor, with one launch for all of a type."""
+    for kind in {tensor.dtype for tensor in into}:
+        rows = [n for n, tensor in enumerate(into) if tensor.dtype == kind]
+        torch._foreach_copy_([into[n] for n in rows], [given[n] for n in rows])
 
 
 def capture(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa2va_model.device import DeviceTraits
+from sa2va_model.segmentation.backends.fused import layer_norm
 
 Activation = str | None
 
@@ -47,7 +48,8 @@ class Dense:
         weight: [out, in]; `bias`: [out] or None.
         dtype: of the product; the input is cast to it and the output stays in it.
         rows: how many rows an input typically has; a hint for the packed layout.
-        activation: None, "relu" or "gelu" (exact).
+        activation: None, "relu" or "gelu" (exact, but in bfloat16 on a GPU: there the product's own end computes the
+            tanh form, which differs by less than the type resolves).
         packed: oneDNN's layout is tried.
     """
 
@@ -64,6 +66,7 @@ class Dense:
         self.dtype, self.activation = dtype, activation
         self.bias = None if bias is None else bias.detach().to(dtype).contiguous()
         self._weight = weight.detach().to(dtype).contiguous()
+        self._fused = self._weight.is_cuda and dtype == torch.bfloat16
         self._packed = packed and onednn_linear(dtype)
         if self._packed:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, rows)
@@ -76,10 +79,35 @@ class Dense:
             return torch.ops.mkldnn._linear_pointwise(
                 x, self._weight, self.bias, kind, [], "none" if kind == "gelu" else ""
             )
+        if self._fused and self.activation is not None and self.bias is not None:
+            rows = x.flatten(0, -2)
+            gelu = self.activation == "gelu"
+            out = torch._addmm_activation(self.bias, rows, self._weight.T, use_gelu=gelu)
+            return out.unflatten(0, x.shape[:-1])
         out = F.linear(x, self._weight, self.bias)
         if self.activation == "relu":
             return out.relu_()
         return F.gelu(out) if self.activation == "gelu" else out
+
+
+CUDNN_FROM = 1 << 30
+"""Tokens from which on cuDNN's attention is asked."""
+
+
+def cudnn_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """softmax(query key^T + mask) value by cuDNN, which plans each new shape for up to a second.
+
+    Not through PyTorch's choice among its ways, which is one for all threads.
+
+    Args:
+        query: [N, heads, Q, d], no rows of which share storage; key: [N, heads, L, d], value: [N, heads, L, e].
+        mask: [N, 1, 1, L] in the same type.
+    """
+    operator = torch.ops.aten._scaled_dot_product_cudnn_attention
+    out: Tensor = operator(query, key, value, mask, False, 0.0, False, False, scale=1.0)[0]
+    return out
 
 
 @dataclass(frozen=True)
@@ -107,6 +135,15 @@ class Kernels:
         """The same layer, prepared."""
         return self.dense(layer.weight, layer.bias, rows=rows, activation=activation)
 
+    def norm(self, module: nn.LayerNorm) -> Norm:
+        """A layer normalisation."""
+        return Norm(module)
+
+    @property
+    def residuals(self) -> torch.dtype:
+        """In which long sums are kept: on a GPU, whose kernels sum in float32, as the products are."""
+        return self.dtype if self.traits.fused_attention else torch.float32
+
     def attend_one(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(query key^T) value for one head of one object; the query is already scaled.
 
@@ -131,8 +168,9 @@ class Kernels:
         if not self.traits.fused_attention and query.dtype == torch.bfloat16:
             return (query @ key.transpose(-1, -2)).softmax(-1) @ value
         if query.ndim == 3:  # PyTorch's fused kernels want a dimension of heads
-            one = (query[:, None], key[:, None], value[:, None])
-            return F.scaled_dot_product_attention(*one, scale=1.0)[:, 0]
+            return self.attend_many(query[:, None], key[:, None], value[:, None])[:, 0]
+        if query.is_cuda and query.dtype == torch.bfloat16 and key.shape[2] >= CUDNN_FROM:
+            return cudnn_attention(query, key, value)
         return F.scaled_dot_product_attention(query, key, value, scale=1.0)
 
 
@@ -152,6 +190,16 @@ class Norm:
         """[..., C] to the same, in the dtype of `x`: float32 or bfloat16."""
         weight, bias = self._affine[x.dtype]
         return F.layer_norm(x, self._shape, weight, bias, self._eps)
+
+    def after(self, x: Tensor, more: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sum of two tensors [..., C] in the dtype of `x`, and its normalisation; `more` may be nothing."""
+        if more is None:
+            return x, self(x)
+        if layer_norm.fused(x, more):
+            weight, bias = self._affine[torch.float32]
+            return layer_norm.add_and_normalise(x, more, weight, bias, self._eps)
+        x = x + more
+        return x, self(x)
 
 
 def scale_of(width: int) -> float:

@@ -21,6 +21,7 @@ from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels, Norm, scale_of
+from sa2va_model.segmentation.backends.fused.layer_norm import normalise
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class FastMaskDecoder:
         """[N, cells, C] and mask tokens to logits [N, 4, 4h, 4w]."""
         count, side, norm = cells.shape[0], self._side, self._up_norm
         fine = self._up1(cells).float().view(count, side * side, 4, -1) + begun[0]
-        fine = F.gelu(F.layer_norm(fine, fine.shape[-1:], norm.weight, norm.bias, norm.eps))
+        fine = normalise(fine, norm.weight, norm.bias, norm.eps, gelu=True)
         finer = self._up2(fine).view(count, side * side, 16, -1) + begun[1]
         finer = F.gelu(finer).flatten(1, 2)  # [N, 16 cells, C / 8]
         networks = self._module.output_hypernetworks_mlps
@@ -183,7 +184,7 @@ class _Layer:
         tokens = self._norms[1](tokens)
         tokens = self._norms[2](tokens + layer.mlp(tokens))
         written = self._write(queries, tokens + start, tokens)
-        return tokens, self._norms[3](cells + self._write_out(written))
+        return tokens, self._norms[3].after(cells, self._write_out(written))[1]
 
     def _write(self, queries: Tensor, placed: Tensor, tokens: Tensor) -> Tensor:
         """Image cells attend to tokens; [N, cells, C / 2]."""

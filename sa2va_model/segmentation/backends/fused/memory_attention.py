@@ -20,6 +20,7 @@ from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.position_encoding import compute_axial_cis
 from torch import Tensor
 
+from sa2va_model.segmentation.backends.fused import rotate
 from sa2va_model.segmentation.backends.fused.cross_attention import cross_attention
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale_of
 
@@ -31,16 +32,27 @@ class Rotation:
         codes = compute_axial_cis(dim, side, side).to(device)
         self._cos, self._sin = codes.real.contiguous(), codes.imag.contiguous()  # [cells, dim / 2]
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """[..., cells, dim], rotated into `out` or a new tensor of the same dtype."""
+    def turn(self, x: Tensor, first: int = 0) -> Tensor:
+        """[N, L, dim], rotated in place from row `first` on, square after square; returns it."""
+        if rotate.fused(x):
+            return rotate.rotate_(x, self._cos, self._sin, first)
+        squares = x[:, first:].unflatten(1, (-1, len(self._cos)))
+        squares.copy_(self(squares))
+        return x
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., cells, dim], rotated into a new tensor of the same dtype."""
         first, second = x.chunk(2, dim=-1)
         cos, sin = self._cos.to(x.dtype), self._sin.to(x.dtype)
-        if out is None:
-            out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         low, high = out.chunk(2, dim=-1)
         torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
         torch.mul(first, sin, out=high).addcmul_(second, cos)
         return out
+
+
+_State = tuple[Tensor, Tensor | None]
+"""[N, cells, C], and what has yet to be added to it."""
 
 
 class _Layer:
@@ -92,25 +104,27 @@ class _Layer:
         self._mlp1 = kernels.dense_of(layer.linear1, rows=rows, activation="relu")
         self._mlp2 = kernels.dense_of(layer.linear2, rows=rows)
 
-    def attend_self(self, x: Tensor) -> Tensor:
-        """[N, cells, C] to the same, and what follows of it for all objects alike."""
-        query, key, value = self._qkv(self._norms[0](x)).chunk(3, dim=-1)
-        query, key = self._rotation(query), self._rotation(key)
+    def attend_self(self, state: _State) -> _State:
+        """Self-attention of N objects, and what follows of it for all of them alike."""
+        x, normal = self._norms[0].after(*state)
+        query, key, value = self._qkv(normal).chunk(3, dim=-1)
+        query, key = self._rotation.turn(query), self._rotation.turn(key)
         if self._kernels.traits.fused_attention:
             out = self._kernels.attend_many(query, key, value)
         else:
             each = zip(query, key, value, strict=True)
             out = torch.stack([self._kernels.attend_one(q, k, v) for q, k, v in each])
-        return x + self._own_out(out)
+        return x, self._own_out(out)
 
-    def query(self, x: Tensor) -> Tensor:
-        """[N, cells, C] to rotated and scaled queries."""
-        return self._rotation(self._query(self._norms[1](x)))
+    def query(self, state: _State) -> tuple[Tensor, Tensor]:
+        """The sum so far, and rotated and scaled queries of it."""
+        x, normal = self._norms[1].after(*state)
+        return x, self._rotation.turn(self._query(normal))
 
-    def finish(self, x: Tensor, read: Tensor) -> Tensor:
+    def finish(self, x: Tensor, read: Tensor) -> _State:
         """Adds what was read from memory, [N, cells, memory_dim], and the linear layers."""
-        x = x + self._cross_out(read)
-        return x + self._mlp2(self._mlp1(self._norms[2](x)))
+        x, normal = self._norms[2].after(x, self._cross_out(read))
+        return x, self._mlp2(self._mlp1(normal))
 
 
 class FastMemoryAttention:
@@ -118,7 +132,7 @@ class FastMemoryAttention:
 
     Args:
         side: of the feature map, in cells.
-        kernels: of matrix products; residuals and normalisations are float32.
+        kernels: of matrix products.
     """
 
     def __init__(self, module: MemoryAttention, side: int, kernels: Kernels) -> None:
@@ -138,8 +152,8 @@ class FastMemoryAttention:
         Returns:
             ([1, cells, C] after the first self-attention, its queries to memory).
         """
-        x = self._layers[0].attend_self(tokens + 0.1 * position)
-        return x, self._layers[0].query(x)
+        x = (tokens + 0.1 * position).to(self._kernels.residuals)
+        return self._layers[0].query(self._layers[0].attend_self((x, None)))
 
     def ragged(
         self, begun: tuple[Tensor, Tensor], memory: Sequence[tuple[Tensor, Tensor, int]]
@@ -155,18 +169,18 @@ class FastMemoryAttention:
             float32 [N, cells, C].
         """
         count = len(memory)
-        x = begun[0].expand(count, -1, -1)
         values = [value.to(self._kernels.dtype) for value, _, _ in memory]
+        x, query = (part.expand(count, -1, -1) for part in begun)
+        state: _State = (x, None)
         for index, layer in enumerate(self._layers):
             if index:
-                x = layer.attend_self(x)
-            query = layer.query(x) if index else begun[1].expand(count, -1, -1)
+                x, query = layer.query(layer.attend_self(state))
             read = [
                 self._kernels.attend_one(query[n], self._keys(layer, memory[n]), values[n])
                 for n in range(count)
             ]
-            x = layer.finish(x, torch.stack(read))
-        return self._norm(x)
+            state = layer.finish(x, torch.stack(read))
+        return self._norm.after(*state)[1].float()
 
     def _keys(self, layer: _Layer, memory: tuple[Tensor, Tensor, int]) -> Tensor:
         """Projected keys [L, C]; spatial rows are rotated in place, pointers are not."""
@@ -191,23 +205,19 @@ class FastMemoryAttention:
             begun: from `begin`.
             values: [N, L, memory_dim]; `tokens`: values plus positions.
             lengths: int32 [N]; what lies behind is not read.
-            bias: float32 [N, L], 0 or -inf, added to the scores.
+            bias: float32 [N, pointers], 0 or -inf, added to the scores of pointer tokens.
             pointers: how many of the first rows are pointer tokens.
 
         Returns:
             float32 [N, cells, C].
         """
         count, kind = len(values), self._kernels.dtype
-        x = begun[0].expand(count, -1, -1)
         values, tokens = values.to(kind), tokens.to(kind)
+        x, query = (part.expand(count, -1, -1) for part in begun)
+        state: _State = (x, None)
         for index, layer in enumerate(self._layers):
             if index:
-                x = layer.attend_self(x)
-            query = layer.query(x) if index else begun[1].expand(count, -1, -1)
-            keys = layer.key(tokens)
-            turned = torch.empty_like(keys)
-            turned[:, :pointers] = keys[:, :pointers]
-            spatial, out = (t[:, pointers:].unflatten(1, (-1, self._cells)) for t in (keys, turned))
-            self._rotation(spatial, out)
-            x = layer.finish(x, cross_attention(query, turned, values, lengths, bias))
-        return self._norm(x)
+                x, query = layer.query(layer.attend_self(state))
+            keys = self._rotation.turn(layer.key(tokens), pointers)
+            state = layer.finish(x, cross_attention(query, keys, values, lengths, bias))
+        return self._norm.after(*state)[1].float()

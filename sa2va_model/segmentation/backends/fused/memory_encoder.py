@@ -10,6 +10,7 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, channels_last, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels
+from sa2va_model.segmentation.backends.fused.layer_norm import normalise
 
 
 class FastMemoryEncoder:
@@ -70,7 +71,8 @@ class _MaskStage:
         """[N, C, s, s] to [N, C', s / 2, s / 2], channels last."""
         x = x.to(self._dtype).contiguous(memory_format=channels_last)
         x = F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
-        return F.gelu(_norm_channels(x.permute(0, 2, 3, 1), self._norm)).permute(0, 3, 1, 2)
+        x = _norm_channels(x.permute(0, 2, 3, 1), self._norm, gelu=True)
+        return x.permute(0, 3, 1, 2)
 
 
 class _Block:
@@ -96,9 +98,9 @@ class _Block:
         return x + self._second(self._first(_norm_channels(wide, self._norm)))
 
 
-def _norm_channels(x: Tensor, norm: LayerNorm2d) -> Tensor:
+def _norm_channels(x: Tensor, norm: LayerNorm2d, *, gelu: bool = False) -> Tensor:
     """Over the last dimension; float32."""
-    return F.layer_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.bias.float(), norm.eps)
+    return normalise(x, norm.weight.float(), norm.bias.float(), norm.eps, gelu=gelu)
 
 
 def _one_by_one(convolution: nn.Module, kernels: Kernels, rows: int) -> Dense:

@@ -212,7 +212,7 @@ class FusedSam2(Sam2):
             super().remember(features, bank, rows, decoded, recent, distractor)
             return
         count = bucket(len(rows))
-        special = torch.zeros_like(recent) if distractor is None else distractor
+        given_flags = (recent,) if distractor is None else (recent, distractor)
 
         def stage(
             top: Tensor,
@@ -231,11 +231,12 @@ class FusedSam2(Sam2):
             return ()
 
         masks = (decoded.logits, decoded.pointers, decoded.object_scores)
-        filled = [_fill(tensor, count) for tensor in (*masks, recent, special)]
+        filled = [_fill(tensor, count) for tensor in (*masks, *given_flags)]
         index = self._index(rows, count, bank)
         inputs = (features.top, *filled[:3], index, *filled[3:])
-        harmless = (*inputs[:-2], *(torch.zeros_like(flag) for flag in filled[3:]))
-        self._graphs.run(("remember", count), stage, inputs, harmless=harmless, owner=bank)
+        harmless = (*inputs[:5], *(torch.zeros_like(flag) for flag in filled[3:]))
+        key = ("remember", count, len(given_flags))
+        self._graphs.run(key, stage, inputs, harmless=harmless, owner=bank)
 
     @torch.inference_mode()
     def warm_up(self, bank: MemoryBank) -> None:
@@ -323,6 +324,8 @@ def _compiled(trunk: Trunk, profile: RuntimeProfile) -> Callable[[Tensor], list[
 
 def _fill(tensor: Tensor, count: int) -> Tensor:
     """[N, ...] to [count, ...] with zeros."""
+    if len(tensor) == count:
+        return tensor
     return torch.cat([tensor, tensor.new_zeros(count - len(tensor), *tensor.shape[1:])])
 
 

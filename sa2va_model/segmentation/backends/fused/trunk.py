@@ -3,10 +3,12 @@
 
 What differs from the `sam2` package's code and not from its result:
 
+- Between blocks tokens stay in the windows of the last one. A block whose windows are the same copies nothing, nor
+  does one that attends to the whole image: it does not mind their order. Pooling halves a window.
 - A window that overhangs the image is padded after the query-key-value product, with that product's bias (a padded
   token is zero), and cropped before the output product; the package multiplies the padding, too: 1764 rows instead of
   1024 in the third stage at 512 px.
-- Query scale is folded into the weights; one copy cuts windows and separates heads.
+- Query scale is folded into the weights. A sum and its normalisation are one pass.
 - The pyramid's 1 x 1 convolutions of the two fine levels and the decoder's 1 x 1 convolutions behind them are
   one product. A top-down sum passes through them at the coarse size.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +25,20 @@ from sam2.modeling.backbones.hieradet import Hiera, MultiScaleBlock
 from sam2.modeling.backbones.image_encoder import FpnNeck
 from torch import Tensor, nn
 
-from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale_of
+from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
 
 
 class Trunk:
     """The image encoder's backbone: pixels to four levels of features, channels last.
 
     Args:
-        kernels: of matrix products. From the first block that widens the channels on, residuals are in their type, too.
+        kernels: of matrix products; residuals are in their type, too, where the device wants that.
     """
 
     def __init__(self, trunk: Hiera, image_size: int, kernels: Kernels) -> None:
         proj = trunk.patch_embed.proj
         self._embed = proj if proj.weight.dtype == torch.float32 else copy.deepcopy(proj).float()
+        self._kind = kernels.residuals
         side = image_size // 4
         with torch.no_grad():
             self._position = trunk._get_pos_embed((side, side)).float().contiguous()
@@ -46,14 +50,41 @@ class Trunk:
                 side //= block.q_stride[0]
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32 or `dtype`."""
+        """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32 or the products' type."""
         x = self._embed(pixels).permute(0, 2, 3, 1) + self._position
+        tokens = _Tokens(x.to(self._kind), None, x.shape[1], x.shape[1])
         levels = []
         for index, block in enumerate(self._blocks):
-            x = block(x)
+            tokens = block(tokens)
             if index in self._ends:
-                levels.append(x)
+                levels.append(tokens.whole())
         return levels
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """An image's tokens in windows.
+
+    Attributes:
+        x: [B * windows, w, w, C], windows in rows.
+        rest: what has yet to be added to `x`, of the same shape.
+        window: w; `side`: of the image.
+    """
+
+    x: Tensor
+    rest: Tensor | None
+    window: int
+    side: int
+
+    def whole(self) -> Tensor:
+        """[B, s, s, C], with all added."""
+        return _merge(self.x if self.rest is None else self.x + self.rest, self.window, self.side)
+
+    def cut(self, window: int) -> _Tokens:
+        """The same in other windows, which fit."""
+        if window == self.window:
+            return self
+        return _Tokens(_split(self.whole(), window), None, window, self.side)
 
 
 class _Block:
@@ -61,9 +92,9 @@ class _Block:
 
     def __init__(self, block: MultiScaleBlock, side: int, kernels: Kernels) -> None:
         self._kernels, attention = kernels, block.attn
-        self._norm1, self._norm2 = Norm(block.norm1), Norm(block.norm2)
+        self._norm1, self._norm2 = kernels.norm(block.norm1), kernels.norm(block.norm2)
         self._heads = attention.num_heads
-        self._window = block.window_size
+        self._window = block.window_size or side
         self._pool = block.q_stride[0] if block.q_stride else 1
         self._side = side
         rows = side * side
@@ -80,40 +111,66 @@ class _Block:
         if block.dim != block.dim_out:
             self._shortcut = kernels.dense_of(block.proj, rows=rows)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] to [B, h / pool, w / pool, C']; the dtype of `x`, or the products' where channels widen."""
-        normal = self._norm1(x)
+    def __call__(self, tokens: _Tokens) -> _Tokens:
+        """Of a side to the same, or to half of it; the type of `x`, or the products' where channels widen."""
+        window, side = self._window, self._side
+        overhang = side % window != 0
+        if overhang:
+            tokens = tokens.cut(side)
+        elif window < side or self._pool > 1:
+            tokens = tokens.cut(window)
+        x, normal = self._norm1.after(tokens.x, tokens.rest)
         if self._shortcut is not None:
             x = _max_pool(self._shortcut(normal), self._pool)
-        x = x + self._attend(self._qkv(normal))
-        return x + self._mlp2(self._mlp1(self._norm2(x)))
+        qkv = self._qkv(normal)
+        read = self._attend_padded(qkv) if overhang else self._attend(qkv, tokens.window)
+        x, normal = self._norm2.after(x, self._out(read))
+        rest = self._mlp2(self._mlp1(normal))
+        return _Tokens(x, rest, tokens.window // self._pool, side // self._pool)
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """[B, s, s, 3 C'] to [B, s / pool, s / pool, C']."""
-        batch, side, heads = qkv.shape[0], self._side, self._heads
-        window = self._window or side
-        count = -(-side // window)
-        if count * window != side:
-            assert self._qkv.bias is not None
-            whole = self._qkv.bias.expand(batch, count * window, count * window, -1).contiguous()
-            whole[:, :side, :side] = qkv
-            qkv = whole
-        # [3, windows, heads, tokens, channels of a head]
-        cut = qkv.view(batch, count, window, count, window, 3, heads, -1)
-        cut = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(
-            3, batch * count * count, heads, window * window, -1
-        )
-        query, key, value = cut.unbind()
+    def _attend(self, qkv: Tensor, window: int) -> Tensor:
+        """[B * windows, w, w, 3 C'] to [B * windows, w / pool, w / pool, C']; `window` is how they lie."""
+        area = self._window**2
+        cut = qkv.view(-1, area, 3, self._heads, qkv.shape[-1] // (3 * self._heads))
+        query, key, value = cut.transpose(1, 3).unbind(2)  # [windows, heads, tokens, channels]
         if self._pool > 1:
-            query = _max_pool(query.reshape(-1, window, window, query.shape[-1]), self._pool)
-            window, side = window // self._pool, side // self._pool
-            query = query.reshape(cut.shape[1], heads, window * window, -1)
+            query = cut[:, :, 0].flatten(2).unflatten(1, (self._window, self._window))
+            query = _max_pool(query, self._pool)
+            window //= self._pool
+            query = query.reshape(len(cut), -1, *cut.shape[3:]).transpose(1, 2)
         out = self._kernels.attend_many(query, key, value)
-        out = out.view(batch, count, count, heads, window, window, -1)
-        out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(
-            batch, count * window, count * window, heads * out.shape[-1]
-        )
-        return self._out(out[:, :side, :side])
+        return out.transpose(1, 2).reshape(-1, window, window, out.shape[1] * out.shape[-1])
+
+    def _attend_padded(self, qkv: Tensor) -> Tensor:
+        """[B, s, s, 3 C'] to [B, s / pool, s / pool, C'], in windows that overhang the image."""
+        side, window = self._side, self._window
+        count = -(-side // window)
+        padded = count * window
+        assert self._qkv.bias is not None
+        whole = self._qkv.bias.expand(len(qkv), padded, padded, -1).contiguous()
+        whole[:, :side, :side] = qkv
+        read = self._attend(_split(whole, window), window)
+        side, window = side // self._pool, window // self._pool
+        return _merge(read, window, count * window)[:, :side, :side]
+
+
+def _split(x: Tensor, window: int) -> Tensor:
+    """[B, s, s, C] to windows [B * windows, w, w, C]."""
+    side, channels = x.shape[1], x.shape[-1]
+    if window == side:
+        return x
+    count = side // window
+    cut = x.view(-1, count, window, count, window, channels).transpose(2, 3)
+    return cut.reshape(-1, window, window, channels)
+
+
+def _merge(x: Tensor, window: int, side: int) -> Tensor:
+    """Windows [B * windows, w, w, C] to [B, s, s, C]."""
+    if window == side:
+        return x
+    count = side // window
+    cut = x.view(-1, count, count, window, window, x.shape[-1]).transpose(2, 3)
+    return cut.reshape(-1, side, side, x.shape[-1])
 
 
 def _max_pool(x: Tensor, size: int) -> Tensor:
