@@ -73,7 +73,9 @@ class TrackerNode(DeferredLifecycleNode):
         self._router = Router(self._session, self._tracks, self._questions.ask, self._target)
         self._goals = TrackAction(self, self._router, self._need_active)
         self._adapters = AdapterChange(self._session, self._pipeline, self._quiet)
-        Services(self, self._session, self._pipeline, self._router, self._adapters)
+        Services(
+            self, self._session, self._pipeline, self._router, self._adapters, self._need_active
+        )
         self._choose_target(self._value("target"))
         Predictions(self, self._pipeline)
         self._health = Health(self, self._session, self._pipeline)
@@ -298,7 +300,8 @@ class TrackerNode(DeferredLifecycleNode):
             self._refuse(error)
         else:
             self.get_logger().info(f"command: {command.kind.value} {command.text!r}")
-            if not self._pipeline.worker.input_rate.rate():
+            silence = self._pipeline.worker.input_rate.silence()
+            if not silence <= self._value("image_timeout"):  # NaN: none has come
                 topic = self._image_topic
                 self.get_logger().warning(f"no images arrive on {topic}; it waits for them")
 

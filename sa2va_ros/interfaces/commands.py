@@ -5,6 +5,8 @@
     + the blue bowl        also track this
     stop                   stop all tracks
     stop the red mug       stop the track of that id or expression
+    stop sign              an object: commands are whole words; "stop" in quotes is an object, too
+    find the red mug       the red mug; find, track, follow, look for … go before an article
     what is on the table?  ask the scene (a text that ends in a question mark)
 
 Commands come from speech, web pages or other machines: they are data. They are bounded in length,
@@ -13,6 +15,7 @@ hold no control characters, and are never evaluated or formatted.
 
 from __future__ import annotations
 
+import re
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -25,6 +28,14 @@ from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_ros.interfaces.target import ENDED, TargetChoice
 
 MAX_NAME = 80  # characters of a track's id
+_ARTICLES = ("the", "a", "an", "this", "that", "my", "your", "all", "both")
+_VERBS = re.compile(
+    r"^(please\s+)?(find|track|follow|segment|look for|search for|keep an eye on)\s+"
+    rf"(?=({'|'.join(_ARTICLES)})\b)",
+    re.IGNORECASE,
+)
+_ALL = ("", "all", "everything", "it", "tracking", "following", "now", "please")
+_QUOTES = ('""', "''", "\u201c\u201d", "\u201e\u201c", "\u00ab\u00bb")
 GIVEN = 256  # commands that are remembered until an image shows them
 MAX_LENGTH = 300  # characters; a referring expression of the training data has at most some 60
 
@@ -70,21 +81,50 @@ def clean_name(text: str) -> str:
     return clean_text(text, "name") if text.strip() else ""
 
 
-def parse_command(text: str) -> Command:
+def parse_command(text: str, names: Iterable[str] = ()) -> Command:
     """Read one command.
+
+    Commands are whole words: `stop` alone, `stop` and an article, and `stop` and the id or the expression of a track
+    are commands, `stop sign` is an object. What stands in quotes is an object, whatever its words.
+
+    Args:
+        names: ids and expressions of the tracks there are.
 
     Raises:
         InputError: empty, too long, unprintable, or `+` with nothing after it.
     """
     words = clean_text(text)
+    if _unquoted(words) is not None:
+        return Command(CommandKind.TRACK, words)
     if words.endswith(("?", "？")):  # the second: Chinese and Japanese keyboards
         return Command(CommandKind.ASK, words)
     if words.startswith("+"):
         return Command(CommandKind.ADD, clean_text(words[1:], "expression after '+'"))
     verb, _, rest = words.partition(" ")
-    if verb.rstrip(".!").lower() == "stop":
-        return Command(CommandKind.STOP, rest)
+    if verb.rstrip(".!,").lower() == "stop":
+        name = rest.rstrip(".!")
+        if name.lower() in _ALL:
+            return Command(CommandKind.STOP, "")
+        known = {known.casefold() for known in names}
+        quoted, first = _unquoted(name), name.split(" ")[0].lower()
+        if quoted or first in _ARTICLES or "_" in name or name.casefold() in known:
+            return Command(CommandKind.STOP, quoted or name)
     return Command(CommandKind.TRACK, words)
+
+
+def object_words(text: str) -> str:
+    """What is to be tracked: `find the red mug` is the red mug, and `"track the ball"` in quotes is those words.
+
+    A verb goes only before an article: a `track suit` stays one.
+    """
+    quoted = _unquoted(text)
+    return quoted if quoted is not None else _VERBS.sub("", text)
+
+
+def _unquoted(text: str) -> str | None:
+    """What stands between the quotes around a whole text; None without."""
+    inside = text[1:-1].strip()
+    return inside if len(text) > 2 and text[0] + text[-1] in _QUOTES and inside else None
 
 
 def tracks_named(name: str, tracks: Iterable[Track], what: str = "stop") -> list[str]:
@@ -148,7 +188,9 @@ class Router:
 
     def run(self, text: str) -> Command:
         """Carry out one line of the `command` topic and return what it meant."""
-        command = parse_command(text)
+        known = self._known().values()
+        names = [name for track in known for name in (track.id, track.expression) if name]
+        command = parse_command(text, names)
         if command.kind is CommandKind.ASK:
             self._ask(command.text)
         elif command.kind is CommandKind.STOP:
@@ -167,7 +209,7 @@ class Router:
             replace: stop all others.
             select: it becomes the target.
         """
-        words = clean_text(expression, "expression")
+        words = object_words(clean_text(expression, "expression"))
         if track_id:
             track_id = clean_text(track_id, "track_id", MAX_NAME)
         name = self._targets.track(words, track_id=track_id or None, replace=replace)

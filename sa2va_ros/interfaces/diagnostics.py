@@ -39,6 +39,7 @@ class Readings:
         silence: seconds since the last image; NaN = none since activation.
         image_timeout: seconds without an image that are a warning.
         received, processed, dropped, rejected, skipped: images.
+        rejected_in_row: images since the last one that could be used.
         reason: why the last image was rejected.
         latency_p50, latency_p95, overhead_p50, overhead_p95, step_p95, first_mask: seconds; NaN = not known.
         latency_warning: seconds from which on p95 is a warning; 0 = never.
@@ -65,6 +66,7 @@ class Readings:
     dropped: int = 0
     rejected: int = 0
     skipped: int = 0
+    rejected_in_row: int = 0
     reason: str = ""
     latency_p50: float = float("nan")
     latency_p95: float = float("nan")
@@ -108,7 +110,7 @@ def _images(now: Readings) -> Finding:
     level, message = Level.OK, f"{now.input_fps:.1f} images/s"
     if not now.active:
         message = "not active"
-    elif now.rejected >= max(MANY, now.received - now.dropped):
+    elif now.rejected_in_row >= MANY and (now.rejected or now.silence <= now.image_timeout):
         level, message = Level.ERROR, f"no image can be used: {now.reason}"
     elif not now.silence <= now.image_timeout:
         level = Level.WARN

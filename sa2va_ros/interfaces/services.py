@@ -45,6 +45,7 @@ class Services:
 
     Args:
         adapters: loads them.
+        active: raises InputError with the reason while the node cannot track anything.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Services:
         pipeline: Pipeline,
         router: Router,
         adapters: AdapterChange,
+        active: Callable[[], None],
     ) -> None:
+        self._active = active
         self._session, self._pipeline, self._router = session, pipeline, router
         self._node, self._adapters = node, adapters
         served = {
@@ -72,6 +75,7 @@ class Services:
             create_deferred_service(node, kind, f"~/{name}", _refusing(serve))
 
     def _set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> None:
+        self._active()
         response.track_id = self._router.track(
             request.expression,
             track_id=request.track_id,
@@ -87,6 +91,7 @@ class Services:
         response.success = True
 
     def _add_prompt(self, request: AddPrompt.Request, response: AddPrompt.Response) -> None:
+        self._active()
         arguments = conversions_tracks.prompt_arguments(request.prompt)
         if (latest := self._pipeline.latest) is not None:
             conversions_tracks.check_prompt(arguments, latest.admitted.frame.rgb.shape[:2])

@@ -117,6 +117,7 @@ class Health:
             input_fps=worker.input_rate.rate(),
             tracker_fps=worker.output_rate.rate(),
             **changed,
+            rejected_in_row=counts["rejected_in_row"],
             reason=counts["last_reason"],
             latency_p50=latencies.percentile(50),
             latency_p95=latencies.percentile(95),

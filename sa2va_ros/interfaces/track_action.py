@@ -14,7 +14,7 @@ from rclpy.duration import Duration
 
 from sa2va_model.errors import InputError
 from sa2va_ros.action import TrackExpression
-from sa2va_ros.interfaces.commands import Router, clean_name, clean_text
+from sa2va_ros.interfaces.commands import Router, clean_name, clean_text, object_words
 from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalWatch, Outcome, Stage
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import Track
@@ -128,7 +128,8 @@ class TrackAction:
         Raises:
             InputError: it is not one thing.
         """
-        words = clean_text(request.expression, "expression") if request.expression.strip() else ""
+        words = request.expression.strip()
+        words = object_words(clean_text(words, "expression")) if words else ""
         name = clean_name(request.track_id)
         living = self._router.living(name) if name else None
         if words and living is not None and living.expression.casefold() != words.casefold():

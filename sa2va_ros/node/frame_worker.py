@@ -80,6 +80,7 @@ class WorkerCounts:
         received, dropped, processed, rejected: frames; dropped = replaced by a newer one, rejected
             = failed.
         skipped: frames that nobody wanted.
+        rejected_in_row: frames that failed since the last one that did not.
         reasons: how often frames failed, by reason.
         last_reason: why the latest failed frame failed ("" if none did).
     """
@@ -89,6 +90,7 @@ class WorkerCounts:
     processed: int
     rejected: int
     skipped: int
+    rejected_in_row: int
     reasons: dict[str, int]
     last_reason: str
 
@@ -118,7 +120,7 @@ class FrameWorker(Generic[Item, Result]):
         self._wanted = wanted
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._processed = self._skipped = self._rejected = 0
+        self._processed = self._skipped = self._rejected = self._in_row = 0
         self._reasons: Counter[str] = Counter()
         self._last_reason = ""
 
@@ -157,6 +159,7 @@ class FrameWorker(Generic[Item, Result]):
             processed=self._processed,
             rejected=self._rejected,
             skipped=self._skipped,
+            rejected_in_row=self._in_row,
             reasons=dict(self._reasons),
             last_reason=self._last_reason,
         )
@@ -175,8 +178,10 @@ class FrameWorker(Generic[Item, Result]):
             except Exception as error:  # noqa: BLE001 - reported, not lost; the next one may do better
                 self._last_reason = f"{type(error).__name__}: {error}"
                 self._rejected += 1
+                self._in_row += 1
                 self._reasons[self._last_reason if len(self._reasons) < 50 else "other"] += 1
                 self._on_error(error)
             else:
                 self._processed += 1
+                self._in_row = 0
                 self.output_rate.tick()

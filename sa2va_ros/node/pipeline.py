@@ -21,6 +21,7 @@ from sa2va_ros.interfaces.target import TargetChoice
 from sa2va_ros.messages.images import StampClock
 from sa2va_ros.msg import TrackArray
 from sa2va_ros.node.frame_worker import FrameWorker
+from sa2va_ros.node.latency import Latencies
 from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.publishers import OutputOptions, Outputs
 from sa2va_ros.node.publishers_3d import Outputs3D
@@ -170,6 +171,8 @@ class Pipeline:
         self.latest = None
         self.depth.clear()
         self.counts_3d = SpaceCounts()
+        self.outputs.latencies = Latencies()
+        self.worker = self._new_worker()
         self._locator.reset()
         self._stream = ImageStream()
 

@@ -8,6 +8,7 @@ A bad image is refused with a reason and changes nothing: the next one is judged
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,9 @@ from sa2va_ros.messages.images import StampClock, nanoseconds, rgb_from_message
 from sa2va_ros.space.depth import PinnedDepth
 
 JUMP_BACK = 0.5  # seconds; less is an image that came late, more is a clock set back or a bag that starts over
-NEW_SIZE_AFTER = 5  # images in a row of one new size before the camera is believed to have changed
+JUMP_AHEAD = 10.0  # seconds; less is a pause
+FASTEST = 30.0  # seconds of stamps in a second: a recording that is played fast
+BELIEVED_AFTER = 5  # images in a row that say so, before size or time is believed to have changed
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class ImageStream:
         self._other_size: tuple[int, int] | None = None
         self._others = 0
         self._index = 0
+        self._arrived = time.monotonic()  # of the latest image
+        self._jumps = 0  # images in a row after a jump in time, and the stamp of the latest of them
+        self._jumped = 0
 
     def admit(
         self,
@@ -81,14 +87,27 @@ class ImageStream:
         return Admitted(frame, message.header, depth, reset)
 
     def _check_order(self, stamp: int) -> str:
-        back = 0.0 if self._last is None else (self._last - stamp) / 1e9
-        if back > JUMP_BACK:
-            return f"time jumped back by {back:.3f} s"
-        if self._last is not None and stamp <= self._last:
-            raise InputError(
-                f"image stamp is {back:.3f} s before the last one; expected a newer one"
-            )
-        return ""
+        """Refuse a stamp that does not follow; a jump is believed when several images in a row have made it.
+
+        Ahead nothing is forgotten: the tracks go on after a pause.
+        """
+        now = time.monotonic()
+        elapsed, self._arrived = now - self._arrived, now
+        step = 1.0 if self._last is None else (stamp - self._last) / 1e9
+        if self._last is None or -JUMP_BACK <= step <= max(JUMP_AHEAD, FASTEST * elapsed):
+            if step <= 0:
+                raise InputError(
+                    f"image stamp is {-step:.3f} s before the last one; expected a newer one"
+                )
+            self._jumps = 0
+            return ""
+        follows = 0 < stamp - self._jumped <= JUMP_AHEAD * 1e9
+        self._jumps, self._jumped = self._jumps + 1 if follows else 1, stamp
+        where = f"{abs(step):.3f} s {'before' if step < 0 else 'after'} the last one"
+        if self._jumps < BELIEVED_AFTER:
+            raise InputError(f"image stamp is {where}; expected one that follows it")
+        self._jumps = 0
+        return f"time jumped back by {-step:.3f} s" if step < 0 else ""
 
     def _check_size(self, size: tuple[int, int], others: int) -> str:
         if self._size is None or size == self._size:
@@ -97,7 +116,7 @@ class ImageStream:
         self._others = others + 1 if size == self._other_size else 1
         self._other_size = size
         change = f"{self._size[1]}x{self._size[0]} to {size[1]}x{size[0]}"
-        if self._others < NEW_SIZE_AFTER:
+        if self._others < BELIEVED_AFTER:
             raise InputError(f"image size changed from {change}; expected the size of the stream")
         self._size, self._others = size, 0
         return f"images changed size from {change}"

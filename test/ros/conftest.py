@@ -23,6 +23,7 @@ from sa2va_ros.support.executables import EXECUTABLES
 DOMAIN = random.SystemRandom().randrange(1, 100)
 os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)  # read by rclpy here and in the processes started here
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.pop("ROS_LOCALHOST_ONLY", None)  # the older switch would overrule the range
 START_SECONDS = 240.0  # a few on an idle machine; torch alone takes very long on a busy one
 
 

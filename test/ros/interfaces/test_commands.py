@@ -12,6 +12,7 @@ from sa2va_ros.interfaces.commands import (
     Command,
     CommandKind,
     Router,
+    object_words,
     parse_command,
     tracks_named,
 )
@@ -29,6 +30,13 @@ from sa2va_ros.interfaces.target import TargetChoice
         ("Stop.", CommandKind.STOP, ""),
         ("stop the red mug", CommandKind.STOP, "the red mug"),
         ("stopwatch on the left", CommandKind.TRACK, "stopwatch on the left"),
+        ("stop sign", CommandKind.TRACK, "stop sign"),
+        ("Stop the sign", CommandKind.STOP, "the sign"),
+        ("stop mug_2", CommandKind.STOP, "mug_2"),
+        ("stop everything!", CommandKind.STOP, ""),
+        ('stop "stop sign"', CommandKind.STOP, "stop sign"),
+        ('"stop"', CommandKind.TRACK, '"stop"'),
+        ('"what is this?"', CommandKind.TRACK, '"what is this?"'),
         ("what is on the table?", CommandKind.ASK, "what is on the table?"),
         ("stop ?", CommandKind.ASK, "stop ?"),
         ("桌上有什么？", CommandKind.ASK, "桌上有什么？"),
@@ -109,8 +117,8 @@ def test_the_router_carries_commands_out() -> None:
     assert asked == ["what is there?"]
     with pytest.raises(InputError, match="'a plate' is not tracked any more"):
         router.run("stop a plate")
-    with pytest.raises(InputError, match="nothing is called 'dragon'"):
-        router.run("stop dragon")
+    with pytest.raises(InputError, match="nothing is called 'the dragon'"):
+        router.run("stop the dragon")
     assert router.track("a box", track_id="mine") == "mine"
 
 
@@ -132,3 +140,32 @@ def test_the_router_knows_what_lives_and_chooses_the_target() -> None:
         router.select("bowl")
     router.run("stop")
     assert target.id == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("find the red mug", "the red mug"),
+        ("Follow the ball", "the ball"),
+        ("please look for a can", "a can"),
+        ("track suit", "track suit"),
+        ("find", "find"),
+        ('"track the ball"', "track the ball"),
+        ("\u201cstop\u201d", "stop"),
+    ],
+)
+def test_a_verb_before_an_article_is_no_part_of_the_object(said: str, meant: str) -> None:
+    assert object_words(said) == meant
+
+
+def test_stop_and_a_name_that_is_tracked_is_a_command() -> None:
+    assert parse_command("stop sign", ["sign"]) == Command(CommandKind.STOP, "sign")
+    tracker = Tracker()
+    router = Router(tracker, lambda: (), [].append, TargetChoice())
+    router.run("+ stop sign")
+    router.run("+ find the mug")
+    assert tracker.running == ["sign", "mug"]
+    router.run("stop stop sign")
+    assert tracker.running == ["mug"]
+    router.run("stop the mug")
+    assert tracker.running == []

@@ -51,7 +51,12 @@ def test_nothing_is_wrong() -> None:
         ({"silence": float("nan")}, "images", Level.WARN, "no images arrive on /camera/image"),
         ({"silence": 2.5}, "images", Level.WARN, "for 2.5 s"),
         ({"rejected": 1, "reason": "cut"}, "images", Level.WARN, "1 images not used: cut"),
-        ({"rejected": 30, "reason": "cut"}, "images", Level.ERROR, "no image can be used: cut"),
+        (
+            {"rejected": 2, "rejected_in_row": 6, "reason": "cut"},
+            "images",
+            Level.ERROR,
+            "no image can be used: cut",
+        ),
         ({"received": 3, "rejected": 3}, "images", Level.WARN, "3 images not used"),
         ({"active": False, "silence": 99.0}, "images", Level.OK, "not active"),
         ({"latency_warning": 0.05}, "tracker", Level.WARN, "latency p95 is 0.060 s"),
@@ -101,4 +106,4 @@ def test_what_is_wrong_is_said_with_its_reason(
 
 def test_only_an_error_degrades() -> None:
     assert degraded(findings(replace(GOOD, rejected=1, silence=9.0))) == ""
-    assert "no image can be used" in degraded(findings(replace(GOOD, rejected=30)))
+    assert "no image can be used" in degraded(findings(replace(GOOD, rejected_in_row=5)))

@@ -218,7 +218,7 @@ def test_zero_stamps_and_late_images_are_refused(client: Any) -> None:
 def test_time_jumping_back_resets_the_tracks_with_an_event(client: Any) -> None:
     client.command("the red mug")
     client.stream_until(PICTURE, has(EventKind.FOUND))
-    client.stream(client.image(PICTURE, after=-60.0))
+    client.header(-60.0)
     client.stream_until(PICTURE, has(EventKind.MEMORY_RESET))
     event = next(e for e in client.got["events"] if e.type == EventKind.MEMORY_RESET)
     assert "time jumped back by" in event.detail

@@ -239,14 +239,19 @@ def test_a_bag_that_loops_back_in_time(client: Any, tmp_path: Path) -> None:
                 message = deserialize_message(bytes(data), Image)
                 sent.append(message.header)
                 client.got["tracks"].clear()
+                if len(sent) in range(11, 15):  # not believed at once
+                    client.send("image", message)
+                    client.status_after(lambda s: "before the last one" in s.message)
+                    time.sleep(0.2)
+                    continue
                 assert client.stream(message).header == message.header
                 if len(sent) == 3:
                     client.command("the mug")
         if len(sent) == 10:
             client.stream_until(None, lambda c: seen(c.got["tracks"][-1]))
     resets = [e for e in client.got["events"] if e.type == EventKind.MEMORY_RESET]
-    assert [event.header for event in resets] == [sent[0], sent[10]]
-    assert "time jumped back by 1.800 s" in resets[1].detail
+    assert [event.header for event in resets] == [sent[0], sent[14]]
+    assert "time jumped back by 1.000 s" in resets[1].detail
     assert not client.got["tracks"][-1].tracks  # tracks end with the round; nothing follows a ghost
 
 
