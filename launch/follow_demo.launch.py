@@ -10,81 +10,34 @@ The benchmark is `ros2 run sa2va_ros follow_demo --episodes 20`.
 
 from __future__ import annotations
 
-import os
-
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
-SWITCH = ("true", "false")
-# Arguments that go on to tracker.launch.py: name -> (default, description, choices).
-TRACKER = {
-    "namespace": ("sa2va", "namespace of all nodes", None),
-    "model": ("", "folder of the model; empty = the tiny one that ships", None),
-    "device": ("", "auto, cpu, cuda or cuda:N; empty = auto", None),
-    "rviz": ("false", "also start RViz", SWITCH),
-    "truth": ("false", "masks from the simulator's truth instead of a model", SWITCH),
-    "log_level": ("info", "of the tracker", ("debug", "info", "warn", "error", "fatal")),
+from sa2va_ros.support.launch_files import (
+    COMMON,
+    SIMULATED,
+    Arguments,
+    declared,
+    node,
+    tracker_of_simulator,
+)
+
+OWN: Arguments = {
+    "seed": ("1", "which scene", None),
+    "command": (
+        "",
+        "followed at once, such as 'follow the red can' (scene 1 has one); empty = wait for the topic `follow`",
+        None,
+    ),
+    "distance": ("0.7", "metres to keep", None),
+    "duration": ("0.0", "seconds to follow; 0 = until `stop`", None),
 }
+# What goes on to tracker.launch.py.
+TRACKER: Arguments = {**COMMON, **SIMULATED}
 
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
-    own = [
-        DeclareLaunchArgument("seed", default_value="1", description="which scene"),
-        DeclareLaunchArgument(
-            "command",
-            default_value="",
-            description="followed at once, such as 'follow the red can' (scene 1 has one); "
-            "empty = wait for the topic `follow`",
-        ),
-        DeclareLaunchArgument("distance", default_value="0.7", description="metres to keep"),
-        DeclareLaunchArgument(
-            "duration", default_value="0.0", description="seconds to follow; 0 = until `stop`"
-        ),
-    ]
-    handed = [
-        DeclareLaunchArgument(name, default_value=value, description=text, choices=choices)
-        for name, (value, text, choices) in TRACKER.items()
-    ]
-    robot = Node(
-        package="sa2va_ros",
-        executable="sim_rover",
-        namespace=LaunchConfiguration("namespace"),
-        parameters=[{"seed": ParameterValue(LaunchConfiguration("seed"), value_type=int)}],
-        output="screen",
-    )
-    follower = Node(
-        package="sa2va_ros",
-        executable="follower",
-        namespace=LaunchConfiguration("namespace"),
-        parameters=[
-            {
-                "command": ParameterValue(LaunchConfiguration("command"), value_type=str),
-                "distance": ParameterValue(LaunchConfiguration("distance"), value_type=float),
-                "duration": ParameterValue(LaunchConfiguration("duration"), value_type=float),
-            }
-        ],
-        output="screen",
-    )
-    return LaunchDescription([*own, *handed, robot, tracker(), follower])
-
-
-def tracker() -> IncludeLaunchDescription:
-    """The tracker on the simulator's topics, which lie in the same namespace."""
-    here = os.path.join(get_package_share_directory("sa2va_ros"), "launch", "tracker.launch.py")
-    topics = {
-        "camera_ns": ["/", LaunchConfiguration("namespace")],
-        "image_topic": "image",
-        "depth_topic": "depth",
-        "camera_info_topic": "camera_info",
-        "rviz_frame": "odom",
-    }
-    handed = {name: LaunchConfiguration(name) for name in TRACKER}
-    return IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(here), launch_arguments={**topics, **handed}.items()
-    )
+    robot = node("sim_rover", {"seed": int})
+    follower = node("follower", {"command": str, "distance": float, "duration": float})
+    tracker = tracker_of_simulator(TRACKER, "odom")
+    return LaunchDescription([*declared({**OWN, **TRACKER}), robot, tracker, follower])

@@ -7,20 +7,25 @@ long that takes, use `sa2va track FOLDER -e "the blue mug" -o out`, which needs 
 
 from __future__ import annotations
 
-import os
-
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Shutdown
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.actions import DeclareLaunchArgument, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-SWITCH = ("true", "false")
-# Arguments that go on to tracker.launch.py: name -> (default, description, choices).
-TRACKER = {
-    "namespace": ("sa2va", "namespace of the tracker", None),
+from sa2va_ros.support.launch_files import COMMON, SWITCH, Arguments, declared, tracker
+
+OWN: Arguments = {
+    "speed": ("1.0", "times its own speed", None),
+    "loop": (
+        "false",
+        "begin again at the end; tracks are reset then, as time jumps back",
+        SWITCH,
+    ),
+}
+# What goes on to tracker.launch.py.
+TRACKER: Arguments = {
+    **COMMON,
     "prompt": ("", "what to track from the first image on; empty = wait for a command", None),
     "camera_ns": ("/camera/camera", "namespace of the camera's topics in the recording", None),
     "image_topic": (
@@ -39,30 +44,14 @@ TRACKER = {
         None,
     ),
     "image_transport": ("", "raw or compressed; empty = raw", None),
-    "model": ("", "folder of the model; empty = the tiny one that ships", None),
-    "device": ("", "auto, cpu, cuda or cuda:N; empty = auto", None),
-    "rviz": ("false", "also start RViz", SWITCH),
+    "depth_transport": ("", "raw, compressed or compressedDepth; empty = raw", None),
     "rviz_frame": ("camera_color_optical_frame", "fixed frame of RViz", None),
-    "log_level": ("info", "of the tracker", ("debug", "info", "warn", "error", "fatal")),
 }
 
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
-    own = [
-        DeclareLaunchArgument("bag", description="folder or file of the recording"),
-        DeclareLaunchArgument("speed", default_value="1.0", description="times its own speed"),
-        DeclareLaunchArgument(
-            "loop",
-            default_value="false",
-            choices=SWITCH,
-            description="begin again at the end; tracks are reset then, as time jumps back",
-        ),
-    ]
-    handed = [
-        DeclareLaunchArgument(name, default_value=value, description=text, choices=choices)
-        for name, (value, text, choices) in TRACKER.items()
-    ]
+    bag = DeclareLaunchArgument("bag", description="folder or file of the recording")
     player = Node(
         package="sa2va_ros",
         executable="bag_player",
@@ -78,14 +67,5 @@ def generate_launch_description() -> LaunchDescription:
         ],
         output="screen",
     )
-    return LaunchDescription([*own, *handed, tracker(), player])
-
-
-def tracker() -> IncludeLaunchDescription:
-    """The tracker on the recording's topics and time."""
-    here = os.path.join(get_package_share_directory("sa2va_ros"), "launch", "tracker.launch.py")
-    handed = {name: LaunchConfiguration(name) for name in TRACKER}
-    return IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(here),
-        launch_arguments={"use_sim_time": "true", **handed}.items(),
-    )
+    followed = tracker(TRACKER, use_sim_time="true")
+    return LaunchDescription([bag, *declared({**OWN, **TRACKER}), followed, player])

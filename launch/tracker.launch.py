@@ -20,6 +20,16 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from sa2va_ros.support.launch_files import (
+    COMMON,
+    SHUTDOWN,
+    SIMULATED,
+    SWITCH,
+    Arguments,
+    declared,
+    fail_with,
+)
+
 if TYPE_CHECKING:
     from launch import LaunchContext
 
@@ -29,6 +39,7 @@ PARAMETERS: dict[str, tuple[str, type, str]] = {
     "adapter": ("adapter", str, "folder of a fine-tuned adapter"),
     "device": ("device", str, "auto, cpu, cuda or cuda:N"),
     "image_transport": ("image_transport", str, "raw or compressed"),
+    "depth_transport": ("depth_transport", str, "raw, compressed or compressedDepth"),
     "use_depth": ("use_depth", bool, "3D results where depth and camera_info arrive"),
     "target_frame": ("target_frame", str, "TF frame of 3D results, such as base_link; needs tf2"),
     "publish_tf": ("publish_tf", bool, "a TF frame for each object; needs tf2"),
@@ -37,61 +48,48 @@ PARAMETERS: dict[str, tuple[str, type, str]] = {
     "autostart": ("autostart", bool, "false = wait for lifecycle transitions"),
     "use_sim_time": ("use_sim_time", bool, "true = time from /clock"),
 }
-SWITCH = ("true", "false")
+TOPICS: Arguments = {
+    "name": ("sa2va_tracker", "name of the node", None),
+    "camera_ns": ("/camera/camera", "namespace of the camera's topics", None),
+    "image_topic": (
+        "color/image_raw",
+        "colour image, below camera_ns unless it begins with /",
+        None,
+    ),
+    "depth_topic": (
+        "aligned_depth_to_color/image_raw",
+        "depth aligned to colour (16UC1 mm or 32FC1 m), below camera_ns unless it begins with /",
+        None,
+    ),
+    "camera_info_topic": (
+        "color/camera_info",
+        "of the colour camera, below camera_ns unless it begins with /",
+        None,
+    ),
+    "rviz_frame": ("camera_color_optical_frame", "fixed frame of RViz", None),
+}
 
 
 def arguments() -> list[DeclareLaunchArgument]:
     """All launch arguments, with what `--show-args` prints."""
     share = get_package_share_directory("sa2va_ros")
-    fixed = [
-        ("namespace", "sa2va", "namespace of the node and its topics", None),
-        ("name", "sa2va_tracker", "name of the node", None),
-        ("camera_ns", "/camera/camera", "namespace of the camera's topics", None),
-        (
-            "image_topic",
-            "color/image_raw",
-            "colour image, below camera_ns unless it begins with /",
-            None,
-        ),
-        (
-            "depth_topic",
-            "aligned_depth_to_color/image_raw",
-            "depth aligned to colour (16UC1 mm or 32FC1 m), below camera_ns unless it begins with /",
-            None,
-        ),
-        (
-            "camera_info_topic",
-            "color/camera_info",
-            "of the colour camera, below camera_ns unless it begins with /",
-            None,
-        ),
-        (
-            "params_file",
+    file: Arguments = {
+        "params_file": (
             os.path.join(share, "config", "tracker.yaml"),
             "parameter file with all parameters of the node",
             None,
-        ),
-        ("rviz", "false", "also start RViz with a layout for this node", SWITCH),
-        ("rviz_frame", "camera_color_optical_frame", "fixed frame of RViz", None),
-        ("log_level", "info", "of the node", ("debug", "info", "warn", "error", "fatal")),
-        (
-            "truth",
-            "false",
-            "masks from the simulator's truth instead of a model; simulators only",
-            SWITCH,
-        ),
-    ]
-    declared = [
-        DeclareLaunchArgument(name, default_value=value, description=text, choices=choices)
-        for name, value, text, choices in fixed
-    ]
-    for name, (parameter, kind, description) in PARAMETERS.items():
-        text = f"{description}; empty = as in params_file (parameter {parameter})"
-        choices = ("", *SWITCH) if kind is bool else None
-        declared.append(
-            DeclareLaunchArgument(name, default_value="", description=text, choices=choices)
         )
-    return declared
+    }
+    common = {name: row for name, row in COMMON.items() if name not in PARAMETERS}
+    own: Arguments = {
+        name: (
+            "",
+            f"{description}; empty = as in params_file (parameter {parameter})",
+            ("", *SWITCH) if kind is bool else None,
+        )
+        for name, (parameter, kind, description) in PARAMETERS.items()
+    }
+    return declared({**common, **TOPICS, **file, **SIMULATED, **own})
 
 
 def full_topic(camera: str, topic: str) -> str:
@@ -114,6 +112,7 @@ def start(context: LaunchContext, *_: Any) -> list[Node]:
         full_topic(value("camera_ns"), value(f"{name}_topic"))
         for name in ("image", "depth", "camera_info")
     )
+    ends = value("on_exit") == SHUTDOWN and value("respawn") != "true"
     tracker = Node(
         package="sa2va_ros",
         executable="truth_tracker" if value("truth") == "true" else "tracker_node",
@@ -124,10 +123,15 @@ def start(context: LaunchContext, *_: Any) -> list[Node]:
             ("image", image),
             ("image/compressed", f"{image}/compressed"),
             ("depth", depth),
+            ("depth/compressed", f"{depth}/compressed"),
+            ("depth/compressedDepth", f"{depth}/compressedDepth"),
             ("camera_info", info),
         ],
         arguments=["--ros-args", "--log-level", value("log_level")],
         output="screen",
+        respawn=value("respawn") == "true",
+        respawn_delay=1.0,
+        on_exit=fail_with if ends else None,
     )
     if value("rviz") != "true":
         return [tracker]

@@ -54,10 +54,9 @@ def test_executables_of_launch_files_are_installed(name: str) -> None:
     installed = set(re.findall(r"^  scripts/(\w+)$", text, re.MULTILINE))
     used = {
         constant.value
-        for call in calls(ROOT / "launch" / name, "Node")
-        for keyword in call.keywords
-        if keyword.arg == "executable"
-        for constant in ast.walk(keyword.value)
+        for call in calls(ROOT / "launch" / name, "Node") + calls(ROOT / "launch" / name, "node")
+        for argument in (*call.args[:1], *(k.value for k in call.keywords if k.arg == "executable"))
+        for constant in ast.walk(argument)
         if isinstance(constant, ast.Constant) and constant.value not in ("truth", "true")
     }
     assert used - {"rviz2"} <= installed
