@@ -51,12 +51,12 @@ class TrackerNode(DeferredLifecycleNode):
     """Wires topics, services, actions and lifecycle to the live tracker.
 
     Args:
-        told: set when the process is asked to end; a model that loads is not waited for then.
+        stop_requested: set when the process is asked to end; a model that loads is not waited for then.
     """
 
-    def __init__(self, told: threading.Event | None = None) -> None:
+    def __init__(self, stop_requested: threading.Event | None = None) -> None:
         super().__init__("sa2va_tracker")
-        self._told = told or threading.Event()
+        self._stop_requested = stop_requested or threading.Event()
         parameters.declare(self)
         self._check_tf()
         self.add_on_set_parameters_callback(self._may_change)
@@ -370,10 +370,10 @@ _LIVE = {row.name for row in tracking_parameters.DYNAMIC}
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; the exit status is 2 if it could not start."""
+    """Run the node until it is asked to stop; the exit status is 2 if it could not start."""
     try:
-        with context(args) as told:
-            status = run(TrackerNode(told), told)
+        with context(args) as stop_requested:
+            status = run(TrackerNode(stop_requested), stop_requested)
     except (InputError, rclpy.exceptions.ParameterException) as error:
         print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
         return 2
@@ -382,17 +382,17 @@ def main(args: list[str] | None = None) -> int:
     return status
 
 
-def run(node: TrackerNode, told: threading.Event) -> int:
+def run(node: TrackerNode, stop_requested: threading.Event) -> int:
     """Serve the node until it is asked to end; the exit status is 2 if it could not start."""
     problems: list[str] = []
 
     def failed() -> None:
         problems.append("it did not start")
-        told.set()
+        stop_requested.set()
 
     try:
         node.autostart(failed)
-        spin(node, told, node.on_stop)
+        spin(node, stop_requested, node.on_stop)
     finally:
         if not node.close():
             print("tracker_node: the model is at work; it is not waited for", file=sys.stderr)  # noqa: T201

@@ -38,11 +38,11 @@ class Arm:
     """Drives the gantry; calls block until it arrived and belong on a thread of the user's own.
 
     Args:
-        told: whether to give up; looked at while it moves.
+        stop_requested: whether to give up; looked at while it moves.
     """
 
-    def __init__(self, node: Node, told: Callable[[], bool]) -> None:
-        self._told = told
+    def __init__(self, node: Node, stop_requested: Callable[[], bool]) -> None:
+        self._stop_requested = stop_requested
         self._changed = threading.Condition()
         self._state: dict[str, float] = {}
         self._effort = 0.0
@@ -65,7 +65,7 @@ class Arm:
         """
         end = time.monotonic() + seconds
         while not (self._state and self._trajectory.get_subscription_count()):
-            if time.monotonic() > end or self._told():
+            if time.monotonic() > end or self._stop_requested():
                 raise ArmError("no joint_states, or nobody takes joint_trajectory")
             time.sleep(0.02)
 
@@ -130,7 +130,7 @@ class Arm:
                 ]
                 if max(gaps) < 1:
                     return
-                if self._told():
+                if self._stop_requested():
                     raise ArmError("stopped")
                 if time.monotonic() > end:
                     here = ", ".join(f"{name} {self._state[name]:.3f}" for name in JOINTS[:4])
@@ -140,5 +140,5 @@ class Arm:
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._told():
+        while time.monotonic() < end and not self._stop_requested():
             time.sleep(0.02)

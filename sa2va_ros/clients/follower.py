@@ -96,7 +96,7 @@ class Follower(Node):
     def __init__(self) -> None:
         super().__init__("follower")
         declare(self, TABLE)
-        self._told = threading.Event()
+        self._stop_requested = threading.Event()
         self._commands: SimpleQueue[str] = SimpleQueue()
         self._mount: TransformStamped | None = None
         self._history, self._lock = PoseHistory(), threading.Lock()
@@ -116,7 +116,7 @@ class Follower(Node):
 
     def close(self) -> None:
         """Stop the base and the thread."""
-        self._told.set()
+        self._stop_requested.set()
         self._thread.join(10)
 
     def _value(self, name: str) -> Any:
@@ -142,10 +142,10 @@ class Follower(Node):
     # --- one command after the other --------------------------------------------------------------
 
     def _interrupted(self) -> bool:
-        return self._told.is_set() or not self._commands.empty()
+        return self._stop_requested.is_set() or not self._commands.empty()
 
     def _work(self) -> None:
-        while not self._told.is_set():
+        while not self._stop_requested.is_set():
             try:
                 command = self._commands.get(timeout=0.1)
             except Empty:
@@ -156,7 +156,7 @@ class Follower(Node):
             self._drive(0.0, 0.0)
             detail = f", {result.cause}: {result.detail}" if result.cause else ""
             self.get_logger().info(f"'{command}': {result.outcome}{detail}")
-            if not self._told.is_set():
+            if not self._stop_requested.is_set():
                 self._results.publish(String(data=json.dumps(asdict(result))))
 
     def _follow(self, command: str) -> FollowResult:
@@ -184,7 +184,7 @@ class Follower(Node):
         for number in range(tries):
             try:
                 return self._tracker.find(
-                    expression, self._value("acquire_timeout"), told=self._interrupted
+                    expression, self._value("acquire_timeout"), stop_requested=self._interrupted
                 )
             except TrackerError as error:
                 if error.code not in _CAUSES or number == tries - 1:
@@ -293,15 +293,15 @@ class Follower(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; the exit status is 2 if it could not start."""
-    with context(args) as told:
+    """Run the node until it is asked to stop; the exit status is 2 if it could not start."""
+    with context(args) as stop_requested:
         try:
             follower = Follower()
         except (InputError, rclpy.exceptions.ParameterException) as error:
             print(f"follower: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
             return 2
         try:
-            spin(follower, told)
+            spin(follower, stop_requested)
         finally:
             follower.close()
             follower.destroy_node()

@@ -87,11 +87,11 @@ class Picker(Node):
     def __init__(self) -> None:
         super().__init__("picker")
         declare(self, TABLE)
-        self._told = threading.Event()
+        self._stop_requested = threading.Event()
         self._commands: SimpleQueue[str] = SimpleQueue()
-        self.view = TableView(self, self._told)
+        self.view = TableView(self, self._stop_requested)
         self._tracker = TrackerClient(self, self._value("tracker"))
-        self._arm = Arm(self, self._told.is_set)
+        self._arm = Arm(self, self._stop_requested.is_set)
         self._results = self.create_publisher(String, "pick_result", reliable(10))
         self.create_subscription(String, "pick", self._on_pick, reliable(10))
         if command := self._value("command"):
@@ -101,7 +101,7 @@ class Picker(Node):
 
     def close(self) -> None:
         """Stop the arm's thread."""
-        self._told.set()
+        self._stop_requested.set()
         self._thread.join(10)
 
     def _value(self, name: str) -> Any:
@@ -113,7 +113,7 @@ class Picker(Node):
     # --- one command after the other --------------------------------------------------------------
 
     def _work(self) -> None:
-        while not self._told.is_set():
+        while not self._stop_requested.is_set():
             try:
                 command = self._commands.get(timeout=0.1)
             except Empty:
@@ -121,7 +121,7 @@ class Picker(Node):
             result = self._pick(command)
             words = f"{result.cause}: {result.detail}" if result.cause else "in the gripper"
             self.get_logger().info(f"'{command}': {result.outcome}, {words}")
-            if not self._told.is_set():
+            if not self._stop_requested.is_set():
                 self._results.publish(String(data=json.dumps(asdict(result))))
 
     def _pick(self, command: str) -> PickResult:
@@ -176,7 +176,9 @@ class Attempt:
 
     def _find(self, expression: str) -> str:
         timeout = self._picker._value("acquire_timeout")
-        track = self._tracker.find(expression, timeout, told=self._picker._told.is_set)
+        track = self._tracker.find(
+            expression, timeout, stop_requested=self._picker._stop_requested.is_set
+        )
         self._lap("find")
         return str(track.id)
 
@@ -321,15 +323,15 @@ class Attempt:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; the exit status is 2 if it could not start."""
-    with context(args) as told:
+    """Run the node until it is asked to stop; the exit status is 2 if it could not start."""
+    with context(args) as stop_requested:
         try:
             picker = Picker()
         except (InputError, rclpy.exceptions.ParameterException) as error:
             print(f"picker: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
             return 2
         try:
-            spin(picker, told)
+            spin(picker, stop_requested)
         finally:
             picker.close()
             picker.destroy_node()

@@ -38,11 +38,11 @@ class TableView:
     """Listens to `depth`, `mask`, `camera_info` and `camera_transform`.
 
     Args:
-        told: set when whoever waits should give up.
+        stop_requested: set when whoever waits should give up.
     """
 
-    def __init__(self, node: Node, told: threading.Event) -> None:
-        self._told = told
+    def __init__(self, node: Node, stop_requested: threading.Event) -> None:
+        self._stop_requested = stop_requested
         self._depths: deque[Image] = deque(maxlen=10)
         self._masks: deque[Image] = deque(maxlen=10)
         self._info: Any = None
@@ -90,7 +90,7 @@ class TableView:
         """
         end = time.monotonic() + DEPTH_SECONDS
         while not self._depths or self._info is None:
-            if time.monotonic() > end or self._told.is_set():
+            if time.monotonic() > end or self._stop_requested.is_set():
                 raise Refusal("error", "no depth image or no camera_info")
             time.sleep(0.02)
         points, eye = self._points(self._depths[-1], None)

@@ -84,14 +84,14 @@ class TrackerClient:
         expression: str,
         seconds: float,
         *,
-        told: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
         keep: Callable[[Any], None] | None = None,
     ) -> Track:
         """The track of what a sentence means, once it was found; it goes on being tracked.
 
         Args:
             seconds: to wait for it.
-            told: whether to give up.
+            stop_requested: whether to give up.
             keep: hears the action's feedback.
 
         Raises:
@@ -109,16 +109,18 @@ class TrackerClient:
             if keep is not None:
                 keep(message.feedback)
 
-        sent = self._spun(lambda: self._action.send_goal_async(goal, feedback_callback=heard), told)
-        handle = self._wait(sent, 10.0, told, "an answer to the goal")
+        sent = self._on_executor(
+            lambda: self._action.send_goal_async(goal, feedback_callback=heard), stop_requested
+        )
+        handle = self._wait(sent, 10.0, stop_requested, "an answer to the goal")
         if not handle.accepted:
             raise TrackerError(f"the tracker refused '{expression}'")
         try:
             # The tracker keeps the time; a little more here, for a tracker that does not answer.
-            asked = self._spun(handle.get_result_async, told)
-            result = self._wait(asked, seconds + 10, told, "a result").result
+            asked = self._on_executor(handle.get_result_async, stop_requested)
+            result = self._wait(asked, seconds + 10, stop_requested, "a result").result
         except TrackerError:
-            self._spun(handle.cancel_goal_async, lambda: True)
+            self._on_executor(handle.cancel_goal_async, lambda: True)
             raise
         if result.error_code != TrackExpression.Result.NONE:
             raise TrackerError(result.error_msg or "not found", int(result.error_code))
@@ -144,11 +146,11 @@ class TrackerClient:
         if self._remove.service_is_ready():
             self._remove.call_async(RemoveTrack.Request(track_id=track_id))
 
-    def _spun(self, call: Callable[[], Any], told: Callable[[], bool]) -> Any:
+    def _on_executor(self, call: Callable[[], Any], stop_requested: Callable[[], bool]) -> Any:
         """What a call returns that is made on the thread that spins the node.
 
         rclpy's action client notes a request after it has left; an answer that the spinning thread takes in between is
-        thrown away. `told`: whether to give up; the call is made all the same.
+        thrown away. `stop_requested`: whether to give up; the call is made all the same.
 
         Raises:
             TrackerError: nobody spins the node.
@@ -157,14 +159,20 @@ class TrackerClient:
         if executor is None:
             raise TrackerError("nobody spins this node")
         task = executor.create_task(call)
-        return None if told() else self._wait(task, 10.0, told, "anything: its own node is busy")
+        return (
+            None
+            if stop_requested()
+            else self._wait(task, 10.0, stop_requested, "anything: its own node is busy")
+        )
 
-    def _wait(self, future: Any, seconds: float, told: Callable[[], bool], what: str) -> Any:
+    def _wait(
+        self, future: Any, seconds: float, stop_requested: Callable[[], bool], what: str
+    ) -> Any:
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
         end = time.monotonic() + seconds
         while not done.wait(0.05):
-            if told():
+            if stop_requested():
                 raise TrackerError("stopped")
             if time.monotonic() > end:
                 raise TrackerError(f"the tracker did not send {what} within {seconds:.0f} s")

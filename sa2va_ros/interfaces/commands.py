@@ -286,9 +286,9 @@ class Router:
 
     def observe(self, result: FrameResult) -> None:
         """One image: what it tells of a track counts from now on, and not the command."""
-        told = {track.id for track in result.tracks} | {e.track_id for e in result.events}
+        reported = {track.id for track in result.tracks} | {e.track_id for e in result.events}
         with self._lock:
-            for name in self._given.keys() & told:
+            for name in self._given.keys() & reported:
                 del self._given[name]
 
     def forget(self) -> None:

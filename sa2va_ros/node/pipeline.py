@@ -236,16 +236,16 @@ class Pipeline:
 
     def _publish(self, arrived: Arrived, done: Done) -> None:
         admitted, result = done.admitted, done.result
-        wishes = OutputOptions(
+        options = OutputOptions(
             mask=self._value("publish_mask"),
             overlay=self._value("publish_overlay"),
             masks_in_tracks=self._value("publish_masks_in_tracks"),
         )
-        self.outputs.images(admitted, result, wishes)
+        self.outputs.images(admitted, result, options)
         target = self.target.observe(result.tracks, result.events)
         scene, problem = self._in_space(admitted, result) if done.in_space else (None, "")
         tracks = self.outputs.tracks(
-            admitted, result, scene, target, clock=self._stream.clock, wishes=wishes
+            admitted, result, scene, target, clock=self._stream.clock, options=options
         )
         if scene is not None:
             self._publish_space(admitted, result, scene, target)

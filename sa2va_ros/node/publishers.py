@@ -82,12 +82,12 @@ class Outputs:
             for publisher in (*publishers, self._detections)
         )
 
-    def images(self, admitted: Admitted, result: FrameResult, wishes: OutputOptions) -> None:
+    def images(self, admitted: Admitted, result: FrameResult, options: OutputOptions) -> None:
         """Publish mask and overlay of one image, and the detections on it."""
         header = admitted.header
-        if wishes.mask and self._mask.get_subscription_count():
+        if options.mask and self._mask.get_subscription_count():
             self._mask.publish(conversions.fill_image(Image(), result.labels(), "mono8", header))
-        if wishes.overlay:
+        if options.overlay:
             self._draw(admitted, result)
         if self._detections is not None:
             self._publish_detections(header, result)
@@ -100,7 +100,7 @@ class Outputs:
         target: TrackedObject | None,
         *,
         clock: conversions.StampClock,
-        wishes: OutputOptions,
+        options: OutputOptions,
     ) -> TrackArray:
         """Publish the tracks of one image and what happened on it; returns them as published."""
         header = admitted.header
@@ -110,7 +110,7 @@ class Outputs:
         for filled, track in zip(message.tracks, result.tracks, strict=True):
             if scene is not None and (located := scene.found.get(track.id)) is not None:
                 fill_solid(filled, located.object_from_mask, located.velocity)
-            if wishes.masks_in_tracks and track.mask is not None and track.box is not None:
+            if options.masks_in_tracks and track.mask is not None and track.box is not None:
                 _fill_crop(filled.mask_png, track.mask, track.box, header)
         if scene is not None and scene.place.frame != header.frame_id:
             message.target_frame = scene.place.frame

@@ -168,8 +168,8 @@ def camera_transform(world_from_camera: np.ndarray, header: Header) -> Transform
 
 
 def run(make: Callable[[], SimCamera], name: str, args: list[str] | None) -> int:
-    """Run a simulator until it is told to stop; the exit status is 2 if it could not start."""
-    with context(args) as told:
+    """Run a simulator until it is asked to stop; the exit status is 2 if it could not start."""
+    with context(args) as stop_requested:
         try:
             camera = make()
         except (
@@ -181,7 +181,7 @@ def run(make: Callable[[], SimCamera], name: str, args: list[str] | None) -> int
             print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
             return 2
         try:
-            spin(camera, told)
+            spin(camera, stop_requested)
         finally:
             camera.close()
             camera.destroy_node()
@@ -189,7 +189,7 @@ def run(make: Callable[[], SimCamera], name: str, args: list[str] | None) -> int
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the camera until it is told to stop; the exit status is 2 if it could not start."""
+    """Run the camera until it is asked to stop; the exit status is 2 if it could not start."""
     return run(SimCamera, "sim_camera", args)
 
 

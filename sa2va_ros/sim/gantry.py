@@ -119,7 +119,7 @@ def kinds_of(text: str) -> tuple[str, ...]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the simulator until it is told to stop; the exit status is 2 if it could not start."""
+    """Run the simulator until it is asked to stop; the exit status is 2 if it could not start."""
     return run(SimGantry, "sim_gantry", args)
 
 

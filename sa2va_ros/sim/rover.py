@@ -130,7 +130,7 @@ def transform(pose: np.ndarray, parent: str, child: str, stamp: Any) -> Transfor
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the simulator until it is told to stop; the exit status is 2 if it could not start."""
+    """Run the simulator until it is asked to stop; the exit status is 2 if it could not start."""
     return run(SimRover, "sim_rover", args)
 
 

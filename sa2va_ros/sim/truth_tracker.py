@@ -247,9 +247,9 @@ class TruthEngine(ModelSession):
 class TruthTracker(TrackerNode):
     """`tracker_node` with that session."""
 
-    def __init__(self, told: threading.Event | None = None) -> None:
+    def __init__(self, stop_requested: threading.Event | None = None) -> None:
         self._truth = TruthLive(lambda seconds: self._pipeline.clock.nanoseconds(seconds))
-        super().__init__(told)
+        super().__init__(stop_requested)
 
     def _make_engine(self) -> ModelSession:
         return TruthEngine(self._truth)
@@ -265,10 +265,10 @@ class TruthTracker(TrackerNode):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; the exit status is 2 if it could not start."""
+    """Run the node until it is asked to stop; the exit status is 2 if it could not start."""
     try:
-        with context(args) as told:
-            return run(TruthTracker(told), told)
+        with context(args) as stop_requested:
+            return run(TruthTracker(stop_requested), stop_requested)
     except (InputError, rclpy.exceptions.ParameterException) as error:
         print(f"truth_tracker: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -18,7 +18,7 @@ class BackgroundWork:
     def __init__(self, work: Callable[[], None], name: str) -> None:
         self._work = work
         self._done = threading.Event()
-        self._told = time.monotonic()
+        self._last_sign = time.monotonic()
         self.error: BaseException | None = None
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
@@ -30,9 +30,9 @@ class BackgroundWork:
     def sign_of_life(self, period: float) -> bool:
         """Whether it is time to say that it goes on: once in `period` seconds."""
         now = time.monotonic()
-        due = now - self._told >= period
+        due = now - self._last_sign >= period
         if due:
-            self._told = now
+            self._last_sign = now
         return due
 
     def _run(self) -> None:

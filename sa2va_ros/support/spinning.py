@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a node until it is told to stop, so that it can end in order.
+"""Runs a node until it is asked to stop, so that it can end in order.
 
 rclpy's own signal handler takes the context away at any moment, also while a callback or a thread of the node
 publishes something, which now and then ends in an error or a crash. Here a signal only asks the loop to end; the
@@ -23,7 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from sa2va_model.errors import InputError
 
-FAREWELL_SECONDS = 0.2  # in which the last results are sent
+LAST_RESULTS_SECONDS = 0.2  # in which the last results are sent
 WAKE_SECONDS = 0.1  # how long a signal may wait for a node without work
 
 
@@ -34,26 +34,30 @@ def context(args: list[str] | None) -> Iterator[threading.Event]:
     Raises:
         InputError: the ROS arguments are wrong.
     """
-    told = threading.Event()
+    stop_requested = threading.Event()
 
-    def tell(number: int, frame: FrameType | None) -> None:
-        told.set()
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop_requested.set()
 
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RCLError as error:  # wrong arguments, or no middleware
         raise InputError(f"ROS: {' '.join(str(error).split())}") from error
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield told
+        yield stop_requested
     finally:
         rclpy.try_shutdown()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def spin(node: Node, told: threading.Event, on_stop: Callable[[], None] = lambda: None) -> None:
-    """Serves a node on one thread until `told` is set or its context is shut down.
+def spin(
+    node: Node, stop_requested: threading.Event, on_stop: Callable[[], None] = lambda: None
+) -> None:
+    """Serves a node on one thread until `stop_requested` is set or its context is shut down.
 
     Args:
         on_stop: called before the end; what it leaves to the executor, such as results of actions,
@@ -62,10 +66,10 @@ def spin(node: Node, told: threading.Event, on_stop: Callable[[], None] = lambda
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        while not told.is_set() and node.context.ok():
+        while not stop_requested.is_set() and node.context.ok():
             executor.spin_once(timeout_sec=WAKE_SECONDS)
         on_stop()
-        end = time.monotonic() + FAREWELL_SECONDS
+        end = time.monotonic() + LAST_RESULTS_SECONDS
         while node.context.ok() and time.monotonic() < end:
             executor.spin_once(timeout_sec=0.01)
     except ExternalShutdownException:
