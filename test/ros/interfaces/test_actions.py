@@ -302,6 +302,25 @@ def test_questions_that_are_wrong_or_without_masks(client: Any) -> None:
     assert not result.answer.mask.data
 
 
+def test_a_flood_of_requests_is_answered_one_by_one(client: Any) -> None:
+    """Goals, cancels and questions at once: each has a result or a refusal with its reason."""
+    client.stream(client.image(PICTURE))
+    goals = [track_goal(client, expression=f"the thing {k}") for k in range(30)]
+    for goal in goals[::2]:
+        for _ in range(3):
+            goal.handle.cancel_goal_async()
+    asked = [ask_goal(client, question=f"what is number {k}?", max_tokens=4) for k in range(12)]
+    client.stream_until(PICTURE, lambda _: all(goal.done for goal in (*goals[::2], *asked)), 120.0)
+    client.command("stop")
+    client.stream_until(PICTURE, lambda _: all(goal.done for goal in goals), 120.0)
+    codes = [goal.result()[1].error_code for goal in goals]
+    assert set(codes) <= {ErrorCode.CANCELED, ErrorCode.FULL}
+    assert ErrorCode.FULL in codes  # max_objects is 16
+    answers = [goal.result()[1].error_code for goal in asked]
+    assert set(answers) <= {ErrorCode.NONE, ErrorCode.FULL}
+    assert answers.count(ErrorCode.NONE) >= 4
+
+
 def test_a_paused_node_refuses_goals_and_ends_those_in_work(client: Any) -> None:
     from lifecycle_msgs.msg import Transition
 

@@ -7,6 +7,7 @@ Where the real packages are installed the node uses those; that was tried by han
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
 
 from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
 from rclpy.time import Time
 from std_msgs.msg import Header
 
@@ -24,6 +26,7 @@ from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.space.localizer import Located, Place, Scene3D
 from sa2va_ros.space.mask_to_object import Camera, matrix_of, object_from_mask
+from sa2va_ros.space.prediction import predicted
 from sa2va_ros.space.tf import Frames, TrackFrames
 
 HEADER = Header(frame_id="camera_optical_frame")
@@ -118,6 +121,37 @@ def test_each_object_gets_a_frame_at_its_centroid(tf2: ModuleType) -> None:
     assert (moved.x, moved.y, moved.z) == pytest.approx(
         tuple(found.found["mug"].object_from_mask.centroid)
     )
+
+
+def test_predicted_frames_are_for_now_and_end_with_their_image(tf2: ModuleType) -> None:
+    from rclpy.clock import ClockType
+    from rclpy.time import Time
+
+    node: Any = SimpleNamespace(get_namespace=lambda: "/arm", get_name=lambda: "sa2va_tracker")
+    _, found = scene()
+    moving = replace(found.found["mug"], velocity=np.array([0.2, 0.0, -0.1]))
+    found = replace(found, found={"mug": moving})
+    frames = TrackFrames(node)
+    taken = Time.from_msg(HEADER.stamp, ClockType.ROS_TIME)
+    for late in (0.3, 1.5):
+        now = taken + Duration(seconds=late)
+        frames.predict(HEADER, found, now)
+    (message,) = TransformBroadcaster.sent  # none for what is too old
+    assert message.child_frame_id == "arm/mug_predicted"
+    assert message.header.stamp == (taken + Duration(seconds=0.3)).to_msg()
+    place = moving.object_from_mask.centroid + np.array([0.06, 0.0, -0.03])
+    moved = message.transform.translation
+    assert (moved.x, moved.y, moved.z) == pytest.approx(tuple(place))
+
+
+def test_a_prediction_is_less_sure_the_farther_it_goes() -> None:
+    covariance = np.eye(6) * 1e-4
+    grown = [np.diag(predicted(np.zeros(3), np.ones(3), covariance, t)[1]) for t in (0.0, 0.2, 1.0)]
+    assert np.allclose(grown[0], 1e-4)
+    assert (grown[2][:3] > grown[1][:3]).all()
+    assert (grown[1][:3] > 1e-4).all()
+    assert np.allclose(grown[2][3:], 1e-4)
+    assert np.allclose(predicted(np.zeros(3), np.ones(3), covariance, 0.5)[0], 0.5)
 
 
 class Message:

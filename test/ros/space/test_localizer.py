@@ -6,6 +6,7 @@ The masks of the model with random weights mean nothing; wherever they are, the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,51 @@ def test_depth_may_be_switched_off_and_the_position_chosen(client: Any, wait_for
         False,
         "parameter depth_min is 20.0; expected at most depth_max, which is 10.0",
     )
+
+
+def test_each_track_has_a_pose_of_its_own_on_request(client: Any, wait_for: Any) -> None:
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+
+    from sa2va_ros.support.qos import reliable
+
+    (track,) = seen(shoot(client, wall(1.0)))
+    topic = f"tracks/{track.id}/pose"
+    listening = client.listen(PoseWithCovarianceStamped, topic, reliable(5))
+    assert not listening.get_publisher_count()
+    assert client.set_parameter("publish_track_poses", True)[0]
+    shoot(client, wall(1.0))
+    wait_for(listening.get_publisher_count, 20, "the topic of the track")
+    tracks = shoot(client, wall(1.2))
+    found = [
+        m for m in client.stream_until(None, lambda c: c.got[topic]) if m.header == tracks.header
+    ]
+    assert found[0].pose.pose.position.z == pytest.approx(1.2, abs=2e-3)
+    assert min(np.diag(np.array(found[0].pose.covariance).reshape(6, 6))) > 0
+    client.command("stop")
+    client.stream_until(PICTURE, lambda c: not c.got["tracks"][-1].tracks)
+    assert client.set_parameter("publish_track_poses", False)[0]
+    wait_for(lambda: not listening.get_publisher_count(), 20, "the end of the topic")
+
+
+def test_where_the_target_is_now_is_predicted_while_it_is_seen(client: Any, wait_for: Any) -> None:
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+
+    from sa2va_ros.messages.images import nanoseconds
+    from sa2va_ros.support.qos import reliable
+
+    listening = client.listen(PoseWithCovarianceStamped, "predicted_pose", reliable(20))
+    wait_for(listening.get_publisher_count, 20, "predicted_pose")
+    # The stamps must be those of now, or nothing can be said about now.
+    client._stamp = time.time_ns()
+    told = shoot(client, wall(1.0))
+    assert seen(told)[0].has_3d
+    poses = client.stream_until(None, lambda c: c.got["predicted_pose"])
+    assert nanoseconds(poses[0].header.stamp) > nanoseconds(told.header.stamp) - 2e8
+    assert poses[0].pose.pose.position.z == pytest.approx(1.0, abs=0.01)
+    time.sleep(1.5)
+    count = len(poses)
+    time.sleep(0.5)
+    assert len(poses) == count  # nothing is known about now any more
 
 
 def test_tf_is_refused_where_it_is_not_installed(
