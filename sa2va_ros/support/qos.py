@@ -6,7 +6,8 @@ from __future__ import annotations
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-SENSOR_QUEUE = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+# A second of a camera at 30 Hz: what an image needs must still be there when a busy machine gets to it.
+SENSOR_QUEUE = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def reliable(depth: int, *, latched: bool = False) -> QoSProfile:
