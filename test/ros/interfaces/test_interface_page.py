@@ -74,7 +74,10 @@ def test_topics_services_and_actions(
     pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
     from rclpy.action import get_action_server_names_and_types_by_node
 
-    node = start_node(remaps=("__ns:=/page",), model=nano_folder, threads=1, status_period=0.1)
+    kept = {"qos_overrides./page/depth.subscription.reliability": "best_effort"}
+    node = start_node(
+        remaps=("__ns:=/page",), model=nano_folder, threads=1, status_period=0.1, **kept
+    )
     client = start_client("/page")
     client.wait_connected()
     graph, name = client.node, ("sa2va_tracker", "/page")
@@ -114,6 +117,8 @@ def test_topics_services_and_actions(
     wait_for(
         lambda: _reliability(graph, "/page/image") == "reliable", 20, "a reliable subscription"
     )
+    # So is that of depth; but there a parameter says what is wanted.
+    assert _reliability(graph, "/page/depth") == "best effort"
     assert node.stop() == 0, node.output
 
 

@@ -206,6 +206,13 @@ def test_tracker_on_the_simulated_camera_tracks_and_ends_with_ctrl_c(
 
 
 @needs_launch
+def test_a_launch_ends_with_status_1_when_the_tracker_fails(launched: Any) -> None:
+    process, log = launched("tracker.launch.py", "model:=/no/such")
+    assert process.wait(120) == 1, log.read_text()
+    assert "/no/such: no such folder" in log.read_text()
+
+
+@needs_launch
 def test_the_grasp_demo_launches_and_picks_up(
     launched: Any, start_client: Any, wait_for: Any
 ) -> None:
