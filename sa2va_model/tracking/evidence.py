@@ -8,6 +8,7 @@ the area is the object's own. All in tensors, N objects at once.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,19 @@ def clip_evidence(evidence: float) -> float:
     if math.isnan(evidence):
         return 0.0
     return max(-EVIDENCE_LIMIT, min(EVIDENCE_LIMIT, evidence))
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What is under N masks: `look` float32 [N, D], and `area` float32 [N], the share of the image."""
+
+    look: Tensor
+    area: Tensor
+
+
+def appearance(features: ImageFeatures, logits: Tensor) -> Appearance:
+    """Describe what is under the masks [N, 1, 4h, 4w] of an image."""
+    return Appearance(look(features, logits), area(logits))
 
 
 def look(features: ImageFeatures, logits: Tensor) -> Tensor:

@@ -55,32 +55,32 @@ class FrameUpdates:
     # Before the step.
 
     def to_step(self, features: ImageFeatures) -> list[str]:
-        """Return the objects that memory should follow on this frame, those just re-detected among them."""
-        followed = [record.id for record in self._table if not record.redetectable]
-        return [*followed, *self._redetect(features)]
-
-    def _redetect(self, features: ImageFeatures) -> list[str]:
-        """Decode the stored embeddings of lost objects; prompt and return those found again."""
-        every = self._config.redetect_every if self._calibration.redetect else 0
+        """Return the objects that memory should follow on this frame, those just re-detected last."""
+        followed: list[str] = []
         back: list[str] = []
         for record in self._table:
-            life, embedding = record.life, record.embedding
-            if not record.redetectable or life is None or embedding is None:
-                continue
-            if record.return_reason == Reason.WORDS and life.likely:
-                back.append(
-                    record.id
-                )  # the language model found it for this frame, and it was replayed
-                continue
-            if not record.look_due(every):
-                continue
-            glance = self._probe.look(embedding, features, self._tracker.row(record.id))
-            record.looked(glance.evidence, every)
-            if life.likely:
-                record.returning(Reason.REDETECTED)
-                self._tracker.add(record.id, Prompt(embedding=embedding))
+            if not record.redetectable:
+                followed.append(record.id)
+            elif self._redetect(record, features):
                 back.append(record.id)
-        return back
+        return followed + back
+
+    def _redetect(self, record: TrackRecord, features: ImageFeatures) -> bool:
+        """Decode the stored embedding of a lost object every few frames; return whether it is followed again."""
+        every = self._config.redetect_every if self._calibration.redetect else 0
+        life, embedding = record.life, record.embedding
+        if life is None or embedding is None:
+            return False
+        if record.return_reason == Reason.WORDS and life.likely:
+            return True  # the language model found it for this frame, and it was replayed
+        if not record.look_due(every):
+            return False
+        glance = self._probe.look(embedding, features, self._tracker.row(record.id))
+        record.looked(glance.evidence, every)
+        if life.likely:
+            record.returning(Reason.REDETECTED)
+            self._tracker.add(record.id, Prompt(embedding=embedding))
+        return life.likely
 
     # After the step.
 
@@ -102,14 +102,13 @@ class FrameUpdates:
     def _judge(
         self, record: TrackRecord, seen: Mapping[str, Observation], evidence: float, frame: Frame
     ) -> Track:
-        record.aged()
         if record.life is None:
+            record.waited()
             return record.report(None, 0.0)
         own = seen.get(record.id)
         known = own is not None and not own.prompted  # a prompt's own mask says nothing new
-        record.observed(evidence if known else math.nan, frame.stamp)
         visible = own is not None and self._visibility.passes(own.decoded)
-        change = record.advance(frame.stamp, visible=visible)
+        change = record.advance(frame.stamp, evidence if known else math.nan, visible=visible)
         shown, score = record.life.shown, 0.0
         if own is not None and shown:
             score = self._visibility.score(own.quality, own.object_score)

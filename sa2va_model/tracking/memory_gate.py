@@ -17,7 +17,7 @@ from sa2va_model.segmentation.memory_policy import Admission, overlaps
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_model.tracking.config import GateConfig
 from sa2va_model.tracking.distractors import DistractorRule
-from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, area, area_change, look, weigh
+from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, Appearance, appearance, area_change, weigh
 from sa2va_model.tracking.motion import BoxFilter, box_overlaps, boxes
 
 MOTION_SHARE = 0.15  # of a mask's score, as in SAMURAI
@@ -95,15 +95,24 @@ class MemoryGate:
         """Learn from a prompt's mask what the object looks like."""
         rows = torch.tensor([row], device=self._area.device)
         seen = (decoded.logits > 0).flatten(1).any(1)
-        self._learn(rows, decoded.logits, seen, _LEARN_PROMPTED)
+        assert self._features is not None, "frame() comes first"
+        shown = appearance(self._features, decoded.logits)
+        self._learn(rows, shown, seen, _LEARN_PROMPTED)
         self._filter.update(rows, boxes(decoded.logits), seen)
         self.evidence[row] = torch.where(seen[0], EVIDENCE_LIMIT, -EVIDENCE_LIMIT)
 
-    def weigh(self, weights: EvidenceWeights, rows: Tensor, decoded: Decoded) -> Tensor:
-        """Return the evidence for masks of the image at hand, [N]."""
+    def weigh(
+        self,
+        weights: EvidenceWeights,
+        rows: Tensor,
+        decoded: Decoded,
+        seen: Appearance | None = None,
+    ) -> Tensor:
+        """Return the evidence for masks of the image at hand, [N]; `seen` is what they show, if known already."""
         assert self._features is not None, "frame() comes first"
-        likeness = (look(self._features, decoded.logits) * self._look[rows]).sum(1)
-        change = area_change(area(decoded.logits), self._area[rows], self._cells)
+        seen = seen or appearance(self._features, decoded.logits)
+        likeness = (seen.look * self._look[rows]).sum(1)
+        change = area_change(seen.area, self._area[rows], self._cells)
         return self._weigh(weights, decoded, likeness, change, scored=self._scored)
 
     def evidence_for(self, row: int, features: ImageFeatures, decoded: Decoded) -> float:
@@ -143,7 +152,9 @@ class MemoryGate:
 
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
         """Remember the frames whose masks have enough evidence."""
-        own = self.weigh(self.calibration.memory, rows, decoded)
+        assert self._features is not None, "frame() comes first"
+        shown = appearance(self._features, decoded.logits)
+        own = self.weigh(self.calibration.memory, rows, decoded, shown)
         evidence = own
         if self._rivals is not None:  # the embedding's masks are weighed by their own head
             said, pair = self._rivals
@@ -163,7 +174,7 @@ class MemoryGate:
             rivals = self._alternatives(rows, decoded)
             distractor = self._rule(rows, decoded.logits, rivals, evidence, trusted)
         self._filter.update(rows, box, trusted)
-        self._learn(rows, decoded.logits, trusted, _LEARN)
+        self._learn(rows, shown, trusted, _LEARN)
         self._rivals = None  # they belong to these rows alone
         return Admission(recent, distractor)
 
@@ -193,14 +204,12 @@ class MemoryGate:
             found = torch.cat([found, more], dim=1)
         return found
 
-    def _learn(self, rows: Tensor, logits: Tensor, trusted: Tensor, share: float) -> None:
-        """Moves what the object looks like towards what it looks like now."""
-        assert self._features is not None, "frame() comes first"
+    def _learn(self, rows: Tensor, shown: Appearance, trusted: Tensor, share: float) -> None:
+        """Move what the object looks like towards what it looks like now."""
         known = self._known[rows]
         share_now = torch.where(known, share, 1.0) * trusted
-        seen, size = look(self._features, logits), area(logits)
-        mixed = torch.lerp(self._look[rows], seen, share_now[:, None])
+        mixed = torch.lerp(self._look[rows], shown.look, share_now[:, None])
         self._look[rows] = torch.nn.functional.normalize(mixed, dim=1)
         own = self._area[rows]
-        self._area[rows] = torch.where(share_now > 0, torch.lerp(own, size, share_now), own)
+        self._area[rows] = torch.where(share_now > 0, torch.lerp(own, shown.area, share_now), own)
         self._known[rows] = known | trusted

@@ -164,16 +164,9 @@ class TrackRecord:
 
     # Frames.
 
-    def aged(self) -> None:
-        """Count a frame."""
+    def waited(self) -> None:
+        """Count a frame on which it is not found yet, or over."""
         self.age += 1
-
-    def observed(self, evidence: float, stamp: float) -> None:
-        """Take a frame's evidence; NaN = nothing is known."""
-        assert self.life is not None
-        seconds = 0.0 if self.stamp is None else max(stamp - self.stamp, 0.0)
-        self.life.existence.observe(evidence, seconds)
-        self.stamp = stamp
 
     def viewed(self, index: int, mask: Tensor, evidence: float) -> None:
         """Keep what was followed on a frame, for answers that come late."""
@@ -183,9 +176,19 @@ class TrackRecord:
         """What was followed on the frame of that index, if still known."""
         return next((view for view in self._views if view.index == index), None)
 
-    def advance(self, stamp: float, *, visible: bool) -> tuple[Transition, Reason] | None:
-        """Follow the lifecycle for one frame; return what changed, and why."""
+    def advance(
+        self, stamp: float, evidence: float, *, visible: bool
+    ) -> tuple[Transition, Reason] | None:
+        """Take one frame; return the change of state, if any, and why.
+
+        Args:
+            evidence: of its mask; NaN = nothing is known.
+            visible: its mask may be shown.
+        """
         assert self.life is not None
+        seconds = 0.0 if self.stamp is None else max(stamp - self.stamp, 0.0)
+        self.life.existence.observe(evidence, seconds)
+        self.age, self.stamp = self.age + 1, stamp
         change = self.life.update(stamp, visible=visible)
         self.state = self.life.state
         if change is None:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
 from sa2va_model.errors import InputError
@@ -238,7 +239,15 @@ def test_objects_in_one_batch_keep_their_own_evidence(segmenter: Sam2) -> None:
 # --- calibration -----------------------------------------------------------------------------------
 
 
+def weigh_down(folder: Path, value: float) -> None:
+    """Weights whose last number is `value`."""
+    tensor = torch.zeros(1 << 18)
+    tensor[-1] = value
+    save_file({"weight": tensor}, folder / "model.safetensors")
+
+
 def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
+    weigh_down(tmp_path, 0.0)
     values = Calibration(memory=EvidenceWeights(1.0, 2.0, 3.0, -4.0, 0.5), regain=3.25)
     values.write(tmp_path, {"clips": 3})
     assert Calibration.read(tmp_path) == values
@@ -249,12 +258,11 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_calibration_is_not_used_for_other_weights(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(bytes(1 << 20))
+    weigh_down(tmp_path, 0.0)
     values = Calibration(regain=3.25)
     values.write(tmp_path, {})
     assert Calibration.read(tmp_path) == values
-    weights.write_bytes(bytes((1 << 20) - 1) + b"x")
+    weigh_down(tmp_path, 1.0)
     assert Calibration.read(tmp_path) == Calibration()
     assert "made for other weights" in caplog.text
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -60,14 +61,14 @@ def test_a_track_is_announced_once_and_only_when_it_is_found() -> None:
 def test_a_loss_remembers_who_denied_and_how_it_came_back() -> None:
     record = begun()
     record.denied(-9.0)
-    changes = [record.advance(stamp, visible=True) for stamp in (0.1, 0.4)]
+    changes = [record.advance(stamp, math.nan, visible=True) for stamp in (0.1, 0.4)]
     kinds = [(change[0].kind, change[1]) for change in changes if change]
     assert kinds == [(EventKind.OCCLUDED, Reason.DENIED), (EventKind.LOST, Reason.DENIED)]
     assert record.lost
     assert record.lost_since == 0.4
     record.confirmed(9.0, at_least=0.0)
     record.returning(Reason.WORDS)
-    back = record.advance(0.5, visible=True)
+    back = record.advance(0.5, math.nan, visible=True)
     assert back is not None
     assert (back[0].kind, back[1]) == (EventKind.REACQUIRED, Reason.WORDS)
     assert record.return_reason == Reason.RETURNED, "the next time it may return by itself"
