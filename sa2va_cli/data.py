@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ EXAMPLES = """examples:
   sa2va data look my_folder                 a page of pictures: what is marked, what is asked
   sa2va data ACTION --help     all options of an action"""
 _SHOWN = 20
-_CLIP_FRAMES = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,77 +144,29 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from rich.progress import track
 
     from sa2va_cli.inputs import open_input
-    from sa2va_training.data.folder import FolderWriter
+    from sa2va_model.io.folder_lock import FolderLock
+    from sa2va_training.data.recording import RecordingImport
 
-    if args.fps is not None and not args.fps > 0:
+    if args.fps is not None and not 0 < args.fps < float("inf"):
         raise InputError(f"--fps is {args.fps}, expected a number above 0")
     source = open_input(args.input, topic=args.topic)
-    name = args.name or Path(args.input).stem
-    folder = Path(args.output)
-    if (folder / "images" / name).exists():
-        raise InputError(
-            f"{folder / 'images' / name}: is there already, expected a new clip; --name gives another name"
-        )
-    kept = clips = 0
-    frames: list[Any] = []
-    due = float("-inf")
-    with FolderWriter(folder) as writer:
-
-        def flush() -> None:
-            nonlocal clips
-            if args.stills:
-                for frame in frames:
-                    writer.add_image(
-                        f"{name}/{frame.index:05d}",
-                        frame.rgb,
-                        None,
-                        {},
-                        notes={"from": source.name, **_times([frame])},
-                        recording=name,
-                    )
-                frames.clear()
-                return
-            part = name if clips == 0 else f"{name}_{clips + 1}"
-            pictures = [f.rgb for f in frames]
-            writer.add_clip(
-                part,
-                pictures,
-                [None] * len(pictures),
-                {},
-                notes={"from": source.name, **_times(frames)},
-                recording=name,
+    folder, name = Path(args.output), args.name or Path(args.input).stem
+    run = RecordingImport(folder, name, source.name, stills=args.stills)
+    frames = track(source, "reading", total=source.frame_count, transient=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FolderLock(folder):
+            run.write(frames, fps=args.fps, limit=args.limit)
+    finally:
+        if run.kept:
+            print(
+                f"{folder}: {run.kept} frames in {run.clips} clip(s); draw label images in {folder}/masks/{name}/"
             )
-            clips += 1
-            frames.clear()
-
-        for frame in track(source, "reading", total=source.frame_count, transient=True):
-            if frame.stamp + 1e-9 < due:
-                continue
-            due = frame.stamp + (1 / args.fps if args.fps else 0.0)
-            frames.append(frame)
-            kept += 1
-            if len(frames) == _CLIP_FRAMES:
-                flush()
-            if args.limit is not None and kept == args.limit:
-                break
-        if frames:
-            flush()
-    print(
-        f"{folder}: {kept} frames in {clips} clip(s); draw label images in {folder}/masks/{name}/"
-    )
+    if skipped := getattr(source, "skipped", 0):
+        print(f"{skipped} images could not be used; the first: {source.first_skipped}")  # type: ignore[attr-defined]
     print(f"(00000.png …, pixel value = number of the object), then: sa2va data propagate {folder}")
-    return 0, {"folder": str(folder), "frames": kept, "clips": clips}
-
-
-def _times(frames: Sequence[Any]) -> dict[str, Any]:
-    """When frames were taken: seconds of the source's own clock, and of a bag the stamps of its messages."""
-    found: dict[str, Any] = {"stamps": [round(frame.stamp, 6) for frame in frames]}
-    headers = [frame.header for frame in frames if hasattr(frame, "header")]
-    if headers:
-        stamps = [header.stamp for header in headers]
-        found["nanoseconds"] = [stamp.sec * 10**9 + stamp.nanosec for stamp in stamps]
-        found["frame_id"] = headers[0].frame_id
-    return found
+    record = {"folder": str(folder), "frames": run.kept, "clips": run.clips, "skipped": skipped}
+    return 0, record
 
 
 def _propagate(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:

@@ -13,6 +13,7 @@ import yaml
 
 from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
+from sa2va_model.io.file_names import inside
 
 if TYPE_CHECKING:
     from sa2va_training.data.readers import DatasetConfig
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(config)
     if args.on is not None:
         dataset = among(dataset, read_held_out(Path(args.on), config.title, config.root))
-    folder = Path(args.output or Path("runs/evaluate") / config.title)
+    folder = Path(args.output or inside(Path("runs/evaluate"), config.title, "name"))
     official = own["protocol"] == "official"
     if official and config.format != "ref_davis17":
         raise InputError(

@@ -135,8 +135,10 @@ class CollectPrompt(argparse.Action):
 
 def positive(text: str) -> int:
     """An argparse type: a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}', expected a whole number above 0")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text:.40}', expected a whole number above 0 and below a billion"
+        )
     return int(text)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -18,6 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.file_names import write_whole
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""A disk that takes no more."""
 
 
 def plain(value: Any) -> Any:
@@ -38,19 +43,42 @@ def write_json(path: Path | str | None, data: Any) -> None:
     if path is None:
         return
     target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
+    text = json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n")
-        os.replace(temporary, target)
+        write_whole(target, text.encode())
     except OSError as error:
+        if error.errno in FULL:
+            raise  # a failure, and not what the user gave
         raise InputError(
             f"{target}: {error.strerror}, expected a file that can be written"
         ) from error
 
 
+class ReservedJson:
+    """A JSON file that can still be written when the disk has become full: its room is taken at the beginning."""
+
+    ROOM = 1 << 16
+
+    def __init__(self, path: Path, first: Any) -> None:
+        """Args: `first` is what it says until `write`, for a run that is killed."""
+        self._path = path
+        text = json.dumps(plain(first), indent=2, ensure_ascii=False)
+        path.write_text(text.ljust(self.ROOM) + "\n")
+
+    def write(self, data: Any) -> None:
+        """Write the file as a whole; over what it has if there is no room for another."""
+        try:
+            write_json(self._path, data)
+        except OSError:
+            text = json.dumps(plain(data), indent=2, ensure_ascii=False).encode()
+            with self._path.open("r+b", buffering=0) as file:
+                file.write(text.ljust(self.ROOM) + b"\n")
+            raise
+
+
 class JsonRecords:
-    """A JSON document with one growing list. After every record the file is whole and valid."""
+    """A JSON document with one growing list. After every record the file is whole and valid, on a full disk, too."""
 
     def __init__(self, path: Path, head: str = "[", tail: str = "]") -> None:
         """Start the document.
@@ -60,19 +88,27 @@ class JsonRecords:
             head: what comes before the records.
             tail: what comes after them.
         """
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=0)
         self._tail = f"\n{tail}\n".encode()
         self._empty = True
-        self._file.write(head.encode() + self._tail)
-        self._file.flush()
+        self._write(head.encode() + self._tail)
 
     def add(self, record: Any) -> None:
         """Append one record, on a line of its own."""
         line = json.dumps(plain(record), ensure_ascii=False).encode()
-        self._file.seek(-len(self._tail), os.SEEK_END)
-        self._file.write((b"\n" if self._empty else b",\n") + line + self._tail)
-        self._file.flush()
+        end = self._file.seek(-len(self._tail), os.SEEK_END)
+        try:
+            self._write((b"\n" if self._empty else b",\n") + line + self._tail)
+        except OSError:
+            self._file.truncate(end)
+            self._file.seek(end)
+            self._write(self._tail)  # its room was taken before
+            raise
         self._empty = False
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[self._file.write(data) :]
 
     def close(self) -> None:
         """Close the file."""
@@ -80,7 +116,11 @@ class JsonRecords:
 
 
 class VideoWriter:
-    """An H.264 mp4 that browsers play. Fragmented while it grows, so that a killed run leaves a playable file."""
+    """An H.264 mp4 that browsers play.
+
+    While it grows, every frame is on disk as a fragment of its own when the next one comes, so that a killed run leaves
+    a playable file; at the end it becomes a plain mp4.
+    """
 
     TIME_BASE = Fraction(1, 90000)
 
@@ -93,7 +133,10 @@ class VideoWriter:
         """
         self._rate = Fraction(fps or 30.0).limit_denominator(1001)
         self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "hybrid_fragmented"}
+            str(path),
+            "w",
+            format="mp4",
+            options={"movflags": "hybrid_fragmented+frag_every_frame", "flush_packets": "1"},
         )
         self._stream: av.video.stream.VideoStream | None = None
         self._last = -1
@@ -121,7 +164,8 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _start(self, width: int, height: int) -> av.video.stream.VideoStream:
-        options = {"preset": "veryfast", "crf": "21", "bf": "0"}
+        # "zerolatency": the encoder holds no frames back that a kill would take.
+        options = {"preset": "veryfast", "crf": "21", "bf": "0", "tune": "zerolatency"}
         stream = self._container.add_stream("libx264", rate=self._rate, options=options)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p"
@@ -189,4 +233,4 @@ def write_png(path: Path, image: np.ndarray) -> None:
     ok, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:
         raise RuntimeError(f"{path}: OpenCV cannot encode an image of {image.shape} {image.dtype}")
-    path.write_bytes(data.tobytes())
+    write_whole(path, data.tobytes())

@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.prompts:
         raise InputError("nothing to track, expected at least one -e, --box or --point")
     from sa2va_cli.track_outputs import check_folder, clear_folder
+    from sa2va_model.io.folder_lock import FolderLock
 
     source = open_input(args.input, topic=args.topic, fps=args.fps)
     truth = _open_truth(args.gt)
@@ -118,10 +119,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{source.name}: holds no frame, expected at least one") from None
     for prompt in args.prompts:
         prompt.check_inside(*first.rgb.shape[:2])
-    folder = check_folder(args.output)
-    job = TrackJob(args, source, _tracker(args), truth)
-    clear_folder(folder)
-    summary = job.run(chain([first], frames))
+    with FolderLock(check_folder(args.output)):
+        job = TrackJob(args, source, _tracker(args), truth)
+        clear_folder(check_folder(args.output))
+        summary = job.run(chain([first], frames))
     _print(summary, args.output)
     return 1 if any("failed" in track for track in summary["tracks"]) else 0
 
@@ -173,7 +174,7 @@ class TrackJob:
         self._retries: dict[
             str, tuple[str, float]
         ] = {}  # track id -> expression, time to look again
-        self._frames = 0
+        self._frames = self._skipped = 0
         self._seconds = 0.0
 
     def run(self, frames: Iterator[Frame]) -> dict[str, Any]:
@@ -181,11 +182,12 @@ class TrackJob:
 
         On an error or Ctrl-C everything so far is finished and the summary says why it is not complete.
         """
-        from sa2va_cli.output import write_json
+        from sa2va_cli.output import ReservedJson, write_json
         from sa2va_cli.track_outputs import TrackOutputs
 
         folder = Path(self._args.output)
         problem: str | None = "interrupted"
+        reserved = ReservedJson(folder / "summary.json", self._summary("killed"))
         try:
             with TrackOutputs(folder, self._source) as outputs:
                 self._loop(frames, outputs.write)
@@ -198,27 +200,34 @@ class TrackJob:
         finally:
             self._tracker.close()
             summary = self._summary(problem)
-            write_json(folder / "summary.json", summary)
-            write_json(self._args.json, summary)
+            try:
+                reserved.write(summary)
+                write_json(self._args.json, summary)
+            except (OSError, InputError):
+                if problem is None:  # else the first error is the one that is told
+                    raise
         return summary
 
     def _loop(self, frames: Iterator[Frame], write: Callable[[Frame, FrameResult], None]) -> None:
         from sa2va_cli.output import Progress
+        from sa2va_model.io.stamp_order import StampOrder
 
         total = self._source.frame_count
         if self._args.frames is not None:
             total = min(total or self._args.frames, self._args.frames)
-        start, last = time.perf_counter(), None
+        start, order = time.perf_counter(), StampOrder()
         with Progress(total, f"track {self._source.name}") as progress:
             for original in islice(frames, self._args.frames):
                 frame, factor = limit_size(original, self._args.size)
-                if last is not None and frame.stamp < last:
-                    self._tracker.reset(
-                        f"time jumped back from {last:.3f} s to {frame.stamp:.3f} s"
-                    )
-                if last is None or frame.stamp < last:
+                try:
+                    reset = order.check(frame.stamp)
+                except InputError as error:
+                    self._skip(f"frame {frame.index}: {error}", progress.say)
+                    continue
+                if reset:
+                    self._tracker.reset(reset)
+                if reset or not self._frames:
                     self._start(factor)
-                last = frame.stamp
                 result = self._step(frame)
                 write(frame, result)
                 if self._truth is not None:
@@ -227,6 +236,11 @@ class TrackJob:
                 self._note(frame, result, progress.say)
                 self._seconds = time.perf_counter() - start
                 progress.step()
+
+    def _skip(self, why: str, say: Callable[[str], None]) -> None:
+        """A frame that cannot be used, as the node has it: said, counted, and the next one is judged without it."""
+        self._skipped += 1
+        say(f"{why}; it is skipped")
 
     def _start(self, factor: float) -> None:
         """Give the tracker what is to be tracked, in the order of the command line."""
@@ -287,6 +301,7 @@ class TrackJob:
             "complete": problem is None,
             "problem": problem,
             "frames": self._frames,
+            "skipped": self._skipped + getattr(self._source, "skipped", 0),
             "width": width,
             "height": height,
             "seconds": round(self._seconds, 3),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FILES = ("tracks.json", "events.json", "summary.json", "overlay.mp4")
 FOLDERS = ("masks", "bag")
+TRACKS_HEAD = '{"frames": ['
 
 
 def check_folder(path: Path | str) -> Path:
@@ -37,13 +38,22 @@ def check_folder(path: Path | str) -> Path:
         raise InputError(
             f"-o {folder}: {error.strerror}, expected a folder that can be written"
         ) from error
-    ours = (folder / "tracks.json").is_file() and (folder / "events.json").is_file()
-    for name in FOLDERS:
-        if (folder / name).exists() and not ours:
-            raise InputError(
-                f"-o {folder}: holds '{name}' and no earlier run, expected a new or empty folder"
-            )
+    if not _is_ours(folder):
+        for name in (*FOLDERS, *FILES):
+            if (folder / name).exists():
+                raise InputError(
+                    f"-o {folder}: holds '{name}' and no earlier run, expected a new or empty folder"
+                )
     return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run has written there: its tracks.json begins as ours do."""
+    try:
+        with (folder / "tracks.json").open("rb") as file:
+            return file.read(len(TRACKS_HEAD)) in (TRACKS_HEAD.encode(), b"")
+    except OSError:
+        return False
 
 
 def clear_folder(folder: Path) -> None:
@@ -67,7 +77,7 @@ class TrackOutputs:
         self._folder = folder
         self._first: float | None = None
         self._stack = ExitStack()
-        self._tracks = JsonRecords(folder / "tracks.json", '{"frames": [', "]}")
+        self._tracks = JsonRecords(folder / "tracks.json", TRACKS_HEAD, "]}")
         self._stack.callback(self._tracks.close)
         self._events = JsonRecords(folder / "events.json")
         self._stack.callback(self._events.close)
@@ -113,9 +123,13 @@ class TrackOutputs:
         """Use as `with TrackOutputs(...) as outputs`."""
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Finish every file, whatever happened."""
-        self._stack.close()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Finish every file, whatever happened; what fails on the way does not hide why the run ended."""
+        try:
+            self._stack.close()
+        except Exception:
+            if error is None:
+                raise
 
 
 def safe_name(track_id: str) -> str:

@@ -41,6 +41,11 @@ def messages_until_cut(file: Path) -> Iterator[Found]:
     return _from_mcap(file) if file.suffix == ".mcap" else _from_sqlite(file)
 
 
+def unpacked(raw: bytes) -> bytes:
+    """A message that was compressed by itself, as metadata.yaml would say; others as they are."""
+    return zstd.decompress(raw) if raw.startswith(_ZSTD) else raw
+
+
 def _from_mcap(file: Path) -> Iterator[Found]:
     schemas: dict[int, str] = {}
     channels: dict[int, tuple[str, str]] = {}
@@ -114,7 +119,4 @@ def _from_sqlite(file: Path) -> Iterator[Found]:
         # Without this, a file that is shorter than its head says is not opened.
         base.execute("PRAGMA writable_schema=ON")
         for topic, kind, recorded, data in base.execute(query):
-            raw = bytes(data)
-            if raw.startswith(_ZSTD):  # compressed message by message
-                raw = zstd.decompress(raw)
-            yield Found(topic, kind, recorded, raw)
+            yield Found(topic, kind, recorded, unpacked(bytes(data)))

@@ -11,7 +11,7 @@ from rosbags.rosbag2 import Reader
 
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import BAG_SUFFIXES, natural_key
-from sa2va_ros.bags.cut_files import messages_until_cut
+from sa2va_ros.bags.cut_files import messages_until_cut, unpacked
 
 
 class Part:
@@ -62,7 +62,7 @@ class Part:
             with Reader(self.path) as reader:
                 links = [link for link in reader.connections if link.topic == topic]
                 for _, recorded, raw in reader.messages(links):
-                    yield recorded, bytes(raw)
+                    yield recorded, unpacked(bytes(raw))
         except Exception as error:  # noqa: BLE001  as above
             self.fault = f"{self.path}: cut off or damaged ({words(error)})"
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.file_names import inside, write_whole
 
 ANNOTATIONS = "annotations.jsonl"
 
@@ -78,6 +79,29 @@ class FolderWriter:
             record["labels"] = f"masks/{name}"
         self._record(record, objects, said)
 
+    def add_picture(self, name: str, rgb: np.ndarray) -> str:
+        """One picture without a record, which `put` writes; one that is there already stays. Returns its path."""
+        ending = ".jpg" if self._quality else ".png"
+        if inside(self.root / "images", name + ending, "picture").exists():
+            return f"images/{name}{ending}"
+        return self._picture(f"images/{name}", rgb)
+
+    def put(self, what: Mapping[str, str], **said: Any) -> None:
+        """A record of what `what` names (image or clip); one that is there keeps its other fields."""
+        file = self.root / ANNOTATIONS
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        ((key, path),) = what.items()
+        found = [n for n, line in enumerate(lines) if f'"{path}"' in line]
+        for n in found:
+            old = json.loads(lines[n])
+            if old.get(key) == path:
+                lines[n] = json.dumps({**old, **said}, ensure_ascii=False) + "\n"
+                write_whole(file, "".join(lines).encode())
+                self._file.close()
+                self._file = file.open("a", encoding="utf-8")
+                return
+        self._record(dict(what), {}, said)
+
     def _record(
         self, record: dict[str, Any], objects: Mapping[int, str], said: Mapping[str, Any]
     ) -> None:
@@ -99,12 +123,12 @@ class FolderWriter:
         return stem + ".png"
 
     def _write(self, name: str, pixels: np.ndarray, options: list[int]) -> None:
-        path = self.root / name
+        path = inside(self.root, name, "picture")
         path.parent.mkdir(parents=True, exist_ok=True)
         ok, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), options)
         if not ok:
             raise RuntimeError(f"{path}: OpenCV cannot encode {pixels.shape} {pixels.dtype}")
-        path.write_bytes(data.tobytes())
+        write_whole(path, data.tobytes())
 
     def close(self) -> None:
         """Close the annotation file."""

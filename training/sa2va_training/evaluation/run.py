@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.file_names import inside
+from sa2va_model.io.folder_lock import FolderLock
 from sa2va_training.data.sample import Dataset, Sample
 from sa2va_training.evaluation.predictor import Predictor
 from sa2va_training.evaluation.scoring import Scored, score_sample
@@ -63,6 +65,10 @@ class Run:
         """The samples that this process measures."""
         return range(self.shard[0], len(self.dataset), self.shard[1])
 
+    def lock(self) -> FolderLock:
+        """Held while this share is measured: two processes with one file of records would count twice."""
+        return FolderLock(self.folder, f".{self.records_file.stem}.lock")
+
     def start(self, *, afresh: bool = False) -> set[str]:
         """Open the folder; returns the ids of the samples that are done.
 
@@ -74,6 +80,18 @@ class Run:
         """
         head = json.loads(json.dumps(self.head))
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            theirs = [n for n in (SHEET, CELLS, "results.json") if (self.folder / n).exists()]
+            if theirs and not any(map(_is_ours, self.folder.glob("records*.jsonl"))):
+                raise InputError(
+                    f"{self.folder}: holds {theirs[0]} and no earlier run, expected a new or empty folder"
+                )
+            if self.records_file.exists() and not _is_ours(self.records_file):
+                raise InputError(
+                    f"{self.records_file}: is of no run, expected a new or empty folder"
+                )
+            with FolderLock(self.folder, f".{self.records_file.stem}.lock"):
+                pass  # nobody measures this share now
             if afresh:
                 shutil.rmtree(self.folder / CELLS, ignore_errors=True)
             (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
@@ -98,7 +116,7 @@ class Run:
 
     def go(self, predictor: Predictor, done: set[str]) -> Iterator[Sample]:
         """Measure what is not done yet; yields each sample after it is measured and kept."""
-        with self.records_file.open("a", encoding="utf-8") as file:
+        with self.lock(), self.records_file.open("a", encoding="utf-8") as file:
             for index in self.share:
                 sample = self.dataset[index]
                 if sample.id in done:
@@ -144,11 +162,13 @@ class Run:
         if scored.masks is None:
             return
         video, _, expression = scored.record["id"].rpartition("|")
-        folder = self.folder / "Annotations" / video / expression
+        folder = inside(
+            self.folder / "Annotations", f"{video}/{expression}", "video and expression"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         for picture, mask in zip(sample.frames, scored.masks, strict=True):
             name = f"{Path(picture.name).stem}.png"
-            _write_png(folder / name, mask.astype(np.uint8) * 255)
+            _write_png(inside(folder, name, "frame"), mask.astype(np.uint8) * 255)
 
     def records(self) -> tuple[list[Json], int]:
         """The records of all finished samples, of all processes, and the number of those samples."""
@@ -178,6 +198,12 @@ class Run:
             ) as packed:
                 for path in sorted(masks.rglob("*.png")):
                     packed.write(path, path.relative_to(self.folder).as_posix())
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file of records was written by a run."""
+    with path.open("rb") as file:
+        return file.read(8) in (b'{"head":', b"")
 
 
 def _whole_lines(path: Path, *, repair: bool = True) -> list[Json]:
