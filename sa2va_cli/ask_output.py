@@ -13,7 +13,7 @@ import numpy as np
 from sa2va_cli.output import write_json, write_png
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
-from sa2va_model.io.overlay import draw
+from sa2va_model.io.overlay import draw_overlay
 from sa2va_model.results import Answer, Segmentation, Target
 from sa2va_model.tracks import FrameResult, Track, TrackState
 
@@ -98,7 +98,7 @@ def write(
                 (folder / "regions").mkdir(exist_ok=True)
                 _write_mask(folder / "regions" / f"region{number}.png", region.masks[0])
         for t, frame in enumerate(frames):
-            drawn = draw(frame.rgb, _as_result(frame, answers, regions, t))
+            drawn = draw_overlay(frame.rgb, _as_result(frame, answers, regions, t))
             write_png(folder / "overlay" / f"{frame.index:05d}.png", drawn)
     except OSError as error:
         raise InputError(

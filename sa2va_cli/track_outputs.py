@@ -14,7 +14,7 @@ import numpy as np
 from sa2va_cli.output import JsonRecords, VideoWriter, write_png
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame, FrameSource
-from sa2va_model.io.overlay import draw
+from sa2va_model.io.overlay import draw_overlay
 from sa2va_model.tracks import Event, FrameResult, Track
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class TrackOutputs:
             self._first = frame.stamp
         for track in result.tracks:
             self._write_mask(frame, track)
-        self._video.add(draw(frame.rgb, result), frame.stamp - self._first)
+        self._video.add(draw_overlay(frame.rgb, result), frame.stamp - self._first)
         self._tracks.add(_frame_record(frame, result))
         for event in result.events:
             self._events.add(event_record(event))

@@ -23,6 +23,7 @@ from sa2va_model.config import ModelConfig
 from sa2va_model.device import Turns, traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
+from sa2va_model.io.given import FramesLike, ImageLike, as_frames, as_image
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.draft_answers import DraftAnswers
@@ -138,7 +139,7 @@ class JointModel(nn.Module):
     def reply(
         self,
         text: str,
-        frames: Sequence[np.ndarray] = (),
+        frames: FramesLike = (),
         *,
         clip: bool = False,
         regions: Sequence[np.ndarray] = (),
@@ -163,7 +164,7 @@ class JointModel(nn.Module):
         """
         return self._replies(
             [text],
-            frames,
+            as_frames(frames),
             clip=clip,
             regions=regions,
             history=history,
@@ -189,7 +190,7 @@ class JointModel(nn.Module):
 
     def ground(
         self,
-        frames: Sequence[np.ndarray],
+        frames: FramesLike,
         expression: str,
         *,
         keyframes: KeyframeChoice | None = None,
@@ -211,7 +212,7 @@ class JointModel(nn.Module):
 
     def ground_many(
         self,
-        frames: Sequence[np.ndarray],
+        frames: FramesLike,
         expressions: Sequence[str],
         *,
         keyframes: KeyframeChoice | None = None,
@@ -222,6 +223,7 @@ class JointModel(nn.Module):
         Raises:
             InputError: as `ground`.
         """
+        frames = as_frames(frames)
         if not len(frames):
             raise InputError("ground: no frames given; expected at least one")
         choice = keyframes or KeyframeChoice("latest", self.config.keyframes)
@@ -231,11 +233,12 @@ class JointModel(nn.Module):
         return reply
 
     def ground_stages(
-        self, frames: Sequence[np.ndarray], expression: str, keyframes: KeyframeChoice
+        self, frames: FramesLike, expression: str, keyframes: KeyframeChoice
     ) -> Iterator[GroundingResult]:
         """The replies of all stages of a choice as they come: an early one, then a better one."""
+        given = as_frames(frames)
         for stage in keyframes.stages():
-            yield self._ground(frames, [expression], stage, True)[0]
+            yield self._ground(given, [expression], stage, True)[0]
 
     def _ground(
         self,
@@ -288,15 +291,16 @@ class JointModel(nn.Module):
     # SAM-2.
 
     @torch.inference_mode()
-    def encode_image(self, image: np.ndarray) -> ImageFeatures:
+    def encode_image(self, image: ImageLike) -> ImageFeatures:
         """SAM-2's features of one image."""
         segmenter = self.segmenter
-        pixels = images.sam_pixels(image, self.config.sam2, self.device)
+        pixels = images.sam_pixels(as_image(image), self.config.sam2, self.device)
         return segmenter.encode_image(pixels.to(segmenter.device, segmenter.dtype))
 
-    def features(self, image: np.ndarray) -> ImageFeatures:
+    def features(self, image: ImageLike) -> ImageFeatures:
         """The same, kept for the next question about the same image."""
-        key = fingerprint(images.check_rgb(image))
+        image = as_image(image)
+        key = fingerprint(image)
         kept = self._features.pop(key, None)
         if kept is None:
             kept = self.encode_image(image)

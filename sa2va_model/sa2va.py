@@ -4,8 +4,8 @@
     frames ──► visual tokens ─┐
     question ─► text tokens ──┴► language model ─► answer; state at each [SEG] ─► text_hidden_fcs ─► prompt for SAM-2
 
-One method for each task of the paper's Table 1, on an image or a clip; frames are uint8 [H, W, 3] and may differ in
-size.
+One method for each task of the paper's Table 1, on an image or a clip; images are uint8 [H, W, 3] arrays, PIL images
+or paths, and frames may differ in size.
 Following an object through a stream is `tracker.py` and `live.py`.
 
 Letters: K objects, T frames, d width of a prompt for SAM-2.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
-from sa2va_model.io import preprocessing as images
+from sa2va_model.io.given import FramesLike, ImageLike, as_frames, as_image
 from sa2va_model.joint import JointModel
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
@@ -54,7 +54,7 @@ class Sa2VA(JointModel):
         Calibration()
     )  # what its scores are worth; `load_model` reads the checkpoint's own
 
-    def segment(self, image: np.ndarray, expression: str, *, exact: bool = True) -> Segmentation:
+    def segment(self, image: ImageLike, expression: str, *, exact: bool = True) -> Segmentation:
         """Referring segmentation of one image.
 
         Args:
@@ -67,9 +67,10 @@ class Sa2VA(JointModel):
 
     @torch.inference_mode()
     def segment_many(
-        self, image: np.ndarray, expressions: Sequence[str], *, exact: bool = True
+        self, image: ImageLike, expressions: Sequence[str], *, exact: bool = True
     ) -> list[Segmentation]:
         """`segment` for several expressions together."""
+        image = as_image(image)
         replies = self.ground_many([image], expressions, exact=exact)
         given = [reply.embeddings for reply in replies]
         if not replies or not sum(map(len, given)):
@@ -107,13 +108,14 @@ class Sa2VA(JointModel):
         )
 
     @torch.inference_mode()
-    def segment_region(self, image: np.ndarray, region: Region) -> Segmentation:
+    def segment_region(self, image: ImageLike, region: Region) -> Segmentation:
         """Interactive segmentation: the mask of a box or of clicks (a mask comes back as SAM-2 stores it).
 
         Raises:
             InputError: the region does not fit the image.
         """
-        prompt = region.prompt(images.check_rgb(image).shape)
+        image = as_image(image)
+        prompt = region.prompt(image.shape)
         shown = clips.decode_prompt(self.segmenter, self.features(image), prompt, *image.shape[:2])
         kept = shown.visible & shown.masks.any((1, 2))
         return Segmentation(bool(kept.any()), "", shown.masks[kept], shown.scores[kept])
@@ -121,14 +123,14 @@ class Sa2VA(JointModel):
     # Conversation, captions, clips.
 
     def chat_image(
-        self, image: np.ndarray, question: str, *, history: Sequence[Turn] = ()
+        self, image: ImageLike, question: str, *, history: Sequence[Turn] = ()
     ) -> Answer:
         """Image chat. If the answer points at things, they come with masks."""
         return self.ask([image], question, history=history)
 
     def chat_video(
         self,
-        frames: Sequence[np.ndarray],
+        frames: FramesLike,
         question: str,
         *,
         history: Sequence[Turn] = (),
@@ -138,20 +140,20 @@ class Sa2VA(JointModel):
         return self.ask(frames, question, history=history, keyframes=keyframes)
 
     def caption_video(
-        self, frames: Sequence[np.ndarray], *, keyframes: KeyframeChoice | None = None
+        self, frames: FramesLike, *, keyframes: KeyframeChoice | None = None
     ) -> Answer:
         """Video caption."""
         return self.ask(frames, DESCRIBE_VIDEO, keyframes=keyframes)
 
     def caption_grounded(
-        self, image: np.ndarray, question: str = DESCRIBE_IMAGE, *, history: Sequence[Turn] = ()
+        self, image: ImageLike, question: str = DESCRIBE_IMAGE, *, history: Sequence[Turn] = ()
     ) -> Answer:
         """Grounded caption generation: a caption whose phrases have masks."""
         return self.ask([image], f"{question} {GROUNDED}", history=history)
 
     def describe_regions(
         self,
-        image: np.ndarray,
+        image: ImageLike,
         regions: Sequence[Region | np.ndarray],
         question: str = DESCRIBE_REGION,
         *,
@@ -162,7 +164,7 @@ class Sa2VA(JointModel):
 
     def segment_video(
         self,
-        frames: Sequence[np.ndarray],
+        frames: FramesLike,
         expression: str,
         *,
         keyframes: KeyframeChoice | None = None,
@@ -181,13 +183,14 @@ class Sa2VA(JointModel):
 
     def segment_video_many(
         self,
-        frames: Sequence[np.ndarray],
+        frames: FramesLike,
         expressions: Sequence[str],
         *,
         keyframes: KeyframeChoice | None = None,
         exact: bool = True,
     ) -> list[Answer]:
         """`segment_video` for several expressions: the clip is seen once for all of them."""
+        frames = as_frames(frames)
         if not len(frames):
             raise InputError("segment_video: no frames given; expected at least one")
         asked = [prompts.clean_expression(expression) for expression in expressions]
@@ -209,7 +212,7 @@ class Sa2VA(JointModel):
 
     def ask(
         self,
-        frames: Sequence[np.ndarray],
+        frames: FramesLike,
         question: str,
         regions: Sequence[Region | np.ndarray] = (),
         *,
@@ -237,10 +240,10 @@ class Sa2VA(JointModel):
             InputError: the question is empty or too long, or regions on a clip or outside the image.
             CancelledError: `cancelled` said so.
         """
-        question = prompts.clean_expression(question)
+        question, frames = prompts.clean_expression(question), as_frames(frames)
         choice = keyframes or KeyframeChoice("first", self.config.keyframes)
         seen = choice.stages()[-1].indices(len(frames)) if len(frames) else ()
-        shown = [images.check_rgb(frames[i]) for i in seen]
+        shown = [frames[i] for i in seen]
         if regions and len(frames) != 1:
             raise InputError(f"regions: given with {len(frames)} frames; expected a single image")
         cells = self.config.region_size
@@ -296,7 +299,7 @@ class Sa2VA(JointModel):
         return out
 
     def propagate(
-        self, frames: Sequence[np.ndarray], embeddings: Tensor, keyframes: int | Sequence[int]
+        self, frames: FramesLike, embeddings: Tensor, keyframes: int | Sequence[int]
     ) -> np.ndarray:
         """Masks of K prompts on all frames: keyframes are prompted, the rest is tracked.
 
@@ -306,6 +309,7 @@ class Sa2VA(JointModel):
         Returns:
             bool [K, T, H, W], in the size of the first frame.
         """
+        frames = as_frames(frames)
         which = range(min(keyframes, len(frames))) if isinstance(keyframes, int) else keyframes
         return _stacked(self._follow(frames, embeddings, which)[0], frames)
 

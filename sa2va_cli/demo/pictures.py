@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sa2va_cli.demo.score import Shot, track_from
 from sa2va_cli.output import VideoWriter
-from sa2va_model.io.overlay import draw
+from sa2va_model.io.overlay import draw_overlay
 from sa2va_model.tracks import EventKind, FrameResult, Track
 
 WIDTH = 640
@@ -113,7 +113,7 @@ def _picture(shot: Shot, said: str, told: list[Any], clock: str) -> np.ndarray:
     labels = cv2.resize(shot.labels, (WIDTH, height), interpolation=cv2.INTER_NEAREST)
     scale = WIDTH / shot.rgb.shape[1]
     tracks = tuple(_enlarge(track_from(message, labels), scale) for message in shot.tracks.tracks)
-    drawn = draw(rgb, FrameResult(0.0, 0, height, WIDTH, tracks))
+    drawn = draw_overlay(rgb, FrameResult(0.0, 0, height, WIDTH, tracks))
     return np.concatenate([drawn, _bar(said, told, clock)])
 
 

@@ -40,7 +40,7 @@ def colour(track: Track, position: int = 0) -> tuple[int, int, int]:
     return PALETTE[number % len(PALETTE)]
 
 
-def draw(rgb: np.ndarray, result: FrameResult) -> np.ndarray:
+def draw_overlay(rgb: np.ndarray, result: FrameResult) -> np.ndarray:
     """Draw all tracks of a frame.
 
     Args:

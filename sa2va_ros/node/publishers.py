@@ -17,7 +17,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sa2va_model.io.overlay import draw
+from sa2va_model.io.overlay import draw_overlay
 from sa2va_model.tracks import Event, EventKind, FrameResult
 from sa2va_model.tracks import Track as TrackedObject
 from sa2va_ros.messages import images as conversions
@@ -159,7 +159,7 @@ class Outputs:
         plain, packed = (p.get_subscription_count() for p in (self._overlay, self._jpeg))
         if not (plain or packed):
             return
-        drawn = conversions.overlay_bgr(draw(admitted.frame.rgb, result))
+        drawn = conversions.overlay_bgr(draw_overlay(admitted.frame.rgb, result))
         if plain:
             message = conversions.fill_image(Image(), drawn, "bgr8", admitted.header)
             self._overlay.publish(message)

@@ -14,7 +14,7 @@ from sa2va_cli.measure import Memory, Slope, Times
 from sa2va_cli.output import JsonRecords, VideoWriter, plain, write_json
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import VideoFile
-from sa2va_model.io.overlay import PALETTE, caption, draw
+from sa2va_model.io.overlay import PALETTE, caption, draw_overlay
 from sa2va_model.tracks import FrameResult, Track, TrackState
 
 
@@ -34,7 +34,7 @@ def blob(track_id: str, value: int, box: tuple[int, int, int, int], **fields) ->
 def test_drawing_tints_the_mask_and_leaves_the_rest_and_the_input() -> None:
     rgb = np.full((120, 160, 3), 128, np.uint8)
     before = rgb.copy()
-    drawn = draw(rgb, result(blob("a", 1, (60, 60, 100, 100))))
+    drawn = draw_overlay(rgb, result(blob("a", 1, (60, 60, 100, 100))))
     assert (rgb == before).all()
     assert drawn.dtype == np.uint8
     inside = drawn[80, 80].astype(int) - 128
@@ -46,7 +46,7 @@ def test_drawing_tints_the_mask_and_leaves_the_rest_and_the_input() -> None:
 @pytest.mark.parametrize("background", [0, 255, 128])
 def test_labels_are_legible_on_any_background(background: int) -> None:
     rgb = np.full((120, 160, 3), background, np.uint8)
-    drawn = draw(rgb, result(blob("a", 1, (60, 60, 100, 100))))
+    drawn = draw_overlay(rgb, result(blob("a", 1, (60, 60, 100, 100))))
     plate = drawn[40:58, 60:100].reshape(-1, 3).mean(1)
     assert plate.max() - plate.min() > 80  # text on its plate
 
@@ -54,7 +54,7 @@ def test_labels_are_legible_on_any_background(background: int) -> None:
 def test_two_tracks_differ_and_keep_their_colour() -> None:
     rgb = np.zeros((120, 160, 3), np.uint8)
     one, two = blob("a", 1, (10, 70, 40, 100)), blob("b", 2, (100, 70, 140, 100))
-    both, alone = draw(rgb, result(one, two)), draw(rgb, result(two))
+    both, alone = draw_overlay(rgb, result(one, two)), draw_overlay(rgb, result(two))
     assert (both[85, 25] != both[85, 120]).any()
     assert (both[85, 120] == alone[85, 120]).all()
 
@@ -62,8 +62,8 @@ def test_two_tracks_differ_and_keep_their_colour() -> None:
 def test_what_is_not_seen_is_listed_and_what_stopped_is_not() -> None:
     rgb = np.full((120, 160, 3), 200, np.uint8)
     lost = Track("a", "the mug", TrackState.LOST)
-    assert (draw(rgb, result(lost)) != 200).any()
-    assert (draw(rgb, result(Track("a", "the mug", TrackState.STOPPED))) == 200).all()
+    assert (draw_overlay(rgb, result(lost)) != 200).any()
+    assert (draw_overlay(rgb, result(Track("a", "the mug", TrackState.STOPPED))) == 200).all()
     assert caption(lost) == "the mug  lost"
     assert caption(blob("a", 1, (1, 1, 9, 9))) == "the mug  0.90"
     assert caption(Track("a", "", TrackState.NOT_FOUND)) == "a  not found"
@@ -78,7 +78,10 @@ def test_drawing_takes_any_size_and_text(size: tuple[int, int]) -> None:
         for i in range(15)
     ]
     tracks += [Track(f"lost{i}", "x" * 200, TrackState.LOST) for i in range(15)]
-    assert draw(np.zeros((*size, 3), np.uint8), result(*tracks, size=size)).shape == (*size, 3)
+    assert draw_overlay(np.zeros((*size, 3), np.uint8), result(*tracks, size=size)).shape == (
+        *size,
+        3,
+    )
 
 
 def test_json_records_are_whole_after_every_record(tmp_path: Path) -> None:
