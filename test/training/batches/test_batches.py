@@ -297,7 +297,9 @@ def seen_and_hidden() -> Sample:
 def answers_of(frames: Sequence[int]) -> dict[str, bool]:
     """For everything that is asked about these frames: whether the answer is that it is there."""
     model = nano_model()
-    settings = replace(PLAIN, frames=len(frames), answers=("Sure, [SEG].",), absent="No.")
+    settings = replace(
+        PLAIN, frames=len(frames), alone=0.0, answers=("Sure, [SEG].",), absent="No."
+    )
     asked = Asker(model.config, settings, 0, scored=False)(
         seen_and_hidden().with_frames(frames), np.random.default_rng(3)
     )
@@ -371,3 +373,39 @@ class Several(list):  # type: ignore[type-arg]
     """Samples as a dataset."""
 
     name = "made"
+
+
+def test_a_collage_of_nothing_is_the_picture_itself() -> None:
+    """The only named object is drawn empty here and nothing can be glued in: it is denied."""
+    gone = Target((EmptyMask(),), "red ball")
+    sample = Sample(
+        "made",
+        "made: 1",
+        "1",
+        (ArrayPicture(picture(1), "p"),),
+        referrings=(Referring("the red ball", gone, "", "0"),),
+        objects=(gone,),
+    )
+    speck = Target((ArrayMask(mask(4, 4, side=1)),), "red ball")
+    album = Album([Several([replace(sample, objects=(speck,))])])
+    settings = replace(PLAIN, collage=0.99, naming=0.5, absent="No.")
+    asker = Asker(nano_model().config, settings, 0, scored=False, album=album, things=True)
+    for seed in range(8):
+        answers = {e.answer for e in asker(sample, np.random.default_rng(seed)).exchanges}
+        assert answers == {"No."}
+
+
+def test_some_draws_of_a_clip_show_one_frame() -> None:
+    """A ball that is seen on half of the frames is denied on some of the draws."""
+    asker = Asker(
+        nano_model().config,
+        replace(PLAIN, frames=3, alone=0.5, absent="No."),
+        0,
+        scored=False,
+    )
+    drawn = [asker(seen_and_hidden(), np.random.default_rng(n)) for n in range(40)]
+    counts = [len(asked.frames) for asked in drawn]
+    assert 10 < counts.count(1) < 30
+    assert counts.count(3) == 40 - counts.count(1)
+    said = [e.answer for a in drawn for e in a.exchanges if "ball" in e.question]
+    assert {"No.", "[SEG]"} <= set(said)

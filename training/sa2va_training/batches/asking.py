@@ -133,6 +133,8 @@ class Asker:
         else:
             rgb = sample.frames[0].read()
             things = _things(sample)
+        if not things:
+            return None
         masks = np.stack([thing.mask for thing in things])[:, None]
         (rgb,), masks, _, _ = augment([rgb], masks, masks[:0, 0], rng, settings.augment)
         things = [Thing(thing.name, mask[0]) for thing, mask in zip(things, masks, strict=True)]
@@ -220,6 +222,8 @@ class Asker:
         total, wanted = len(sample.frames), self.settings.frames
         known = [t for t in range(total) if _annotated(sample, t)] or list(range(total))
         if not self.window:
+            if wanted > 1 and rng.random() < self.settings.alone:
+                wanted = 1
             chosen = rng.choice(len(known), min(wanted, len(known)), replace=False)
             return sorted(known[int(i)] for i in chosen)
         stride = int(rng.integers(1, self.settings.stride + 1))

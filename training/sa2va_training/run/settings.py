@@ -124,6 +124,8 @@ class DataSettings:
         batch: samples per process and forward pass; accumulate: forward passes per step.
         frames: of a clip that are shown at once (published: 5); 1 = clips are used as single images; 0 = as many as the
             model is shown at run time (`keyframes`).
+        alone: share of the draws of a clip that show one frame of it, as a robot is asked (published: 0). What is
+            hidden for a while is rarely hidden on several frames at once, and would hardly ever be denied.
         expressions: of a sample that are used at once (published: 5).
         talk: share of the draws that are questions and captions, where a dataset has them beside expressions; 0 = none.
         layout: "branches" = questions about one picture do not see each other; "conversation" = one after the other,
@@ -147,6 +149,7 @@ class DataSettings:
     batch: int = 1
     accumulate: int = 8
     frames: int = 0
+    alone: float = 0.5
     expressions: int = 5
     talk: float = 0.2
     layout: str = "branches"
@@ -171,7 +174,7 @@ class DataSettings:
             _above(f"batches.{name}", getattr(self, name), 0)
         _one_of("batches.layout", self.layout, ("branches", "conversation"))
         _one_of("batches.augment", self.augment, ("none", "light", "strong"))
-        for name in ("talk", "collage", "denied", "near", "naming"):
+        for name in ("alone", "talk", "collage", "denied", "near", "naming"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(
                     f"batches.{name} is {getattr(self, name)}; expected 0 <= share < 1"

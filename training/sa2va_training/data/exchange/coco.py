@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools.coco import COCO
 
 from sa2va_model.errors import InputError
@@ -113,7 +114,7 @@ def write_coco(folder: SimpleFolder, file: Path) -> dict[str, int]:
                 mask = thing.masks[t]
                 if mask is None or not (pixels := mask.read(height, width)).any():
                     continue
-                rows, columns = pixels.any(1).nonzero()[0], pixels.any(0).nonzero()[0]
+                rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
                 left, top = int(columns[0]), int(rows[0])
                 annotations.append(
                     {
