@@ -78,7 +78,7 @@ def _check_options(args: argparse.Namespace) -> None:
             f"--dtype {args.dtype}: trained numbers are float32; expected precision=bf16 or precision=fp32"
         )
     if args.bits is not None:
-        raise InputError(f"--bits {args.bits}: expected train.bits={args.bits} among the settings")
+        raise InputError(f"--bits {args.bits}: training does not quantise; expected no --bits")
 
 
 def _resumed(args: argparse.Namespace) -> Settings:
