@@ -377,7 +377,7 @@ class Several(list):  # type: ignore[type-arg]
 
 def test_a_collage_of_nothing_is_the_picture_itself() -> None:
     """The only named object is drawn empty here and nothing can be glued in: it is denied."""
-    gone = Target((EmptyMask(),), "red ball")
+    gone = ObjectMasks((EmptyMask(),), "red ball")
     sample = Sample(
         "made",
         "made: 1",
@@ -386,7 +386,7 @@ def test_a_collage_of_nothing_is_the_picture_itself() -> None:
         referrings=(Referring("the red ball", gone, "", "0"),),
         objects=(gone,),
     )
-    speck = Target((ArrayMask(mask(4, 4, side=1)),), "red ball")
+    speck = ObjectMasks((ArrayMask(mask(4, 4, side=1)),), "red ball")
     album = Album([Several([replace(sample, objects=(speck,))])])
     settings = replace(PLAIN, collage=0.99, naming=0.5, absent="No.")
     asker = Asker(nano_model().config, settings, 0, scored=False, album=album, things=True)
