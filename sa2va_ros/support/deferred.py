@@ -15,6 +15,10 @@ from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+# The usual depth of 10 loses requests without a word when more come than the executor has turns for.
+REQUESTS = QoSProfile(depth=256, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class DeferredActionServer(ActionServer):
@@ -31,6 +35,9 @@ class DeferredActionServer(ActionServer):
             execute_callback=_never,
             handle_accepted_callback=self._accepted,
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
+            goal_service_qos_profile=REQUESTS,
+            cancel_service_qos_profile=REQUESTS,
+            result_service_qos_profile=REQUESTS,
         )
 
     def _accepted(self, goal: ServerGoalHandle) -> None:
@@ -89,7 +96,7 @@ def create_deferred_service(
     node: Any, kind: Any, name: str, callback: Callable[[Any, Any], Any]
 ) -> Any:
     """A service whose callback may return a `Later` in place of the answer."""
-    service = node.create_service(kind, name, callback)
+    service = node.create_service(kind, name, callback, qos_profile=REQUESTS)
     let_wait(node, service)
     return service
 
