@@ -259,3 +259,24 @@ def test_only_the_language_model_is_quantised(tmp_path: Path, family: str, bits:
     with pytest.raises(InputError, match="quantised model cannot be saved"):
         save_model(small, tmp_path / "again")
     shutil.rmtree(tmp_path)
+
+
+def test_no_code_is_fetched_and_the_network_is_named_first(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    from sa2va_model.checkpoints import hub
+
+    asked: list[list[str]] = []
+
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        assert "looked for on the Hugging Face hub" in caplog.text
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    monkeypatch.chdir(tmp_path)
+    assert hub.find_folder("owner/name") == tmp_path
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert hub.find_folder("owner/name") == Path("owner/name")  # a folder comes first
+    ((patterns,)) = asked
+    assert set(patterns) == {"*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"}

@@ -122,3 +122,20 @@ def test_files_that_do_not_fit_are_told(
         with pytest.raises(InputError, match=words):
             load_stock(file)
         file.unlink()
+
+
+class Payload:
+    """Runs when a careless reader unpickles it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("ran"),))
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Payload()}, tmp_path / "a.pt")
+    with pytest.raises(
+        InputError, match=r"not readable as weights \(no archive of tensors alone\)$"
+    ):
+        load_stock(tmp_path / "a.pt")
+    assert not (tmp_path / "ran").exists()

@@ -260,3 +260,11 @@ def test_prompts_become_arguments() -> None:
 def test_prompts_that_show_nothing_are_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         conversions_tracks.prompt_arguments(prompt(**fields))
+
+
+def test_the_overlay_is_bgr_for_viewers() -> None:
+    assert conversions.overlay_bgr(np.full((2, 2, 3), (200, 90, 30), np.uint8))[0, 0].tolist() == [
+        30,
+        90,
+        200,
+    ]
