@@ -169,6 +169,21 @@ def test_a_goal_goes_on_with_a_track_and_the_target_is_chosen(client: Any) -> No
     assert target() == last.id
 
 
+def test_a_goal_that_is_sent_again_and_again_leaves_one_track(client: Any) -> None:
+    """As a behaviour tree does that retries; no id, no `replace`."""
+    ids = set()
+    for _ in range(12):
+        goal = track_goal(
+            client, expression="the bottle", stop_when_found=True, continue_after_goal=True
+        )
+        client.stream_until(PICTURE, lambda _, goal=goal: goal.done)
+        status, result = goal.result()
+        assert (status, result.error_code) == (SUCCEEDED, ErrorCode.NONE), result.error_msg
+        ids.add(result.track.id)
+    tracks = client.stream(client.image(PICTURE))
+    assert ids == set(living(tracks)) == {tracks.target_id}
+
+
 def test_selecting_the_target(client: Any) -> None:
     from sa2va_ros.srv import SelectTarget
 
