@@ -18,6 +18,15 @@ INTERNVL_CLASS, QWEN_CLASS = "Sa2VAChatModel", "Sa2VAChatModelQwen"
 """`architectures` of published checkpoints; `model_type` is the same for both."""
 
 
+NOT_READ = {
+    "Sa2VAChatModelLlava": "Sa2VA on LLaVA-1.5; Sa2VA-4B or -8B loads",
+    "SaSaSa2VAChatModel": "SaSaSa2VA, which has another protocol for clips; Sa2VA-4B or -26B loads",
+    "Qwen2_5_VLForConditionalGeneration": "Qwen2.5-VL without Sa2VA, or SAMTok; Sa2VA-Qwen2_5-VL-3B or -7B loads",
+    "Qwen3VLForConditionalGeneration": "Qwen3-VL without Sa2VA, or SAMTok; Sa2VA-Qwen3-VL-4B loads",
+}
+"""What else is published, by `architectures`, and what loads instead."""
+
+
 @dataclass(frozen=True)
 class Sam2Config:
     """Sizes and switches of SAM-2. Defaults: `sam2_hiera_l.yaml` as the official Sa2VA code sets it.
@@ -247,6 +256,10 @@ def _family_class(values: Mapping[str, Any], where: str) -> str:
     if not names:
         return QWEN_CLASS if "text_config" in values else INTERNVL_CLASS
     known = (INTERNVL_CLASS, QWEN_CLASS)
+    if isinstance(names, list) and names[0] in NOT_READ:
+        raise InputError(
+            f"{where}: architectures is {names}, which is not read: {NOT_READ[names[0]]}"
+        )
     if not isinstance(names, list) or names[0] not in known:
         raise InputError(f"{where}: architectures is {names}; expected {' or '.join(known)}")
     return str(names[0])

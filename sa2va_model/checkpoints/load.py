@@ -40,6 +40,8 @@ SMALL = 30_000_000
 """Parameters below which one CPU thread is faster than several."""
 SHIPPED = Path(__file__).parents[1] / "weights" / "tiny"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SAM3 = "grounding_encoder.sam2_model.backbone.vision_backbone."
+"""Begins the names of SAM 3's image encoder; configurations do not tell it from SAM-2."""
 HEAD = "mllm.language_model.lm_head.weight"
 HEADS = ("lm_head.weight", "language_model.output.weight")
 """The language model's head among ours and in files."""
@@ -120,6 +122,11 @@ def load_model(
     kind = pick_dtype(dtype, target)
     config, stored = read_config(path), stored_tensors(path)
     check_sizes(_read_json(path / "config.json"), stored, path / "config.json")
+    if any(name.startswith(SAM3) for name in stored):
+        raise InputError(
+            f"{path}: its segmenter is SAM 3 (Sa2VA-Qwen3-VL-4B-SAM3), which is not read; "
+            "Sa2VA-Qwen3-VL-4B, the same with SAM-2, loads"
+        )
     if any(name.endswith(HEADS) for name in stored):
         # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
         # configurations still say what the base model did.

@@ -76,6 +76,11 @@ _ROPE_3 = {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interle
 _QWEN_VL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2.5-vl-3b": (QWEN2_5, _llm(2048, 11008, 36, 16, 2), {"rope_scaling": _ROPE_2_5}),
     "qwen2.5-vl-7b": (QWEN2_5, _llm(3584, 18944, 28, 28, 4), {"rope_scaling": _ROPE_2_5}),
+    "qwen3-vl-2b": (
+        QWEN3,
+        _llm(2048, 6144, 28, 16, 8),
+        {"rope_scaling": _ROPE_3, "rope_theta": 5e6, "head_dim": 128},
+    ),
     "qwen3-vl-4b": (
         QWEN3,
         _llm(2560, 9728, 36, 32, 8),

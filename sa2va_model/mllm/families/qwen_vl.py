@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Qwen2.5-VL and Qwen3-VL families: transformers' own vision-language models, read as the official code reads them.
 
-Frames are separate images (never a `video`), before the user's words whatever their place in them; every frame keeps
-its aspect and has 512 to 2048 squares of 28 pixels; positions of visual tokens are rows and columns (M-RoPE); Qwen3-VL
-adds features of its vision model behind the first layers of the language model (DeepStack).
+Frames are separate images (never a `video`), before the user's words whatever their place in them; every frame is
+resized to whole squares of 28 pixels, and again by the image processor to 512 to 2048 of them; positions of visual
+tokens are rows and columns (M-RoPE); Qwen3-VL adds features of its vision model behind the first layers of the language
+model (DeepStack).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -34,6 +37,8 @@ from sa2va_model.mllm.llm import CONFIG_ERRORS, SPECIAL_IDS, one_line, passed_on
 from sa2va_model.mllm.types import Generated, Inputs
 from sa2va_model.mllm.vision import Visual
 
+SQUARE, SQUARES = 28, (4, 16384)
+"""Side of a square in pixels, and how few and how many a frame has after the first resize."""
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 SYSTEM = {
     QWEN2_5: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
@@ -98,8 +103,42 @@ def template_of(tokenizer: PreTrainedTokenizerBase, config: QwenConfig) -> promp
     return prompts.Template("{input}".join(escaped), turn.stop_words, system)
 
 
+def _in_squares(frame: np.ndarray) -> np.ndarray:
+    """A frame resized to whole squares, as the official code does before its image processor resizes again.
+
+    It calls `process_vision_info` of qwen_vl_utils with the square of Qwen2.5-VL whatever the model's own is.
+    """
+    height, width = frame.shape[:2]
+    size = _squares(width, height)
+    if size == (width, height):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+
+
+def _squares(width: int, height: int) -> tuple[int, int]:
+    """The width and height in whole squares nearest to a frame's, within the budget of qwen_vl_utils.
+
+    Raises:
+        ValueError: one side is more than 200 times the other.
+    """
+    if max(width, height) > 200 * min(width, height):
+        raise ValueError("absolute aspect ratio must be smaller than 200")
+    sides = [max(SQUARE, round(side / SQUARE) * SQUARE) for side in (width, height)]
+    area, (fewest, most) = sides[0] * sides[1], (SQUARE**2 * count for count in SQUARES)
+    if area > most:
+        shrink = math.sqrt(width * height / most)
+        sides = [max(SQUARE, int(side / shrink / SQUARE) * SQUARE) for side in (width, height)]
+    elif area < fewest:
+        grow = math.sqrt(fewest / (width * height))
+        sides = [math.ceil(side * grow / SQUARE) * SQUARE for side in (width, height)]
+    return sides[0], sides[1]
+
+
 class QwenVL(Mllm):
     """Qwen2.5-VL or Qwen3-VL; `language_model` is the whole vision-language model."""
+
+    whole_squares = True
+    """Frames are resized to whole squares first; off only for answers that were recorded without."""
 
     def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         assert config.qwen is not None
@@ -149,6 +188,8 @@ class QwenVL(Mllm):
         """
         checked = [images.check_rgb(frame) for frame in frames]
         try:
+            if self.whole_squares:
+                checked = [_in_squares(frame) for frame in checked]
             done = self._processor(checked, return_tensors="pt", input_data_format="channels_last")
         except ValueError as error:
             sizes = sorted({frame.shape[:2] for frame in checked})

@@ -172,3 +172,29 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
 def test_an_unknown_device_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match="device is 'tpu'"):
         load_model(folder, device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "named"),
+    [
+        ("Sa2VAChatModelLlava", "LLaVA-1.5; Sa2VA-4B"),
+        ("SaSaSa2VAChatModel", "SaSaSa2VA"),
+        ("Qwen3VLForConditionalGeneration", "SAMTok; Sa2VA-Qwen3-VL-4B"),
+    ],
+)
+def test_what_is_published_and_not_read_is_named(
+    tmp_path: Path, architecture: str, named: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InputError, match=f"{architecture}.*not read.*{named}"):
+        load_model(tmp_path)
+
+
+def test_a_folder_with_sam_3_is_named(tmp_path: Path) -> None:
+    save_model(nano_model(family="qwen3_vl"), tmp_path, dtype=None)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "grounding_encoder.sam2_model.backbone.vision_backbone.trunk.patch_embed.proj.weight"
+    save_file(tensors | {name: torch.zeros(4, 3, 14, 14)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"SAM 3.*not read; Sa2VA-Qwen3-VL-4B"):
+        load_model(tmp_path)

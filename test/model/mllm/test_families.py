@@ -12,13 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.nano import FAMILIES
+from sa2va_model.mllm.families.nano import FAMILIES, QWEN_TOKENS, nano_family
+from sa2va_model.mllm.families.qwen_config import QwenConfig
 from sa2va_model.mllm.families.qwen_vl import QwenVL
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
+ODD_SIZE = Path(__file__).parents[2] / "data" / "golden" / "qwen3_vl" / "image_odd_size.safetensors"
 LIMIT = 8
 TOLERANCE = 1e-5
 QWEN_VL = ("qwen2_5_vl", "qwen3_vl")
@@ -320,3 +323,39 @@ def test_which_states_point(family: str) -> None:
     with torch.inference_mode():
         assert torch.allclose(language.lm_head(norm(last)), generated.logits, atol=TOLERANCE)
         assert not torch.allclose(norm(last), last, atol=0.1) or family == "qwen2_5_vl"
+
+
+def _published_eyes(family: str) -> QwenVL:
+    """A nano model that sees in patches as large as the published one's, with the published budget."""
+    tokenizer = byte_tokenizer(extra=QWEN_TOKENS)
+    config = nano_family(family, len(tokenizer))
+    assert config.qwen is not None
+    vision = {**config.qwen.vision, "patch_size": 16 if family == "qwen3_vl" else 14}
+    qwen = QwenConfig(family, {**config.qwen.values, "vision_config": vision})
+    mllm = Sa2VA(replace(config, qwen=qwen), tokenizer).mllm
+    assert isinstance(mllm, QwenVL)
+    return mllm
+
+
+def test_qwen_resizes_twice_as_recorded() -> None:
+    """100 x 60 pixels, no multiple of 28: patches of the official code, to the last bit."""
+    gold = load_file(ODD_SIZE)
+    pixels, grids = _published_eyes("qwen3_vl").pixels([gold["in.frame.0"].numpy()])
+    assert grids.equal(gold["image_grid_thw"])
+    assert pixels[::320].equal(gold["pixel_values.stride320"])
+    assert pixels.double().sum().item() == pytest.approx(gold["pixel_values.sum"].item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "height", "tokens"),
+    [
+        ("qwen3_vl", 640, 480, 432),
+        ("qwen3_vl", 1280, 720, 920),
+        ("qwen2_5_vl", 1920, 1080, 2040),
+    ],
+)
+def test_qwen_has_as_many_tokens_as_published(
+    family: str, width: int, height: int, tokens: int
+) -> None:
+    _, grids = _published_eyes(family).pixels([np.zeros((height, width, 3), np.uint8)])
+    assert int(grids.prod()) // 4 == tokens
