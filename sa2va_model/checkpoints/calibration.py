@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sa2va_model.checkpoints.safetensors_files import weights_mark
 from sa2va_model.errors import InputError
 
 FILE = "calibration.json"
@@ -99,6 +98,10 @@ class Calibration:
             raise InputError(
                 f"{path}: {type(error).__name__} {error}; expected what benchmarks/calibrate.py writes"
             ) from error
+        from sa2va_model.checkpoints.safetensors_files import (
+            weights_mark,  # needs torch, the values do not
+        )
+
         if made_for in (weights_mark(folder), _files_mark(folder)):
             return values
         logging.getLogger(__name__).warning(
@@ -133,6 +136,8 @@ class Calibration:
         Args:
             found: how the values came about and what they reached, for people.
         """
+        from sa2va_model.checkpoints.safetensors_files import weights_mark
+
         path = folder / FILE
         content = {"weights": weights_mark(folder), "values": asdict(self), "found": found}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -162,7 +162,7 @@ class LanguageUpdates:
             return
         self._catch_up(record, embedding, question, frame)
         label = reply.label if reply is not None else ""
-        record.note = reply.note if reply is not None else ""
+        record.noted(reply.note if reply is not None else "")
         self.begin(record, question.stamp, frame, label or record.expression)
 
     def _weigh(

@@ -34,6 +34,7 @@ class TrackRecord:
         from_text: named by words, so the language model can be asked again.
         state: PENDING until it is found or not, then that of `life`, at last NOT_FOUND or STOPPED.
         life: None until the object is found, and again when the track has ended.
+        note: what of its words was not understood.
         announced: it was told that it is found.
         question_open: a question about it is open.
         next_question: stamp in seconds before which no further one is asked; `wait`: the pause after it.
@@ -52,7 +53,7 @@ class TrackRecord:
     state: TrackState = TrackState.PENDING
     life: Lifecycle | None = None
     label: str = ""
-    note: str = ""  # what of its words was not understood
+    note: str = ""
     announced: bool = False
     first_seen: float | None = None
     last_keyframe: float | None = None
@@ -92,6 +93,10 @@ class TrackRecord:
         self.life, self.state = life, life.state
         self.first_seen = self.last_keyframe = keyframe
         self.label = label
+
+    def noted(self, note: str) -> None:
+        """Keep what of its words was not understood, to be told when it is found."""
+        self.note = note
 
     def announce(self) -> bool:
         """Return whether it is still to be told that the track is found, once."""
