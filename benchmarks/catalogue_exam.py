@@ -69,10 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=500, metavar="N")
     parser.add_argument("--first", type=int, default=FIRST, metavar="SEED")
     parser.add_argument("--model", metavar="FOLDER", help="a checkpoint; default: the tiny model")
+    parser.add_argument(
+        "--any-word", action="store_true", help="ask for words that the model was not taught, too"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     model = load_model(args.model, device="cpu")
+    if args.any_word:
+        model.vocabulary = None
     tallies: dict[str, Answers] = {}
     for seed in tqdm(range(args.first, args.first + args.scenes), leave=False):
         image = exam_scene(seed)

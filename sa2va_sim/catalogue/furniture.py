@@ -115,7 +115,7 @@ def credits(items: Iterable[Furniture]) -> str:
     for item in items:
         if item.licence != "CC0":
             made.setdefault((item.creator, item.licence), set()).add(item.name)
-    return "\n".join(
-        f"- {creator} ({licence}): {', '.join(sorted(names))}"
+    return "".join(
+        f"- {creator} ({licence}): {', '.join(sorted(names))}\n"
         for (creator, licence), names in sorted(made.items())
     )

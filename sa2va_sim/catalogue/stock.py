@@ -45,10 +45,15 @@ def usable(split: str, place: str) -> tuple[Furniture, ...]:
     )
 
 
+def trained_items() -> tuple[Furniture, ...]:
+    """The objects that may be trained on."""
+    return tuple(dict.fromkeys(item for place in (TABLE, FLOOR) for item in usable("train", place)))
+
+
 def trained_names() -> tuple[str, ...]:
-    """What the objects that may be trained on are called."""
-    items = [item for place in (TABLE, FLOOR) for item in usable("train", place)]
-    return tuple(dict.fromkeys(name for item in items for name in nouns()[item.name].names))
+    """What they are called."""
+    names = (name for item in trained_items() for name in nouns()[item.name].names)
+    return tuple(dict.fromkeys(names))
 
 
 @lru_cache(maxsize=64)

@@ -10,12 +10,15 @@ import torch
 
 from sa2va_model.checkpoints.load import SHIPPED, save_model
 from sa2va_model.sa2va import Sa2VA
-from sa2va_sim.catalogue.furniture import installed
-from sa2va_sim.catalogue.stock import trained_names
+from sa2va_sim.catalogue.furniture import credits, installed
+from sa2va_sim.catalogue.stock import trained_items, trained_names
 from sa2va_training.tiny.data.language import vocabulary
 from sa2va_training.tiny.learner import WORD_HALF, Learner, take
 from sa2va_training.tiny.norms import fold_norms
 from sa2va_training.tiny.running_mean import mean_of
+
+CREDITS = "CREDITS.md"
+"""Who made the objects of the training pictures; their licence asks for it."""
 
 
 def export(
@@ -50,6 +53,9 @@ def export_learner(learner: Learner, folder: Path) -> Path:
     fold_norms(learner.model)
     shipped.load_state_dict(learner.model.state_dict())
     shipped.vocabulary = vocabulary(trained_names() if installed() else ())
+    if installed():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CREDITS).write_text(credits(trained_items()), encoding="utf-8")
     save_model(shipped, folder, dtype=torch.float16)
     file = folder / "model.safetensors"
     file.chmod(0o644)  # safetensors writes for the owner alone; this file is shared
