@@ -40,7 +40,7 @@ def talkative(family: str) -> Sa2VA:
     model = nano_model(family=family, answers=False)
     outputs = model.mllm.language_model.get_output_embeddings().weight
     with torch.no_grad():
-        outputs.copy_(torch.randn(outputs.shape, generator=torch.Generator().manual_seed(5)))
+        outputs.copy_(torch.randn(outputs.shape, generator=torch.Generator().manual_seed(6)))
         outputs[unwanted(model)] = 0
     return model
 
