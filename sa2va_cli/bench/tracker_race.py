@@ -119,13 +119,18 @@ def compare(
     prompts: Sequence[Prompt],
     *,
     against: bool = False,
+    optimized: bool = True,
 ) -> dict[str, Timing]:
-    """All profiles and, with `against`, the `sam2` predictor on one clip, interleaved frame by frame."""
+    """All profiles and, with `against`, the `sam2` predictor on one clip, interleaved frame by frame.
+
+    Args:
+        optimized: with `against` also the package's compiled variant, on a GPU; it compiles for minutes.
+    """
     device = segmenter.device
     contestants: dict[str, Iterator[Tensor]] = {}
     if against:
         contestants["sam2"] = _within(_autocast(device), _stock(segmenter, frames, prompts, False))
-        if traits_of(device).captures and has_triton():
+        if optimized and traits_of(device).captures and has_triton():
             contestants["sam2 vos_optimized"] = _within(
                 _autocast(device), _stock(segmenter, frames, prompts, True)
             )

@@ -127,6 +127,7 @@ class OnlineTracker:
             self._config.distractor_slots,
         )
         self._objects: dict[str, _Object] = {}
+        self._latest_rows: tuple[list[int], Tensor] | None = None
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -225,7 +226,7 @@ class OnlineTracker:
         segmenter, places = self._segmenter, [self._objects[i].row for i in object_ids]
         decoded = segmenter.track(features, self._bank, places)
         spoken = None
-        rows = torch.tensor(places, device=segmenter.device)
+        rows = self._row_index(places)
         choice = self._policy.choose(rows, decoded)
         if choice is not None:
             decoded = segmenter.choose(decoded, choice)
@@ -241,6 +242,13 @@ class OnlineTracker:
                 name = object_ids[n]
                 seen[name] = replace(seen[name], spoken=_select(spoken, [k]))
         return seen
+
+    def _row_index(self, places: list[int]) -> Tensor:
+        """int64 [N] on the device; kept as long as the same objects are followed, for an upload waits for it."""
+        if self._latest_rows is None or self._latest_rows[0] != places:
+            index = torch.tensor(places, device=self._segmenter.device)
+            self._latest_rows = (places, index)
+        return self._latest_rows[1]
 
     def _remember(
         self, rows: list[int], admission: Admission, decoded: Decoded, features: ImageFeatures
