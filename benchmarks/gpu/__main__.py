@@ -14,8 +14,10 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -24,12 +26,14 @@ from gpu import exactness, speed
 from gpu.child import Section, run
 from gpu.setting import Setting
 
+Work = Callable[..., dict[str, Any]]
+
 
 def sections(setting: Setting) -> list[Section]:
     """In the order in which they are worth their time."""
 
-    def part(name: str, limit: float, work: object, *given: object, **named: object) -> Section:
-        return Section(name, limit, partial(work, setting, *given, **named))  # type: ignore[arg-type]
+    def part(name: str, limit: float, work: Work, *given: object, **named: object) -> Section:
+        return Section(name, limit, partial(work, setting, *given, **named))
 
     return [
         part("numbers", 30, exactness.numbers),

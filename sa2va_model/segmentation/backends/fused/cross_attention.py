@@ -116,8 +116,8 @@ def attend_cudnn(
     """The same by cuDNN. It plans each new shape for up to a second, and refuses queries that share storage."""
     given = None if lengths is None and bias is None else _mask(key, lengths, bias)
     mask = None if given is None else given.to(query.dtype)[:, None, None]
-    heads = (x.contiguous()[:, None] for x in (query, key, value))
-    return cudnn_attention(*heads, mask)[:, 0]
+    q, k, v = (x.contiguous()[:, None] for x in (query, key, value))
+    return cudnn_attention(q, k, v, mask)[:, 0]
 
 
 @cache
