@@ -362,6 +362,6 @@ def _lora_config(folder: Path, given: Mapping[str, Tensor]) -> PeftConfig:
         )
     if any(rank not in ranks for rank in (config.rank_pattern or {}).values()):
         raise InputError(f"{file}: rank_pattern names a rank that the weights do not have")
-    config.target_modules = _targets(given)
+    config.target_modules = sorted(_targets(given))
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     return config

@@ -152,18 +152,24 @@ def _image_encoder(config: Sam2Config) -> ImageEncoder:
 
 def _memory_attention(config: Sam2Config) -> MemoryAttention:
     side = config.feature_size
-    sizes = {"rope_theta": 10000.0, "feat_sizes": [side, side], "embedding_dim": config.hidden_dim}
-    heads = {"num_heads": 1, "downsample_rate": 1, "dropout": 0.1}
+    shared: dict[str, Any] = {
+        "rope_theta": 10000.0,
+        "feat_sizes": [side, side],
+        "embedding_dim": config.hidden_dim,
+        "num_heads": 1,
+        "downsample_rate": 1,
+        "dropout": 0.1,
+    }
     layer = MemoryAttentionLayer(
         activation="relu",
         dim_feedforward=config.memory_mlp_dim,
         dropout=0.1,
         pos_enc_at_attn=False,
-        self_attention=_Rope(**sizes, **heads),
+        self_attention=_Rope(**shared),
         d_model=config.hidden_dim,
         pos_enc_at_cross_attn_keys=True,
         pos_enc_at_cross_attn_queries=False,
-        cross_attention=_Rope(rope_k_repeat=True, kv_in_dim=config.memory_dim, **sizes, **heads),
+        cross_attention=_Rope(rope_k_repeat=True, kv_in_dim=config.memory_dim, **shared),
     )
     return MemoryAttention(
         d_model=config.hidden_dim,

@@ -56,8 +56,12 @@ def _from_nv24(pixels: np.ndarray) -> np.ndarray:
     """Luma, then a chroma pair for every pixel; BT.601 in video range, as OpenCV has it for the others."""
     height, width = pixels.shape[0] // 3, pixels.shape[1]
     chroma = pixels[height:].reshape(height, width, 2)
-    yuv = np.dstack([pixels[:height], chroma]).astype(np.float32) - np.float32([16, 128, 128])
-    rgb = yuv @ np.float32([[1.164, 1.164, 1.164], [0, -0.391, 2.018], [1.596, -0.813, 0]])
+    yuv = np.dstack([pixels[:height], chroma]).astype(np.float32) - np.array(
+        [16, 128, 128], np.float32
+    )
+    rgb = yuv @ np.array(
+        [[1.164, 1.164, 1.164], [0, -0.391, 2.018], [1.596, -0.813, 0]], np.float32
+    )
     return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
 
 
