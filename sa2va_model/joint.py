@@ -102,7 +102,7 @@ class JointModel(nn.Module):
             self.forget_frames()
             self._book = DraftAnswers(self.mllm.answers)
             self._segmenters.clear()
-            self.mllm.generator.use_graphs(None)
+            self.mllm.use_graphs(None)
             self._ready = False
 
     @property
@@ -131,7 +131,7 @@ class JointModel(nn.Module):
     def forget_frames(self) -> None:
         """Drops what is kept of the last frames, and the memory that it takes."""
         with self._turns.take(self.device):
-            self._session.seen = None
+            self._session.forget()
             self._features.clear()
 
     # The language model.
@@ -185,7 +185,7 @@ class JointModel(nn.Module):
         if self._ready:
             return
         captures = traits_of(self.device).captures and self._profile != "reference"
-        self.mllm.generator.use_graphs(Graphs if captures and self._with_graphs else None)
+        self.mllm.use_graphs(Graphs if captures and self._with_graphs else None)
         self._ready = True
 
     def ground(

@@ -11,7 +11,7 @@ Letters: B batch, L tokens, K visual tokens, C hidden size of the language model
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.cuda_graph import GraphedStages, GraphStore, Stage
 from sa2va_model.mllm.generation import Generator
 from sa2va_model.mllm.llm import exact_span
 from sa2va_model.mllm.types import Generated, Inputs
@@ -68,6 +69,7 @@ class Mllm(nn.Module):
         self.seg_id = self._token_id(prompts.SEG)
         self.image_id, self.image_end_id = (self._token_id(token) for token in image_tokens)
         self.stop_ids, self._stop_texts = self._stops(template.stop_words)
+        self._stages: GraphedStages | None = None
         self.generator = Generator(
             language_model,
             self.stop_ids,
@@ -108,6 +110,18 @@ class Mllm(nn.Module):
         """As the official stop criterion: the text so far, without line breaks, ends with a stop word."""
         text = self.tokenizer.decode(list(ids[-STOP_WINDOW:]))
         return text.replace("\r", "").replace("\n", "").endswith(self._stop_texts)
+
+    def use_graphs(self, make_store: Callable[[], GraphStore] | None) -> None:
+        """Has what is computed again and again replayed as CUDA graphs from now on; None = no longer.
+
+        Graphs hold the weights as they are: call it again after they were changed.
+        """
+        self.generator.use_graphs(make_store)
+        self._stages = None if make_store is None else GraphedStages(make_store())
+
+    def replayed(self, name: str, stage: Stage, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """`stage(*inputs)`; a graph where there are graphs and these shapes come again."""
+        return stage(*inputs) if self._stages is None else self._stages(name, stage, inputs)
 
     @property
     def device(self) -> torch.device:

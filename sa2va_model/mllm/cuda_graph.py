@@ -10,7 +10,7 @@ Letters: P tokens of the shared beginning, T tokens of the tree, C hidden size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -27,6 +27,11 @@ LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256)
 """Tree tokens that a graph is made for; longer ones run without."""
 KEPT = 8
 """Graphs; each has buffers as large as the prompt's keys and values."""
+
+
+STAGES = 8
+"""Shapes of other stages that are captured."""
+Stage = Callable[..., tuple[Tensor, ...]]
 
 
 class GraphStore(Protocol):
@@ -125,6 +130,32 @@ class GraphedForward:
         difference = (states.float() - expected).abs().max() / expected.abs().max()
         if not float(difference) <= self._tolerance:
             raise RuntimeError(f"a replayed graph differs by {float(difference):.2g}")
+
+
+class GraphedStages:
+    """Runs stages that are functions of tensors, and captures them for shapes that come again.
+
+    Where capturing fails, everything goes on without graphs.
+    """
+
+    def __init__(self, store: GraphStore) -> None:
+        self._store = store
+        self._met: set[object] = set()
+        self.failure = ""
+
+    def __call__(self, name: str, stage: Stage, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Outputs of `stage(*inputs)`."""
+        key = (name, *(tuple(tensor.shape) for tensor in inputs))
+        if self.failure or key not in self._met:
+            if len(self._met) < STAGES:
+                self._met.add(key)
+            return stage(*inputs)
+        try:
+            return self._store.run(key, stage, inputs)
+        except RuntimeError as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            warnings.warn(f"CUDA graphs are not used: {self.failure}", stacklevel=2)
+            return stage(*inputs)
 
 
 class _GivenCodes(nn.Module):

@@ -61,6 +61,11 @@ class MllmSession:
     def __init__(self, mllm: Mllm, project: Callable[[Tensor], Tensor]) -> None:
         self._mllm, self._project = mllm, project
         self.seen: _Seen | None = None
+        self._frames: dict[tuple[object, ...], Visual] = {}  # of the last clip, one by one
+
+    def forget(self) -> None:
+        """Drops what is kept of the last frames."""
+        self.seen, self._frames = None, {}
 
     def replies(
         self,
@@ -121,12 +126,23 @@ class MllmSession:
         if regions and (clip or len(frames) > 1):
             raise InputError("regions: given with a clip; expected a single image")
         shown = [np.ascontiguousarray(images.check_rgb(frame)) for frame in frames]
-        key = (clip, tokens, *(fingerprint(frame) for frame in shown))
+        prints = [fingerprint(frame) for frame in shown]
+        key = (clip, tokens, *prints)
         if self.seen is not None and self.seen.key == key:
             return self.seen
-        visual = self._mllm.look(shown, clip=clip)
+        visual = self._see(shown, prints) if clip else self._mllm.look(shown, clip=False)
         self.seen = _Seen(key, visual if tokens is None else _pooled(visual, tokens))
         return self.seen
+
+    def _see(self, frames: Sequence[np.ndarray], prints: Sequence[tuple[object, ...]]) -> Visual:
+        """Visual tokens of a clip, in which each frame stands for itself: those of the last clip are not seen again."""
+        known = self._frames
+        new = {name: frame for name, frame in zip(prints, frames, strict=True) if name not in known}
+        if new:
+            seen = self._mllm.look(list(new.values()), clip=True)
+            known = known | dict(zip(new, seen.parts(), strict=True))
+        self._frames = {name: known[name] for name in prints}
+        return Visual.joined([known[name] for name in prints])
 
     def _prompt(
         self, text: str, seen: _Seen | None, regions: Sequence[np.ndarray], history: History

@@ -121,7 +121,8 @@ class InternVL(Mllm):
         tiles = [
             images.tiles(frame, self.config, single=clip, device=self.device) for frame in frames
         ]
-        visual = self.visual_tokens(torch.cat(tiles))
+        pixels = torch.cat(tiles).to(self.device, self.dtype)
+        (visual,) = self.replayed("look", lambda x: (self.visual_tokens(x),), pixels)
         counts = tuple(len(t) * visual.shape[1] for t in tiles)
         return Visual(visual.flatten(0, 1), counts, overview=visual[-1])
 

@@ -380,3 +380,44 @@ def test_a_cancelled_question_does_not_put_an_end_to_graphs(model: Sa2VA) -> Non
         assert decoder.graphs_serve(10, 10)
     finally:
         decoder.use_graphs(None)
+
+
+@pytest.mark.parametrize("family", [None, "qwen3_vl"])
+def test_a_frame_of_a_clip_is_seen_once(
+    family: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nano_model(family=family)
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (60, 80, 3), np.uint8) for _ in range(4)]
+    clips = [frames[:2], frames[:3], frames[1:4], [frames[3], frames[3]]]
+    wanted = []
+    for clip in clips:
+        model.forget_frames()
+        wanted.append(model.reply("<image>\nthe cup", clip, clip=True))
+    look, seen = model.mllm.look, []
+
+    def counted(shown, *, clip: bool):
+        seen.append(len(shown))
+        return look(shown, clip=clip)
+
+    model.forget_frames()
+    monkeypatch.setattr(model.mllm, "look", counted)
+    for clip, one in zip(clips, wanted, strict=True):
+        got = model.reply("<image>\nthe cup", clip, clip=True)
+        assert got.generated.ids == one.generated.ids
+        assert torch.allclose(got.generated.states, one.generated.states, atol=1e-5)
+    assert seen == [2, 1, 1], "the last clip is all known"
+
+
+def test_the_vision_model_is_replayed_for_shapes_that_come_again() -> None:
+    model = nano_model()
+    rng = np.random.default_rng(0)
+    model.ground([rng.integers(0, 255, (60, 80, 3), np.uint8)], "a cup")
+    Store.keys.clear()
+    model.mllm.use_graphs(Store)
+    for _ in range(3):
+        frame = rng.integers(0, 255, (60, 80, 3), np.uint8)
+        got = model.ground([frame], "a cup").embeddings
+    assert [key[0] for key in Store.keys].count("look") == 2  # type: ignore[index]
+    model.forget()
+    assert torch.allclose(model.ground([frame], "a cup").embeddings, got, atol=1e-5)
