@@ -61,6 +61,7 @@ def _allow_the_name() -> None:
     )
     cuda.current_device, cuda.set_device = (lambda: 0), (lambda device: None)
     cuda.get_device_capability = lambda device=None: (9, 0)
+    cuda.is_bf16_supported = lambda *_, **__: True
     cuda.memory_allocated = cuda.max_memory_allocated = lambda device=None: 0
     cuda.synchronize = cuda.empty_cache = lambda *_: None
     graph_tape.install(cuda.__dict__.__setitem__)
