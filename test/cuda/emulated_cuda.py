@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+import sys
 import tempfile
-import traceback
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -187,10 +187,10 @@ class Cuda(TorchDispatchMode):
 
 
 def _line() -> str:
-    helpers = (__file__, graph_tape.__file__)
-    own = [
-        f
-        for f in traceback.extract_stack()
-        if f.filename not in helpers and "-packages" not in f.filename
-    ]
-    return f"{'/'.join(own[-1].filename.split('/')[-3:])}:{own[-1].lineno}" if own else "?"
+    """The innermost line of ours that runs."""
+    helpers, frame = (__file__, graph_tape.__file__), sys._getframe(1)
+    while frame.f_code.co_filename in helpers or "-packages" in frame.f_code.co_filename:
+        if frame.f_back is None:
+            return "?"
+        frame = frame.f_back
+    return f"{'/'.join(frame.f_code.co_filename.split('/')[-3:])}:{frame.f_lineno}"

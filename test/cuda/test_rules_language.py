@@ -60,23 +60,20 @@ def test_graphs_give_what_eager_kernels_give(family: str | None) -> None:
         assert torch.allclose(one, two, atol=1e-4)
 
 
-@pytest.mark.parametrize("profile", ["float32", "bfloat16"])
-def test_the_live_tracker_keeps_the_rules(profile: str) -> None:
+def test_the_live_tracker_keeps_the_rules() -> None:
     model = in_bfloat16(None)
     with Cuda() as gpu:
-        gpu.move(model).use_profile(profile)
+        gpu.move(model).use_profile("bfloat16")
         gate = GateConfig(gate=True, distractors=True, motion=True)
-        live = LiveTracker(model, LiveConfig(max_objects=4, gate=gate))
+        live = LiveTracker(model, LiveConfig(max_objects=2, gate=gate, merge_duplicates=False))
         live.track("the cup")
         live.prompt(box=(10, 10, 40, 40))
-        live.prompt(points=np.array([[30, 30]]))
         before = Graph.captured
-        results = [live.process(Frame(IMAGE, t / 10, t)) for t in range(6)]
+        results = [live.process(Frame(IMAGE, t / 10, t)) for t in range(4)]
         live.close()
-    assert len(results[-1].tracks) == 3
+    assert len(results[-1].tracks) == 2
     assert not [
         event for result in results for event in result.events if event.kind.name == "FAILED"
     ]
     assert not gpu.faults, gpu.report()
-    if profile == "float32":
-        assert Graph.captured - before <= 1, "the language model's alone: the tracker's were there"
+    assert Graph.captured - before <= 1, "the language model's alone: the tracker's were there"
