@@ -64,6 +64,7 @@ def _allow_the_name() -> None:
     cuda.is_bf16_supported = lambda *_, **__: True
     cuda.memory_allocated = cuda.max_memory_allocated = lambda device=None: 0
     cuda.synchronize = cuda.empty_cache = lambda *_: None
+    torch.Tensor.pin_memory = lambda self: self  # type: ignore[method-assign, assignment]
     graph_tape.install(cuda.__dict__.__setitem__)
     torch._C._set_only_lift_cpu_tensors(
         True

@@ -70,11 +70,10 @@ def tracked(profile: RuntimeProfile, clips: int = 1) -> tuple[Cuda, list[torch.T
 
 
 def test_float32_weights_of_a_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Norm(kernels.Norm):
-        def __call__(self, x: torch.Tensor) -> torch.Tensor:
-            return F.layer_norm(x, self._shape, *self._affine[torch.float32], self._eps)
+    def norm(self: kernels.Norm, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, self._shape, *self._affine[torch.float32], self._eps)
 
-    monkeypatch.setattr("sa2va_model.segmentation.backends.fused.trunk.Norm", Norm)
+    monkeypatch.setattr(kernels.Norm, "__call__", norm)
     try:
         gpu, _ = tracked(BFLOAT16)
     except RuntimeError as refused:
