@@ -251,7 +251,9 @@ class FusedSam2(Sam2):
                 out = dict(zip(_DECODED, self._run_track(features, bank, index, used), strict=True))
             nothing = torch.zeros(count, dtype=torch.bool, device=self.device)
             spare = [bank.spare_row] * count
-            self.remember(features, bank, spare, Decoded(**out), nothing, None)
+            kinds = (None, nothing) if bank.distractor_slots else (None,)
+            for distractor in kinds:
+                self.remember(features, bank, spare, Decoded(**out), nothing, distractor)
 
     def _index(self, rows: Sequence[int], count: int, bank: MemoryBank) -> Tensor:
         """Rows as a tensor, filled up to a bucket with the bank's spare row."""
