@@ -157,7 +157,7 @@ def test_settings_are_read_written_and_checked(tmp_path: Path) -> None:
         ("steps=many", "steps is 'many'; expected a whole number"),
         ("merge=3", "expected true or false"),
         ("train=3", "expected keys below it"),
-        ("train.mode=half", "expected one of lora, full, memory"),
+        ("train.mode=half", "expected one of lora, full, decoder, memory"),
         ("rank", "expected key=value"),
         ("train.rank=0", r"train\.rank is 0; expected more than 0"),
     ):
