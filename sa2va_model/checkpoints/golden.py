@@ -58,7 +58,7 @@ def verify(folder: str | Path, case: str | None = None, device: str = "cpu") -> 
             raise InputError(f"{path}: no case {case!r}; there are {', '.join(names)}")
         names = [case]
     model = load_model(path, device=device, dtype=torch.float32, profile="reference")
-    _as_recorded(model, manifest.get("_env", {}))
+    as_recorded(model, manifest.get("_env", {}))
     return [
         _run(model, name, manifest[name], load_file(path / f"{name}.safetensors")) for name in names
     ]
@@ -72,8 +72,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     return values
 
 
-def _as_recorded(model: Sa2VA, environment: Mapping[str, Any]) -> None:
-    """What stood in for parts that the recorded run did not have.
+def as_recorded(model: Sa2VA, environment: Mapping[str, Any]) -> None:
+    """Put into a model what stood in for parts that the recorded run (`_env` of its manifest) did not have.
 
     A system prompt for the chat template, and an image processor without `process_vision_info` in front of it.
     """
