@@ -8,9 +8,8 @@ Letters: K objects, d width of a prompt for SAM-2.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,29 +19,24 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_model.config import ModelConfig
-from sa2va_model.device import Turns, traits_of
+from sa2va_model.device import traits_of
 from sa2va_model.errors import InputError
-from sa2va_model.io import preprocessing as images
-from sa2va_model.io.given import FramesLike, ImageLike, as_frames, as_image
+from sa2va_model.io.given import FramesLike, as_frames
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.draft_answers import DraftAnswers
 from sa2va_model.mllm.registry import build_mllm
-from sa2va_model.mllm.session import History, MllmSession, fingerprint
+from sa2va_model.mllm.session import History, MllmSession
 from sa2va_model.mllm.types import Choice, Generated
 from sa2va_model.mllm.vocabulary import Reading, Vocabulary
 from sa2va_model.results import GroundingResult
-from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
-from sa2va_model.segmentation.backends.registry import check_profile, pick_runtime
 from sa2va_model.segmentation.sam2 import Sam2
-from sa2va_model.segmentation.types import ImageFeatures
+from sa2va_model.segmentation_half import SegmentingModel
 
 
-class JointModel(nn.Module):
+class JointModel(SegmentingModel):
     """Language model, SAM-2, and the projection between them.
-
-    `sam2` holds SAM-2's weights as modules, for training and for comparisons; `segmenter` is what all else sees with.
 
     Args:
         profile: how SAM-2 is computed; a name of `registry.profile_names`.
@@ -53,8 +47,7 @@ class JointModel(nn.Module):
     def __init__(
         self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, profile: str = "reference"
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.mllm = build_mllm(config, tokenizer)
         hidden = self.mllm.hidden_size
         self.text_hidden_fcs = nn.Sequential(
@@ -64,11 +57,8 @@ class JointModel(nn.Module):
             nn.Dropout(0.0),
         )
         self.sam2 = Sam2(config.sam2)
-        self._session = MllmSession(self.mllm, self.text_hidden_fcs)
+        self._session = self.new_session()
         self._book = DraftAnswers(self.mllm.answers)
-        self._segmenters: dict[tuple[object, ...], Segmenter] = {}
-        self._features: OrderedDict[tuple[object, ...], ImageFeatures] = OrderedDict()
-        self._turns, self._making = Turns(), threading.RLock()
         self.use_profile(profile)
 
     @property
@@ -76,63 +66,33 @@ class JointModel(nn.Module):
         """Where the weights are."""
         return self.mllm.device
 
-    @property
-    def profile(self) -> str:
-        """How SAM-2 is computed, as it was asked for."""
-        return self._profile
-
-    def use_profile(self, profile: str, *, graphs: bool = True) -> None:
-        """Has all tasks compute in this way from now on.
-
-        Args:
-            profile: a name of `registry.profile_names`: "auto" = the fastest, "reference" = the modules of the `sam2`
-                package and no graphs.
-            graphs: CUDA graphs, where there is CUDA.
-
-        Raises:
-            InputError: an unknown name.
-        """
-        check_profile(profile)
-        self._profile, self._with_graphs = profile, graphs
-        self.forget()
-
     def forget(self) -> None:
         """Drops all that was made of the weights or learnt while it ran; needed after weights were changed."""
-        with self._turns.take(self.device), self._making:
-            self.forget_frames()
+        with self._turns.take(self.device):
+            super().forget()
             self._book = DraftAnswers(self.mllm.answers)
-            self._segmenters.clear()
             self.mllm.use_graphs(None)
             self._ready = False
-
-    @property
-    def segmenter(self) -> Segmenter:
-        """What the tasks see with: SAM-2 with these weights, computed as the profile says."""
-        return self.segmenter_of(self._profile)
-
-    def segmenter_of(self, profile: str, image_size: int | None = None) -> Segmenter:
-        """The model's SAM-2 in another way; each is made once, of the weights as they are then.
-
-        Args:
-            profile: a name of `registry.profile_names`; "auto" = as the model itself computes.
-            image_size: side of the image, pixels; None = the model's own.
-        """
-        name = self._profile if profile == "auto" else profile
-        device, config = self.sam2.device, self.config.sam2
-        runtime = pick_runtime(name, device, config, graphs=self._with_graphs)
-        key = (id(runtime.backend), runtime.profile, image_size or config.image_size, device)
-        with self._making:
-            known = self._segmenters.get(key)
-            if known is None:
-                known = runtime.segmenter(self.sam2, image_size=image_size)
-                self._segmenters[key] = known
-            return known
 
     def forget_frames(self) -> None:
         """Drops what is kept of the last frames, and the memory that it takes."""
         with self._turns.take(self.device):
             self._session.forget()
-            self._features.clear()
+            super().forget_frames()
+
+    def new_session(self) -> MllmSession:
+        """What is kept of the last frames, for one of several who ask; see `reading`."""
+        return MllmSession(self.mllm, self.text_hidden_fcs)
+
+    @contextmanager
+    def reading(self, session: MllmSession) -> Iterator[None]:
+        """Questions of this thread use, and leave, what `session` keeps of their frames; others wait."""
+        with self._turns.take(self.device):
+            own, self._session = self._session, session
+            try:
+                yield
+            finally:
+                self._session = own
 
     # The language model.
 
@@ -287,24 +247,3 @@ class JointModel(nn.Module):
         """The reply to a sentence of which nothing is known: the model is not asked."""
         none = torch.zeros(0, self.config.sam2.hidden_dim, device=self.device)
         return GroundingResult("", "", (), none, Generated.nothing(self.mllm.hidden_size))
-
-    # SAM-2.
-
-    @torch.inference_mode()
-    def encode_image(self, image: ImageLike) -> ImageFeatures:
-        """SAM-2's features of one image."""
-        segmenter = self.segmenter
-        pixels = images.sam_pixels(as_image(image), self.config.sam2, self.device)
-        return segmenter.encode_image(pixels.to(segmenter.device, segmenter.dtype))
-
-    def features(self, image: ImageLike) -> ImageFeatures:
-        """The same, kept for the next question about the same image."""
-        image = as_image(image)
-        key = fingerprint(image)
-        kept = self._features.pop(key, None)
-        if kept is None:
-            kept = self.encode_image(image)
-        self._features[key] = kept
-        while len(self._features) > max(self.config.keyframes, 1):
-            self._features.popitem(last=False)
-        return kept

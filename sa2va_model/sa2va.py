@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.errors import InputError
 from sa2va_model.io.given import FramesLike, ImageLike, as_frames, as_image
 from sa2va_model.joint import JointModel
@@ -28,8 +27,9 @@ from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.listener import Cancelled, Listener, OnText
 from sa2va_model.regions import Region, as_regions
-from sa2va_model.results import Answer, GroundingResult, Segmentation, Target, Turn
+from sa2va_model.results import Answer, GroundingResult, Segmentation, Turn
 from sa2va_model.segmentation import clip as clips
+from sa2va_model.segmentation_half import stacked
 
 __all__ = ["Answer", "GroundingResult", "Sa2VA", "Segmentation"]
 
@@ -49,10 +49,6 @@ FAINTEST = 0.1
 
 class Sa2VA(JointModel):
     """The whole model and its tasks. Build it with `checkpoints.load_model`."""
-
-    calibration = (
-        Calibration()
-    )  # what its scores are worth; `load_model` reads the checkpoint's own
 
     def segment(self, image: ImageLike, expression: str, *, exact: bool = True) -> Segmentation:
         """Referring segmentation of one image.
@@ -270,33 +266,15 @@ class Sa2VA(JointModel):
         keyframes: Sequence[int],
     ) -> list[Answer]:
         """Questions and replies about the same keyframes, with masks on all frames; all objects together."""
-        if not replies:
-            return []
-        embeddings = torch.cat([reply.embeddings for _, reply in replies])
-        followed, scores = self._follow(frames, embeddings, keyframes)
-        out, first = [], 0
-        for question, reply in replies:
-            named = {phrase.mask: phrase for phrase in reply.phrases}
-            rows = range(first, first + len(reply.embeddings))
-            first = rows.stop
-            targets = tuple(
-                Target(named.get(k), reply.embeddings[k], tuple(followed[row]), scores[row])
-                for k, row in enumerate(rows)
-            )
-            written = reply.raw
-            for word in self.mllm.template.stop_words:
-                written = written.split(word)[0]
-            out.append(
-                Answer(
-                    reply.said,
-                    reply.phrases,
-                    _stacked([followed[row] for row in rows], frames),
-                    targets,
-                    tuple(keyframes),
-                    Turn(question, written),
-                )
-            )
-        return out
+        said = [(self.turn(question, reply), reply) for question, reply in replies]
+        return self.answers(frames, said, keyframes)
+
+    def turn(self, question: str, reply: GroundingResult) -> Turn:
+        """A question and its reply as history of the next."""
+        written = reply.raw
+        for word in self.mllm.template.stop_words:
+            written = written.split(word)[0]
+        return Turn(question, written)
 
     def propagate(
         self, frames: FramesLike, embeddings: Tensor, keyframes: int | Sequence[int]
@@ -311,27 +289,4 @@ class Sa2VA(JointModel):
         """
         frames = as_frames(frames)
         which = range(min(keyframes, len(frames))) if isinstance(keyframes, int) else keyframes
-        return _stacked(self._follow(frames, embeddings, which)[0], frames)
-
-    @torch.inference_mode()
-    def _follow(
-        self, frames: Sequence[np.ndarray], embeddings: Tensor, keyframes: Sequence[int]
-    ) -> tuple[list[list[np.ndarray]], np.ndarray]:
-        short = len(frames) <= max(self.config.keyframes, 1)
-        encode = self.features if short else self.encode_image
-        return clips.follow_clip(self.segmenter, encode, frames, embeddings, keyframes)
-
-
-def _stacked(followed: list[list[np.ndarray]], frames: Sequence[np.ndarray]) -> np.ndarray:
-    """bool [K, T, H, W] in the size of the first frame, nearest sampling for others."""
-    if not len(frames):
-        return np.zeros((0, 0, 0, 0), bool)
-    height, width = frames[0].shape[:2]
-    stacked = np.zeros((len(followed), len(frames), height, width), bool)
-    for k, clip in enumerate(followed):
-        for t, mask in enumerate(clip):
-            rows = np.arange(height) * mask.shape[0] // height
-            columns = np.arange(width) * mask.shape[1] // width
-            same = mask.shape == (height, width)
-            stacked[k, t] = mask if same else mask[rows][:, columns]
-    return stacked
+        return stacked(self.follow_clip(frames, embeddings, which)[0], frames)

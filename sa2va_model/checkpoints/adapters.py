@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmentation_half import SegmentationHalf, SegmentingModel
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -102,6 +103,42 @@ def fingerprint(model: Sa2VA) -> str:
             digest.update(f"{name}{list(values.shape)}".encode())
             digest.update(values.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+@torch.no_grad()
+def decoder_fingerprint(model: SegmentingModel) -> str:
+    """Tells whether a [SEG] embedding that one model made means the same to another: equal mask decoders, equal image.
+
+    A language half is trained for one mask decoder; LoRA that leaves it alone leaves this alone. An adapter with a mask
+    decoder of its own changes it.
+    """
+    digest = hashlib.sha256(f"{model.config.sam2.image_size}".encode())
+    for name, tensor in sorted(model.sam2.sam2_model.sam_mask_decoder.state_dict().items()):
+        values = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(f"{name}{list(values.shape)}".encode())
+        digest.update(values.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def load_decoder(half: SegmentationHalf, folder: str | Path) -> Adapter:
+    """Puts into a half what an adapter changes in SAM-2; its language part belongs to where sentences are understood.
+
+    It is there for good: another adapter needs the half to be loaded anew.
+
+    Raises:
+        InputError: as `load_adapter`; of which base model it is cannot be seen here.
+    """
+    adapter = read_adapter(folder)
+    if (adapter.folder / INFO).is_file():
+        given = _read(adapter.folder / PARTS)
+        parts = {name: tensor for name, tensor in given.items() if name.startswith("sam2.")}
+        places = dict(half.named_parameters()) | dict(half.named_buffers())
+        _check_shapes(adapter.folder / PARTS, parts, places)
+        with torch.no_grad():
+            for name, tensor in parts.items():
+                places[name].copy_(tensor)
+        half.forget()
+    return adapter
 
 
 def _in_signing_order(model: Sa2VA) -> list[tuple[str, Tensor]]:

@@ -35,6 +35,7 @@ from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import check_profile
+from sa2va_model.segmentation_half import SegmentationHalf
 
 SMALL = 30_000_000
 """Parameters below which one CPU thread is faster than several."""
@@ -42,6 +43,8 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "tiny"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAM3 = "grounding_encoder.sam2_model.backbone.vision_backbone."
 """Begins the names of SAM 3's image encoder; configurations do not tell it from SAM-2."""
+SEGMENTER = "grounding_encoder."
+"""Begins the names of the segmenter's tensors in files."""
 HEAD = "mllm.language_model.lm_head.weight"
 HEADS = ("lm_head.weight", "language_model.output.weight")
 """The language model's head among ours and in files."""
@@ -144,6 +147,33 @@ def load_model(
     model.vocabulary = Vocabulary.read(path)
     model.use_profile(profile)
     return model
+
+
+def load_half(
+    folder: str | Path | None = None, device: str = "auto", *, profile: str = "auto"
+) -> SegmentationHalf:
+    """Loads SAM-2 of a checkpoint and nothing else, for a robot whose sentences are understood elsewhere.
+
+    Args: as `load_model`. Files without the language half, and without a tokenizer, are enough.
+
+    Raises:
+        InputError: as `load_model`.
+    """
+    check_profile(profile)
+    path = SHIPPED if folder is None else find_folder(folder)
+    target = prepare(pick_device(device))
+    config = read_config(path)
+    stored = {k: v for k, v in stored_tensors(path).items() if k.startswith(SEGMENTER)}
+    if any(name.startswith(SAM3) for name in stored):
+        raise InputError(f"{path}: its segmenter is SAM 3, which is not read without the rest")
+    with unallocated():
+        half = SegmentationHalf(config).eval()
+    names = Names(config)
+    check(half, stored, names, path)
+    fill(half, stored, names, target, torch.float32)
+    half.calibration = Calibration.read(path)
+    half.use_profile(profile)
+    return half
 
 
 def _build(

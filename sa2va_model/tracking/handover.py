@@ -21,13 +21,13 @@ from torch import Tensor
 from sa2va_model.checkpoints.sam2_files import load_stock
 from sa2va_model.config import Sam2Config
 from sa2va_model.io import preprocessing as images
-from sa2va_model.joint import JointModel
 from sa2va_model.segmentation.backends.base import SharesEncoder
 from sa2va_model.segmentation.backends.registry import pick_runtime
 from sa2va_model.segmentation.memory_policy import MemoryPolicy
 from sa2va_model.segmentation.sam2 import same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
+from sa2va_model.segmentation_half import SegmentingModel
 from sa2va_model.tracking.config import PropagationConfig
 
 
@@ -41,7 +41,7 @@ class FollowedFeatures(ImageFeatures):
 class Vision:
     """SAM-2 for one stream; what it shares with the model's other tasks is there once."""
 
-    def __init__(self, model: JointModel, config: PropagationConfig | None = None) -> None:
+    def __init__(self, model: SegmentingModel, config: PropagationConfig | None = None) -> None:
         self.config = config or PropagationConfig()
         self.handover = self.config.kind == "handover"
         profile, size = self.config.profile, self.config.resolution or None

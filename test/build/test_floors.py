@@ -152,7 +152,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"errors", "config", "tracks", "device", "conv_stem"},
         {"io", "keyframes"},
         {"mllm", "segmentation", "results", "regions"},
-        {"joint", "sa2va", "checkpoints"},
+        {"segmentation_half", "joint", "sa2va", "checkpoints"},
         {"tracking"},
         {"testing"},
     ),
