@@ -48,7 +48,7 @@ ASK_EVERY = 5  # frames
 _START = EvidenceWeights(object_score=0.5, quality=0.0, look=13.0, area=-3.0, bias=-12.0)
 
 
-class Recorder:
+class EvidenceRecorder:
     """The evidence as ever, and a note of what it was made of, of the first object's masks."""
 
     def __init__(self, memory: EvidenceWeights) -> None:
@@ -84,7 +84,7 @@ def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | N
     if begun is None:
         return None
     first, embedding = begun
-    recorder = Recorder(start.memory)
+    recorder = EvidenceRecorder(start.memory)
     gate = MemoryGate(model.sam2, 1, start, GateConfig(), recorder)
     tracker = OnlineTracker(model.sam2, TrackerConfig(max_objects=1, reuse_embedding=True), gate)
     tracker.add("0", Prompt(embedding=embedding))

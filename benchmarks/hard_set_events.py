@@ -30,7 +30,7 @@ class Told:
 
 
 @dataclass
-class Tally:
+class EventTally:
     """Counts over clips; rates are NaN without a case."""
 
     returns: list[bool] = field(default_factory=list)

@@ -30,7 +30,7 @@ DEACTIVATE, ACTIVATE, CLEANUP, CONFIGURE = 4, 3, 2, 1  # lifecycle_msgs/Transiti
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultRow:
     """One line of the table."""
 
     fault: str
@@ -66,7 +66,7 @@ class Faults:
         wait(both, 60)
         return self.peer.living()
 
-    def after(self, fault: str, before: dict[str, int], counts: str) -> Row:
+    def after(self, fault: str, before: dict[str, int], counts: str) -> FaultRow:
         """The row of a fault, after a few good images."""
         got = len(self.peer.tracks)
         self.peer.tracks.clear()
@@ -75,11 +75,11 @@ class Faults:
         after = self.peer.living()
         same = after == before and self.node.alive and "Traceback" not in self.node.output
         kept = "same tracks" if after == before else f"tracks {before} -> {after}"
-        return Row(fault, same, f"{counts}; {kept}; {got} results before")
+        return FaultRow(fault, same, f"{counts}; {kept}; {got} results before")
 
     # --- the faults -------------------------------------------------------------------------------
 
-    def malformed_images(self) -> Row:
+    def malformed_images(self) -> FaultRow:
         """1,000 images of ten kinds."""
         before, start = self.track(), self.peer.status[-1].rejected
         kinds: list[Callable[[Any], None]] = [
@@ -109,7 +109,7 @@ class Faults:
     def _handled(self) -> int:
         return int(self.peer.status[-1].rejected)
 
-    def camera_stops(self) -> Row:
+    def camera_stops(self) -> FaultRow:
         """Nothing for five seconds, then images again."""
         before = self.track()
         wait(lambda: False, 5.0)
@@ -121,9 +121,9 @@ class Faults:
         row = self.after(
             "camera stops for 5 s and returns", before, f"diagnostics warned: {warned}"
         )
-        return Row(row.fault, row.survived and warned, row.counts)
+        return FaultRow(row.fault, row.survived and warned, row.counts)
 
-    def depth_trouble(self) -> Row:
+    def depth_trouble(self) -> FaultRow:
         """Depth missing for half of the images; camera_info ten images late; sizes that change."""
         from sensor_msgs.msg import CameraInfo, Image
 
@@ -150,9 +150,9 @@ class Faults:
         total = len(self.peer.tracks)
         counts = f"{total} results, {good} of them with 3D (expected 25), the others without"
         row = self.after("depth missing, camera_info late, depth of another size", before, counts)
-        return Row(row.fault, row.survived and 0 < good <= 25, row.counts)
+        return FaultRow(row.fault, row.survived and 0 < good <= 25, row.counts)
 
-    def fast_camera(self) -> Row:
+    def fast_camera(self) -> FaultRow:
         """Ten times the rate."""
         before, start = self.track(), self.peer.status[-1]
         sent = self.peer.stream(PICTURE, 5.0, 10 * RATE)
@@ -164,7 +164,7 @@ class Faults:
         )
         return self.after("10 x the camera's rate", before, counts)
 
-    def subscriber_storms(self) -> Row:
+    def subscriber_storms(self) -> FaultRow:
         """Subscribers of all heavy topics that come and go."""
         from sensor_msgs.msg import CompressedImage, Image
         from visualization_msgs.msg import MarkerArray
@@ -183,7 +183,7 @@ class Faults:
                 self.peer.node.destroy_subscription(subscription)
         return self.after("subscriber storms", before, f"{count} subscriptions came and went")
 
-    def command_storm(self) -> Row:
+    def command_storm(self) -> FaultRow:
         """100 commands a second for ten seconds, with every kind of nonsense."""
         said = (
             "the red mug",
@@ -208,7 +208,7 @@ class Faults:
         before = self.track()
         return self.after("100 commands a second", before, f"{number} sent, {failed} refused")
 
-    def pauses(self) -> Row:
+    def pauses(self) -> FaultRow:
         """Deactivate and activate 50 times."""
         before, done, worst = self.track(), 0, 0.0
         for _ in range(50):
@@ -220,9 +220,9 @@ class Faults:
         wait(lambda: self.peer.ready(self.node, 10), 10)
         counts = f"{done} of 100 transitions, the longest {worst:.2f} s"
         row = self.after("deactivate and activate 50 times", before, counts)
-        return Row(row.fault, row.survived and done == 100, row.counts)
+        return FaultRow(row.fault, row.survived and done == 100, row.counts)
 
-    def clock_jumps(self) -> Row:
+    def clock_jumps(self) -> FaultRow:
         """Stamps that jump back and forth twenty times; each jump back ends all tracks with an event."""
         resets, jumps = 0, 20
         for n in range(jumps):
@@ -234,9 +234,9 @@ class Faults:
         before = self.track()
         counts = f"{jumps} jumps back, {resets} MEMORY_RESET events"
         row = self.after("clock jumps", before, counts)
-        return Row(row.fault, row.survived and resets == jumps, row.counts)
+        return FaultRow(row.fault, row.survived and resets == jumps, row.counts)
 
-    def model_folder_removed(self) -> Row:
+    def model_folder_removed(self) -> FaultRow:
         """Gone while it runs: nothing; at the next configure: refused with the reason; back: works."""
         before = self.track()
         away = self.model.with_name(self.model.name + "-away")
@@ -253,9 +253,9 @@ class Faults:
         counts = (
             f"{row.counts}; configure refused with the reason: {refused and reason}; back: {again}"
         )
-        return Row(row.fault, bool(ok and refused and reason and again), counts)
+        return FaultRow(row.fault, bool(ok and refused and reason and again), counts)
 
-    def interrupt_while_loading(self) -> Row:
+    def interrupt_while_loading(self) -> FaultRow:
         """Ctrl-C at ten moments of the start."""
         times, bad = [], 0
         for n in range(10):
@@ -266,9 +266,9 @@ class Faults:
             times.append(seconds)
             bad += status != 0 or "Traceback" in node.output
         counts = f"10 starts, the longest end {max(times):.2f} s, {bad} bad ends"
-        return Row("SIGINT while loading", not bad and max(times) <= 3, counts)
+        return FaultRow("SIGINT while loading", not bad and max(times) <= 3, counts)
 
-    def interrupt_while_grounding(self) -> Row:
+    def interrupt_while_grounding(self) -> FaultRow:
         """Ctrl-C while the language model sleeps in a question for a minute, deaf to everything."""
         code = (
             "import time, sa2va_model.sa2va as s; s.Sa2VA.ground = lambda *a, **k: time.sleep(60);"
@@ -278,23 +278,25 @@ class Faults:
         peer = Peer("/deaf")
         try:
             if not peer.ready(node):
-                return Row("SIGINT while a grounding runs", False, node.output)
+                return FaultRow("SIGINT while a grounding runs", False, node.output)
             peer.say("the mug")
             peer.stream(PICTURE, 2.0, RATE)
             seconds, status = node.interrupt()
         finally:
             peer.close()
         good = status == 0 and seconds <= 3 and "Traceback" not in node.output
-        return Row(
+        return FaultRow(
             "SIGINT while a grounding runs", good, f"ended after {seconds:.2f} s, exit {status}"
         )
 
-    def end(self) -> Row:
+    def end(self) -> FaultRow:
         """Ctrl-C at work."""
         self.track()
         seconds, status = self.node.interrupt()
         good = status == 0 and seconds <= 3
-        return Row("SIGINT while tracking", good, f"ended after {seconds:.2f} s, exit {status}")
+        return FaultRow(
+            "SIGINT while tracking", good, f"ended after {seconds:.2f} s, exit {status}"
+        )
 
     def close(self) -> None:
         """Whatever still runs ends."""

@@ -36,7 +36,7 @@ sys.exit(tracker_node.main())
 """
 
 
-class Camera:
+class CameraNode:
     """One picture with depth and calibration at 30 Hz, the stamp of now on each."""
 
     def __init__(self, peer: Peer) -> None:
@@ -103,7 +103,7 @@ def until(condition: Any, seconds: float, what: str) -> Any:
     raise TimeoutError(f"{what} within {seconds:g} s")
 
 
-def measure(peer: Peer, camera: Camera, node: Node, images: int) -> dict[str, Any]:
+def measure(peer: Peer, camera: CameraNode, node: Node, images: int) -> dict[str, Any]:
     """One step's figures over so many images."""
     peer.tracks.clear()
     before = resident(node.process.pid)
@@ -127,7 +127,7 @@ def measure(peer: Peer, camera: Camera, node: Node, images: int) -> dict[str, An
     }
 
 
-def ask(peer: Peer, camera: Camera, name: str) -> dict[str, Any]:
+def ask(peer: Peer, camera: CameraNode, name: str) -> dict[str, Any]:
     """README's step 5 for one object: the goal, and the points without a name."""
     from rclpy.action import ActionClient
 
@@ -186,7 +186,7 @@ def run(step: float, images: int, goals: int) -> None:
     namespace = f"/load{round(step * 1000)}"
     node = Node({"threads": 1}, namespace=namespace, code=SLOW.format(step=step))
     peer = Peer(namespace)
-    camera = Camera(peer)
+    camera = CameraNode(peer)
 
     def masks() -> bool:
         return bool(peer.tracks) and any(t.area for t in peer.tracks[-1][1].tracks)

@@ -30,7 +30,7 @@ from sa2va_model.testing import nano_model
 from sa2va_training.data.sources import open_sources
 from sa2va_training.data.synth import write_scenes
 from sa2va_training.run.job import make_job
-from sa2va_training.run.loop import Run, make_accelerator
+from sa2va_training.run.loop import TrainingRun, make_accelerator
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.settings_files import settings_from
 
@@ -70,7 +70,7 @@ def measure(settings: Settings, data: Path, size: str, steps: int) -> dict[str, 
     model = build(size, device)
     job = make_job(settings, accelerator, model, "", sources)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), settings, accelerator, job.learner, job.feeder, "", 1000)
+        run = TrainingRun(Path(folder), settings, accelerator, job.learner, job.feeder, "", 1000)
         run.wrapped.train()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

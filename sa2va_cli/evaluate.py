@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_training.data.readers import open_dataset
     from sa2va_training.evaluation.predictor import ModelPredictor
     from sa2va_training.evaluation.report import report
-    from sa2va_training.evaluation.run import Run
+    from sa2va_training.evaluation.run import EvaluationRun
 
     config, asking, own = settings(args.dataset, args.settings)
     dataset = open_dataset(config)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"protocol is 'official', which only ref_davis17 has (format is '{config.format}')"
         )
-    measured = Run(
+    measured = EvaluationRun(
         dataset,
         folder,
         {

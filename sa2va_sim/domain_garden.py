@@ -14,7 +14,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from sa2va_sim.assets import Collision, ObjectModel, Part, register_shape
+from sa2va_sim.assets import Collision, Geom, ObjectModel, register_shape
 from sa2va_sim.assets.parts import AROUND, Rgb, cylinder, revolved, tube
 from sa2va_sim.layout import STILL, SceneConfig
 from sa2va_sim.scene import sample_scene
@@ -33,7 +33,7 @@ _SCENES_PER_WORLD = 8
 _RENDER = (320, 240)
 
 
-def _moved(part: Part, shift: tuple[float, float, float], lie: str = "") -> Part:
+def _moved(part: Geom, shift: tuple[float, float, float], lie: str = "") -> Geom:
     """A mesh somewhere else; with `lie` its axis is turned from z to x or y."""
     turns = {
         "": np.eye(3),
@@ -49,7 +49,7 @@ def _moved(part: Part, shift: tuple[float, float, float], lie: str = "") -> Part
     )
 
 
-def _disc(radius: float, length: float, rgb: Rgb | None = None) -> Part:
+def _disc(radius: float, length: float, rgb: Rgb | None = None) -> Geom:
     """A closed cylinder as a mesh, its middle in the origin."""
     half = length / 2
     return revolved([(0.0, -half), (radius, -half), (radius, half), (0.0, half)], rgb)
@@ -145,7 +145,7 @@ def _donut(rng: np.random.Generator, scale: float) -> ObjectModel:
     a, b, c, d = first + here, after + here, after + nxt, first + nxt
     faces = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)]).reshape(-1, 3)
     hulls = tuple(np.concatenate([rings[k], rings[(k + 1) % around]]) for k in range(around))
-    part = Part("mesh", (), (0.0, 0.0, 0.0), np.eye(3), None, rings.reshape(-1, 3), faces, hulls)
+    part = Geom("mesh", (), (0.0, 0.0, 0.0), np.eye(3), None, rings.reshape(-1, 3), faces, hulls)
     side = middle + radius
     solid = Collision("cylinder", (side, radius), (0, 0, radius))
     return ObjectModel("donut", (part,), (solid,), side, 2 * radius)

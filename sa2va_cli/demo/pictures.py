@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sa2va_cli.demo.score import Shot, track_from
+from sa2va_cli.demo.score import ImageResult, track_from
 from sa2va_cli.output import VideoWriter
 from sa2va_model.io.overlay import draw_overlay
 from sa2va_model.tracks import EventKind, FrameResult, Track
@@ -43,12 +43,12 @@ class Performance:
         events: (monotonic seconds, TrackEvent), in order.
     """
 
-    shots: Sequence[Shot]
+    shots: Sequence[ImageResult]
     commands: Sequence[tuple[float, str]]
     events: Sequence[tuple[float, Any]]
 
     def picture(self, k: int) -> np.ndarray:
-        """Shot k with its masks, what was said last, and what was told lately: uint8 [H, W, 3]."""
+        """Image k with its masks, what was said last, and what was told lately: uint8 [H, W, 3]."""
         shot = self.shots[k]
         said = [text for time, text in self.commands if time <= shot.received]
         told = [
@@ -106,7 +106,7 @@ def _moments(performance: Performance) -> list[int]:
     return chosen[:MOMENTS] if performance.shots else []
 
 
-def _picture(shot: Shot, said: str, told: list[Any], clock: str) -> np.ndarray:
+def _picture(shot: ImageResult, said: str, told: list[Any], clock: str) -> np.ndarray:
     height = round(WIDTH * shot.rgb.shape[0] / shot.rgb.shape[1] / 2) * 2
     # The image is enlarged before anything is drawn, so that lines and letters stay sharp.
     rgb = cv2.resize(shot.rgb, (WIDTH, height), interpolation=cv2.INTER_CUBIC)

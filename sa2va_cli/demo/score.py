@@ -18,8 +18,8 @@ _EXPECTED = (EventKind.STARTED, EventKind.STOPPED)  # the user's own doing, no o
 UNSEEN = (TrackState.OCCLUDED, TrackState.LOST)
 
 
-class Shot(Protocol):
-    """One camera image and what came back for it; see `sa2va_ros.bags.recorder.Shot`."""
+class ImageResult(Protocol):
+    """One camera image and what came back for it; see `sa2va_ros.bags.recorder.RecordedImage`."""
 
     stamp: int
     rgb: Any
@@ -75,7 +75,7 @@ class Row:
     images: int
 
 
-def track_of(shot: Shot, expression: str) -> Any:
+def track_of(shot: ImageResult, expression: str) -> Any:
     """The live track message of an expression on one image, or None."""
     alive = [
         track
@@ -85,7 +85,7 @@ def track_of(shot: Shot, expression: str) -> Any:
     return alive[-1] if alive else None
 
 
-def mask_of(shot: Shot, track: Any) -> np.ndarray | None:
+def mask_of(shot: ImageResult, track: Any) -> np.ndarray | None:
     """The track's pixels in the label image, bool [H, W]; None without any."""
     if track is None or not track.mask_value:
         return None
@@ -103,7 +103,7 @@ def overlap(mask: np.ndarray | None, truth: np.ndarray) -> float:
 def score(
     act: Act,
     said: tuple[float, float],
-    shots: Sequence[Shot],
+    shots: Sequence[ImageResult],
     events: Sequence[tuple[float, Any]],
 ) -> Row:
     """Judge one act.
@@ -153,8 +153,8 @@ def _problem(
     act: Act,
     told: list[EventKind],
     iou: float,
-    lived: list[tuple[Shot, Any]],
-    first: Shot | None,
+    lived: list[tuple[ImageResult, Any]],
+    first: ImageResult | None,
 ) -> str:
     if act.expects == "absent":
         if first is not None:
@@ -169,7 +169,7 @@ def _problem(
     return ""
 
 
-def _did_not_return(act: Act, told: list[EventKind], lived: list[tuple[Shot, Any]]) -> str:
+def _did_not_return(act: Act, told: list[EventKind], lived: list[tuple[ImageResult, Any]]) -> str:
     """What is wrong with how a leaving and returning object was reported; "" = nothing."""
     areas = [(s.truth == act.target).sum() if s.truth is not None else MIN_AREA for s, _ in lived]
     away = [
@@ -185,7 +185,7 @@ def _did_not_return(act: Act, told: list[EventKind], lived: list[tuple[Shot, Any
 
 
 def _stopped(
-    during: Sequence[Shot], events: Sequence[tuple[float, Any]], begin: float, end: float
+    during: Sequence[ImageResult], events: Sequence[tuple[float, Any]], begin: float, end: float
 ) -> tuple[str, str]:
     ended = [e for time, e in events if begin <= time < end and e.type == EventKind.STOPPED]
     alive = [

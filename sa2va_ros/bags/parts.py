@@ -14,7 +14,7 @@ from sa2va_model.io.frames import BAG_SUFFIXES, natural_key
 from sa2va_ros.bags.cut_files import messages_until_cut, unpacked
 
 
-class Part:
+class StorageFile:
     """One storage file, or a bag folder that is read as a whole.
 
     Attributes:
@@ -67,7 +67,7 @@ class Part:
             self.fault = f"{self.path}: cut off or damaged ({words(error)})"
 
 
-def open_parts(path: Path) -> list[Part]:
+def open_parts(path: Path) -> list[StorageFile]:
     """The parts of a bag folder or a storage file, in the order of recording.
 
     Raises:
@@ -85,7 +85,7 @@ def open_parts(path: Path) -> list[Part]:
     whole = path.is_file() or (path / "metadata.yaml").exists()
     try:
         if whole:
-            return [Part(path)]
+            return [StorageFile(path)]
         broken = None
     except InputError as error:
         if path.is_file():
@@ -95,7 +95,7 @@ def open_parts(path: Path) -> list[Part]:
     parts, faults = [], []
     for file in sorted(files, key=lambda file: natural_key(file.name)):  # _2 is before _10
         try:
-            parts.append(Part(file))
+            parts.append(StorageFile(file))
         except InputError as error:
             faults.append(str(error))
     if not parts:

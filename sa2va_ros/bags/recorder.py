@@ -34,7 +34,7 @@ WAITING_IMAGES = 100  # images whose result may still come; at 10 Hz ten seconds
 
 
 @dataclass
-class Shot:
+class RecordedImage:
     """One camera image and what was said about it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Said:
+class SentCommand:
     """A command and when it was sent: monotonic seconds, and the stamp of the newest image seen
     then."""
 
@@ -82,9 +82,9 @@ class Recorder:
     """
 
     def __init__(self, bag: Path, namespace: str = "/sa2va") -> None:
-        self.shots: OrderedDict[int, Shot] = OrderedDict()
+        self.shots: OrderedDict[int, RecordedImage] = OrderedDict()
         self.events: list[tuple[float, Any]] = []
-        self.commands: list[Said] = []
+        self.commands: list[SentCommand] = []
         self.status: Any = None
         self.names = ""
         self._newest = 0
@@ -108,10 +108,10 @@ class Recorder:
         self._thread = threading.Thread(target=self._spin, name="demo-user", daemon=True)
         self._thread.start()
 
-    def say(self, text: str) -> Said:
+    def say(self, text: str) -> SentCommand:
         """Send a command as a user does."""
         message = String(data=text)
-        said = Said(text, time.monotonic(), self._newest)
+        said = SentCommand(text, time.monotonic(), self._newest)
         self.commands.append(said)
         self._command.publish(message)
         self._write("command", serialize_message(message))
@@ -121,7 +121,7 @@ class Recorder:
         """How many nodes take commands."""
         return int(self._command.get_subscription_count())
 
-    def complete_shots(self) -> list[Shot]:
+    def complete_shots(self) -> list[RecordedImage]:
         """The shots for which everything came, in the order of their stamps."""
         with self._lock:
             return sorted((s for s in self.shots.values() if s.complete), key=lambda s: s.stamp)
@@ -181,17 +181,17 @@ class Recorder:
         except ExternalShutdownException:
             return
 
-    def _shot(self, header: Any) -> Shot:
+    def _shot(self, header: Any) -> RecordedImage:
         stamp = nanoseconds(header.stamp)
         with self._lock:
-            shot = self.shots.setdefault(stamp, Shot(stamp))
+            shot = self.shots.setdefault(stamp, RecordedImage(stamp))
             waiting = [key for key, other in self.shots.items() if not other.complete]
             for key in waiting[:-WAITING_IMAGES]:  # the tracker skipped these images
                 del self.shots[key]
                 self._bytes.pop(key, None)
         return shot
 
-    def _keep(self, shot: Shot, topic: str, data: bytes) -> None:
+    def _keep(self, shot: RecordedImage, topic: str, data: bytes) -> None:
         """Images go into the bag once the tracker answered them; it skips what it has no time
         for."""
         parts = self._bytes.setdefault(shot.stamp, [])

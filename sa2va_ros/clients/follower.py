@@ -31,7 +31,14 @@ from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
 from sa2va_ros.action import TrackExpression
-from sa2va_ros.clients.following import Follow, Pose2, PoseHistory, Target, in_fixed_frame, steer
+from sa2va_ros.clients.following import (
+    Follow,
+    Pose2,
+    PoseHistory,
+    TargetFilter,
+    in_fixed_frame,
+    steer,
+)
 from sa2va_ros.clients.tracker_client import TrackerClient, TrackerError
 from sa2va_ros.interfaces.commands import clean_text
 from sa2va_ros.messages.clouds import matrix_from_transform
@@ -204,7 +211,7 @@ class Follower(Node):
     # --- following --------------------------------------------------------------------------------
 
     def _keep_up(self, command: str, track_id: str) -> FollowResult:
-        target, heard = Target(), self._newest_stamp()
+        target, heard = TargetFilter(), self._newest_stamp()
         began = last = self._now().time
         result = FollowResult(command, "followed")
         places: list[tuple[float, float, float]] = []
@@ -244,7 +251,7 @@ class Follower(Node):
         poses = self._tracker.poses()
         return nanoseconds(poses[-1].header.stamp) if poses else 0
 
-    def _update(self, target: Target, track_id: str, heard: int) -> int:
+    def _update(self, target: TargetFilter, track_id: str, heard: int) -> int:
         """Take in the poses since the one of stamp `heard`; returns the stamp of the newest."""
         least = self._value("min_score")
         sights = {sight.stamp: sight for sight in self._tracker.sights(track_id)}

@@ -94,7 +94,7 @@ def in_fixed_frame(point: np.ndarray, base_from_camera: np.ndarray, base: Pose2)
     return np.array([base.x + c * forward - s * left, base.y + s * forward + c * left])
 
 
-class Target:
+class TargetFilter:
     """Place and speed of the target on the floor: an alpha-beta filter over its poses."""
 
     def __init__(self, alpha: float = 0.6, beta: float = 0.2, jump: float = 0.8) -> None:
@@ -132,7 +132,7 @@ class Target:
         return self._speed
 
 
-def steer(target: Target, base: Pose2, follow: Follow) -> tuple[float, float]:
+def steer(target: TargetFilter, base: Pose2, follow: Follow) -> tuple[float, float]:
     """Speeds m/s and rad/s of the base now: towards the distance to keep, or in search of the target."""
     place = target.at(base.time, follow.coast)
     if place is None:

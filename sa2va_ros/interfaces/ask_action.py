@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 from sa2va_model.errors import CancelledError, InputError
 from sa2va_ros.action import AskScene
 from sa2va_ros.interfaces.commands import clean_text
-from sa2va_ros.interfaces.conversation import Request
+from sa2va_ros.interfaces.conversation import QuestionRequest
 from sa2va_ros.interfaces.goal_state import ErrorCode
 from sa2va_ros.interfaces.questions import QuestionWorker
 from sa2va_ros.msg import GroundedCaption
@@ -45,7 +45,7 @@ class SceneQuestions:
     ) -> None:
         self._node, self._session, self._pipeline = node, session, pipeline
         self._active = active
-        self._goals: dict[str, tuple[ServerGoalHandle, Request]] = {}
+        self._goals: dict[str, tuple[ServerGoalHandle, QuestionRequest]] = {}
         self._lock = threading.Lock()
         self._worker = QuestionWorker(self._answer, self._failed)
         self._server = DeferredActionServer(node, AskScene, "~/ask_scene", self._begin)
@@ -53,7 +53,7 @@ class SceneQuestions:
 
     def ask(self, question: str) -> None:
         """A question without a goal, as from a topic; raises InputError if too many wait."""
-        self._worker.ask(Request(question))
+        self._worker.ask(QuestionRequest(question))
 
     def busy(self) -> bool:
         """Whether a goal waits for its answer."""
@@ -72,7 +72,7 @@ class SceneQuestions:
 
     def _begin(self, handle: ServerGoalHandle) -> None:
         name, asked = bytes(handle.goal_id.uuid).hex(), handle.request
-        request = Request(
+        request = QuestionRequest(
             asked.question,
             id=name,
             grounded=asked.grounded,
@@ -118,7 +118,7 @@ class SceneQuestions:
 
     # --- on the thread of the questions -----------------------------------------------------------
 
-    def _answer(self, request: Request) -> None:
+    def _answer(self, request: QuestionRequest) -> None:
         if request.cancelled.is_set():
             raise CancelledError
         latest = self._image(request)
@@ -128,7 +128,7 @@ class SceneQuestions:
         message = self._pipeline.outputs.caption(header, request.question, answer, request.id)
         self._end(request.id, ErrorCode.NONE, answer=message)
 
-    def _image(self, request: Request) -> PublishedFrame:
+    def _image(self, request: QuestionRequest) -> PublishedFrame:
         end = time.monotonic() + IMAGE_SECONDS
         while (latest := self._pipeline.latest) is None:
             if time.monotonic() > end or request.cancelled.is_set():
@@ -136,7 +136,7 @@ class SceneQuestions:
             time.sleep(0.02)
         return latest
 
-    def _failed(self, request: Request, error: Exception) -> None:
+    def _failed(self, request: QuestionRequest, error: Exception) -> None:
         if isinstance(error, CancelledError):
             self._end(request.id, ErrorCode.CANCELED, "cancelled")
             return

@@ -24,7 +24,7 @@ def _ignore(delta: str, text: str) -> None:
 
 
 @dataclass
-class Request:
+class QuestionRequest:
     """A question and who waits for the answer.
 
     Attributes:
@@ -58,7 +58,7 @@ class Conversation:
         self._max_tokens = max_tokens or model.config.max_new_tokens
         self._turns: deque[Turn] = deque(maxlen=turns)
 
-    def ask(self, rgb: np.ndarray, request: Request) -> Answer:
+    def ask(self, rgb: np.ndarray, request: QuestionRequest) -> Answer:
         """Answer about one image, uint8 [H, W, 3].
 
         Raises:

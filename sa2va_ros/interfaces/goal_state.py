@@ -13,7 +13,7 @@ from enum import IntEnum
 from sa2va_model.tracks import Event, EventKind, Reason, Track, TrackState
 
 
-class Stage(IntEnum):
+class GoalStage(IntEnum):
     """As in `TrackExpression.action`."""
 
     WAITING_IMAGE = 0
@@ -83,7 +83,7 @@ class GoalWatch:
     ) -> None:
         self.track_id, self._limits = track_id, limits
         self._started = self.shared = started
-        self.stage = Stage.WAITING_IMAGE
+        self.stage = GoalStage.WAITING_IMAGE
         self.model_text = ""
         self._began = now
         self._found: float | None = None
@@ -91,15 +91,15 @@ class GoalWatch:
 
     def frame(
         self, tracks: Iterable[Track], events: Iterable[Event], now: float
-    ) -> tuple[list[Stage], Outcome | None]:
+    ) -> tuple[list[GoalStage], Outcome | None]:
         """One processed image.
 
         Returns:
             The stages the goal went through on it, at least one; and how it ended, if it did.
         """
-        stages: list[Stage] = []
-        if self.stage is Stage.WAITING_IMAGE:
-            stages.append(self._enter(Stage.GROUNDING))
+        stages: list[GoalStage] = []
+        if self.stage is GoalStage.WAITING_IMAGE:
+            stages.append(self._enter(GoalStage.GROUNDING))
         for event in events:
             outcome = self._happened(event, stages, now)
             if outcome is not None:
@@ -107,7 +107,7 @@ class GoalWatch:
         track = next((t for t in tracks if t.id == self.track_id), None)
         if track is not None and self._started:
             self._saw(track, stages, now)
-            if self._limits.stop_when_found and self.stage is Stage.TRACKING:
+            if self._limits.stop_when_found and self.stage is GoalStage.TRACKING:
                 return stages, Outcome(ErrorCode.NONE, "found")
         return stages or [self.stage], self.tick(now)
 
@@ -117,7 +117,7 @@ class GoalWatch:
         if self._found is None:
             if now - self._began < limits.acquire:
                 return None
-            if self.stage is Stage.WAITING_IMAGE:
+            if self.stage is GoalStage.WAITING_IMAGE:
                 reason = f"no camera image in {limits.acquire:g} s"
                 return Outcome(ErrorCode.NO_IMAGE, reason)
             return Outcome(ErrorCode.TIMEOUT, f"not found in {limits.acquire:g} s")
@@ -127,11 +127,11 @@ class GoalWatch:
             return Outcome(ErrorCode.NONE, f"tracked for {limits.duration:g} s")
         return None
 
-    def _enter(self, stage: Stage) -> Stage:
+    def _enter(self, stage: GoalStage) -> GoalStage:
         self.stage = stage
         return stage
 
-    def _happened(self, event: Event, stages: list[Stage], now: float) -> Outcome | None:
+    def _happened(self, event: Event, stages: list[GoalStage], now: float) -> Outcome | None:
         if event.kind is EventKind.MEMORY_RESET:
             return Outcome(ErrorCode.LOST, f"all tracks were reset: {event.detail}")
         if event.track_id != self.track_id:
@@ -153,13 +153,13 @@ class GoalWatch:
             return Outcome(ErrorCode.CANCELED, f"the track was stopped: {event.detail}")
         if event.kind is EventKind.FOUND:
             self._found, self.model_text = now, event.detail
-            stages.append(self._enter(Stage.CATCHING_UP))
-            stages.append(self._enter(Stage.TRACKING))
+            stages.append(self._enter(GoalStage.CATCHING_UP))
+            stages.append(self._enter(GoalStage.TRACKING))
             if self._limits.stop_when_found:
                 return Outcome(ErrorCode.NONE, "found")
         return None
 
-    def _saw(self, track: Track, stages: list[Stage], now: float) -> None:
+    def _saw(self, track: Track, stages: list[GoalStage], now: float) -> None:
         if track.state is TrackState.LOST:
             self._lost = now if self._lost is None else self._lost
         else:
@@ -167,10 +167,10 @@ class GoalWatch:
         if track.state is TrackState.TRACKING and self._found is None:
             self._found, self.model_text = now, track.label  # it was tracked before the goal came
         seen = {
-            TrackState.PENDING: Stage.GROUNDING,
-            TrackState.TRACKING: Stage.TRACKING,
-            TrackState.OCCLUDED: Stage.SEARCHING,
-            TrackState.LOST: Stage.SEARCHING,
+            TrackState.PENDING: GoalStage.GROUNDING,
+            TrackState.TRACKING: GoalStage.TRACKING,
+            TrackState.OCCLUDED: GoalStage.SEARCHING,
+            TrackState.LOST: GoalStage.SEARCHING,
         }.get(track.state, self.stage)
         if seen is not self.stage:
             stages.append(self._enter(seen))

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from sa2va_model.errors import InputError
-from sa2va_ros.interfaces.conversation import Request
+from sa2va_ros.interfaces.conversation import QuestionRequest
 
 WAITING = 4  # questions; more are refused, so that an answer never belongs to a scene long gone
 
@@ -22,14 +22,16 @@ class QuestionWorker:
     """
 
     def __init__(
-        self, answer: Callable[[Request], None], on_error: Callable[[Request, Exception], None]
+        self,
+        answer: Callable[[QuestionRequest], None],
+        on_error: Callable[[QuestionRequest, Exception], None],
     ) -> None:
         self._answer, self._on_error = answer, on_error
-        self._questions: queue.Queue[Request | None] = queue.Queue(WAITING + 1)
+        self._questions: queue.Queue[QuestionRequest | None] = queue.Queue(WAITING + 1)
         self._thread: threading.Thread | None = None
-        self._current: Request | None = None
+        self._current: QuestionRequest | None = None
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: QuestionRequest) -> None:
         """Hand over a question; never blocks.
 
         Raises:

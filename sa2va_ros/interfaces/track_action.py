@@ -15,7 +15,7 @@ from rclpy.duration import Duration
 from sa2va_model.errors import InputError
 from sa2va_ros.action import TrackExpression
 from sa2va_ros.interfaces.commands import Router, clean_name, clean_text, object_words
-from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalWatch, Outcome, Stage
+from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalStage, GoalWatch, Outcome
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import Track
 from sa2va_ros.support.deferred import DeferredActionServer
@@ -120,7 +120,7 @@ class TrackAction:
         goal = _Goal(handle, watch, request.continue_after_goal, track)
         with self._lock:
             self._goals[bytes(handle.goal_id.uuid)] = goal
-        self._feedback(goal, Stage.WAITING_IMAGE)
+        self._feedback(goal, GoalStage.WAITING_IMAGE)
 
     def _understand(self, request: Any) -> _Wanted:
         """What a goal wants.
@@ -181,7 +181,7 @@ class TrackAction:
                 if outcome is not None:
                     self._end(key, outcome)
 
-    def _feedback(self, goal: _Goal, stage: Stage) -> None:
+    def _feedback(self, goal: _Goal, stage: GoalStage) -> None:
         goal.handle.publish_feedback(
             TrackExpression.Feedback(
                 stage=int(stage), track=goal.track, model_text=goal.watch.model_text

@@ -10,7 +10,8 @@ import numpy as np
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import FrameResult, Track
 from sa2va_ros.space.depth import DepthFrame
-from sa2va_ros.space.mask_to_object import CloudConfig, Motion, Solid, object_from_mask
+from sa2va_ros.space.mask_to_object import CloudConfig, Solid, object_from_mask
+from sa2va_ros.space.velocity import VelocityEstimator
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Locator:
     """Finds objects in space, image after image, and knows how they move."""
 
     def __init__(self) -> None:
-        self._motions: dict[str, Motion] = {}
+        self._motions: dict[str, VelocityEstimator] = {}
 
     def reset(self) -> None:
         """Forget how things moved."""
@@ -82,7 +83,7 @@ class Locator:
             except InputError as error:
                 problems[track.id] = str(error)
                 continue
-            motion = self._motions.setdefault(track.id, Motion())
+            motion = self._motions.setdefault(track.id, VelocityEstimator())
             found[track.id] = Located(seen, motion.update(result.stamp, seen.centroid))
         alive = {track.id for track in result.tracks}
         self._motions = {name: motion for name, motion in self._motions.items() if name in alive}

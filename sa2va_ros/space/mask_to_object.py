@@ -22,13 +22,11 @@ from sa2va_ros.space.cameras import Camera
 from sa2va_ros.space.components import main_pieces
 from sa2va_ros.space.oriented_box import Box, grown, oriented_box, rotation_covariance
 from sa2va_ros.space.rotations import matrix_of, quaternion
-from sa2va_ros.space.velocity import Motion
 
 __all__ = [
     "Box",
     "Camera",
     "CloudConfig",
-    "Motion",
     "Solid",
     "depth_deviation",
     "matrix_of",

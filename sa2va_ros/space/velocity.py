@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 
 
-class Motion:
+class VelocityEstimator:
     """Velocity of one object: the slope of its last positions over time.
 
     Args:

@@ -14,7 +14,7 @@ Rgb = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Part:
+class Geom:
     """One visible geom in the body's frame (z up, origin under the middle of the object's base).
 
     Attributes:
@@ -65,7 +65,7 @@ class ObjectModel:
     """
 
     shape: str
-    parts: tuple[Part, ...]
+    parts: tuple[Geom, ...]
     collisions: tuple[Collision, ...]
     radius: float
     height: float
@@ -93,29 +93,29 @@ def box(
     position: tuple[float, float, float],
     rgb: Rgb | None = None,
     axes: np.ndarray | None = None,
-) -> Part:
+) -> Geom:
     """A cuboid by its half sides."""
     axes = np.eye(3) if axes is None else axes
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
     corners = (signs * half) @ axes.T + position
-    return Part("box", half, position, axes, rgb, None, None, (corners,))
+    return Geom("box", half, position, axes, rgb, None, None, (corners,))
 
 
-def cylinder(radius: float, low: float, high: float, rgb: Rgb | None = None) -> Part:
+def cylinder(radius: float, low: float, high: float, rgb: Rgb | None = None) -> Geom:
     """An upright cylinder on the object's axis between two heights."""
     position = (0.0, 0.0, (low + high) / 2)
     hull = np.concatenate([ring(radius, low), ring(radius, high)])
     size = (radius, (high - low) / 2)
-    return Part("cylinder", size, position, np.eye(3), rgb, None, None, (hull,))
+    return Geom("cylinder", size, position, np.eye(3), rgb, None, None, (hull,))
 
 
-def sphere(radius: float) -> Part:
+def sphere(radius: float) -> Geom:
     """A ball that lies on z = 0."""
     heights = np.linspace(-1, 1, 9)
     hull = np.concatenate(
         [ring(radius * float(np.sqrt(1 - h * h)), radius * (1 + h)) for h in heights]
     )
-    return Part("sphere", (radius,), (0.0, 0.0, radius), np.eye(3), None, None, None, (hull,))
+    return Geom("sphere", (radius,), (0.0, 0.0, radius), np.eye(3), None, None, None, (hull,))
 
 
 def ring(radius: float, z: float) -> np.ndarray:
@@ -132,7 +132,7 @@ def _tube_faces(rings: int, around: int) -> np.ndarray:
     return np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)]).reshape(-1, 3)
 
 
-def revolved(profile: list[tuple[float, float]], rgb: Rgb | None = None) -> Part:
+def revolved(profile: list[tuple[float, float]], rgb: Rgb | None = None) -> Geom:
     """A surface of revolution from (radius, height) pairs that run from the bottom's middle round to the inside.
 
     The profile should begin and end near the axis, so that the surface closes.
@@ -142,10 +142,10 @@ def revolved(profile: list[tuple[float, float]], rgb: Rgb | None = None) -> Part
     hulls = [
         np.concatenate([ring(r0, z0), ring(r1, z1)]) for (r0, z0), (r1, z1) in pairwise(profile)
     ]
-    return Part("mesh", (), (0.0, 0.0, 0.0), np.eye(3), rgb, vertices, faces, tuple(hulls))
+    return Geom("mesh", (), (0.0, 0.0, 0.0), np.eye(3), rgb, vertices, faces, tuple(hulls))
 
 
-def tube(path: np.ndarray, radius: float, flat: float = 1.0) -> Part:
+def tube(path: np.ndarray, radius: float, flat: float = 1.0) -> Geom:
     """A bent tube along a path in the plane y = 0.
 
     Args:
@@ -163,4 +163,4 @@ def tube(path: np.ndarray, radius: float, flat: float = 1.0) -> Part:
     rings = path[:, None] + radius * circle  # [N, 8, 3]
     faces = _tube_faces(len(path), 8)
     hulls = tuple(np.concatenate([a, b]) for a, b in pairwise(rings))
-    return Part("mesh", (), (0.0, 0.0, 0.0), np.eye(3), None, rings.reshape(-1, 3), faces, hulls)
+    return Geom("mesh", (), (0.0, 0.0, 0.0), np.eye(3), None, rings.reshape(-1, 3), faces, hulls)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
-from sa2va_sim.assets.parts import Collision, ObjectModel, Part
+from sa2va_sim.assets.parts import Collision, Geom, ObjectModel
 from sa2va_sim.catalogue.colours import EXTRA_COLOURS, MAIN, shares, spoken
 from sa2va_sim.catalogue.furniture import Furniture, read_furniture
 from sa2va_sim.catalogue.meshes import Surface, load_surfaces
@@ -124,14 +124,14 @@ def build_model(
     )
 
 
-def _part(surface: Surface) -> Part:
+def _part(surface: Surface) -> Geom:
     points = surface.vertices.astype(np.float64)
     try:
         hull = points[ConvexHull(points).vertices]
     except (QhullError, ValueError):  # flat
         hull = points
     texture = surface.texture[::-1] if not surface.plain else surface.texture
-    return Part(
+    return Geom(
         "mesh", (), (0.0, 0.0, 0.0), np.eye(3), None, points, surface.faces, (hull,),
         surface.places, np.ascontiguousarray(texture), surface.alpha,
     )  # fmt: skip

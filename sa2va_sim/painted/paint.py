@@ -27,7 +27,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Thing:
+class PaintedObject:
     """Something to paint. Lengths are fractions of the image width; `name` is None for clutter."""
 
     name: tuple[str, str] | None  # (colour, shape)
@@ -52,7 +52,7 @@ class FlatScene:
 
     backdrop: np.ndarray  # float32 [H, W, 3]; `margin` wider than the image on every side
     margin: float
-    things: tuple[Thing, ...]
+    things: tuple[PaintedObject, ...]
     pitch: float
     perspective: float
     light: tuple[float, float]
@@ -74,7 +74,7 @@ class FlatScene:
 def paint(
     scene: FlatScene,
     size: int,
-    things: tuple[Thing, ...],
+    things: tuple[PaintedObject, ...],
     rng: np.random.Generator,
     moving: frozenset[int],
     camera: Camera = (0.0, 0.0, 1.0),
@@ -119,7 +119,7 @@ def _look(scene: FlatScene, size: int, camera: Camera) -> np.ndarray:
 
 
 def _on_screen(
-    thing: Thing, scene: FlatScene, size: int, camera: Camera
+    thing: PaintedObject, scene: FlatScene, size: int, camera: Camera
 ) -> tuple[float, float, float]:
     """Base x, base y and half size in pixels."""
     pan_x, pan_y, zoom = camera
@@ -131,7 +131,7 @@ def _on_screen(
 
 
 def _cast_shadows(
-    image: np.ndarray, scene: FlatScene, things: tuple[Thing, ...], camera: Camera
+    image: np.ndarray, scene: FlatScene, things: tuple[PaintedObject, ...], camera: Camera
 ) -> None:
     if scene.shadow < 0.08 or not things:
         return
@@ -161,7 +161,7 @@ def _paint_thing(
     image: np.ndarray,
     instances: np.ndarray,
     scene: FlatScene,
-    thing: Thing,
+    thing: PaintedObject,
     label: int,
     camera: Camera,
 ) -> int:
@@ -206,7 +206,7 @@ def _paint_thing(
 
 
 def _shading(
-    scene: FlatScene, thing: Thing, mode: np.ndarray, offset: np.ndarray, half: float
+    scene: FlatScene, thing: PaintedObject, mode: np.ndarray, offset: np.ndarray, half: float
 ) -> np.ndarray:
     """Light on round faces and the surface pattern, as a factor, float32 [h, w]."""
     height, width = mode.shape

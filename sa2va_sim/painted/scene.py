@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sa2va_sim.painted.paint import FlatScene, Pattern, Thing, paint
+from sa2va_sim.painted.paint import FlatScene, PaintedObject, Pattern, paint
 from sa2va_sim.painted.shapes import BUILDERS, Face, View
 from sa2va_sim.textures import backdrop_colour, surface
 from sa2va_sim.words.facts import LabelledImage
@@ -88,13 +88,13 @@ def _backdrop(rng: np.random.Generator, size: int, horizon: float, margin: float
     return np.ascontiguousarray(image)
 
 
-def _sample_things(rng: np.random.Generator, top: float, pitch: float) -> list[Thing]:
+def _sample_things(rng: np.random.Generator, top: float, pitch: float) -> list[PaintedObject]:
     """Objects with colours and shapes from a small set, so that they share attributes and need to be told apart."""
     count = 1 + int(rng.choice(MAX_OBJECTS, p=(0.06, 0.13, 0.22, 0.24, 0.20, 0.15)))
     colours = rng.choice(list(COLOURS), int(rng.integers(2, 6)), replace=False)
     shapes = rng.choice(SHAPES, int(rng.integers(2, 6)), replace=False)
     base, spacing = np.exp(rng.uniform(np.log(0.065), np.log(0.19))), rng.uniform(0.45, 1.0)
-    things: list[Thing] = []
+    things: list[PaintedObject] = []
     for _ in range(20 * count):
         if len(things) == count:
             break
@@ -115,7 +115,7 @@ def make_thing(
     x: float,
     y: float,
     pitch: float,
-) -> Thing:
+) -> PaintedObject:
     """One object of a named colour and shape; its details are random.
 
     Args:
@@ -131,12 +131,12 @@ def make_thing(
     angle = rng.uniform(-np.pi, np.pi) if lying else rng.normal(0, 0.08)
     kind = int(rng.choice(4, p=(0.6, 0.12, 0.08, 0.2)))
     pattern = Pattern(kind, rng.uniform(0.08, 0.3), rng.uniform(0, np.pi), rng.uniform(0.2, 0.6))
-    return Thing(
+    return PaintedObject(
         (colour, shape), sample_colour(rng, colour), tuple(faces), scale, angle, x, y, pattern
     )
 
 
-def _clutter(rng: np.random.Generator) -> Thing:
+def _clutter(rng: np.random.Generator) -> PaintedObject:
     """An arm from the border, or a grey or brown lump: in the picture, but in no sentence."""
     x, y = rng.uniform(0, 1), rng.uniform(0.2, 1.0)
     if rng.random() < 0.4:
@@ -163,10 +163,10 @@ def _clutter(rng: np.random.Generator) -> Thing:
         radius = rng.uniform(0.6, 1.1, len(turns))
         faces = [Face(np.stack([radius * np.cos(turns), radius * np.sin(turns)], 1))]
         scale = rng.uniform(0.05, 0.15)
-    return Thing(None, tone, tuple(faces), scale, 0.0, x, y, Pattern(3, 0.15, 0.0, 0.3))
+    return PaintedObject(None, tone, tuple(faces), scale, 0.0, x, y, Pattern(3, 0.15, 0.0, 0.3))
 
 
-def _path(thing: Thing, rng: np.random.Generator, frames: int) -> np.ndarray:
+def _path(thing: PaintedObject, rng: np.random.Generator, frames: int) -> np.ndarray:
     """Where a thing's base is at each frame, [frames, 2]; constant for one that stays."""
     start = np.array([thing.x, thing.y])
     time = np.arange(frames)[:, None] / max(frames - 1, 1)

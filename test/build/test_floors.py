@@ -231,3 +231,16 @@ def test_folders_are_small_enough_to_find_one_s_way(package: str) -> None:
     for folder in {path.parent for path in sources(FOLDERS[package])}:
         files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(files) <= MOST_FILES or folder.name == "readers", folder.relative_to(ROOT)
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """A class is known by its name alone, in a traceback as in a search."""
+    places: dict[str, list[str]] = {}
+    for folder in [*FOLDERS.values(), "benchmarks", "tools"]:
+        for path in sources(folder):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                    places.setdefault(node.name, []).append(where)
+    assert len(places) > 300
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -23,9 +23,9 @@ from sa2va_training.data.folder import FolderWriter
 from sa2va_training.data.readers import DatasetConfig, open_dataset
 from sa2va_training.data.sample import Dataset, Sample
 from sa2va_training.data.synth import write_scenes
-from sa2va_training.evaluation.predictor import Asking, ModelPredictor, Said
+from sa2va_training.evaluation.predictor import Asking, ModelPredictor, Prediction
 from sa2va_training.evaluation.report import report
-from sa2va_training.evaluation.run import Run
+from sa2va_training.evaluation.run import EvaluationRun
 from sa2va_training.metrics.overlap import giou, overlap
 
 from .layouts import MAKERS, OPTIONS
@@ -37,7 +37,7 @@ class Oracle:
     """Knows the truth of a dataset by its pictures and words."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self._said: dict[tuple[bytes, str], Said] = {}
+        self._said: dict[tuple[bytes, str], Prediction] = {}
         self._masks: dict[tuple[bytes, str], np.ndarray] = {}
         for i in range(len(dataset)):
             self._learn(dataset[i])
@@ -52,7 +52,9 @@ class Oracle:
             if sample.regions:
                 asked += str(sample.read_regions().sum())
             text, phrases = parse_answer(sample.turns[-1].text)
-            self._said[key, asked] = Said(text, sample.read_masks(), tuple(p.text for p in phrases))
+            self._said[key, asked] = Prediction(
+                text, sample.read_masks(), tuple(p.text for p in phrases)
+            )
 
     def refer_image(self, image: np.ndarray, expressions: Sequence[str]) -> list[np.ndarray]:
         return [masks[0] for masks in self.refer_clip([image], expressions)]
@@ -65,7 +67,7 @@ class Oracle:
 
     def answer(
         self, frames: Sequence[np.ndarray], question: str, regions: Sequence[np.ndarray] = ()
-    ) -> Said:
+    ) -> Prediction:
         suffix = str(np.stack(regions).sum()) if len(regions) else ""
         return self._said[_key(frames), question + suffix]
 
@@ -83,8 +85,8 @@ class Silent:
 
     def answer(
         self, frames: Sequence[np.ndarray], question: str, regions: Sequence[np.ndarray] = ()
-    ) -> Said:
-        return Said("", np.zeros((0, 1, *frames[0].shape[:2]), bool), ())
+    ) -> Prediction:
+        return Prediction("", np.zeros((0, 1, *frames[0].shape[:2]), bool), ())
 
 
 def _key(frames: Sequence[np.ndarray]) -> bytes:
@@ -124,7 +126,7 @@ def made(name: str, root: Path, **options: Any) -> Dataset:
 def measured(
     dataset: Dataset, predictor: Any, folder: Path, **options: Any
 ) -> list[dict[str, Any]]:
-    run = Run(dataset, folder, {"test": 1}, **options)
+    run = EvaluationRun(dataset, folder, {"test": 1}, **options)
     for _ in run.go(predictor, run.start()):
         pass
     run.finish()
@@ -224,7 +226,7 @@ def test_a_stopped_run_goes_on(scenes: Path, tmp_path: Path) -> None:
     dataset = open_dataset(DatasetConfig("simple", scenes))
     oracle = Oracle(dataset)
     whole = measured(dataset, oracle, tmp_path / "whole")
-    run = Run(dataset, tmp_path / "cut", {"test": 1})
+    run = EvaluationRun(dataset, tmp_path / "cut", {"test": 1})
     steps = run.go(oracle, run.start())
     for _ in range(5):
         next(steps)
@@ -251,10 +253,10 @@ def test_processes_share_a_folder(scenes: Path, tmp_path: Path) -> None:
 
 def test_records_of_another_run_are_not_mixed(scenes: Path, tmp_path: Path) -> None:
     dataset = open_dataset(DatasetConfig("simple", scenes))
-    Run(dataset, tmp_path, {"model": "a", "same": 1}).start()
+    EvaluationRun(dataset, tmp_path, {"model": "a", "same": 1}).start()
     with pytest.raises(InputError, match=r"another run \(other model\)"):
-        Run(dataset, tmp_path, {"model": "b", "same": 1}).start()
-    assert Run(dataset, tmp_path, {"model": "b", "same": 1}).start(afresh=True) == set()
+        EvaluationRun(dataset, tmp_path, {"model": "b", "same": 1}).start()
+    assert EvaluationRun(dataset, tmp_path, {"model": "b", "same": 1}).start(afresh=True) == set()
 
 
 def test_the_shipped_model_end_to_end(

@@ -17,7 +17,7 @@ from sa2va_model.testing import nano_model
 from sa2va_training.run import state
 from sa2va_training.run.job import make_job, open_all
 from sa2va_training.run.journal import Journal
-from sa2va_training.run.loop import Run, make_accelerator
+from sa2va_training.run.loop import TrainingRun, make_accelerator
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.settings_files import settings_from
 
@@ -44,7 +44,7 @@ def settings(folder: Path, data: Path, **changes: Any) -> Settings:
     return settings_from(values, "test")
 
 
-def make_run(chosen: Settings) -> Run:
+def make_run(chosen: Settings) -> TrainingRun:
     """A run of the nano model, resumed if it was begun."""
     torch.set_num_threads(1)
     model = nano_model()
@@ -53,12 +53,12 @@ def make_run(chosen: Settings) -> Run:
     job = make_job(chosen, accelerator, model, base, open_all(chosen))
     folder = Path(chosen.output)
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(folder, chosen, accelerator, job.learner, job.feeder, base, job.total)
+    run = TrainingRun(folder, chosen, accelerator, job.learner, job.feeder, base, job.total)
     run.resume()
     return run
 
 
-def trained(run: Run) -> dict[str, torch.Tensor]:
+def trained(run: TrainingRun) -> dict[str, torch.Tensor]:
     """The trained numbers."""
     return state.trained_state(run.accelerator.unwrap_model(run.wrapped))
 

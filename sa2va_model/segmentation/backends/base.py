@@ -124,7 +124,7 @@ class SharesEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class SegmenterRequest:
     """What a backend is asked for.
 
     Attributes:
@@ -152,7 +152,7 @@ class Backend:
     """
 
     profiles: Mapping[str, RuntimeProfile]
-    make: Callable[[Request], Segmenter]
+    make: Callable[[SegmenterRequest], Segmenter]
 
 
 @dataclass(frozen=True)
@@ -166,5 +166,7 @@ class Runtime:
     def segmenter(
         self, weights: Sam2, *, image_size: int | None = None, encoder: Segmenter | None = None
     ) -> Segmenter:
-        """A segmenter with these weights; arguments as in `Request`."""
-        return self.backend.make(Request(weights, self.profile, self.traits, image_size, encoder))
+        """A segmenter with these weights; arguments as in `SegmenterRequest`."""
+        return self.backend.make(
+            SegmenterRequest(weights, self.profile, self.traits, image_size, encoder)
+        )

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.backends.base import Backend, Request, Segmenter
+from sa2va_model.segmentation.backends.base import Backend, Segmenter, SegmenterRequest
 from sa2va_model.segmentation.backends.profile import REFERENCE as PROFILE
 
 
-def _make(request: Request) -> Segmenter:
+def _make(request: SegmenterRequest) -> Segmenter:
     own = request.weights.config.image_size
     if request.image_size not in (None, own):
         raise InputError(

@@ -15,7 +15,7 @@ from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.device import CPU
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
-from sa2va_model.segmentation.backends.base import Backend, Request, Segmenter
+from sa2va_model.segmentation.backends.base import Backend, Segmenter, SegmenterRequest
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import FLOAT32
 from sa2va_model.segmentation.backends.registry import BACKENDS, pick_runtime, profile_names
@@ -38,7 +38,7 @@ class Mirrored(FusedSam2):
         return super().encode_image(pixels.flip(-1))
 
 
-def mirrored(request: Request) -> Segmenter:
+def mirrored(request: SegmenterRequest) -> Segmenter:
     assert request.traits == CPU
     return Mirrored(request.weights, request.profile, image_size=request.image_size)
 

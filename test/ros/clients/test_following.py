@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sa2va_ros.clients.following import Follow, Pose2, PoseHistory, Target, in_fixed_frame, steer
+from sa2va_ros.clients.following import (
+    Follow,
+    Pose2,
+    PoseHistory,
+    TargetFilter,
+    in_fixed_frame,
+    steer,
+)
 from sa2va_sim.robots.rover import Base, base_from_camera
 
 
@@ -41,7 +48,7 @@ def test_a_pose_in_the_camera_is_put_on_the_floor(yaw: float) -> None:
 
 
 def test_the_target_goes_on_as_it_went_but_not_for_ever() -> None:
-    target = Target()
+    target = TargetFilter()
     for k in range(40):
         target.update(0.1 * k, np.array([0.2 * 0.1 * k, 1.0]))
     np.testing.assert_allclose(target.speed, [0.2, 0.0], atol=0.01)
@@ -58,7 +65,7 @@ def test_it_turns_before_it_drives_and_backs_off_when_too_near() -> None:
     settings, here = Follow(), Pose2(0.0, 0.0, 0.0, 0.0)
 
     def speeds(x: float, y: float) -> tuple[float, float]:
-        target = Target()
+        target = TargetFilter()
         target.update(0.0, np.array([x, y]))
         return steer(target, here, settings)
 
@@ -68,11 +75,11 @@ def test_it_turns_before_it_drives_and_backs_off_when_too_near() -> None:
     assert speeds(0.0, 2.0)[0] == pytest.approx(0.0)
     assert speeds(0.0, 2.0)[1] == settings.max_turn
     assert speeds(-2.0, -0.5)[1] == -settings.max_turn
-    assert steer(Target(), here, settings) == (0.0, 0.0)  # nothing known: it stays
+    assert steer(TargetFilter(), here, settings) == (0.0, 0.0)  # nothing known: it stays
 
 
 def test_out_of_sight_it_looks_where_the_target_was_last_and_does_not_drive() -> None:
-    target = Target()
+    target = TargetFilter()
     target.update(0.0, np.array([0.5, 0.9]))
     speed, turn = steer(target, Pose2(5.0, 0.0, 0.0, 0.0), Follow())
     assert speed == 0.0
@@ -85,7 +92,7 @@ def test_out_of_sight_it_looks_where_the_target_was_last_and_does_not_drive() ->
 @pytest.mark.parametrize("late", [0.0, 0.3, 0.6])
 def test_a_walker_is_kept_at_its_distance_with_late_poses(late: float) -> None:
     """The whole law in a loop: a target on a circle, poses at 10 Hz that come `late` seconds old."""
-    base, history, target, settings = Base(), PoseHistory(), Target(), Follow()
+    base, history, target, settings = Base(), PoseHistory(), TargetFilter(), Follow()
     waiting: list[tuple[float, float, np.ndarray]] = []
     gaps, bearings = [], []
     for k in range(1200):

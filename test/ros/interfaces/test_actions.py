@@ -12,13 +12,18 @@ import cv2
 import numpy as np
 import pytest
 
-from sa2va_ros.interfaces.goal_state import ErrorCode, Stage
+from sa2va_ros.interfaces.goal_state import ErrorCode, GoalStage
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
 
 PICTURE = cv2.resize(np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8), (160, 120))
 TRACK, ASK = "sa2va_tracker/track_expression", "sa2va_tracker/ask_scene"
-ALL_STAGES = [Stage.WAITING_IMAGE, Stage.GROUNDING, Stage.CATCHING_UP, Stage.TRACKING]
+ALL_STAGES = [
+    GoalStage.WAITING_IMAGE,
+    GoalStage.GROUNDING,
+    GoalStage.CATCHING_UP,
+    GoalStage.TRACKING,
+]
 SUCCEEDED, CANCELED, ABORTED = 4, 5, 6  # action_msgs/GoalStatus
 
 
@@ -243,7 +248,7 @@ def test_a_track_that_somebody_else_stops_or_resets_ends_its_goal(client: Any) -
     from std_srvs.srv import Trigger
 
     goal = track_goal(client, expression="the fork")
-    client.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    client.stream_until(PICTURE, lambda _: GoalStage.TRACKING in goal.stages())
     client.command("stop the fork")
     client.stream_until(PICTURE, lambda _: goal.done)
     status, result = goal.result()
@@ -251,7 +256,7 @@ def test_a_track_that_somebody_else_stops_or_resets_ends_its_goal(client: Any) -
     assert "stopped" in result.error_msg
 
     goal = track_goal(client, expression="the knife")
-    client.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    client.stream_until(PICTURE, lambda _: GoalStage.TRACKING in goal.stages())
     assert client.call(Trigger, "sa2va_tracker/reset", Trigger.Request()).success
     client.stream_until(PICTURE, lambda _: goal.done)
     assert goal.result()[1].error_code == ErrorCode.LOST
@@ -340,7 +345,7 @@ def test_a_paused_node_refuses_goals_and_ends_those_in_work(client: Any) -> None
     from lifecycle_msgs.msg import Transition
 
     goal = track_goal(client, expression="the lamp")
-    client.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    client.stream_until(PICTURE, lambda _: GoalStage.TRACKING in goal.stages())
     client.change_state(Transition.TRANSITION_DEACTIVATE)
     status, result = goal.result()
     assert (status, result.error_code) == (ABORTED, ErrorCode.CANCELED)
@@ -355,7 +360,7 @@ def test_a_paused_node_refuses_goals_and_ends_those_in_work(client: Any) -> None
 
 def test_goals_are_told_when_the_node_ends(node: Any, connected: Any) -> None:  # last: it is gone
     goal = track_goal(connected, expression="the lamp")
-    connected.stream_until(PICTURE, lambda _: Stage.TRACKING in goal.stages())
+    connected.stream_until(PICTURE, lambda _: GoalStage.TRACKING in goal.stages())
     assert node.stop() == 0, node.output
     status, result = goal.result()
     assert (status, result.error_code) == (ABORTED, ErrorCode.CANCELED)

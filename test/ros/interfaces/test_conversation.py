@@ -11,7 +11,7 @@ from sa2va_model.mllm.chat import Phrase
 from sa2va_model.results import Answer, Target, Turn
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
-from sa2va_ros.interfaces.conversation import Conversation, Request
+from sa2va_ros.interfaces.conversation import Conversation, QuestionRequest
 
 QUESTIONS = ("what colour is the mug?", "and what is beside it?", "is it full?")
 
@@ -47,7 +47,9 @@ def test_prompts_and_answers_equal_the_librarys(
     library = list(sent)
     sent.clear()
     conversation = Conversation(model, turns=2)
-    ours = [conversation.ask(rgb, Request(question, use_history=True)) for question in QUESTIONS]
+    ours = [
+        conversation.ask(rgb, QuestionRequest(question, use_history=True)) for question in QUESTIONS
+    ]
     assert sent == library
     assert len({tuple(ids) for ids in sent}) == 3, "each knows the turns before"
     for one, other in zip(ours, expected, strict=True):
@@ -73,7 +75,9 @@ def test_words_are_told_as_they_come_and_masks_only_if_wanted(rgb: np.ndarray) -
         return out
 
     model.mllm.generator.logits = dictated  # type: ignore[method-assign]
-    request = Request("what is it?", grounded=False, on_text=lambda *text: told.append(text))
+    request = QuestionRequest(
+        "what is it?", grounded=False, on_text=lambda *text: told.append(text)
+    )
     answer = Conversation(model).ask(rgb, request)
     assert answer.text == "A red mug"
     assert not answer.found
@@ -82,7 +86,7 @@ def test_words_are_told_as_they_come_and_masks_only_if_wanted(rgb: np.ndarray) -
 
 
 def test_a_cancelled_question_ends_at_the_next_token(rgb: np.ndarray) -> None:
-    request = Request("what is it?", grounded=False)
+    request = QuestionRequest("what is it?", grounded=False)
     request.cancelled.set()
     with pytest.raises(CancelledError):
         Conversation(nano_model()).ask(rgb, request)

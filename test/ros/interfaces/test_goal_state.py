@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from sa2va_model.tracks import Event, EventKind, Reason, Track, TrackState
-from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalWatch, Stage
+from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalStage, GoalWatch
 
 
 def event(
@@ -22,7 +22,7 @@ def track(state: TrackState) -> Track:
 def started(limits: GoalLimits) -> GoalWatch:
     watch = GoalWatch("mug", limits, 0.0)
     stages, outcome = watch.frame([track(TrackState.PENDING)], [event(EventKind.STARTED)], 0.1)
-    assert (stages, outcome) == ([Stage.GROUNDING], None)
+    assert (stages, outcome) == ([GoalStage.GROUNDING], None)
     return watch
 
 
@@ -30,12 +30,12 @@ def test_from_waiting_to_tracking_and_back_from_a_loss() -> None:
     watch = started(GoalLimits(acquire=2.0))
     found = [event(EventKind.FOUND, "It is there.")]
     stages, outcome = watch.frame([track(TrackState.TRACKING)], found, 0.2)
-    assert (stages, outcome) == ([Stage.CATCHING_UP, Stage.TRACKING], None)
+    assert (stages, outcome) == ([GoalStage.CATCHING_UP, GoalStage.TRACKING], None)
     assert watch.model_text == "It is there."
     for state, stage in (
-        (TrackState.OCCLUDED, Stage.SEARCHING),
-        (TrackState.LOST, Stage.SEARCHING),
-        (TrackState.TRACKING, Stage.TRACKING),
+        (TrackState.OCCLUDED, GoalStage.SEARCHING),
+        (TrackState.LOST, GoalStage.SEARCHING),
+        (TrackState.TRACKING, GoalStage.TRACKING),
     ):
         assert watch.frame([track(state)], [], 1.0) == ([stage], None)
     assert watch.tick(100.0) is None  # no limit of time
@@ -64,7 +64,7 @@ def test_the_end_of_an_older_track_of_the_same_name_is_not_its_own() -> None:
     watch = GoalWatch("mug", GoalLimits(acquire=2.0), 0.0)
     old, new = event(EventKind.STOPPED), event(EventKind.STARTED)
     stages, outcome = watch.frame([track(TrackState.PENDING)], [old, new], 0.1)
-    assert (stages, outcome) == ([Stage.GROUNDING], None)
+    assert (stages, outcome) == ([GoalStage.GROUNDING], None)
 
 
 def test_time_limits() -> None:
@@ -96,7 +96,7 @@ def test_one_shot_ends_with_the_first_mask() -> None:
     watch = started(GoalLimits(acquire=2.0, stop_when_found=True))
     found = [event(EventKind.FOUND)]
     stages, outcome = watch.frame([track(TrackState.TRACKING)], found, 0.2)
-    assert stages == [Stage.CATCHING_UP, Stage.TRACKING]
+    assert stages == [GoalStage.CATCHING_UP, GoalStage.TRACKING]
     assert outcome is not None
     assert outcome.code is ErrorCode.NONE
 
@@ -107,7 +107,7 @@ def test_a_goal_on_a_track_that_lives_ends_with_the_next_mask() -> None:
     assert watch.shared
     assert watch.frame([track(TrackState.LOST)], [], 0.1)[1] is None
     stages, outcome = watch.frame([track(TrackState.TRACKING)], [], 0.2)
-    assert stages == [Stage.TRACKING]
+    assert stages == [GoalStage.TRACKING]
     assert outcome is not None
     assert outcome.code is ErrorCode.NONE
 
@@ -118,5 +118,5 @@ def test_codes_and_stages_are_those_of_the_action_files() -> None:
     for code in ErrorCode:
         assert getattr(TrackExpression.Result, code.name) == code
         assert getattr(AskScene.Result, code.name, code) == code
-    for stage in Stage:
+    for stage in GoalStage:
         assert getattr(TrackExpression.Feedback, stage.name) == stage

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from sa2va_model.conv_stem import ResidualStem
-from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.norms import HalfStem, fold_norms, stems
 
 
 @torch.no_grad()
 def test_folding_changes_no_output() -> None:
     torch.manual_seed(0)
-    learner = Learner().train()
+    learner = TinyLearner().train()
     pixels = torch.randn(2, 3, 192, 192)
     learner.model.mllm.visual_tokens(pixels)  # running statistics that are not those of the start
     learner.encode(pixels)

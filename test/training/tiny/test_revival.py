@@ -18,8 +18,8 @@ from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.packing import look
 from sa2va_training.tiny.export import export_learner
-from sa2va_training.tiny.learner import Learner
-from sa2va_training.tiny.loop import Run
+from sa2va_training.tiny.learner import TinyLearner
+from sa2va_training.tiny.loop import StageRun
 from sa2va_training.tiny.nano import SIZE, small_config
 from sa2va_training.tiny.revival import resized_places, revive, spread_words
 from sa2va_training.tiny.settings import StageSettings
@@ -37,7 +37,7 @@ def config(side: int = SIZE) -> ModelConfig:
 def exported(data: Path, tmp_path: Path) -> Path:
     """The folder of a model whose normalisation has seen pictures."""
     torch.manual_seed(3)
-    learner = Learner(config()).train()
+    learner = TinyLearner(config()).train()
     for layer in learner.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -58,7 +58,7 @@ def test_a_revived_model_computes_what_was_exported(
     old = load_model(exported, device="cpu")
     assert isinstance(old.mllm, InternVL)
     library = Library({"flat": 1.0}, "train", data)
-    new = revive(exported, tmp_path / "run", library, Learner(config()))
+    new = revive(exported, tmp_path / "run", library, TinyLearner(config()))
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in new.modules()) > 4
     batch = Batches(library, images=8, each=1, none_share=0, seed=5).at(0)
     views = (
@@ -79,13 +79,13 @@ def test_stages_go_on_from_it_and_only_aids_move_at_first(
     exported: Path, data: Path, tmp_path: Path
 ) -> None:
     library = Library({"flat": 1.0}, "train", data)
-    revive(exported, tmp_path / "old", library, Learner(config()))
+    revive(exported, tmp_path / "old", library, TinyLearner(config()))
     begun = torch.load(tmp_path / "old/last.pt")["learner"]
     for steps, still in ((2, True), (3, False)):
         stage = StageSettings(
             f"sam{steps}", "sam", {"flat": 1.0}, ("old:all",), 2, 2, steps=steps, held=2, settle=2
         )
-        Run(stage, Learner(config()), runs=tmp_path, data=data).train()
+        StageRun(stage, TinyLearner(config()), runs=tmp_path, data=data).train()
         state = torch.load(tmp_path / f"sam{steps}/last.pt", weights_only=False)["learner"]
         name = "model.sam2.sam2_model.image_encoder.trunk.blocks.0.mlp.layers.0.weight"
         assert torch.equal(state[name], begun[name]) == still
@@ -103,14 +103,14 @@ def test_another_image_size_keeps_places_where_they_are(
     assert (wide[:, :, 0].diff(dim=1) > 0).all()
     assert (wide[:, :, 1].diff(dim=0) > 0).all()
     library = Library({"flat": 1.0}, "train", data)
-    revive(exported, tmp_path / "big", library, Learner(config(2 * SIZE)))
+    revive(exported, tmp_path / "big", library, TinyLearner(config(2 * SIZE)))
 
 
 def test_a_folder_of_another_model_is_refused_by_name(
     exported: Path, data: Path, tmp_path: Path
 ) -> None:
     library = Library({"flat": 1.0}, "train", data)
-    wider = Learner(replace(config(), sam2=replace(config().sam2, stem_blocks=2)))
+    wider = TinyLearner(replace(config(), sam2=replace(config().sam2, stem_blocks=2)))
     with pytest.raises(InputError, match=r"weights: has no .*proj.*; expected a model exported"):
         revive(exported, tmp_path / "run", library, wider)
     assert not (tmp_path / "run").exists()

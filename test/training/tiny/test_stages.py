@@ -17,7 +17,7 @@ from sa2va_training.tiny.data.crops import SIDE, CropBatches
 from sa2va_training.tiny.data.packing import look
 from sa2va_training.tiny.data.scenes import PRESENT, SHAPE, SHAPE_NAMES, ShardSpec, write_shard
 from sa2va_training.tiny.export import export, export_learner
-from sa2va_training.tiny.loop import STAGES, Run
+from sa2va_training.tiny.loop import STAGES, StageRun
 from sa2va_training.tiny.nano import small_learner
 from sa2va_training.tiny.running_mean import weights_of
 from sa2va_training.tiny.settings import StageSettings, stage_settings
@@ -80,9 +80,9 @@ def test_feeders_change_nothing(data: Path, tmp_path: Path) -> None:
     for feeders in (0, 2):
         torch.manual_seed(0)
         plan = settings("words", feeders=feeders, steps=5)
-        run = Run(plan, small_learner(), runs=tmp_path / str(feeders), data=data)
+        run = StageRun(plan, small_learner(), runs=tmp_path / str(feeders), data=data)
         run.train(until=3)
-        run = Run(plan, small_learner(), runs=tmp_path / str(feeders), data=data)
+        run = StageRun(plan, small_learner(), runs=tmp_path / str(feeders), data=data)
         run.train()
         ends.append(run.learner.state_dict())
     for name, one in ends[0].items():
@@ -118,7 +118,7 @@ def test_sight_can_imitate_a_model(data: Path, tmp_path: Path) -> None:
     ]
     assert apart[0] < 1e-3 < 0.1 < apart[1]
     imitating = settings("sight", like=str(tmp_path / "old"), steps=2)
-    Run(imitating, small_learner(1), runs=tmp_path, data=data).train()
+    StageRun(imitating, small_learner(1), runs=tmp_path, data=data).train()
     with pytest.raises(InputError, match="only that imitates a model, not 'sam'"):
         settings("sam", like=imitating.like)
 
@@ -138,11 +138,11 @@ def test_half_precision_is_near_full(data: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("kind", ["words", "memory", "together"])
 def test_resumed_run_equals_straight_run(kind: str, data: Path, tmp_path: Path) -> None:
-    straight = Run(settings(kind), small_learner(), runs=tmp_path / "straight", data=data)
+    straight = StageRun(settings(kind), small_learner(), runs=tmp_path / "straight", data=data)
     straight.train()
-    begun = Run(settings(kind), small_learner(), runs=tmp_path / "cut", data=data)
+    begun = StageRun(settings(kind), small_learner(), runs=tmp_path / "cut", data=data)
     begun.train(until=2)
-    resumed = Run(settings(kind), small_learner(seed=9), runs=tmp_path / "cut", data=data)
+    resumed = StageRun(settings(kind), small_learner(seed=9), runs=tmp_path / "cut", data=data)
     assert resumed.step == 2
     resumed.train()
     other = resumed.learner.state_dict()
@@ -152,10 +152,10 @@ def test_resumed_run_equals_straight_run(kind: str, data: Path, tmp_path: Path) 
 
 def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:
     for kind in ("sam", "words"):
-        Run(
+        StageRun(
             settings(kind, steps=1), small_learner(seed=len(kind)), runs=tmp_path, data=data
         ).train()
-    joined = Run(
+    joined = StageRun(
         settings("together", start=("sam:sam", "words:words")),
         small_learner(),
         runs=tmp_path,
@@ -173,7 +173,7 @@ def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:
 def test_an_export_may_average_language_halves(data: Path, tmp_path: Path) -> None:
     runs = []
     for seed in (1, 2):
-        run = Run(
+        run = StageRun(
             settings("words", steps=1), small_learner(seed), runs=tmp_path / str(seed), data=data
         )
         run.save()
@@ -194,17 +194,17 @@ def test_the_mean_of_a_runs_end_survives_a_cut_and_is_what_the_run_gives(
     monkeypatch.setattr(loop, "_AVERAGE_EVERY", 1)
     asked = settings("words", steps=6, averaged=0.6)
     seen = []
-    straight = Run(asked, small_learner(), runs=tmp_path / "straight", data=data)
+    straight = StageRun(asked, small_learner(), runs=tmp_path / "straight", data=data)
     for step in range(1, 7):
         straight.train(until=step)
         seen.append({k: v.clone() for k, v in straight.learner.state_dict().items()})
     for until in (4, None):
-        Run(asked, small_learner(), runs=tmp_path / "cut", data=data).train(until=until)
+        StageRun(asked, small_learner(), runs=tmp_path / "cut", data=data).train(until=until)
     mean = weights_of(tmp_path / "cut" / asked.name)
     name = "model.mllm.mlp1.1.weight"
     torch.testing.assert_close(mean[name], torch.stack([s[name] for s in seen[2:]]).mean(0))
     assert not torch.equal(mean[name], seen[-1][name])
-    begun = Run(
+    begun = StageRun(
         settings("sam", start=(f"{asked.name}:words",)),
         small_learner(seed=5),
         runs=tmp_path / "cut",
@@ -221,7 +221,9 @@ def test_a_share_of_one_or_more_is_an_input_error(share: str) -> None:
 
 def test_a_start_that_is_not_there_is_an_input_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sam:sam"):
-        Run(settings("together", start=("sam:sam",)), small_learner(), runs=tmp_path, data=data)
+        StageRun(
+            settings("together", start=("sam:sam",)), small_learner(), runs=tmp_path, data=data
+        )
 
 
 def test_exported_model_makes_the_learners_masks(data: Path, tmp_path: Path) -> None:

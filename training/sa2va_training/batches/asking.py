@@ -17,7 +17,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.preprocessing import region_cells
 from sa2va_model.mllm import chat as prompts
 from sa2va_training.batches.augmentation import disturb_clip
-from sa2va_training.batches.collage import SMALLEST, Album, Thing, glue, nearly
+from sa2va_training.batches.collage import SMALLEST, Album, CollageObject, glue, nearly
 from sa2va_training.batches.collate import Asked, Exchange
 from sa2va_training.batches.wording import DESCRIBE_REGION, called, reworded, segment_request
 from sa2va_training.data.masks import ArrayMask
@@ -101,7 +101,7 @@ class Asker:
         )
         if others is not None:
             things = [
-                Thing(thing.name, mask)
+                CollageObject(thing.name, mask)
                 for thing, mask in zip(things, others, strict=True)
                 if mask.sum() > 0.5 * thing.mask.sum()
             ]
@@ -137,7 +137,9 @@ class Asker:
             return None
         masks = np.stack([thing.mask for thing in things])[:, None]
         (rgb,), masks, _, _ = augment([rgb], masks, masks[:0, 0], rng, settings.augment)
-        things = [Thing(thing.name, mask[0]) for thing, mask in zip(things, masks, strict=True)]
+        things = [
+            CollageObject(thing.name, mask[0]) for thing, mask in zip(things, masks, strict=True)
+        ]
         seen = tuple(thing for thing in things if thing.mask.any()) if self.things else ()
         named = self._named(things, rng) if naming else ()
         if named:
@@ -167,7 +169,7 @@ class Asker:
         )
 
     def _named(
-        self, things: Sequence[Thing], rng: np.random.Generator
+        self, things: Sequence[CollageObject], rng: np.random.Generator
     ) -> list[tuple[Exchange, np.ndarray]]:
         """What some things are called, with their masks."""
         found: list[tuple[Exchange, np.ndarray]] = []
@@ -184,7 +186,7 @@ class Asker:
 
     def _phrases(
         self,
-        things: Sequence[Thing],
+        things: Sequence[CollageObject],
         unknown: Sequence[str],
         album: Album,
         rng: np.random.Generator,
@@ -303,13 +305,13 @@ def _exchanges(sample: Sample, rng: np.random.Generator) -> tuple[Exchange, ...]
     return tuple(found)
 
 
-def _things(sample: Sample) -> list[Thing]:
+def _things(sample: Sample) -> list[CollageObject]:
     """The named objects of one image, where they are."""
     if sample.clip or len(sample.frames) != 1 or not sample.objects:
         return []
     size = sample.size()
     known = [(o.name, o.masks[0]) for o in sample.objects]
-    found = [Thing(name, mask.read(*size)) for name, mask in known if mask is not None]
+    found = [CollageObject(name, mask.read(*size)) for name, mask in known if mask is not None]
     return [thing for thing in found if thing.mask.any()]  # drawn empty: it is not there
 
 

@@ -44,7 +44,7 @@ class Cutting:
 
 
 @dataclass(frozen=True)
-class Thing:
+class CollageObject:
     """An object of a collage: its name and bool [H, W]."""
 
     name: str
@@ -143,7 +143,9 @@ def _misses_one(said: frozenset[str], words: Sequence[frozenset[str]]) -> bool:
     return any(len(said - own) == 1 for own in words)
 
 
-def glue(sample: Sample, album: Album, rng: np.random.Generator) -> tuple[np.ndarray, list[Thing]]:
+def glue(
+    sample: Sample, album: Album, rng: np.random.Generator
+) -> tuple[np.ndarray, list[CollageObject]]:
     """A picture with things of others in it.
 
     Args:
@@ -155,7 +157,7 @@ def glue(sample: Sample, album: Album, rng: np.random.Generator) -> tuple[np.nda
     rgb = sample.frames[0].read().copy()
     height, width = rgb.shape[:2]
     known = [(o.name, o.masks[0]) for o in sample.objects]
-    whole = [Thing(n, m.read(height, width)) for n, m in known if m is not None]
+    whole = [CollageObject(n, m.read(height, width)) for n, m in known if m is not None]
     whole = [thing for thing in whole if thing.mask.any()]
     shown = [thing.mask.copy() for thing in whole]
     for _ in range(int(rng.integers(_GLUED[0], _GLUED[1] + 1))):
@@ -169,10 +171,12 @@ def glue(sample: Sample, album: Album, rng: np.random.Generator) -> tuple[np.nda
         rgb = (rgb + alpha[..., None] * (colours - rgb)).round().astype(np.uint8)
         mask = alpha > 0.5
         shown = [old & ~mask for old in shown]
-        whole.append(Thing(cutout.name, mask))
+        whole.append(CollageObject(cutout.name, mask))
         shown.append(mask.copy())
     return rgb, [
-        Thing(t.name, left if left.sum() >= (1 - _HIDDEN) * t.mask.sum() else np.zeros_like(left))
+        CollageObject(
+            t.name, left if left.sum() >= (1 - _HIDDEN) * t.mask.sum() else np.zeros_like(left)
+        )
         for t, left in zip(whole, shown, strict=True)
     ]
 

@@ -23,7 +23,7 @@ from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_training.batches.batch import IGNORED, PADDING, Batch
-from sa2va_training.batches.collage import Thing
+from sa2va_training.batches.collage import CollageObject
 from sa2va_training.data.sample import Sample
 from sa2va_training.objectives.names import named_things
 
@@ -68,7 +68,7 @@ class Asked:
     masks: np.ndarray
     regions: np.ndarray
     collage: bool = False
-    things: tuple[Thing, ...] = ()
+    things: tuple[CollageObject, ...] = ()
 
 
 @dataclass

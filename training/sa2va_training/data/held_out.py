@@ -23,7 +23,7 @@ RECORDINGS = 5
 """From so many recordings on some are held out whole."""
 
 
-class Part:
+class Subset:
     """Some samples of a dataset, and of some clips only some frames.
 
     Args:
@@ -81,7 +81,7 @@ def divide(dataset: Dataset, share: float) -> Division:
         kept.append((index, tuple(range(inside[0]))))
     if not kept or not held:
         return Division(dataset, None, frozenset())
-    return Division(Part(dataset, kept), Part(dataset, held), chosen)
+    return Division(Subset(dataset, kept), Subset(dataset, held), chosen)
 
 
 def among(dataset: Dataset, pictures: Collection[str]) -> Dataset:
@@ -98,7 +98,7 @@ def among(dataset: Dataset, pictures: Collection[str]) -> Dataset:
             places.append((index, None if len(inside) == len(names) else tuple(inside)))
     if not places:
         raise InputError(f"{dataset.name}: has none of the pictures that were held out")
-    return Part(dataset, places)
+    return Subset(dataset, places)
 
 
 def all_pictures(dataset: Dataset) -> frozenset[str]:

@@ -20,7 +20,7 @@ _TOGETHER = 8  # expressions of a clip at once: its frames are encoded once for 
 
 
 @dataclass(frozen=True)
-class Said:
+class Prediction:
     """An answer.
 
     Attributes:
@@ -57,7 +57,7 @@ class Predictor(Protocol):
 
     def answer(
         self, frames: Sequence[np.ndarray], question: str, regions: Sequence[np.ndarray] = ()
-    ) -> Said:
+    ) -> Prediction:
         """Answer a question about pictures (none for plain chat) and regions, bool [H, W]."""
         ...
 
@@ -139,10 +139,10 @@ class ModelPredictor:
 
     def answer(
         self, frames: Sequence[np.ndarray], question: str, regions: Sequence[np.ndarray] = ()
-    ) -> Said:
+    ) -> Prediction:
         """See `Predictor`."""
         clip = self._keyframes if len(frames) > 1 else None
         answer = self.model.ask(frames, question, list(regions), keyframes=clip)
         named = {phrase.mask: phrase.text for phrase in answer.phrases}
         phrases = tuple(named.get(k, "") for k in range(len(answer.masks)))
-        return Said(answer.text, answer.masks.astype(bool), phrases)
+        return Prediction(answer.text, answer.masks.astype(bool), phrases)

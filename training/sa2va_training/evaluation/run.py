@@ -36,7 +36,7 @@ _ORDER = ("refer", "track", "grounded", "caption", "answer")
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """One dataset and one model.
 
     Attributes:

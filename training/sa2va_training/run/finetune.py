@@ -24,7 +24,7 @@ from sa2va_training.data.held_out import HELD_OUT, save_held_out
 from sa2va_training.run import state
 from sa2va_training.run.job import Job, load_base, make_job, open_all, resolved
 from sa2va_training.run.judge import Judge, take_best
-from sa2va_training.run.loop import Run, make_accelerator
+from sa2va_training.run.loop import TrainingRun, make_accelerator
 from sa2va_training.run.outcome import Figures, finish, measured_before
 from sa2va_training.run.precision import decided
 from sa2va_training.run.settings import Settings
@@ -60,7 +60,7 @@ def finetune(
     first = job.feeder.micro(0, 0)
     if accelerator.is_main_process:
         console.print(summary(job, first))
-    run = Run(
+    run = TrainingRun(
         job.folder,
         job.settings,
         accelerator,
@@ -145,7 +145,7 @@ def _judge(job: Job) -> Judge | None:
     return Judge(job.folder, held, settings.measure, settings.seed, every, patience)
 
 
-def _gathered(run: Run) -> dict[str, Any] | None:
+def _gathered(run: TrainingRun) -> dict[str, Any] | None:
     """The learner's whole numbers where they are sharded; every process has to call this."""
     accelerator = run.accelerator
     if accelerator.num_processes > 1 and state.sharded(accelerator):
@@ -154,7 +154,7 @@ def _gathered(run: Run) -> dict[str, Any] | None:
     return None
 
 
-def _dry(run: Run, console: Console) -> dict[str, Any]:
+def _dry(run: TrainingRun, console: Console) -> dict[str, Any]:
     """A few steps, and what they cost."""
     rows = run.rehearse(DRY_STEPS)
     peak = most_bytes(run.accelerator.device) or 0

@@ -79,7 +79,7 @@ def rate(step: int, total: int, settings: OptimiserSettings) -> float:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """One run in its folder.
 
     Attributes:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa2va_sim.words.vocabulary import SHAPES as TOYS
-from sa2va_training.tiny.data.batches import Batch
+from sa2va_training.tiny.data.batches import PictureBatch
 from sa2va_training.tiny.data.scenes import (
     BOX,
     COLOUR,
@@ -50,14 +50,14 @@ class DenseTargets:
     covered: Tensor
 
 
-def object_shares(batch: Batch, side: int) -> Tensor:
+def object_shares(batch: PictureBatch, side: int) -> Tensor:
     """[B, O + 1, side, side]: the share of each cell that the background and every object cover."""
     count = batch.objects.shape[1] + 1
     planes = F.one_hot(batch.instances.long(), count).permute(0, 3, 1, 2).float()
     return F.adaptive_avg_pool2d(planes, side)
 
 
-def dense_targets(batch: Batch, shares: Tensor) -> DenseTargets:
+def dense_targets(batch: PictureBatch, shares: Tensor) -> DenseTargets:
     """Targets at the resolution of `shares`."""
     table = batch.objects
     seen = table[:, :, PRESENT].long()
@@ -98,7 +98,7 @@ def dense_loss(logits: Tensor, targets: DenseTargets, *, absolute: bool) -> tupl
 
 
 def object_loss(
-    head: nn.Linear, cells: Tensor, shares: Tensor, batch: Batch
+    head: nn.Linear, cells: Tensor, shares: Tensor, batch: PictureBatch
 ) -> tuple[Tensor, float]:
     """Cross entropy of every object's names read from the mean of its own cells; and the share of right shapes.
 
@@ -128,7 +128,9 @@ class MapAids(nn.Module):
         self.fine = nn.Conv2d(channels, DENSE, 1)
         self.coarse = nn.Conv2d(channels, DENSE, 1)
 
-    def loss(self, fine: Tensor, coarse: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, fine: Tensor, coarse: Tensor, batch: PictureBatch
+    ) -> tuple[Tensor, dict[str, float]]:
         """Of the pyramid's finest and coarsest level, [B, C, h, w]."""
         shares = object_shares(batch, fine.shape[-1])
         pooled = F.avg_pool2d(shares, fine.shape[-1] // coarse.shape[-1])
@@ -156,7 +158,7 @@ class WordAids(nn.Module):
         self.decide_box = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 4))
         self.decide_names = nn.Linear(hidden, COLOURS + SHAPES)
 
-    def visual_loss(self, visual: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def visual_loss(self, visual: Tensor, batch: PictureBatch) -> tuple[Tensor, dict[str, float]]:
         """Of the projected visual tokens [B, V, C]."""
         side = int(visual.shape[1] ** 0.5)
         logits = self.visual(visual).transpose(1, 2).unflatten(2, (side, side))
@@ -167,7 +169,7 @@ class WordAids(nn.Module):
         return classes + 8 * boxes + pooled, report
 
     def state_loss(
-        self, seg: Tensor, decide: Tensor, batch: Batch
+        self, seg: Tensor, decide: Tensor, batch: PictureBatch
     ) -> tuple[Tensor, dict[str, float]]:
         """Box and names of the target from states [N, C]; nothing is asked where there is no target."""
         found, meant = batch.found, batch.meant[batch.found]

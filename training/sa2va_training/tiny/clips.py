@@ -18,17 +18,17 @@ from sa2va_training.batches.augmentation import disturb_clip, without
 from sa2va_training.objectives.clip_memory import ClipMemory
 from sa2va_training.run.precision import half_precision
 from sa2va_training.tiny.data.batches import (
-    Batch,
-    Expression,
     Library,
+    PictureBatch,
     Shard,
+    StoredExpression,
     fitted,
     normalised,
     seen_objects,
 )
 from sa2va_training.tiny.data.packing import read
 from sa2va_training.tiny.data.pointing import native_prompts
-from sa2va_training.tiny.learner import Learner, repeat_rows
+from sa2va_training.tiny.learner import TinyLearner, repeat_rows
 from sa2va_training.tiny.losses import decoded_loss
 from sa2va_training.tiny.stages import exact_codes, questions
 
@@ -65,7 +65,7 @@ class ClipBatch:
             and not before there is a language half).
     """
 
-    frames: tuple[Batch, ...]
+    frames: tuple[PictureBatch, ...]
     spoken: bool
 
 
@@ -84,7 +84,7 @@ class ClipBatches:
         if step % 100 == 0:
             self.library.refresh()
         backwards = bool(rng.random() < 0.4)
-        chosen: list[tuple[Shard, int, list[Expression]]] = []
+        chosen: list[tuple[Shard, int, list[StoredExpression]]] = []
         while len(chosen) < self.images:
             shard, i = self.library.draw(rng, 1)[0]
             asked = _objects(shard, i, self.each, backwards, rng)
@@ -96,14 +96,14 @@ class ClipBatches:
 
 def _objects(
     shard: Shard, index: int, each: int, backwards: bool, rng: np.random.Generator
-) -> list[Expression]:
+) -> list[StoredExpression]:
     """K expressions for objects that the first frame shows; empty if it shows none."""
     good = {int(i) for i in seen_objects(shard.objects[index, -1 if backwards else 0])}
     if backwards:
-        pool = [Expression("", "attribute", target) for target in sorted(good)]
+        pool = [StoredExpression("", "attribute", target) for target in sorted(good)]
     else:
         pool = [e for e in shard.expressions[index] if e.target in good]
-    by_target: dict[int, list[Expression]] = {}
+    by_target: dict[int, list[StoredExpression]] = {}
     for i in rng.permutation(len(pool)):
         by_target.setdefault(pool[i].target, []).append(pool[i])
     queue = [group[n] for n in range(8) for group in by_target.values() if n < len(group)]
@@ -111,7 +111,7 @@ def _objects(
 
 
 def assemble(
-    chosen: Sequence[tuple[Shard, int, list[Expression]]],
+    chosen: Sequence[tuple[Shard, int, list[StoredExpression]]],
     backwards: bool,
     rng: np.random.Generator | None,
 ) -> ClipBatch:
@@ -129,7 +129,7 @@ def assemble(
     targets = torch.tensor([[e.target for e in asked] for _, _, asked in chosen])
     expressions = tuple(tuple(asked) for _, _, asked in chosen)
     frames = tuple(
-        Batch(
+        PictureBatch(
             normalised([clip[t] for clip in clips]),
             torch.from_numpy(np.ascontiguousarray(instances[:, t])),
             torch.from_numpy(np.ascontiguousarray(objects[:, t])),
@@ -159,7 +159,7 @@ def take_away(
 
 
 def unroll(
-    learner: Learner, clip: ClipBatch, first: Decoded, features: Sequence[ImageFeatures]
+    learner: TinyLearner, clip: ClipBatch, first: Decoded, features: Sequence[ImageFeatures]
 ) -> list[Decoded]:
     """Follows all objects from frame 1 on, given the answer on frame 0.
 
@@ -178,7 +178,7 @@ def unroll(
     return seen
 
 
-def clip_features(learner: Learner, clip: ClipBatch) -> list[ImageFeatures]:
+def clip_features(learner: TinyLearner, clip: ClipBatch) -> list[ImageFeatures]:
     """Features of every frame with a row for each object; the encoder is frozen here."""
     each = clip.frames[0].targets.shape[1]
     pixels = fitted(torch.cat([f.pixels for f in clip.frames]), learner.side)
@@ -195,7 +195,7 @@ def clip_features(learner: Learner, clip: ClipBatch) -> list[ImageFeatures]:
     return rows
 
 
-def spoken_codes(learner: Learner, batch: Batch) -> Tensor:
+def spoken_codes(learner: TinyLearner, batch: PictureBatch) -> Tensor:
     """The model's own [SEG] embeddings for a batch's expressions, [N, C]; the language half is frozen here."""
     with torch.no_grad():
         packed = learner.packer.pack(questions(batch, None))
@@ -205,7 +205,7 @@ def spoken_codes(learner: Learner, batch: Batch) -> Tensor:
 
 
 def _first_frame(
-    learner: Learner, clip: ClipBatch, features: ImageFeatures, rng: np.random.Generator
+    learner: TinyLearner, clip: ClipBatch, features: ImageFeatures, rng: np.random.Generator
 ) -> Decoded:
     """The answer on frame 0 to what a user may do: speak (mostly), point, draw a box, give a mask."""
     batch, segmenter = clip.frames[0], learner.sam2
@@ -236,7 +236,7 @@ def _row(features: ImageFeatures, row: int) -> ImageFeatures:
 
 
 def memory_stage(
-    learner: Learner, clip: ClipBatch, rng: np.random.Generator
+    learner: TinyLearner, clip: ClipBatch, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Masks and object scores on all frames, through the model's own memory of its own masks."""
     with half_precision():
@@ -260,7 +260,7 @@ def memory_stage(
 
 
 @torch.no_grad()
-def evaluate_clips(learner: Learner, held: Library, count: int) -> dict[str, dict[str, float]]:
+def evaluate_clips(learner: TinyLearner, held: Library, count: int) -> dict[str, dict[str, float]]:
     """Mean IoU on the first frame and through memory, from spoken prompts and from true masks, per kind of clip.
 
     `J` counts frames that show the object (a mask that the object score erases is empty), `stale` is what the first
@@ -282,7 +282,7 @@ def evaluate_clips(learner: Learner, held: Library, count: int) -> dict[str, dic
     return out
 
 
-def _measure(learner: Learner, clip: ClipBatch) -> dict[str, Tensor]:
+def _measure(learner: TinyLearner, clip: ClipBatch) -> dict[str, Tensor]:
     features, truth = clip_features(learner, clip), [b.masks(learner.side) for b in clip.frames]
     plain = learner.sam2.without_memory(features[0])
     codes = spoken_codes(learner, clip.frames[0])
@@ -307,7 +307,7 @@ def _measure(learner: Learner, clip: ClipBatch) -> dict[str, Tensor]:
     return out
 
 
-def _masks(learner: Learner, decoded: Decoded) -> Tensor:
+def _masks(learner: TinyLearner, decoded: Decoded) -> Tensor:
     """bool [N, S, S]; nothing where the object score says so."""
     masks = learner.sam2.image_logits(decoded.logits)[:, 0] > 0
     return masks & (decoded.object_scores[:, :, None] > 0)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from sa2va_training.tiny.aids import box_iou
-from sa2va_training.tiny.data.batches import Batch, Library, held_batches
+from sa2va_training.tiny.data.batches import Library, PictureBatch, held_batches
 from sa2va_training.tiny.data.feeder import moved
 from sa2va_training.tiny.data.packing import read
 from sa2va_training.tiny.data.scenes import BOX
-from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.stages import exact_codes, questions
 
 _EACH = 8
@@ -56,7 +56,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, held: Library, count: int, kind: str) -> dict[str, Any]:
+def evaluate(learner: TinyLearner, held: Library, count: int, kind: str) -> dict[str, Any]:
     """Measures by stage: `sam` from exact codes, `words` boxes and decisions, `together` everything.
 
     Args:
@@ -74,9 +74,11 @@ def evaluate(learner: Learner, held: Library, count: int, kind: str) -> dict[str
     return out
 
 
-def _by_source(held: Library, batches: list[Batch], count: int) -> dict[str, list[Batch]]:
+def _by_source(
+    held: Library, batches: list[PictureBatch], count: int
+) -> dict[str, list[PictureBatch]]:
     """Batches by the kind of their shard, in the order of `held_batches`."""
-    out: dict[str, list[Batch]] = {}
+    out: dict[str, list[PictureBatch]] = {}
     queue = iter(batches)
     for folder in sorted(held.shards):
         length = min(count, len(held.shards[folder]))
@@ -85,7 +87,7 @@ def _by_source(held: Library, batches: list[Batch], count: int) -> dict[str, lis
     return out
 
 
-def _measure(learner: Learner, batch: Batch, kind: str, tally: Tally) -> None:
+def _measure(learner: TinyLearner, batch: PictureBatch, kind: str, tally: Tally) -> None:
     found, each = batch.found, batch.targets.shape[1]
     kinds = np.array([e.kind for row in batch.expressions for e in row])
     tally.add(found=found, kind=kinds)

@@ -13,7 +13,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_sim.catalogue.furniture import credits, installed
 from sa2va_sim.catalogue.stock import trained_items, trained_names
 from sa2va_training.tiny.data.language import vocabulary
-from sa2va_training.tiny.learner import WORD_HALF, Learner, take
+from sa2va_training.tiny.learner import WORD_HALF, TinyLearner, take
 from sa2va_training.tiny.norms import fold_norms
 from sa2va_training.tiny.running_mean import mean_of
 
@@ -24,7 +24,7 @@ CREDITS = "CREDITS.md"
 def export(
     runs: Sequence[Path],
     folder: Path = SHIPPED,
-    learner: Learner | None = None,
+    learner: TinyLearner | None = None,
     words: Sequence[Path] = (),
 ) -> Path:
     """Writes the model of a run, or the mean of several, to `folder`; returns the weights' file.
@@ -37,14 +37,14 @@ def export(
     Raises:
         InputError: a run has no checkpoint.
     """
-    learner = learner or Learner()
+    learner = learner or TinyLearner()
     take(learner, mean_of(runs), ("",))
     if words:
         take(learner, mean_of(words), WORD_HALF)
     return export_learner(learner, folder)
 
 
-def export_learner(learner: Learner, folder: Path) -> Path:
+def export_learner(learner: TinyLearner, folder: Path) -> Path:
     """Writes a learner's model with the run time's configuration (the object score gates masks again).
 
     The learner's normalisation is folded away; it is no longer fit to train.

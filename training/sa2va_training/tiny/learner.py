@@ -47,7 +47,7 @@ class Encoded:
     coarse: Tensor
 
 
-class Learner(nn.Module):
+class TinyLearner(nn.Module):
     """Sa2VA with everything that only training needs."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -147,7 +147,7 @@ def _drop_nothing(model: Sa2VA) -> None:
             module.dropout_p = 0.0
 
 
-def take(learner: Learner, state: Mapping[str, Tensor], prefixes: Iterable[str]) -> int:
+def take(learner: TinyLearner, state: Mapping[str, Tensor], prefixes: Iterable[str]) -> int:
     """Loads the entries of `state` that start with one of `prefixes` and still fit; returns how many."""
     own = learner.state_dict()
     fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}

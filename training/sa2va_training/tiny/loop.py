@@ -28,9 +28,9 @@ from sa2va_training.run.state import read_state, write_state
 from sa2va_training.tiny import clips, stages, together
 from sa2va_training.tiny.data import crops
 from sa2va_training.tiny.data.batches import Batches, Library
-from sa2va_training.tiny.data.feeder import Feeder, moved
+from sa2va_training.tiny.data.feeder import BatchLoader, moved
 from sa2va_training.tiny.evaluation import evaluate
-from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, Learner, take
+from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, TinyLearner, take
 from sa2va_training.tiny.losses import plain
 from sa2va_training.tiny.norms import freeze_norms
 from sa2va_training.tiny.running_mean import RunningMean, weights_of
@@ -39,7 +39,7 @@ from sa2va_training.tiny.team import Team
 
 RUNS = Path("runs")
 HALVES = {"sam": SAM_HALF, "stem": STEM, "sight": SIGHT, "words": WORD_HALF, "all": ("",)}
-Step = Callable[[Learner, Any, np.random.Generator], tuple[Tensor, dict[str, float]]]
+Step = Callable[[TinyLearner, Any, np.random.Generator], tuple[Tensor, dict[str, float]]]
 STAGES: dict[str, Step] = {
     "sam": stages.sam_stage,
     "stem": crops.stem_stage,
@@ -61,7 +61,7 @@ _AVERAGE_EVERY = 20
 _HURRY = 6.0  # of the rate, for aids that begin anew while nothing else moves
 
 
-def parameter_groups(learner: Learner, settings: StageSettings) -> list[dict[str, Any]]:
+def parameter_groups(learner: TinyLearner, settings: StageSettings) -> list[dict[str, Any]]:
     """Matrices decay, vectors do not; parts that start trained go slower while new ones learn, or not at all."""
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     still = tuple(prefix for half in settings.still for prefix in HALVES[half])
@@ -127,13 +127,13 @@ def _batches(settings: StageSettings, library: Library) -> Any:
     return Batches(library, images=images, each=each, none_share=share, seed=seed)
 
 
-class Run:
+class StageRun:
     """One stage in its folder `runs/NAME`: `last.pt`, `settings.json`, `log.txt`."""
 
     def __init__(
         self,
         settings: StageSettings,
-        learner: Learner,
+        learner: TinyLearner,
         *,
         runs: Path = RUNS,
         data: Path | None = None,
@@ -149,7 +149,7 @@ class Run:
         self.held = Library(settings.shares, "held", **places)
         self._loss = _loss(settings)
         self.device = torch.device(settings.device)
-        self._feeder = Feeder(self.batches, settings.feeders, self.team.size)
+        self._feeder = BatchLoader(self.batches, settings.feeders, self.team.size)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
         )

@@ -10,7 +10,7 @@ import torch
 from sa2va_model.checkpoints.presets import nano_config
 from sa2va_model.config import ModelConfig
 from sa2va_training.tiny.data.language import tiny_tokenizer
-from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.learner import TinyLearner
 
 SIZE = 64
 
@@ -33,7 +33,7 @@ def small_config() -> ModelConfig:
     )
 
 
-def small_learner(seed: int = 0) -> Learner:
+def small_learner(seed: int = 0) -> TinyLearner:
     """A learner with random weights."""
     torch.manual_seed(seed)
-    return Learner(small_config())
+    return TinyLearner(small_config())

@@ -22,7 +22,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.packing import look
-from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.norms import fold_norms, unfold_norms
 
 WORDS = ("mllm.language_model.model.embed_tokens.weight", "mllm.language_model.lm_head.weight")
@@ -30,7 +30,9 @@ PLACES = "mllm.vision_model.embeddings.position_embeddings"
 _PICTURES = 64
 
 
-def revive(folder: Path, run: Path, library: Library, learner: Learner | None = None) -> Learner:
+def revive(
+    folder: Path, run: Path, library: Library, learner: TinyLearner | None = None
+) -> TinyLearner:
     """Writes `run/last.pt`, from which stages start, with the weights of an exported model.
 
     Args:
@@ -39,7 +41,7 @@ def revive(folder: Path, run: Path, library: Library, learner: Learner | None = 
     Raises:
         InputError: a weight of the folder does not fit the model that is trained.
     """
-    learner = learner or Learner()
+    learner = learner or TinyLearner()
     fold_norms(learner.model)
     given = load_model(folder, device="cpu")
     state = dict(given.state_dict())

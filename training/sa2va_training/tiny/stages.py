@@ -18,13 +18,13 @@ from torch import Tensor
 from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_sim.words.vocabulary import COLOURS, SHAPES
 from sa2va_training.run.precision import half_precision
-from sa2va_training.tiny.data.batches import Batch, fitted
+from sa2va_training.tiny.data.batches import PictureBatch, fitted
 from sa2va_training.tiny.data.language import ABSENT, FOUND, phrase
 from sa2va_training.tiny.data.packing import IGNORED, Packed, Question, Read, block_mask, look, read
 from sa2va_training.tiny.data.pointing import native_prompts
 from sa2va_training.tiny.data.scenes import BOX, COLOUR, PRESENT, SHAPE
 from sa2va_training.tiny.data.talk import talk_loss
-from sa2va_training.tiny.learner import Encoded, Learner, repeat_rows
+from sa2va_training.tiny.learner import Encoded, TinyLearner, repeat_rows
 from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
 
 Report = dict[str, float]
@@ -32,7 +32,7 @@ _LIKENESS = 2.0
 _TALK_WEIGHTS = {"visual": 0.5, "answers": 1.0, "plan": 0.7, "gaze": 0.5, "code": 0.5}
 
 
-def questions(batch: Batch, rng: np.random.Generator | None) -> list[list[Question]]:
+def questions(batch: PictureBatch, rng: np.random.Generator | None) -> list[list[Question]]:
     """What is asked about a batch; without `rng` plainly, as written."""
     rows = []
     for row in batch.expressions:
@@ -49,7 +49,7 @@ def questions(batch: Batch, rng: np.random.Generator | None) -> list[list[Questi
     return rows
 
 
-def exact_codes(learner: Learner, batch: Batch) -> Tensor:
+def exact_codes(learner: TinyLearner, batch: PictureBatch) -> Tensor:
     """What [SEG] should be: box and names of the target, or the code of absence; [N, C]."""
     meant = batch.meant
     codes = learner.teacher(meant[:, BOX], meant[:, COLOUR].long(), meant[:, SHAPE].long())
@@ -57,7 +57,7 @@ def exact_codes(learner: Learner, batch: Batch) -> Tensor:
     return chosen
 
 
-def prompt_codes(learner: Learner, batch: Batch, rng: np.random.Generator) -> Tensor:
+def prompt_codes(learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator) -> Tensor:
     """Codes as prompts: parts are left out where the rest suffices, and absent ones are near misses; [N, C]."""
     meant, found = batch.meant, batch.found
     boxes, colours, shapes = meant[:, BOX].clone(), meant[:, COLOUR].long(), meant[:, SHAPE].long()
@@ -100,7 +100,9 @@ def _inexact(boxes: Tensor, rng: np.random.Generator) -> Tensor:
     return (boxes + error * sides).clamp(min=0.01, max=0.99)
 
 
-def sam_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Report]:
+def sam_stage(
+    learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator
+) -> tuple[Tensor, Report]:
     """Masks from teacher codes."""
     codes = prompt_codes(learner, batch, rng)
     with half_precision():
@@ -112,7 +114,10 @@ def sam_stage(learner: Learner, batch: Batch, rng: np.random.Generator) -> tuple
 
 
 def sight_stage(
-    learner: Learner, batch: Batch, rng: np.random.Generator, example: InternVL | None = None
+    learner: TinyLearner,
+    batch: PictureBatch,
+    rng: np.random.Generator,
+    example: InternVL | None = None,
 ) -> tuple[Tensor, Report]:
     """What visual tokens show, without any words: the cheapest way to many pictures.
 
@@ -130,7 +135,7 @@ def sight_stage(
 
 
 def words_stage(
-    learner: Learner, batch: Batch, rng: np.random.Generator, talk: float = 0.35
+    learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator, talk: float = 0.35
 ) -> tuple[Tensor, Report]:
     """Answers, and teacher codes at [SEG].
 
@@ -148,7 +153,7 @@ def words_stage(
 
 
 def taught_loss(
-    learner: Learner, encoded: Encoded, batch: Batch, rng: np.random.Generator
+    learner: TinyLearner, encoded: Encoded, batch: PictureBatch, rng: np.random.Generator
 ) -> Tensor:
     """Masks from teacher codes or, as often, from the clicks and boxes that users may give as well."""
     each, cover, found = batch.targets.shape[1], batch.cover(learner.cells), batch.found
@@ -171,7 +176,7 @@ def weighted(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
 
 
 def word_losses(
-    learner: Learner, batch: Batch, packed: Packed, seen: Read
+    learner: TinyLearner, batch: PictureBatch, packed: Packed, seen: Read
 ) -> tuple[dict[str, Tensor], Report]:
     """The losses of the language half, by name."""
     parts: dict[str, Tensor] = {}
@@ -196,7 +201,7 @@ def word_losses(
     return parts, report
 
 
-def _gaze(learner: Learner, batch: Batch, packed: Packed) -> Tensor:
+def _gaze(learner: TinyLearner, batch: PictureBatch, packed: Packed) -> Tensor:
     prefix, (each, length) = len(packed.prefix), packed.branches.shape[1:]
     places = prefix + torch.arange(each) * length + packed.seg
     mask, _ = block_mask(prefix, each, length)

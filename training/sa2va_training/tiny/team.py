@@ -66,8 +66,8 @@ def work(settings: StageSettings) -> None:
 
 
 def _member(rank: int, settings: StageSettings, port: int) -> None:
-    from sa2va_training.tiny.learner import Learner
-    from sa2va_training.tiny.loop import Run
+    from sa2va_training.tiny.learner import TinyLearner
+    from sa2va_training.tiny.loop import StageRun
 
     keep_memory()
     cv2.setNumThreads(1)
@@ -78,7 +78,7 @@ def _member(rank: int, settings: StageSettings, port: int) -> None:
         dist.init_process_group("gloo", rank=rank, world_size=settings.workers)
     # Whatever the stages make on the way (masks, positions, targets) is made where the weights are.
     with torch.device(settings.device):
-        Run(settings, Learner(), team=Team(rank, settings.workers)).train()
+        StageRun(settings, TinyLearner(), team=Team(rank, settings.workers)).train()
     if settings.workers > 1:
         dist.barrier()
         dist.destroy_process_group()

@@ -22,9 +22,9 @@ from sa2va_training.tiny.clips import (
     memory_stage,
     spoken_codes,
 )
-from sa2va_training.tiny.data.batches import Batch, Batches, Library
+from sa2va_training.tiny.data.batches import Batches, Library, PictureBatch
 from sa2va_training.tiny.evaluation import evaluate
-from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.losses import decoded_loss
 from sa2va_training.tiny.stages import taught_loss
 
@@ -38,7 +38,7 @@ _TAUGHT_SHARE = 0.6
 class Both:
     """What one step sees."""
 
-    stills: Batch
+    stills: PictureBatch
     clips: ClipBatch
 
 
@@ -70,7 +70,7 @@ class BothBatches:
 
 
 def together_stage(
-    learner: Learner, both: Both, rng: np.random.Generator
+    learner: TinyLearner, both: Both, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Masks of what sentences mean, of teacher codes, clicks and boxes, and of what memory follows."""
     batch = both.stills
@@ -85,7 +85,7 @@ def together_stage(
     return loss, {**report, **{f"clip {name}": value for name, value in more.items()}}
 
 
-def evaluate_both(learner: Learner, held: Library, count: int) -> Mapping[str, Any]:
+def evaluate_both(learner: TinyLearner, held: Library, count: int) -> Mapping[str, Any]:
     """Both kinds of measures on held-out pictures (four times `count` of each shard) and clips."""
     stills, clips = libraries(held)
     return {

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sa2va_model.segmentation.backends.base import Backend, Request, Segmenter
+from sa2va_model.segmentation.backends.base import Backend, Segmenter, SegmenterRequest
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import BFLOAT16, FLOAT32
 
 
-def _make(request: Request) -> Segmenter:
+def _make(request: SegmenterRequest) -> Segmenter:
     encoder = request.encoder if isinstance(request.encoder, FusedSam2) else None
     return FusedSam2(
         request.weights,

@@ -25,7 +25,7 @@ MIN_VISIBLE, MIN_AREA = 0.3, 0.002
 
 
 @dataclass(frozen=True)
-class Expression:
+class StoredExpression:
     """A sentence as `describe` wrote it; `target` is an object's index or -1."""
 
     text: str
@@ -42,7 +42,7 @@ class Shard:
         self.instances = np.load(folder / "instances.npy", mmap_mode="r")
         self.objects = np.load(folder / "objects.npy")
         rows = json.loads((folder / "expressions.json").read_text())
-        self.expressions = [[Expression(*row) for row in found] for found in rows]
+        self.expressions = [[StoredExpression(*row) for row in found] for found in rows]
 
     def __len__(self) -> int:
         return len(self.objects)
@@ -89,7 +89,7 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PictureBatch:
     """Pictures and what is asked about them.
 
     Attributes:
@@ -104,7 +104,7 @@ class Batch:
     instances: Tensor
     objects: Tensor
     targets: Tensor
-    expressions: tuple[tuple[Expression, ...], ...]
+    expressions: tuple[tuple[StoredExpression, ...], ...]
 
     @property
     def found(self) -> Tensor:
@@ -166,7 +166,7 @@ class Batches:
         self.library, self.images, self.each = library, images, each
         self.none_share, self.seed, self.augment = none_share, seed, augment
 
-    def at(self, step: int) -> Batch:
+    def at(self, step: int) -> PictureBatch:
         """The batch of that step."""
         rng = np.random.default_rng([self.seed, step])
         if step % 100 == 0:
@@ -176,7 +176,7 @@ class Batches:
         rgb = [np.asarray(shard.rgb[i]) for shard, i in pictures]
         if self.augment:
             rgb = [disturb(picture, rng) for picture in rgb]
-        return Batch(
+        return PictureBatch(
             normalised(rgb),
             torch.from_numpy(np.stack([shard.instances[i] for shard, i in pictures])),
             torch.from_numpy(np.stack([shard.objects[i] for shard, i in pictures])),
@@ -184,7 +184,9 @@ class Batches:
             expressions,
         )
 
-    def _expressions(self, shard: Shard, index: int, rng: np.random.Generator) -> list[Expression]:
+    def _expressions(
+        self, shard: Shard, index: int, rng: np.random.Generator
+    ) -> list[StoredExpression]:
         """K expressions of one picture, about `none_share` of them without a target."""
         known = shard.expressions[index]
         absent = [e for e in known if e.target < 0]
@@ -194,7 +196,9 @@ class Batches:
         return [*_sample(present, self.each - nothing, rng), *_sample(absent, nothing, rng)]
 
 
-def _sample(pool: Sequence[Expression], count: int, rng: np.random.Generator) -> list[Expression]:
+def _sample(
+    pool: Sequence[StoredExpression], count: int, rng: np.random.Generator
+) -> list[StoredExpression]:
     """`count` of the pool, each as rarely twice as possible."""
     if not count:
         return []
@@ -202,7 +206,7 @@ def _sample(pool: Sequence[Expression], count: int, rng: np.random.Generator) ->
     return [pool[order[i % len(order)]] for i in range(count)]
 
 
-def held_batches(library: Library, *, images: int, each: int, total: int) -> list[Batch]:
+def held_batches(library: Library, *, images: int, each: int, total: int) -> list[PictureBatch]:
     """A fixed sample of a held-out split: the first `total` pictures of every shard, undisturbed, K each."""
     batches = []
     for folder in sorted(library.shards):
@@ -212,7 +216,7 @@ def held_batches(library: Library, *, images: int, each: int, total: int) -> lis
             rows = list(range(start, min(start + images, total, len(shard))))
             expressions = tuple(tuple(_sample(shard.expressions[i], each, rng)) for i in rows)
             batches.append(
-                Batch(
+                PictureBatch(
                     normalised([np.asarray(shard.rgb[i]) for i in rows]),
                     torch.from_numpy(np.stack([shard.instances[i] for i in rows])),
                     torch.from_numpy(np.stack([shard.objects[i] for i in rows])),
@@ -225,5 +229,5 @@ def held_batches(library: Library, *, images: int, each: int, total: int) -> lis
 
 __all__ = [
     "AREA", "BOX", "COLOUR", "PRESENT", "SHAPE", "VISIBLE",
-    "Batch", "Batches", "Expression", "Library", "Shard", "held_batches", "normalised", "seen_objects",
+    "Batches", "Library", "PictureBatch", "Shard", "StoredExpression", "held_batches", "normalised", "seen_objects",
 ]  # fmt: skip

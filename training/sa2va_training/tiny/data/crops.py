@@ -19,7 +19,7 @@ from sa2va_training.batches.augmentation import disturb
 from sa2va_training.tiny.aids import COLOURS, SHAPES
 from sa2va_training.tiny.data.batches import Library, Shard, normalised, seen_objects
 from sa2va_training.tiny.data.scenes import BOX, COLOUR, SHAPE
-from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.losses import plain
 
 SIDE = 64
@@ -103,7 +103,7 @@ def crop(
 
 
 def stem_stage(
-    learner: Learner, batch: CropBatch, rng: np.random.Generator
+    learner: TinyLearner, batch: CropBatch, rng: np.random.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Names of objects from the mean of their cells in front of the attention layers."""
     tokens = learner.mllm.vision_model.embeddings.patch_embeddings.projection(batch.pixels)

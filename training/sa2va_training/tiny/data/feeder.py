@@ -17,7 +17,7 @@ AHEAD = 4
 T = TypeVar("T")
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Batches by their number."""
 
     def at(self, step: int) -> Any:
@@ -27,7 +27,7 @@ class Source(Protocol):
 class _Numbered(IterableDataset[Any]):
     """`first`, `first + stride`, … for ever; every process makes each n-th of them."""
 
-    def __init__(self, source: Source, first: int, stride: int) -> None:
+    def __init__(self, source: BatchSource, first: int, stride: int) -> None:
         self._source, self._first, self._stride = source, first, stride
 
     def __iter__(self) -> Iterator[Any]:
@@ -41,7 +41,7 @@ class _Numbered(IterableDataset[Any]):
                 number += count * self._stride
 
 
-class Feeder:
+class BatchLoader:
     """The batches of a run in their order.
 
     Args:
@@ -49,7 +49,7 @@ class Feeder:
         stride: between the numbers that are asked for.
     """
 
-    def __init__(self, source: Source, processes: int = 0, stride: int = 1) -> None:
+    def __init__(self, source: BatchSource, processes: int = 0, stride: int = 1) -> None:
         self._source, self._processes, self._stride = source, processes, stride
         self._ready: Iterator[Any] | None = None
         self._next = -1

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_training.tiny.data.batches import Batch
+from sa2va_training.tiny.data.batches import PictureBatch
 from sa2va_training.tiny.data.scenes import BOX
 
 
-def native_prompts(batch: Batch, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def native_prompts(
+    batch: PictureBatch, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     """Points [N, 2, 2] in pixels of a square of side `size`, and labels int32 [N, 2], for every target.
 
     A box, or one click and padding.

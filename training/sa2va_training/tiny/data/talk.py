@@ -19,10 +19,10 @@ from sa2va_sim.words.facts import ObjectFact
 from sa2va_sim.words.vocabulary import SHAPES
 from sa2va_training.objectives.gaze import queries
 from sa2va_training.tiny.aids import object_shares
-from sa2va_training.tiny.data.batches import AREA, VISIBLE, Batch
+from sa2va_training.tiny.data.batches import AREA, VISIBLE, PictureBatch
 from sa2va_training.tiny.data.packing import IGNORED, Packed, Question, block_mask, read
 from sa2va_training.tiny.data.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
-from sa2va_training.tiny.learner import Learner
+from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.losses import plain
 
 SHORT, LONG = 5, 2
@@ -49,7 +49,7 @@ def facts_of(table: np.ndarray) -> list[ObjectFact]:
     return facts
 
 
-def dialogues(batch: Batch, image: int, rng: np.random.Generator) -> list[Dialogue]:
+def dialogues(batch: PictureBatch, image: int, rng: np.random.Generator) -> list[Dialogue]:
     """What can be talked about in one picture of a batch."""
     known = [
         Expression(e.text, e.kind, e.target if e.target >= 0 else None)
@@ -65,7 +65,9 @@ def dialogues(batch: Batch, image: int, rng: np.random.Generator) -> list[Dialog
     return [talk for talk in found if talk.kind in kinds]
 
 
-def region_tokens(batch: Batch, image: int, target: int, config: ModelConfig) -> tuple[int, ...]:
+def region_tokens(
+    batch: PictureBatch, image: int, target: int, config: ModelConfig
+) -> tuple[int, ...]:
     """The visual tokens whose middle lies on an object, row by row, as the run time rasterises a region."""
     mask = (batch.instances[image] == target + 1).cpu().numpy()
     cells = region_cells(mask, config)
@@ -82,7 +84,7 @@ class Spoken:
 
 
 def _chosen(
-    batch: Batch, image: int, long: bool, config: ModelConfig, rng: np.random.Generator
+    batch: PictureBatch, image: int, long: bool, config: ModelConfig, rng: np.random.Generator
 ) -> list[Spoken]:
     """Questions of one kind of length; repeated if the picture gives too few.
 
@@ -107,7 +109,7 @@ def _chosen(
 
 
 def talk_loss(
-    learner: Learner, batch: Batch, rng: np.random.Generator
+    learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Losses of answers, of what they are about, of the [SEG]s within them and of the visual tokens."""
     long = rng.random() < _LONG_SHARE
@@ -135,7 +137,7 @@ def talk_loss(
 
 
 def _places(
-    learner: Learner, packed: Packed, rows: Sequence[Sequence[Spoken]]
+    learner: TinyLearner, packed: Packed, rows: Sequence[Sequence[Spoken]]
 ) -> list[list[tuple[int, int, int]]]:
     """Where the model has to know which thing it is naming: (branch, place, object) of each image.
 
@@ -162,8 +164,8 @@ def _places(
 
 
 def _plan(
-    learner: Learner,
-    batch: Batch,
+    learner: TinyLearner,
+    batch: PictureBatch,
     packed: Packed,
     states: Tensor,
     places: Sequence[Sequence[tuple[int, int, int]]],
@@ -194,7 +196,7 @@ def _plan(
 
 
 def _codes(
-    learner: Learner, batch: Batch, states: Tensor, rows: Sequence[Sequence[Spoken]]
+    learner: TinyLearner, batch: PictureBatch, states: Tensor, rows: Sequence[Sequence[Spoken]]
 ) -> tuple[Tensor, float]:
     """How far the [SEG]s of grounded captions are from the teacher codes of their objects; boxes and names beside it.
 
