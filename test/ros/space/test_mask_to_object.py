@@ -12,13 +12,13 @@ from sa2va_model.errors import InputError
 from sa2va_ros.space.mask_to_object import (
     Camera,
     CloudConfig,
-    Motion,
     matrix_of,
     object_from_mask,
     oriented_box,
     quaternion,
     voxels,
 )
+from sa2va_ros.space.velocity import VelocityEstimator
 
 WIDTH, HEIGHT = 320, 240
 CAMERA = Camera(np.array([[300.0, 0, 160], [0, 300.0, 120], [0, 0, 1]]), WIDTH, HEIGHT)
@@ -186,7 +186,7 @@ def test_one_point_for_each_voxel() -> None:
 
 
 def test_velocity_of_a_straight_way_and_after_gaps() -> None:
-    motion, speed = Motion(window=0.5), np.array([0.3, -0.1, 0.05])
+    motion, speed = VelocityEstimator(window=0.5), np.array([0.3, -0.1, 0.05])
     for n in range(10):
         velocity = motion.update(100.0 + 0.1 * n, speed * 0.1 * n)
         assert np.allclose(velocity, speed if n > 1 else 0, atol=1e-9)
