@@ -170,7 +170,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"robots"},
     ),
     "sa2va_training": (
-        {"data", "batches", "objectives", "run", "metrics", "exchange"},
+        {"data", "batches", "families", "objectives", "run", "metrics", "exchange"},
         {"evaluation", "tiny"},
     ),
     "sa2va_cli": (

@@ -122,7 +122,7 @@ def test_a_conversation_is_written_as_the_run_time_writes_it() -> None:
     assert seen is not None
     learner = learner_of(model)
     with torch.no_grad():
-        assert torch.allclose(learner.visual(batch), seen.tokens, atol=1e-5)
+        assert torch.allclose(learner.visual(batch).tokens, seen.tokens, atol=1e-5)
     graded = batch.labels[0][batch.labels[0] != IGNORED].tolist()
     assert mllm.tokenizer.decode(graded) == "a mug<|im_end|>"
     # every graded place predicts the token that follows it

@@ -119,7 +119,7 @@ def test_names_are_asked_for_as_the_run_time_asks(
         ids = mllm.prompt_ids(user)
         mine = (batch.owner[0] == 0) | (batch.owner[0] == branch)
         assert batch.ids[0, mine][: len(ids)].tolist() == ids
-        assert batch.positions[0, mine].tolist() == list(range(int(mine.sum())))
+        assert batch.positions[0, 0, mine].tolist() == list(range(int(mine.sum())))
         assert seen is not None
         places = (batch.ids[0] == mllm.image_id).nonzero()[:, 0]
         used = batch.visual[mine[places]]

@@ -20,7 +20,7 @@ from sa2va_training.data.masks import ArrayMask
 from sa2va_training.data.pictures import ArrayPicture
 from sa2va_training.data.sample import Message, ObjectMasks, Referring, Sample
 from sa2va_training.objectives.gaze import Gaze, looks, queries
-from sa2va_training.objectives.learner import Learner, states_of
+from sa2va_training.objectives.learner import Learner
 from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings, Settings
 from sa2va_training.run.trainables import prepare
@@ -77,7 +77,7 @@ def test_looks_are_the_attention_of_the_layer(mode: str) -> None:
 
     for layer in gaze.layers:
         language.layers[layer].self_attn.register_forward_hook(keep(layer))
-    states_of(learner.mllm, batch, learner.visual(batch))
+    learner.read(batch)
     places = batch.seg[:, 1].reshape(1, -1).expand(2, -1)
     mask = attention(batch.owner, torch.float32)
     for layer in gaze.layers:

@@ -4,8 +4,8 @@
 `collate.py` makes it of samples, `learner.py` goes from it to losses; clips (`memory.py`) come as one, too. Questions
 that do not see each other are branches of one row, told apart by a label per token (`owner`).
 
-Letters: B samples, S tokens of the longest row, N tiles, V visual tokens of a tile, F frames for SAM-2, M answered
-`[SEG]`, P mask pairs (one `[SEG]` on one frame), h = w side of the mask logits.
+Letters: B samples, S tokens of the longest row, A axes of positions (1, or 3 with M-RoPE), N tiles, K visual tokens of
+all of them, F frames for SAM-2, M answered `[SEG]`, P mask pairs (one `[SEG]` on one frame), h = w side of the logits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sa2va_training.batches.patches import Pictures
 from sa2va_training.objectives.names import NamedThings
 
 IGNORED = -100
@@ -27,10 +28,11 @@ class Batch:
     """One forward pass.
 
     Attributes:
-        ids, labels, owner, positions: long [B, S]. `owner` is PADDING, 0 for what all see, k for branch k; `labels`
-            are what to predict at each place, or IGNORED.
-        tiles: float32 [N, 3, s, s]; `tile_keys` [N] name them.
-        visual: long [K], which of the N · V visual tokens stand at the image tokens of `ids`, in order.
+        ids, labels, owner: long [B, S]. `owner` is PADDING, 0 for what all see, k for branch k; `labels` are what to
+            predict at each place, or IGNORED.
+        positions: long [A, B, S].
+        tiles: N pictures as the family's vision model takes them; `tile_keys` [N] name them.
+        visual: long, which of the K visual tokens stand at the image tokens of `ids`, in order.
         pixels: float32 [F, 3, S, S]; `pixel_keys` [F] name them.
         seg: long [M, 2], row and place of every answered `[SEG]`.
         pairs: long [P, 2], index into `seg` and into `pixels`.
@@ -47,7 +49,7 @@ class Batch:
     labels: Tensor
     owner: Tensor
     positions: Tensor
-    tiles: Tensor
+    tiles: Pictures
     tile_keys: tuple[str, ...]
     visual: Tensor
     pixels: Tensor
@@ -75,6 +77,7 @@ class Batch:
             if isinstance(getattr(self, f.name), Tensor)
         }
         moved["things"] = self.things.to(device)
+        moved["tiles"] = self.tiles.to(device)
         return replace(self, **moved)
 
 

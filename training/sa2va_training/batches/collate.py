@@ -21,10 +21,12 @@ from torch import Tensor
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_model.mllm.base import Mllm
 from sa2va_training.batches.batch import IGNORED, PADDING, Batch
 from sa2va_training.batches.collage import CollageObject
 from sa2va_training.data.sample import Sample
+from sa2va_training.families import family_of
+from sa2va_training.families.base import Shown
 from sa2va_training.objectives.names import named_things
 
 
@@ -78,7 +80,7 @@ class _Row:
     ids: list[int]
     labels: list[int]
     owner: list[int]
-    positions: list[int]
+    positions: list[tuple[int, ...]]
     first: list[bool]
     seg: list[int]
     targets: list[int]
@@ -95,16 +97,17 @@ class Collator:
 
     def __init__(
         self,
-        mllm: InternVL,
+        mllm: Mllm,
         *,
         mask_target: str = "area",
         max_tokens: int = 8192,
         words: Sequence[str] = (),
     ) -> None:
         self.words = tuple(words)
-        self.mllm, self.config = mllm, mllm.config
+        self.mllm, self.config, self.family = mllm, mllm.config, family_of(mllm)
         self.mask_target, self.max_tokens = mask_target, max_tokens
         self._head, _, self._tail = mllm.template.instruction.partition("{input}")
+        self._system = mllm.template.system
         self._end = mllm.template.stop_words[0]
         self._known: dict[tuple[str, bool], list[int]] = {}
 
@@ -119,7 +122,7 @@ class Collator:
         Raises:
             InputError: a row is too long, or a sample's masks do not fit its answers.
         """
-        tiles: list[Tensor] = []
+        frames: list[Shown] = []
         pixels: list[Tensor] = []
         tile_keys: list[str] = []
         pixel_keys: list[str] = []
@@ -131,22 +134,23 @@ class Collator:
         owners: list[int] = []
         things: list[tuple[int, Tensor, str]] = []
         per_tile, mask_size = self.config.tokens_per_tile, self.config.sam2.mask_size
+        seen = pictures = 0  # visual tokens, and pictures of the vision model
         for b, item in enumerate(asked):
             single = item.sample.clip
-            shown = [images.tiles(frame, self.config, single=single) for frame in item.frames]
-            first = sum(len(t) for t in tiles)
-            row = self._row(item, [len(t) for t in shown])
+            shown = [self.family.shown(frame, clip=single) for frame in item.frames]
+            row = self._row(item, shown)
             rows.append(row)
-            count = sum(len(t) for t in shown) * per_tile
-            visual.append(torch.arange(first * per_tile, first * per_tile + count))
-            last = first * per_tile + count - per_tile
-            visual += [last + cells.nonzero()[:, 0] for cells in self._repeated(item)]
-            for key, part in zip(item.keys, shown, strict=True):
-                tiles.append(part)
-                tile_keys += [f"{key}#{n}/{len(part)}" if key else "" for n in range(len(part))]
+            first, seen = seen, seen + sum(frame.tokens for frame in shown)
+            visual.append(torch.arange(first, seen))
+            visual += [seen - per_tile + c.nonzero()[:, 0] for c in self._repeated(item)]
+            for key, frame in zip(item.keys, shown, strict=True):
+                count = len(frame.pictures)
+                pictures += count
+                frames.append(frame)
+                tile_keys += [f"{key}#{n}/{count}" if key else "" for n in range(count)]
             # As with regions, it is the last tile that shows the whole picture.
             things += [
-                (sum(map(len, tiles)) - 1, self._share(thing.mask), thing.name)
+                (pictures - 1, self._share(thing.mask), thing.name)
                 for thing in (item.things if self.words else ())
             ]
             if not row.seg:
@@ -168,10 +172,10 @@ class Collator:
                     masks.append(self._cover(truth, mask_size))
                     owners.append(b)
         stacked = torch.stack(masks) if masks else torch.zeros(0, mask_size, mask_size)
-        side, sam_side = self.config.vision.image_size, self.config.sam2.image_size
+        sam_side = self.config.sam2.image_size
         return Batch(
             **self._padded(rows),
-            tiles=torch.cat(tiles) if tiles else torch.zeros(0, 3, side, side),
+            tiles=self.family.stacked(frames),
             tile_keys=tuple(tile_keys),
             visual=torch.cat(visual) if visual else torch.zeros(0, dtype=torch.long),
             pixels=torch.cat(pixels) if pixels else torch.zeros(0, 3, sam_side, sam_side),
@@ -242,27 +246,34 @@ class Collator:
             self._known[key] = [int(i) for i in ids]
         return self._known[key]
 
-    def _row(self, item: Asked, tile_counts: Sequence[int]) -> _Row:
-        per_tile = self.config.tokens_per_tile
-        block = "\n".join(prompts.image_block(per_tile * count) for count in tile_counts)
+    def _row(self, item: Asked, shown: Sequence[Shown]) -> _Row:
+        if len(item.regions) and not self.family.regions:
+            raise InputError(
+                f"{item.sample.record}: asks about regions, which the model's family does not have; "
+                "expected data without them"
+            )
+        block = self.family.block([frame.tokens for frame in shown])
         counts = [int(cells.sum()) for cells in self._repeated(item)]
         own = any(exchange.region is not None for exchange in item.exchanges)
         if counts and not own:
             block += prompts.region_text(counts)
-        prefix = self._ids(self._head + block, start=True)
+        prefix = self._ids(self._system + self._head + block, start=True)
+        places = self.family.positions(prefix, shown)  # [A, L]
+        following = int(places.max()) + 1
         row = _Row(
             list(prefix),
             [IGNORED] * len(prefix),
             [0] * len(prefix),
-            list(range(len(prefix))),
+            [tuple(place) for place in places.T.tolist()],
             [False] * len(prefix),
             [],
             [],
         )
-        lead = "\n" if block else ""
+        lead = self.family.lead if block else ""
+        shift = following - len(prefix)
         for k, exchange in enumerate(item.exchanges):
             branch = k + 1 if item.independent else 0
-            position = len(prefix) if item.independent else len(row.ids)
+            position = shift + (len(prefix) if item.independent else len(row.ids))
             opening = lead if k == 0 or item.independent else f"\n{self._head}"
             if exchange.region is not None:
                 opening = prompts.region_text([counts.pop(0)]) + lead
@@ -292,7 +303,8 @@ class Collator:
         row.owner += [branch] * len(ids)
         said = exchange.region is None  # the first word of a name decides nothing
         row.first += [said and n == len(asked) - 1 for n in range(len(ids))]
-        row.positions += range(position, position + len(ids))
+        axes = len(row.positions[0])
+        row.positions += [(place,) * axes for place in range(position, position + len(ids))]
         places = [start + n for n, i in enumerate(ids) if i == self.mllm.seg_id and n >= len(asked)]
         if len(places) != len(exchange.targets):
             raise InputError(
@@ -304,10 +316,18 @@ class Collator:
     def _padded(self, rows: Sequence[_Row]) -> dict[str, Tensor]:
         length = max(len(row.ids) for row in rows)
         pad = self.mllm.tokenizer.pad_token_id or 0
-        blanks = {"ids": pad, "labels": IGNORED, "owner": PADDING, "positions": 0, "first": False}
-        return {
+        nowhere = (0,) * len(rows[0].positions[0])
+        blanks = {
+            "ids": pad,
+            "labels": IGNORED,
+            "owner": PADDING,
+            "positions": nowhere,
+            "first": False,
+        }
+        made = {
             name: torch.tensor(
                 [getattr(row, name) + [blank] * (length - len(row.ids)) for row in rows]
             )
             for name, blank in blanks.items()
         }
+        return made | {"positions": made["positions"].permute(2, 0, 1)}

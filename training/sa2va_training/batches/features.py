@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sa2va_training.batches.patches import Pictures
+
 Features = tuple[Tensor, ...]
 
 
@@ -33,7 +35,7 @@ class FeatureStore:
 
     @torch.no_grad()
     def get(
-        self, keys: Sequence[str], pixels: Tensor, compute: Callable[[Tensor], Features]
+        self, keys: Sequence[str], pixels: Pictures, compute: Callable[[Pictures], Features]
     ) -> Features:
         """Features of pictures [B, …], those that are known from memory.
 
@@ -41,8 +43,8 @@ class FeatureStore:
         computed just now, earlier, or beside others.
 
         Args:
-            pixels: [B, 3, s, s].
-            compute: pictures to tensors with a row for each.
+            pixels: B pictures.
+            compute: pictures to tensors whose rows are in their order.
         """
         if self.limit <= 0 or not all(keys):
             return compute(pixels)
@@ -52,7 +54,7 @@ class FeatureStore:
             for n in range(len(rows[0]))
         )
 
-    def _row(self, key: str, pixels: Tensor, compute: Callable[[Tensor], Features]) -> Features:
+    def _row(self, key: str, pixels: Pictures, compute: Callable[[Pictures], Features]) -> Features:
         known = self._rows.get(key)
         if known is not None:
             self.hits += 1

@@ -17,11 +17,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from sa2va_model.mllm.families.internvl import InternVL, pixel_shuffle
+from sa2va_model.mllm.base import Mllm
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
-from sa2va_training.batches.batch import Batch, attention
+from sa2va_training.batches.batch import Batch
 from sa2va_training.batches.features import Features, FeatureStore
+from sa2va_training.batches.patches import Pictures
+from sa2va_training.families import family_of
+from sa2va_training.families.base import VisualTokens
 from sa2va_training.objectives.gaze import Gaze
 from sa2va_training.objectives.names import NameHead
 from sa2va_training.objectives.objectives import OBJECTIVES, Pass, Term, Totals
@@ -64,6 +67,7 @@ class Learner(nn.Module):
             quality=(0.2 if gated else 0.0) if loss.quality < 0 else loss.quality,
         )
         self.open_gate()
+        self.family = family_of(model.mllm)
         self.sam_store = FeatureStore(cache * 3 // 4 if encoder_frozen(parts) else 0)
         self.vision_store = FeatureStore(cache // 4 if vision_frozen(parts) else 0)
         self.before = before
@@ -71,11 +75,9 @@ class Learner(nn.Module):
         self.gaze = Gaze(self.mllm.language_model) if loss.gaze else None
 
     @property
-    def mllm(self) -> InternVL:
-        """The language half; `trainables.prepare` has checked the family."""
-        mllm = self.model.mllm
-        assert isinstance(mllm, InternVL)
-        return mllm
+    def mllm(self) -> Mllm:
+        """The language half."""
+        return self.model.mllm
 
     def open_gate(self) -> None:
         """Lets masks that the object score would erase have a gradient."""
@@ -104,14 +106,14 @@ class Learner(nn.Module):
         """One pass through both halves."""
         learning = torch.is_grad_enabled() and not language_frozen(self.parts)
         with torch.set_grad_enabled(learning):
-            tokens = self.tokens(batch) if len(batch.tiles) else None
-            visual = None if tokens is None else tokens.flatten(0, 1)[batch.visual]
-            states = states_of(self.mllm, batch, visual)
+            seen = self.seen(batch) if len(batch.tiles) else None
+            states = self.family.states(batch, None if seen is None else seen[batch.visual])
+        tokens = None if seen is None else seen.tokens
         if not len(batch.pairs):
-            return Pass(batch, totals, states, tokens)
+            return Pass(batch, totals, states.words, tokens)
         rows, places = batch.seg.unbind(1)
-        codes = self.model.text_hidden_fcs(states[rows, places])  # [M, d]
-        return Pass(batch, totals, states, tokens, codes, self.decode(batch, codes))
+        codes = self.model.text_hidden_fcs(states.masks[rows, places])  # [M, d]
+        return Pass(batch, totals, states.words, tokens, codes, self.decode(batch, codes))
 
     def added(self, terms: Sequence[Term]) -> dict[str, Tensor]:
         """What `forward` returns, from the parts of a loss."""
@@ -126,24 +128,20 @@ class Learner(nn.Module):
         return {"loss": total, "report": report}
 
     def read(self, batch: Batch) -> Tensor:
-        """Final-norm states [B, S, C] of the language model."""
-        return states_of(self.mllm, batch, self.visual(batch) if len(batch.tiles) else None)
+        """States [B, S, C] that `text_hidden_fcs` reads."""
+        return self.family.states(batch, self.visual(batch) if len(batch.tiles) else None).masks
 
-    def visual(self, batch: Batch) -> Tensor:
-        """Projected visual tokens [K, C] in the order in which they stand in the rows."""
-        return self.tokens(batch).flatten(0, 1)[batch.visual]
+    def visual(self, batch: Batch) -> VisualTokens:
+        """Projected visual tokens in the order in which they stand in the rows."""
+        return self.seen(batch)[batch.visual]
 
-    def tokens(self, batch: Batch) -> Tensor:
-        """Projected visual tokens [N, V, C] of all tiles."""
-        mllm = self.mllm
+    def seen(self, batch: Batch) -> VisualTokens:
+        """Projected visual tokens of all pictures."""
         if vision_frozen(self.parts):
-            (tokens,) = self.vision_store.get(batch.tile_keys, batch.tiles, self._tokens)
+            kept = self.vision_store.get(batch.tile_keys, batch.tiles, self.family.features)
         else:
-            (tokens,) = self._tokens(batch.tiles)
-        return projected(mllm, tokens)
-
-    def _tokens(self, tiles: Tensor) -> Features:
-        return (tokens_of(self.mllm, tiles),)
+            kept = self.family.features(batch.tiles)
+        return self.family.project(kept, batch.tiles)
 
     def features(self, batch: Batch) -> ImageFeatures:
         """SAM-2's features of the F frames."""
@@ -161,7 +159,7 @@ class Learner(nn.Module):
         high = (decoder.conv_s0(fine.to(dtype)), decoder.conv_s1(middle.to(dtype)))
         return ImageFeatures(top, position.expand_as(top), high)
 
-    def _pyramid(self, pixels: Tensor) -> Features:
+    def _pyramid(self, pixels: Pictures) -> Features:
         """The image encoder's three levels, finest first."""
         levels = self.model.sam2.sam2_model.image_encoder(pixels)["backbone_fpn"]
         return tuple(levels[-3:])
@@ -185,45 +183,13 @@ class Learner(nn.Module):
         used = [
             p.flatten()[0].float()
             for name, p in self.model.named_parameters()
-            if p.requires_grad and not is_lora(name) and not name.startswith("mllm.language_model.")
+            if p.requires_grad and not is_lora(name) and not name.startswith(self.family.language)
         ]
         if self.names is not None:
             used += [p.flatten()[0] for p in self.names.parameters()]
         if not used:
             return torch.zeros((), device=self.model.device)
         return torch.stack(used).sum() * 0.0
-
-
-def tokens_of(mllm: InternVL, tiles: Tensor) -> Tensor:
-    """The vision model's tokens before the projector, [N, V, c]."""
-    out = mllm._layer(tiles.to(mllm.device, mllm.dtype))[:, 1:]  # without the class token
-    side = int(out.shape[1] ** 0.5)
-    grid = out.reshape(out.shape[0], side, side, -1)
-    config = mllm.config
-    grid = pixel_shuffle(grid, config.downsample_ratio, config.pixel_shuffle_version)
-    return grid.reshape(grid.shape[0], -1, grid.shape[-1])
-
-
-def projected(mllm: InternVL, tokens: Tensor) -> Tensor:
-    """Tokens [N, V, c] through the projector, [N, V, C]."""
-    out: Tensor = mllm.mlp1(tokens.to(next(mllm.mlp1.parameters()).dtype))
-    return out
-
-
-def states_of(mllm: InternVL, batch: Batch, visual: Tensor | None) -> Tensor:
-    """Final-norm states [B, S, C] of a language model that reads a batch with these visual tokens [K, C]."""
-    embeddings = mllm.embed(batch.ids, visual)
-    if torch.is_grad_enabled() and not embeddings.requires_grad:
-        # Text alone, too, has a gradient at the first layer: sharded layers then finish in one order everywhere.
-        embeddings.requires_grad_(True)
-    out = mllm.language_model.base_model(
-        inputs_embeds=embeddings,
-        attention_mask=attention(batch.owner, embeddings.dtype),
-        position_ids=batch.positions,
-        use_cache=False,
-    )
-    states: Tensor = out.last_hidden_state
-    return states
 
 
 class Before:
@@ -233,19 +199,19 @@ class Before:
     """
 
     def __init__(self, model: Sa2VA) -> None:
-        assert isinstance(model.mllm, InternVL)
-        self.mllm = copy.deepcopy(model.mllm).eval().requires_grad_(requires_grad=False)
+        mllm = copy.deepcopy(model.mllm).eval().requires_grad_(requires_grad=False)
+        self.family = family_of(mllm)
         heads = copy.deepcopy(model.text_hidden_fcs)
         self.heads: nn.Module = heads.eval().requires_grad_(requires_grad=False)
 
     @torch.no_grad()
     def codes(self, batch: Batch) -> Tensor:
         """What stood at every answered `[SEG]`, [M, d]."""
-        visual = None
+        seen = None
         if len(batch.tiles):
-            tokens = projected(self.mllm, tokens_of(self.mllm, batch.tiles))
-            visual = tokens.flatten(0, 1)[batch.visual]
-        states = states_of(self.mllm, batch, visual)
+            features = self.family.features(batch.tiles)
+            seen = self.family.project(features, batch.tiles)[batch.visual]
+        states = self.family.states(batch, seen).masks
         rows, places = batch.seg.unbind(1)
         codes: Tensor = self.heads(states[rows, places])
         return codes

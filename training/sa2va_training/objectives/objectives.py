@@ -45,8 +45,8 @@ class Pass:
     """What one forward pass has computed.
 
     Attributes:
-        states: [B, S, C], of the language model.
-        tokens: [N, V, C], projected visual tokens; None without pictures.
+        states: [B, S, C], of the language model, as its head reads them.
+        tokens: [K, C], projected visual tokens of all pictures; None without pictures.
         codes: [M, d], of every answered `[SEG]`; None where there is no mask.
         decoded: the masks of P pairs; None where there is none.
     """
@@ -138,7 +138,8 @@ def names(learner: Learner, made: Pass) -> Term | None:
     things = made.batch.things
     if learner.names is None or made.tokens is None or not len(things):
         return None
-    named = learner.names(made.tokens, things).sum()
+    tiled = made.tokens.unflatten(0, (-1, things.covers.shape[1]))  # [N, V, C]
+    named = learner.names(tiled, things).sum()
     sums = {"named": named, "things": named.new_tensor(float(len(things)))}
     return Term(learner.loss.names * named / made.totals.things, sums)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sa2va_model.sa2va import Sa2VA
+from sa2va_training.families import family_of
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.trainables import counts
 
@@ -65,7 +66,5 @@ def estimate(model: Sa2VA, settings: Settings, *, tokens: int) -> Estimate:
     masks = batches.batch * batches.frames * batches.expressions
     cells = masks * sam.mask_size**2 * (sam.hidden_dim // 8)
     pyramid = batches.batch * batches.frames * sam.hidden_dim * sam.mask_size**2 * width * 21 // 16
-    vision = model.config.vision
-    tiles = batches.batch * batches.frames
-    seen = tiles * (vision.image_size // vision.patch_size) ** 2 * vision.hidden_size * 12 * width
+    seen = batches.batch * batches.frames * family_of(model.mllm).vision_bytes(width)
     return Estimate(weights, 12 * trained, activations, cells * _PER_CELL + pyramid + seen)

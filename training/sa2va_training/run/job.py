@@ -26,6 +26,7 @@ from sa2va_training.data.held_out import all_pictures
 from sa2va_training.data.mixture import Mixture, repeats_for_shares
 from sa2va_training.data.sample import Dataset
 from sa2va_training.data.sources import Chosen, Source, by_task, open_sources, set_aside
+from sa2va_training.families import family_of
 from sa2va_training.objectives.learner import Before, Learner
 from sa2va_training.objectives.memory import MemoryLearner
 from sa2va_training.objectives.names import vocabulary
@@ -154,6 +155,15 @@ def _learner(
     settings: Settings, model: Sa2VA, datasets: Sequence[Dataset], before: Before | None
 ) -> Learner:
     """The learner of this mode; only one of the language half reads names."""
+    family = family_of(model.mllm)
+    for name, value in (
+        ("loss.names", settings.loss.names),
+        ("batches.naming", settings.batches.naming),
+    ):
+        if value and not family.regions:
+            raise InputError(
+                f"{name} is {value}; expected 0 for the {type(model.mllm).__name__} family, which has no regions"
+            )
     kind = MemoryLearner if settings.train.mode == "memory" else Learner
     cache = int(settings.batches.cache_gb * 2**30)
     words = vocabulary(datasets) if settings.loss.names and kind is Learner else ()

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from sa2va_model.checkpoints.adapters import wrap_language_model
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_model.sa2va import Sa2VA
+from sa2va_training.families import family_of
+from sa2va_training.families.base import Family
 from sa2va_training.run.settings import OptimiserSettings, PartSettings
 
 if TYPE_CHECKING:
@@ -40,10 +41,8 @@ MEMORY = tuple(
         "mask_downsample",
     )
 )
-PROJECTOR = ("mllm.mlp1.",)
-VISION = ("mllm.vision_model.",)
 TEXT_HIDDEN = ("text_hidden_fcs.",)
-LANGUAGE = ("mllm.language_model.",)
+_HEADS = ("text_hidden_fcs.", "mlp1.", "visual.merger.", "visual.deepstack_merger_list.")
 _SMALL = 100_000_000
 _FRESH = 10.0
 """Rate of a layer that begins at nothing and is thrown away, as a factor."""
@@ -72,10 +71,7 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
     Raises:
         InputError: the model's family cannot be trained.
     """
-    if not isinstance(model.mllm, InternVL):
-        raise InputError(
-            f"{type(model.mllm).__name__}: training knows the InternVL family; expected such a checkpoint"
-        )
+    family = family_of(model.mllm)
     model.requires_grad_(requires_grad=False)
     peft = None
     if settings.mode == "lora":
@@ -87,7 +83,7 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
             ):  # one and the same where tied
                 getattr(model.mllm.language_model, table)().weight.requires_grad_(True)
     for name, parameter in model.named_parameters():
-        if name.startswith(_prefixes(settings)):
+        if name.startswith(_prefixes(settings, family)):
             parameter.requires_grad_(True)
     if settings.checkpointing and settings.mode not in ("memory", "decoder"):
         _checkpoint(model.mllm.language_model)
@@ -111,11 +107,12 @@ def _drop(attention: nn.Module, share: float) -> None:
 
 
 def _checkpoint(language_model: PreTrainedModel) -> None:
-    """Recomputes activations backwards; not worth it where the whole model is small."""
+    """Recomputes activations of what reads words backwards; not worth it where the whole model is small."""
     if sum(p.numel() for p in language_model.parameters()) < _SMALL:
         return
-    enable = getattr(language_model, "activation_checkpointing_enable", None)  # transformers 5.23
-    (enable or language_model.gradient_checkpointing_enable)({"use_reentrant": False})
+    reader = getattr(language_model.model, "language_model", language_model)
+    enable = getattr(reader, "activation_checkpointing_enable", None)  # transformers 5.23
+    (enable or reader.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def lora_config(model: Sa2VA, settings: PartSettings) -> Any:
@@ -138,6 +135,7 @@ def lora_config(model: Sa2VA, settings: PartSettings) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
+        exclude_modules=family_of(model.mllm).without_lora,
         trainable_token_indices=rows,
     )
 
@@ -150,18 +148,18 @@ def _embedding_name(language_model: nn.Module) -> str:
     raise InputError("language model: has no table of word embeddings; expected one")
 
 
-def _prefixes(settings: PartSettings) -> tuple[str, ...]:
+def _prefixes(settings: PartSettings, family: Family) -> tuple[str, ...]:
     """Module paths that are trained besides LoRA."""
     if settings.mode == "memory":
         return (*MEMORY, *(DECODER if settings.decoder else ()))
     chosen: list[str] = []
     if settings.mode == "full":
-        chosen += [*LANGUAGE, *VISION]
+        chosen += [*family.language, *family.vision]
     for wanted, names in (
         (settings.text_hidden, TEXT_HIDDEN),
-        (settings.projector and not language_frozen(settings), PROJECTOR),
+        (settings.projector and not language_frozen(settings), family.projector),
         (settings.decoder, DECODER),
-        (settings.vision and not language_frozen(settings), VISION),
+        (settings.vision and not language_frozen(settings), family.vision),
         (settings.encoder, ENCODER),
     ):
         chosen += names if wanted else ()
@@ -205,7 +203,7 @@ def groups(model: nn.Module, settings: OptimiserSettings) -> list[dict[str, Any]
             factor = settings.encoder
         elif SAM in name:
             factor = settings.decoder
-        elif "text_hidden_fcs." in name or "mlp1." in name:
+        elif any(head in name for head in _HEADS):
             factor = settings.heads
         elif name.startswith("names."):
             factor = _FRESH
@@ -225,12 +223,13 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     yield from ((n, p) for n, p in model.named_parameters() if p.requires_grad)
 
 
-def counts(model: nn.Module) -> dict[str, tuple[int, int]]:
+def counts(model: Sa2VA) -> dict[str, tuple[int, int]]:
     """Trained and all numbers of each part, for the table at the start."""
+    family = family_of(model.mllm)
     parts = {
-        "language model": LANGUAGE,
-        "vision model": VISION,
-        "projector": PROJECTOR,
+        "language model": family.language,
+        "projector": family.projector,
+        "vision model": family.vision,
         "text_hidden_fcs": TEXT_HIDDEN,
         "SAM-2 encoder": ENCODER,
         "SAM-2 decoder": DECODER,
