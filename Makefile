@@ -12,6 +12,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
+# Tests run in as many processes; models in tests use one thread each.
+JOBS ?= 2
 # Its own metadata would drag torchvision in and its build would want CUDA, see setup.py.
 SAM2 := sam2==1.1.0
 VENV := .venv
@@ -63,7 +65,7 @@ realistic:
 
 test: setup lint
 	$(SAY) "tests"
-	@$(RUN) && pytest $(PYTEST_ARGS)
+	@$(RUN) && pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # GPU_ARGS="--device cpu --small" shows that it runs where there is no GPU.
 gpu: setup

@@ -96,6 +96,7 @@ EXTRAS = {
         "psutil>=7,<8",
         "pytest>=9,<10",
         "pytest-timeout>=2.4,<3",
+        "pytest-xdist>=3.8,<4",
         "ruff>=0.17.6,<0.18",
         "types-PyYAML>=6,<7",
     ],

@@ -20,7 +20,9 @@ import pytest
 
 from sa2va_ros.support.executables import EXECUTABLES
 
-DOMAIN = random.SystemRandom().randrange(1, 100)
+# Even and odd: two workers of one run never share a domain.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+DOMAIN = 2 * random.SystemRandom().randrange(1, 50) + _WORKER % 2
 os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)  # read by rclpy here and in the processes started here
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)  # the older switch would overrule the range
