@@ -33,7 +33,8 @@ def sections(setting: Setting) -> list[Section]:
     """In the order in which they are worth their time."""
 
     def part(name: str, limit: float, work: Work, *given: object, **named: object) -> Section:
-        return Section(name, limit, partial(work, setting, *given, **named))
+        patience = 6 if setting.small else 1  # there it shares a processor with other work
+        return Section(name, limit * patience, partial(work, setting, *given, **named))
 
     return [
         part("numbers", 30, exactness.numbers),
@@ -59,11 +60,12 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="nano sizes: that it runs at all")
     parser.add_argument(
-        "--budget", type=float, default=360, metavar="S", help="seconds, all in all"
+        "--budget", type=float, metavar="S", help="seconds, all in all; default: 360, --small 1200"
     )
     parser.add_argument("--only", default="", metavar="NAME,...", help="these sections")
     parser.add_argument("--clip", type=Path, help="frames (.jpg), truth of some of them (.png)")
     args = parser.parse_args()
+    budget = args.budget or (1200 if args.small else 360)
     begin = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     setting = Setting(torch.device(args.device), args.small, args.clip)
@@ -72,7 +74,7 @@ def main() -> int:
         chosen = [s for s in chosen if s.name != "vos_optimized"]
     rows = {}
     for section in chosen:
-        row = rows[section.name] = run(section, args.out, args.budget - (time.monotonic() - begin))
+        row = rows[section.name] = run(section, args.out, budget - (time.monotonic() - begin))
         mark = "ok  " if "result" in row else "FAIL"
         text = json.dumps(row.get("result", row.get("error")), default=str).replace('"', "")
         print(f"{mark} {section.name:16s} {row['seconds']:6.1f} s  {text[:600]}", flush=True)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from gpu.child import Section, run  # noqa: E402
 
 
+@pytest.mark.timeout(1200)
 def test_every_section_gives_a_result(tmp_path: Path) -> None:
     paths = [str(ROOT / "benchmarks"), *sys.path]
     command = [sys.executable, "-m", "gpu", "--device", "cpu", "--small", "--out", str(tmp_path)]
@@ -26,7 +27,7 @@ def test_every_section_gives_a_result(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,6 +26,8 @@ from sa2va_training.run.journal import draw_curves, read_journal
 from .train_helpers import STEPS, make_run, settings, trained
 
 HELPER = Path(__file__).with_name("train_helpers.py")
+PATIENCE = 500.0  # seconds; ten on a quiet machine
+pytestmark = pytest.mark.timeout(1600)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def team(script: Path, *arguments: str) -> list[int]:
         start(*arguments, script=script, RANK=rank, LOCAL_RANK=rank, **common)
         for rank in ("0", "1")
     ]
-    return [member.wait(timeout=200) for member in members]
+    return [member.wait(timeout=PATIENCE) for member in members]
 
 
 def curve(run: Path) -> list[dict[str, Any]]:
@@ -80,15 +82,15 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
     step, wanted = 3, whole
     if precision != "fp32":
         uninterrupted = start(str(tmp_path / "whole"), str(folder), "0", precision)
-        assert uninterrupted.wait(timeout=120) == 0
+        assert uninterrupted.wait(timeout=PATIENCE) == 0
         wanted = tmp_path / "whole", torch.load(tmp_path / "whole" / "trained.pt")
         assert curve(wanted[0]) != curve(whole[0])
     place = tmp_path / "killed"
     killed = start(str(place), str(folder), str(step), precision)
-    assert killed.wait(timeout=120) == -signal.SIGKILL
+    assert killed.wait(timeout=PATIENCE) == -signal.SIGKILL
     assert [row["step"] for row in read_journal(place)] == list(range(1, step + 1))
     resumed = start(str(place), str(folder), "0", precision)
-    assert resumed.wait(timeout=120) == 0
+    assert resumed.wait(timeout=PATIENCE) == 0
     assert curve(place) == curve(wanted[0])
     found = torch.load(place / "trained.pt")
     assert found.keys() == wanted[1].keys()
