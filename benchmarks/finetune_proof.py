@@ -30,8 +30,8 @@ from sa2va_sim.layout import SceneConfig
 from sa2va_sim.simulator import SimFrame
 from sa2va_sim.words.expressions import describe
 from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.shipped import CONFIGS
 from sa2va_training.data.synth import write_scenes
-from sa2va_training.run.settings_files import CONFIGS
 
 FRAMES, HELD, REHEARSED = 50, 120, 1500
 TRAIN_SEED, HELD_SEED, OLD_HELD_SEED, OLD_SEED = 100_000, 900_000, 0, 5_000_000

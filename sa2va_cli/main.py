@@ -37,6 +37,7 @@ COMMANDS = {
     "verify-golden": Subcommand("verify_golden", "check a checkpoint against its golden files"),
     "bench": Subcommand("bench.command", "measure speed on this machine"),
     "train": Subcommand("train", "fine-tune a model on one's own data"),
+    "assemble": Subcommand("assemble", "put a base MLLM and a SAM-2 together to train from"),
     "merge": Subcommand("merge", "make an adapter a part of its model"),
     "data": Subcommand("data", "make, complete and check datasets"),
     "evaluate": Subcommand("evaluate", "measure a model on a dataset, as the benchmarks do"),

@@ -23,13 +23,17 @@ ALL_TOKENS = (
 
 
 def byte_tokenizer(
-    corpus: Iterable[str] = (), vocabulary: int = 0, extra: Sequence[str] = ()
+    corpus: Iterable[str] = (),
+    vocabulary: int = 0,
+    extra: Sequence[str] = (),
+    special: Sequence[str] = ALL_TOKENS,
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: any text can be written, frequent words of `corpus` are one token.
 
     Args:
         vocabulary: size without special tokens; 0 or less than 257 = bytes only.
         extra: further special tokens, with the highest ids.
+        special: the special tokens before them.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -43,7 +47,7 @@ def byte_tokenizer(
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    fast.add_special_tokens({"additional_special_tokens": [*ALL_TOKENS, *extra]})
+    fast.add_special_tokens({"additional_special_tokens": [*special, *extra]})
     return fast
 
 

@@ -24,6 +24,15 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises:
         InputError: there are no such files, they cannot be read, or a special token would get another id than theirs.
     """
+    return _quietly(path, checked=True)
+
+
+def read_base_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base MLLM, which has no `[SEG]` yet; see `read_tokenizer`."""
+    return _quietly(path, checked=False)
+
+
+def _quietly(path: Path, *, checked: bool) -> PreTrainedTokenizerBase:
     # transformers warns that it does not know the model type, which it need not for a tokenizer.
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -32,7 +41,8 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             refuse_pointer(path / name)
     try:
         tokenizer = _read(path)
-        check_special_tokens(path, tokenizer)
+        if checked:
+            check_special_tokens(path, tokenizer)
         return tokenizer
     except InputError:
         raise

@@ -176,7 +176,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     "sa2va_cli": (
         {"main", "inputs", "output", "measure", "models", "truth"},
         {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluate", "verify_golden", "doctor",
-         "bench", "demo", "merge", "look", "exchange"},
+         "bench", "demo", "merge", "assemble", "look", "exchange"},
     ),
 }  # fmt: skip
 # What a family has of its own is still read in `config.py`, and the nano sizes still start from a preset.

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sa2va_model.errors import InputError
 from sa2va_training.data.mixture import Mixture, repeats_for_shares
 from sa2va_training.data.sample import Dataset, Message, Sample
+from sa2va_training.data.shipped import find_config
+from sa2va_training.data.sources import open_sources
+
+from ..layouts import mevis, osprey, refcoco
 
 
 class Numbers:
@@ -90,3 +96,28 @@ def test_wrong_mixtures_are_named(
 ) -> None:
     with pytest.raises(InputError, match=words):
         Mixture(datasets, batch, repeats=repeats)
+
+
+def test_the_paper_s_mixture_with_its_repeats(tmp_path: Path) -> None:
+    """Three of the datasets of Table 2 where Sa2VA's layout has them, the others left out by name."""
+    refcoco(tmp_path / "ref_seg")
+    mevis(tmp_path / "video_datas/mevis")
+    osprey(tmp_path / "osprey-724k")
+    here = {"refcoco", "mevis", "osprey_conversation"}
+    listed = yaml.safe_load(find_config("table02", "paper").read_text())
+    drop = [entry["name"] for entry in listed if entry["name"] not in here]
+    assert len(drop) == 12
+    spec = {"mixture": "table02", "root": str(tmp_path), "drop": drop}
+    found = open_sources(spec, held_out=0.0, stills=False)
+    assert {(source.name, source.repeats) for source in found} == {
+        ("refcoco", 5.0),
+        ("mevis", 4.0),
+        ("osprey_conversation", 1.0),
+    }
+    for change, words in (
+        ({"drop": ["refcoc"]}, "drop names 'refcoc'"),
+        ({"drop": []}, "refcoco\\+"),
+        ({"weight": 2}, "unknown key 'weight'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            open_sources({**spec, **change}, held_out=0.0, stills=False)

@@ -19,7 +19,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 from sa2va_training.objectives.losses import MaskLossSettings, mask_losses
 from sa2va_training.run.loop import rate
-from sa2va_training.run.settings import OptimiserSettings, PartSettings, Settings
+from sa2va_training.run.settings import OptimiserSettings, PartSettings, Settings, stepped
 from sa2va_training.run.settings_files import load_settings, save_settings
 from sa2va_training.run.trainables import counts, groups, prepare
 
@@ -172,3 +172,30 @@ def test_settings_that_ship_are_valid(file: Path) -> None:
     if file.name.startswith("accelerate_"):
         pytest.skip("for the launcher")
     assert isinstance(load_settings(file), Settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "batch"), [("paper", 128, 2), ("paper_8b", 256, 2), ("paper_14b", 128, 1)]
+)
+def test_the_paper_s_step_is_256_samples_on_any_number_of_processes(
+    name: str, rank: int, batch: int
+) -> None:
+    settings = load_settings(name)
+    assert (settings.train.rank, settings.train.alpha) == (rank, 2 * rank)
+    for processes in (1, 8, 32):
+        batches = stepped(settings, processes).batches
+        assert batches.batch == batch
+        assert batches.batch * batches.accumulate * processes == 256
+    with pytest.raises(InputError, match=r"batches.step is 256 for 3 process\(es\)"):
+        stepped(settings, 3)
+    assert not load_settings("paper_qwen").train.projector
+
+
+def test_settings_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\nsteps: 5\n")
+    (tmp_path / "b.yaml").write_text("extends: paper.yaml\ntrain: {rank: 4}\n")
+    found = load_settings(tmp_path / "a.yaml")
+    assert (found.steps, found.train.rank, found.train.alpha) == (5, 4, 256)
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(InputError, match="extends itself"):
+        load_settings(tmp_path / "a.yaml")

@@ -14,6 +14,7 @@ from sa2va_training.data.held_out import all_pictures, annotated, divide
 from sa2va_training.data.readers.registry import DatasetConfig, open_dataset, read_yaml
 from sa2va_training.data.readers.simple import SimpleFolder
 from sa2va_training.data.sample import Dataset, Sample
+from sa2va_training.data.shipped import find_config
 
 _MANY = 50_000
 
@@ -152,6 +153,8 @@ def _entries(spec: Any, base: Path) -> list[tuple[Any, Path]]:
     """Each dataset that is named, and what its paths start from; a YAML file may hold a list of them."""
     if isinstance(spec, (list, tuple)):
         return [found for entry in spec for found in _entries(entry, base)]
+    if isinstance(spec, Mapping) and "mixture" in spec:
+        return _mixture(spec, base)
     if isinstance(spec, (str, Path)):
         path = base / Path(spec).expanduser()
         if path.is_file() and path.suffix in (".yaml", ".yml"):
@@ -159,6 +162,25 @@ def _entries(spec: Any, base: Path) -> list[tuple[Any, Path]]:
             if isinstance(values, list):
                 return _entries(values, path.parent)
     return [(spec, base)]
+
+
+def _mixture(spec: Mapping[str, Any], base: Path) -> list[tuple[Any, Path]]:
+    """A list of datasets that ships or lies somewhere, with another root, some of them left out."""
+    where = f"mixture {spec['mixture']!r}"
+    unknown = sorted(set(spec) - {"mixture", "root", "drop"})
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; expected mixture, root and drop")
+    path = find_config(str(spec["mixture"]), "paper")
+    listed = read_yaml(path, lists=True)
+    if not isinstance(listed, list) or not all(isinstance(e, Mapping) for e in listed):
+        raise InputError(f"{path}: holds no list of datasets; expected one")
+    root = base / Path(str(spec["root"])).expanduser() if "root" in spec else path.parent
+    dropped = spec.get("drop") or []
+    dropped = {str(name) for name in ([dropped] if isinstance(dropped, str) else dropped)}
+    names = [str(entry.get("name")) for entry in listed]
+    for name in sorted(dropped - set(names)):
+        raise InputError(f"{where}: drop names {name!r}; expected some of {', '.join(names)}")
+    return [(e, root) for e, name in zip(listed, names, strict=True) if name not in dropped]
 
 
 def _open(entry: Any, *, held_out: float, stills: bool, base: Path) -> Source:

@@ -10,6 +10,7 @@ RUN/merged/                                                     a checkpoint in 
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from sa2va_training.run.judge import Judge, take_best
 from sa2va_training.run.loop import TrainingRun, make_accelerator
 from sa2va_training.run.outcome import Figures, finish, measured_before
 from sa2va_training.run.precision import decided
-from sa2va_training.run.settings import Settings
+from sa2va_training.run.settings import Settings, stepped
 from sa2va_training.run.settings_files import save_settings
 from sa2va_training.run.tables import comparison, readable, summary
 
@@ -106,6 +107,7 @@ def _check_unused(folder: Path) -> None:
 
 def _begin(settings: Settings, *, dry_run: bool, overfit: int) -> tuple[Job, Figures]:
     """The job, and what its model was worth before; the main process has opened the run's folder."""
+    settings = stepped(settings, int(os.environ.get("WORLD_SIZE", "1")))
     accelerator = make_accelerator(settings)
     settings = replace(settings, precision=decided(settings.precision, accelerator.device))
     model = load_base(settings, accelerator)

@@ -7,7 +7,7 @@ Defaults fine-tune a model of 1B to 4B parameters on one GPU with 24 GB. `settin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sa2va_model.errors import InputError
@@ -122,6 +122,7 @@ class DataSettings:
 
     Attributes:
         batch: samples per process and forward pass; accumulate: forward passes per step.
+        step: samples of a step, over all processes; `accumulate` follows from it. 0 = `accumulate` says.
         frames: of a clip that are shown at once (published: 5); 1 = clips are used as single images; 0 = as many as the
             model is shown at run time (`keyframes`).
         alone: share of the draws of a clip that show one frame of it, as a robot is asked (published: 0). What is
@@ -148,6 +149,7 @@ class DataSettings:
 
     batch: int = 1
     accumulate: int = 8
+    step: int = 0
     frames: int = 0
     alone: float = 0.5
     expressions: int = 5
@@ -170,6 +172,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.frames < 0:
             raise InputError(f"batches.frames is {self.frames}; expected 0 or more")
+        if self.step < 0:
+            raise InputError(f"batches.step is {self.step}; expected 0 or more")
         for name in ("batch", "accumulate", "expressions", "stride"):
             _above(f"batches.{name}", getattr(self, name), 0)
         _one_of("batches.layout", self.layout, ("branches", "conversation"))
@@ -255,6 +259,24 @@ class Settings:
             raise InputError(
                 f"steps is {self.steps}, epochs is {self.epochs}; expected one of them above 0"
             )
+
+
+def stepped(settings: Settings, processes: int) -> Settings:
+    """The settings with the `accumulate` that `step` asks for.
+
+    Raises:
+        InputError: the processes cannot share a step of that size.
+    """
+    batches = settings.batches
+    if not batches.step:
+        return settings
+    together = batches.batch * processes
+    if batches.step % together:
+        raise InputError(
+            f"batches.step is {batches.step} for {processes} process(es) of {batches.batch}; expected a multiple of "
+            f"{together} (batches.batch=1, or another number of processes)"
+        )
+    return replace(settings, batches=replace(batches, accumulate=batches.step // together))
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

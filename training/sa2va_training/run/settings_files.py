@@ -17,36 +17,33 @@ import yaml
 
 from sa2va_model.errors import InputError
 from sa2va_training.data.plain_yaml import parse_yaml
+from sa2va_training.data.shipped import find_config
 from sa2va_training.run.settings import Settings
 
-PACKAGE = Path(__file__).parents[1]
-# Beside the package in the source tree, inside of it where it is installed.
-CONFIGS = next(
-    (path for path in (PACKAGE.parent / "configs", PACKAGE / "configs") if path.is_dir()),
-    PACKAGE / "configs",
-)
-
-
-def find_config(name: str) -> Path:
-    """A file of that name here, or the one that ships.
-
-    Raises:
-        InputError: neither exists; lists what ships.
-    """
-    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    shipped = ", ".join(sorted(path.name for path in CONFIGS.glob("*.yaml")))
-    raise InputError(f"{name}: no such file; expected a YAML file, or one that ships: {shipped}")
+_WHOLE = ("data", "rehearsal", "validation")
+"""What is replaced as a whole: mappings that are values."""
 
 
 def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """Reads a YAML file and applies `key.sub=value` overrides.
+    """Reads a YAML file, on top of the one that it `extends`, and applies `key.sub=value` overrides.
 
     Raises:
         InputError: no such file, no YAML, an unknown key (with the nearest known one) or a value of the wrong kind.
     """
     path = find_config(str(config))
+    values = _read(path)
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise InputError(f"override {item!r}: expected key=value")
+        _put(values, key, _value(text), item)
+    return settings_from(values, str(path))
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file's keys and values, on top of those of the file that it `extends`."""
+    if path in below:
+        raise InputError(f"{path}: extends itself by way of {below[-1]}")
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -55,12 +52,22 @@ def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings
         values = {}
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds a {type(values).__name__}; expected keys and values")
-    for item in overrides:
-        key, separator, text = item.partition("=")
-        if not separator or not key:
-            raise InputError(f"override {item!r}: expected key=value")
-        _put(values, key, _value(text), item)
-    return settings_from(values, str(path))
+    if "extends" not in values:
+        return values
+    name = str(values.pop("extends"))
+    beside = path.parent / name
+    other = beside if beside.is_file() else find_config(name)
+    return _over(_read(other, (*below, path)), values)
+
+
+def _over(values: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with others in their place, key by key."""
+    out = dict(values)
+    for key, value in others.items():
+        inner = out.get(key)
+        both = isinstance(inner, dict) and isinstance(value, Mapping) and key not in _WHOLE
+        out[key] = _over(inner, value) if both and isinstance(inner, dict) else value
+    return out
 
 
 def _value(text: str) -> Any:
