@@ -13,6 +13,8 @@ from typing import Any
 
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.qwen_config import QwenConfig, qwen_from_dict, qwen_to_dict
+from sa2va_model.segmentation.config import Sam2Config, SegmenterConfig
+from sa2va_model.segmentation.kinds import segmenter_from_dict
 
 INTERNVL_CLASS, QWEN_CLASS = "Sa2VAChatModel", "Sa2VAChatModelQwen"
 """`architectures` of published checkpoints; `model_type` is the same for both."""
@@ -25,79 +27,6 @@ NOT_READ = {
     "Qwen3VLForConditionalGeneration": "Qwen3-VL without Sa2VA, or SAMTok; Sa2VA-Qwen3-VL-4B loads",
 }
 """What else is published, by `architectures`, and what loads instead."""
-
-
-@dataclass(frozen=True)
-class Sam2Config:
-    """Sizes and switches of SAM-2. Defaults: `sam2_hiera_l.yaml` as the official Sa2VA code sets it.
-
-    Attributes:
-        image_size: side of the square the image is squashed to, pixels; a multiple of 32.
-        stages, global_blocks, window_spec, background_size: the Hiera trunk.
-        top_down_levels: FPN levels that receive semantics from coarser ones.
-        memory_dim: channels of one spatial memory.
-        memory_frames: conditioning slot plus recent frames (`num_maskmem`).
-        object_score_gate: erase the mask where the object score is negative, as stock SAM-2 does. The
-            official Sa2VA code does not, and its checkpoints leave the score head untrained.
-        binarize_prompted: binarise masks that answer a prompt before they enter memory, as
-            the `sam2` package's video predictor does.
-        multimask: three candidate masks, the best by predicted IoU is taken.
-        stability_fallback: single-mask output falls back to the candidates when it is unstable.
-        pointer_positions: temporal codes on object pointers and the no-object memory (SAM 2.1).
-        rounded_normalisation: ImageNet mean and std rounded to bfloat16, as the official code does.
-        stem_blocks: residual blocks of a convolutional stem in front of the trunk; 0 = one patch
-            convolution, as published.
-    """
-
-    image_size: int = 1024
-    embed_dim: int = 144
-    num_heads: int = 2
-    stages: tuple[int, ...] = (2, 6, 36, 4)
-    global_blocks: tuple[int, ...] = (23, 33, 43)
-    window_spec: tuple[int, ...] = (8, 4, 16, 8)
-    background_size: tuple[int, int] = (7, 7)
-    top_down_levels: tuple[int, ...] = (2, 3)
-    hidden_dim: int = 256
-    memory_dim: int = 64
-    memory_frames: int = 7
-    max_pointers: int = 16
-    memory_layers: int = 4
-    memory_mlp_dim: int = 2048
-    decoder_mlp_dim: int = 2048
-    object_score_gate: bool = False
-    binarize_prompted: bool = False
-    multimask: bool = True
-    stability_fallback: bool = True
-    pointer_positions: bool = False
-    rounded_normalisation: bool = True
-    stem_blocks: int = 0
-
-    def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % 32:
-            raise InputError(
-                f"sam2_config.image_size is {self.image_size}; expected a multiple of 32"
-            )
-        if len(self.stages) != 4:
-            raise InputError(f"sam2_config.stages is {self.stages}; expected four block counts")
-        if self.num_heads < 1 or self.embed_dim % self.num_heads:
-            raise InputError(
-                f"sam2_config.num_heads is {self.num_heads}; expected a divisor of embed_dim {self.embed_dim}"
-            )
-        if self.hidden_dim % self.memory_dim:
-            raise InputError(
-                f"sam2_config.memory_dim is {self.memory_dim}; "
-                f"expected a divisor of hidden_dim {self.hidden_dim}"
-            )
-
-    @property
-    def feature_size(self) -> int:
-        """Side of the coarsest feature map that the decoder sees (stride 16)."""
-        return self.image_size // 16
-
-    @property
-    def mask_size(self) -> int:
-        """Side of the decoder's mask logits (stride 4)."""
-        return self.image_size // 4
 
 
 @dataclass(frozen=True)
@@ -164,7 +93,7 @@ class ModelConfig:
 
     vision: VisionConfig
     llm: Mapping[str, Any]
-    sam2: Sam2Config = field(default_factory=Sam2Config)
+    sam2: SegmenterConfig = field(default_factory=Sam2Config)
     template: str = "qwen_chat"
     downsample_ratio: float = 0.5
     pixel_shuffle_version: str = "v2"
@@ -221,35 +150,6 @@ def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def sam2_from_dict(values: Mapping[str, Any]) -> Sam2Config:
-    """`sam2_config` of our folders; an unknown field is an error, so that a typo is not a default."""
-    names = {f.name for f in fields(Sam2Config)}
-    unknown = sorted(set(values) - names)
-    if unknown:
-        raise InputError(
-            f"sam2_config has unknown field {unknown[0]!r}; known: {', '.join(sorted(names))}"
-        )
-    return Sam2Config(**_known(Sam2Config, values))
-
-
-def _sam2_small(values: Mapping[str, Any]) -> Sam2Config:
-    """`_sam2_small`: the reduced SAM-2 sizes beside golden checkpoints of the official code."""
-    trunk = values["trunk"]
-    return Sam2Config(
-        image_size=values["image_size"],
-        embed_dim=trunk["embed_dim"],
-        num_heads=trunk["num_heads"],
-        stages=tuple(trunk["stages"]),
-        global_blocks=tuple(trunk["global_att_blocks"]),
-        window_spec=tuple(trunk["window_spec"]),
-        background_size=tuple(trunk["window_pos_embed_bkg_spatial_size"]),
-        hidden_dim=values["d"],
-        memory_dim=values["mem"],
-        memory_layers=values["ma_layers"],
-        memory_mlp_dim=values["ffn"],
-    )
-
-
 def _family_class(values: Mapping[str, Any], where: str) -> str:
     """The official class that a `config.json` is for; checkpoints of Qwen-VL may leave `architectures` empty."""
     names = values.get("architectures")
@@ -272,15 +172,6 @@ def _object(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, An
         said = "is missing" if found is None else f"is a {type(found).__name__}"
         raise InputError(f"{where}: field {name!r} {said}; expected a JSON object")
     return found
-
-
-def _sam2(values: Mapping[str, Any], where: str) -> Sam2Config:
-    """Ours, the golden files', or the large size that the official code has built in."""
-    if "sam2_config" in values:
-        return sam2_from_dict(_object(values, "sam2_config", where))
-    if "_sam2_small" in values:
-        return _sam2_small(_object(values, "_sam2_small", where))
-    return Sam2Config()
 
 
 def from_dict(
@@ -315,7 +206,7 @@ def _qwen_from_dict(
     return ModelConfig(
         vision=VisionConfig(),
         llm=dict(qwen.text),
-        sam2=_sam2(values, where),
+        sam2=segmenter_from_dict(values, where),
         qwen=qwen,
         keyframes=values.get("keyframes", 5),
         max_new_tokens=values.get("max_new_tokens", 2048),
@@ -324,7 +215,7 @@ def _qwen_from_dict(
 
 
 def _internvl_from_dict(values: Mapping[str, Any], where: str) -> ModelConfig:
-    llm, sam2 = _object(values, "llm_config", where), _sam2(values, where)
+    llm, sam2 = _object(values, "llm_config", where), segmenter_from_dict(values, where)
     values = {**values, "vision_config": _object(values, "vision_config", where)}
     vision = VisionConfig(**_known(VisionConfig, values["vision_config"]))
     return ModelConfig(
@@ -353,7 +244,7 @@ def to_dict(config: ModelConfig) -> dict[str, Any]:
         "keyframes": config.keyframes,
         "max_new_tokens": config.max_new_tokens,
         "extra_answers": list(config.extra_answers),
-        "sam2_config": asdict(config.sam2),
+        config.sam2.SECTION: asdict(config.sam2),
     }
     if config.qwen is not None:
         template = {"template": config.template, "architectures": [QWEN_CLASS]}

@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
+from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer, nano_config
 from sa2va_model.mllm.families.nano import QWEN_TOKENS, nano_family
 from sa2va_model.mllm.families.qwen_config import QWEN2_5, QWEN3
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2
 
 
-def nano_model(seed: int = 0, *, answers: bool = True, family: str | None = None) -> Sa2VA:
+def nano_model(
+    seed: int = 0, *, answers: bool = True, family: str | None = None, segmenter: str = "sam2"
+) -> Sa2VA:
     """The nano configuration with weights that are a function of `seed`.
 
     Args:
         answers: the language model writes `[SEG]` whatever it is asked; otherwise it never does.
         family: one of `nano_families.FAMILIES`.
+        segmenter: one of `presets.NANO_SEGMENTERS`.
     """
     tokenizer = byte_tokenizer(extra=QWEN_TOKENS if family in (QWEN2_5, QWEN3) else ())
     size = len(tokenizer)
     config = nano_config(size) if family is None else nano_family(family, size)
+    config = replace(config, sam2=NANO_SEGMENTERS[segmenter])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Sa2VA(config, tokenizer).eval()

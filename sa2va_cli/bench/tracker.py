@@ -25,9 +25,10 @@ EXAMPLES = """examples:
   sa2va bench tracker --preset sam2-tiny --resolution 512 --random-weights --against sam2 --json out/tiny512.json
   sa2va bench tracker --preset sam2-large --resolution 1024 --objects 1,16 --against sam2 --random-weights
   sa2va bench tracker --sam2 sam2.1_hiera_small.pt --resolution 512
+  sa2va bench tracker --preset sam3 --resolution 252 --random-weights
   sa2va bench tracker --soak 10000 --preset nano"""
 
-PRESETS = ("tiny", "nano", "sam2-tiny", "sam2-small", "sam2-base+", "sam2-large")
+PRESETS = ("tiny", "nano", "sam2-tiny", "sam2-small", "sam2-base+", "sam2-large", "sam3")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="tiny",
-        help="sizes: the model that ships (or --model), nano, or SAM-2.1 as published (needs --random-weights)",
+        help="sizes: the model that ships (or --model), nano, SAM-2.1 or SAM 3 as published (need --random-weights)",
     )
-    parser.add_argument("--sam2", metavar="FILE.pt", help="a published SAM-2 or SAM-2.1 instead")
+    parser.add_argument(
+        "--sam2", metavar="FILE.pt", help="a published SAM-2, SAM-2.1 or SAM 3 instead"
+    )
     parser.add_argument(
         "--random-weights", action="store_true", help="time a published size without its weights"
     )
     parser.add_argument(
-        "--resolution", type=positive, metavar="S", help="side of the image, pixels: 1024, 512, 256"
+        "--resolution",
+        type=positive,
+        metavar="S",
+        help="side of the image, pixels: 1024, 512; SAM 3: 1008, 504",
     )
     parser.add_argument(
         "--objects", type=_counts, default=(1, 4), metavar="N,...", help="default: 1,4"
@@ -51,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=positive, default=40, metavar="N", help="default: 40")
     parser.add_argument("--video", metavar="FILE", help="its frames, objects as boxes on a grid")
     parser.add_argument(
-        "--against", choices=("sam2",), help="also the sam2 package's own video predictor"
+        "--against",
+        choices=("sam2",),
+        help="also the sam2 package's own video predictor (of SAM-2's weights)",
     )
     parser.add_argument(
         "--profile", default="auto", metavar="P", help="auto, reference, float32 or bfloat16"
@@ -63,8 +71,11 @@ def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     from sa2va_cli.output import write_json
     from sa2va_model.segmentation.backends.registry import pick_runtime
+    from sa2va_model.segmentation.config import Sam2Config
 
     segmenter = _segmenter(args)
+    if args.against and not isinstance(segmenter.config, Sam2Config):
+        raise InputError("--against sam2 is for SAM-2's weights; --preset or --sam2 is of SAM 3")
     device = segmenter.device
     chosen = pick_runtime(args.profile, device, segmenter.config)
     report: dict[str, Any] = {
@@ -97,17 +108,19 @@ def _segmenter(args: argparse.Namespace) -> Sam2:
 
     device = pick_device(args.device)
     if args.sam2:
-        return load_stock(args.sam2, image_size=args.resolution or 1024, device=device)
-    if args.preset.startswith("sam2-"):
+        return load_stock(args.sam2, image_size=args.resolution, device=device)
+    if args.preset.startswith("sam"):
         if not args.random_weights:
             raise InputError(
                 f"--preset {args.preset} has no weights; expected --random-weights, or --sam2 FILE.pt"
             )
         torch.manual_seed(0)
-        config = stock_config(args.preset[5:], image_size=args.resolution or 1024)
+        config = stock_config(args.preset.removeprefix("sam2-"), image_size=args.resolution)
         return Sam2(config).eval().to(device)
     if args.resolution:
-        raise InputError(f"--resolution is for published sizes of SAM-2; --preset is {args.preset}")
+        raise InputError(
+            f"--resolution is for published sizes of SAM-2 and SAM 3; --preset is {args.preset}"
+        )
     if args.preset == "nano":
         return nano_model().sam2.to(device)
     model = load_model(args.model, device=args.device, dtype=torch.float32)

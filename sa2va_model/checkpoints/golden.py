@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from sa2va_model.checkpoints.golden_masks import mask_stages
 from sa2va_model.checkpoints.golden_stages import GoldenStage, equal, within
 from sa2va_model.checkpoints.load import load_model
+from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm.families.internvl import InternVL
@@ -59,9 +61,32 @@ def verify(folder: str | Path, case: str | None = None, device: str = "cpu") -> 
         names = [case]
     model = load_model(path, device=device, dtype=torch.float32, profile="reference")
     as_recorded(model, manifest.get("_env", {}))
-    return [
-        _run(model, name, manifest[name], load_file(path / f"{name}.safetensors")) for name in names
-    ]
+    reports = []
+    for name in names:
+        with _overridden(model, manifest[name].get("overrides", {})):
+            gold = load_file(path / f"{name}.safetensors")
+            reports.append(_run(model, name, manifest[name], gold))
+    return reports
+
+
+@contextmanager
+def _overridden(model: Sa2VA, tensors: Mapping[str, Any]) -> Iterator[None]:
+    """The model with some tensors, by their official names, set to what a case was recorded with."""
+    names, kept = Names(model.config), {}
+    for official, values in tensors.items():
+        for name, part in names.cut(official, torch.tensor(values)).items():
+            weight = model.get_parameter(name)
+            kept[name] = weight.detach().clone()
+            weight.data.copy_(part.view(weight.shape))
+    if kept:
+        model.forget()  # what was made of the old ones
+    try:
+        yield
+    finally:
+        for name, old in kept.items():
+            model.get_parameter(name).data.copy_(old)
+        if kept:
+            model.forget()
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _run(
     Each object has a tracker of its own, as in the official code.
     """
     bank = RecordedBank(sam2, keyframes, gold, k)
-    config = TrackerConfig(max_objects=1, max_conditioning=keyframes)
+    config = TrackerConfig(max_objects=1, max_conditioning=keyframes, clip_length=len(clip))
     tracker = OnlineTracker(sam2, config, bank=bank)
     tracker.add("object", Prompt(embedding=gold["language_embd"][k]), frames=keyframes)
     for features in clip:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,13 @@ from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import check_profile
+from sa2va_model.segmentation.kinds import with_segmenter
 from sa2va_model.segmentation_half import SegmentationHalf
 
 SMALL = 30_000_000
 """Parameters below which one CPU thread is faster than several."""
 SHIPPED = Path(__file__).parents[1] / "weights" / "tiny"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SAM3 = "grounding_encoder.sam2_model.backbone.vision_backbone."
-"""Begins the names of SAM 3's image encoder; configurations do not tell it from SAM-2."""
 SEGMENTER = "grounding_encoder."
 """Begins the names of the segmenter's tensors in files."""
 HEAD = "mllm.language_model.lm_head.weight"
@@ -123,13 +122,10 @@ def load_model(
     path = SHIPPED if folder is None else find_folder(folder)
     target = prepare(pick_device(device))
     kind = pick_dtype(dtype, target)
-    config, stored = read_config(path), stored_tensors(path)
+    check_folder(path)
+    stored = stored_tensors(path)
+    config = read_config(path, stored)
     check_sizes(_read_json(path / "config.json"), stored, path / "config.json")
-    if any(name.startswith(SAM3) for name in stored):
-        raise InputError(
-            f"{path}: its segmenter is SAM 3 (Sa2VA-Qwen3-VL-4B-SAM3), which is not read; "
-            "Sa2VA-Qwen3-VL-4B, the same with SAM-2, loads"
-        )
     if any(name.endswith(HEADS) for name in stored):
         # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
         # configurations still say what the base model did.
@@ -137,6 +133,7 @@ def load_model(
     tokenizer = read_tokenizer(path)
     model = _build(config, tokenizer, path)
     names, language_model = Names(config), model.mllm.language_model
+    stored = {name: entry for name, entry in stored.items() if names.needed(name)}
     check(model, stored, names, path, shared=_shared(config))
     if bits is not None:
         quantise(language_model, bits, kind, target)
@@ -162,13 +159,13 @@ def load_half(
     check_profile(profile)
     path = SHIPPED if folder is None else find_folder(folder)
     target = prepare(pick_device(device))
-    config = read_config(path)
+    check_folder(path)
     stored = {k: v for k, v in stored_tensors(path).items() if k.startswith(SEGMENTER)}
-    if any(name.startswith(SAM3) for name in stored):
-        raise InputError(f"{path}: its segmenter is SAM 3, which is not read without the rest")
+    config = read_config(path, stored)
     with unallocated():
         half = SegmentationHalf(config).eval()
     names = Names(config)
+    stored = {name: entry for name, entry in stored.items() if names.needed(name)}
     check(half, stored, names, path)
     fill(half, stored, names, target, torch.float32)
     half.calibration = Calibration.read(path)
@@ -251,21 +248,29 @@ def _write_json(file: Path, values: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def read_config(path: Path) -> configuration.ModelConfig:
+def check_folder(path: Path) -> None:
+    """InputError unless it is a folder with a `config.json`."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
+
+
+def read_config(path: Path, names: Iterable[str]) -> configuration.ModelConfig:
     """`config.json` of a folder, and for the Qwen-VL family `preprocessor_config.json`.
+
+    Args:
+        names: of the stored tensors, which tell what an official configuration does not: the segmenter.
 
     Raises:
         InputError: no such folder or file, no JSON, or a field with a value that no code path serves.
     """
-    file = path / "config.json"
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
-    if not file.is_file():
-        raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
-    processor = path / "preprocessor_config.json"
-    values = _read_json(file), str(file), _read_json(processor) if processor.is_file() else None
+    check_folder(path)
+    file, processor = path / "config.json", path / "preprocessor_config.json"
+    values = with_segmenter(_read_json(file), names, str(path))
+    given = _read_json(processor) if processor.is_file() else None
     try:
-        return configuration.from_dict(*values)
+        return configuration.from_dict(values, str(file), given)
     except InputError as error:
         raise InputError(error if str(path) in str(error) else f"{file}: {error}") from error
 

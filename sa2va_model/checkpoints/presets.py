@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sa2va_model.config import ModelConfig, Sam2Config, VisionConfig
 from sa2va_model.mllm import chat as prompts
+from sa2va_model.segmentation.config import SegmenterConfig
+from sa2va_model.segmentation.sam3.config import Sam3Config
 
 CHAT_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 ALL_TOKENS = (
@@ -116,6 +118,41 @@ def tiny_config(vocabulary: int) -> ModelConfig:
     )
 
 
+NANO_SEGMENTERS: dict[str, SegmenterConfig] = {
+    "sam2": Sam2Config(
+        image_size=64,
+        embed_dim=8,
+        num_heads=1,
+        stages=(1, 1, 2, 1),
+        global_blocks=(3,),
+        window_spec=(8, 4, 8, 4),
+        background_size=(4, 4),
+        hidden_dim=32,
+        memory_dim=8,
+        memory_layers=2,
+        memory_mlp_dim=32,
+        decoder_mlp_dim=32,
+        rounded_normalisation=False,
+    ),
+    "sam3": Sam3Config(
+        image_size=112,
+        embed_dim=16,
+        depth=3,
+        num_heads=2,
+        mlp_dim=24,
+        window=4,
+        global_blocks=(0, 2),
+        position_side=4,
+        hidden_dim=32,
+        memory_dim=8,
+        memory_layers=2,
+        memory_mlp_dim=32,
+        decoder_mlp_dim=32,
+    ),
+}
+"""Every part of every kind of segmenter, as small as it can be."""
+
+
 def nano_config(vocabulary: int) -> ModelConfig:
     """For tests: every part is there, everything is as small as it can be; weights are random."""
     return ModelConfig(
@@ -128,21 +165,7 @@ def nano_config(vocabulary: int) -> ModelConfig:
             patch_size=8,
         ),
         llm=_qwen2(hidden=32, mlp=64, layers=2, heads=2, vocabulary=vocabulary, tied=False),
-        sam2=Sam2Config(
-            image_size=64,
-            embed_dim=8,
-            num_heads=1,
-            stages=(1, 1, 2, 1),
-            global_blocks=(3,),
-            window_spec=(8, 4, 8, 4),
-            background_size=(4, 4),
-            hidden_dim=32,
-            memory_dim=8,
-            memory_layers=2,
-            memory_mlp_dim=32,
-            decoder_mlp_dim=32,
-            rounded_normalisation=False,
-        ),
+        sam2=NANO_SEGMENTERS["sam2"],
         keyframes=1,
         max_tiles=1,
         max_new_tokens=12,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock SAM-2 and SAM-2.1 of any size, from the `.pt` files as they are published: `{"model": state_dict}`.
+"""Stock segmenters from the `.pt` files as they are published: SAM-2 and SAM-2.1 of any size, SAM 3.
 
-The size and the generation are read off the tensors. The published configurations of the four sizes differ in the
-image encoder only; SAM-2.1 has tensors that 2.0 lacks. SAM-2 computes at any image size that is a multiple of 32.
+Kind, size and generation are read off the tensors. The published configurations of SAM-2's four sizes differ in the
+image encoder only; SAM-2.1 has tensors that 2.0 lacks. `sam3.pt` holds a detector, whose image encoder is shared, and
+the tracker, which alone is taken. SAM-2 computes at any image size that is a multiple of 32, SAM 3 at one of 14.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from torch import Tensor
 
 from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.pickled_files import load_pickled
-from sa2va_model.config import Sam2Config
+from sa2va_model.checkpoints.tensor_names import OURS, Names
 from sa2va_model.errors import InputError
+from sa2va_model.segmentation.config import Sam2Config, SegmenterConfig
+from sa2va_model.segmentation.kinds import MODULES, SAM3, kind_of
+from sa2va_model.segmentation.kinds import recognise as recognise_kind
 from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmentation.sam3.config import Sam3Config
 
 _COMMON = Sam2Config(
     object_score_gate=True,
@@ -52,80 +57,139 @@ SIZES: dict[str, Sam2Config] = {
     ),
 }
 """The published sizes (SAM 2.0), as `sam2_hiera_{t,s,b+,l}.yaml` with the video predictor's own overrides."""
+SAM3_SIZES: dict[str, Sam3Config] = {
+    "sam3": Sam3Config(half_normalisation=True, rounded_normalisation=False)
+}
+"""SAM 3's tracker as it is published, with its own preprocessing."""
 
 
-def stock_config(size: str, *, generation: str = "2.1", image_size: int = 1024) -> Sam2Config:
+def stock_config(
+    size: str, *, generation: str = "2.1", image_size: int | None = None
+) -> SegmenterConfig:
     """A published configuration by name.
+
+    Args:
+        generation: 2.0 or 2.1; of SAM-2.
+        image_size: side of the square that images are squashed to, pixels; None = as published.
 
     Raises:
         InputError: an unknown size.
     """
-    if size not in SIZES:
-        raise InputError(f"SAM-2 size is {size!r}; expected one of {', '.join(SIZES)}")
-    return replace(SIZES[size], image_size=image_size, pointer_positions=generation == "2.1")
+    config: SegmenterConfig
+    if size in SIZES:
+        config = replace(SIZES[size], pointer_positions=generation == "2.1")
+    elif size in SAM3_SIZES:
+        config = SAM3_SIZES[size]
+    else:
+        known = ", ".join((*SIZES, *SAM3_SIZES))
+        raise InputError(f"size of a segmenter is {size!r}; expected one of {known}")
+    return replace(config, image_size=image_size or config.image_size)
 
 
 def load_stock(
     path: str | Path,
     *,
-    image_size: int = 1024,
+    image_size: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Sam2:
-    """Loads a published SAM-2 or SAM-2.1.
+    """Loads a published SAM-2, SAM-2.1 or SAM 3's tracker.
 
     Args:
-        image_size: side of the square that images are squashed to, pixels.
+        image_size: side of the square that images are squashed to, pixels; None = as published.
 
     Raises:
-        InputError: no such file, not a checkpoint of SAM-2, an unknown size, a missing or unknown tensor.
+        InputError: no such file, no such checkpoint, an unknown size, a missing or unknown tensor.
     """
     tensors = read_stock(Path(path))
-    config = replace(recognise(tensors, str(path)), image_size=image_size)
+    config = recognise(tensors, str(path))
+    config = replace(config, image_size=image_size or config.image_size)
     with unallocated():
         segmenter = Sam2(config).eval()
-    own = segmenter.sam2_model.state_dict()
-    missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    own, given = segmenter.sam2_model.state_dict(), _as_ours(tensors, config)
+    missing, unknown = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     if missing:
         raise InputError(f"{path}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
     if unknown:
+        title = kind_of(config).title
         raise InputError(
-            f"{path}: tensor {unknown[0]!r} has no place in SAM-2 ({len(unknown)} in all)"
+            f"{path}: tensor {unknown[0]!r} has no place in {title} ({len(unknown)} in all)"
         )
-    for name, tensor in tensors.items():
+    for name, tensor in given.items():
         if tensor.shape != own[name].shape:
             raise InputError(
                 f"{path}: tensor {name!r} has shape {list(tensor.shape)}; expected {list(own[name].shape)}"
             )
-    segmenter.sam2_model.load_state_dict(dict(tensors), assign=True)
+    segmenter.sam2_model.load_state_dict(given, assign=True)
     return segmenter.to(device, dtype).requires_grad_(False)
 
 
+def _as_ours(tensors: Mapping[str, Tensor], config: SegmenterConfig) -> dict[str, Tensor]:
+    """A published file's tensors under the names of our modules."""
+    names, ours = Names.of_segmenter(config), {}
+    for name, tensor in tensors.items():
+        if names.needed(MODULES + name):
+            ours.update(names.cut(MODULES + name, tensor))
+    return {name.removeprefix(OURS): tensor.contiguous() for name, tensor in ours.items()}
+
+
 def read_stock(path: Path) -> dict[str, Tensor]:
-    """The tensors of a published file; nothing but tensors is unpickled.
+    """The segmenter's tensors of a published file; nothing but tensors is unpickled.
 
     Raises:
-        InputError: no such file, or something else than a SAM-2 checkpoint.
+        InputError: no such file, or something else than a published checkpoint.
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file; expected a SAM-2 checkpoint such as sam2.1_hiera_tiny.pt"
+            f"{path}: no such file; expected a SAM-2 checkpoint such as sam2.1_hiera_tiny.pt, or sam3.pt"
         )
     content = load_pickled(path)
-    tensors = content.get("model") if isinstance(content, Mapping) else None
+    tensors = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise InputError(
             f"{path}: has no state dict named 'model'; expected a published SAM-2 checkpoint"
         )
-    return dict(tensors)
+    return _tracker(tensors) if any(n.startswith(TRACKER) for n in tensors) else dict(tensors)
 
 
-def recognise(tensors: Mapping[str, Tensor], where: str = "checkpoint") -> Sam2Config:
-    """The configuration of a published checkpoint, from the shapes of its tensors.
+TRACKER, DETECTOR = "tracker.", "detector."
+"""The halves of `sam3.pt`; the image encoder is stored with the detector's."""
+
+
+def _tracker(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """SAM 3's tracker out of a file that holds its detector, too."""
+    vision = DETECTOR + SAM3.mark
+    own = {k.removeprefix(TRACKER): t for k, t in tensors.items() if k.startswith(TRACKER)}
+    shared = {k.removeprefix(DETECTOR): t for k, t in tensors.items() if k.startswith(vision)}
+    kept = {k: t for k, t in (shared | own).items() if not k.endswith(".freqs_cis")}
+    return dict(kept)
+
+
+def recognise(tensors: Mapping[str, Tensor], where: str = "checkpoint") -> SegmenterConfig:
+    """The configuration of a published checkpoint, from the names and shapes of its tensors.
 
     Raises:
         InputError: no published size has these shapes.
     """
+    if recognise_kind(tensors, where, begin="") is SAM3:
+        return _recognise_sam3(tensors, where)
+    return _recognise_sam2(tensors, where)
+
+
+def _recognise_sam3(tensors: Mapping[str, Tensor], where: str) -> Sam3Config:
+    trunk = f"{SAM3.mark}trunk."
+    blocks = {n for n in tensors if n.startswith(f"{trunk}blocks.") and n.endswith(".norm1.weight")}
+    widths = {tensors[name].shape[0] for name in blocks}
+    for config in SAM3_SIZES.values():
+        if (config.depth, {config.embed_dim}) == (len(blocks), widths):
+            return config
+    sizes = ", ".join(f"{c.depth} blocks of width {c.embed_dim}" for c in SAM3_SIZES.values())
+    raise InputError(
+        f"{where}: the image encoder has {len(blocks)} blocks of width {sorted(widths)}; expected SAM 3's {sizes}"
+    )
+
+
+def _recognise_sam2(tensors: Mapping[str, Tensor], where: str) -> Sam2Config:
     widths: dict[int, int] = {}
     for name, tensor in tensors.items():
         block = re.fullmatch(r"image_encoder\.trunk\.blocks\.(\d+)\.attn\.proj\.weight", name)

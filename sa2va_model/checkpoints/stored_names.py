@@ -15,7 +15,7 @@ PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "model.")
 """Dropped where all names begin so, one after the other."""
 _INSIDE = (("_orig_mod.", ""), (".modules_to_save.default.", "."))
 _REPLACED = ".original_module."  # what `peft` keeps of a module that it saves anew
-_LEFT_OVER = (".inv_freq", ".position_ids")  # buffers that are computed
+_LEFT_OVER = (".inv_freq", ".position_ids", ".freqs_cis")  # buffers that are computed
 
 
 def official_names(keys: Iterable[str], where: str) -> dict[str, str]:

@@ -8,14 +8,16 @@ are cut where transformers' classes have several modules.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sa2va_model.config import ModelConfig
 from sa2va_model.mllm.llm import INTERNLM2
+from sa2va_model.segmentation.config import SegmenterConfig
+from sa2va_model.segmentation.kinds import MODULES, CutTensor, kind_of
 
 _VISION, _OUR_VISION = "vision_model.encoder.layers.#.", "mllm.vision_model.encoder.layer.#."
 _LAYER, _OUR_LAYER = "language_model.model.layers.#.", "mllm.language_model.model.layers.#."
@@ -52,30 +54,23 @@ _INTERNLM2 = (
 )
 _INTERNVL = (("language_model.*", "mllm.language_model.*"), ("mlp1.*", "mllm.mlp1.*"))
 _QWEN = (("model.*", "mllm.language_model.*"),)
-_SAM2 = (
-    # transformers renames what is called gamma when it loads, so the official code calls it otherwise.
-    (
-        "grounding_encoder.sam2_model.memory_encoder.fuser.layers.#.g_weight",
-        "sam2.sam2_model.memory_encoder.fuser.layers.#.gamma",
-    ),
-    ("grounding_encoder.*", "sam2.*"),
-    ("text_hidden_fcs.*", "text_hidden_fcs.*"),
-)
+OURS = "sam2.sam2_model."
+"""Begins our names of a segmenter's tensors."""
 
 
-@dataclass(frozen=True)
-class _Fused:
-    """One tensor of the checkpoint that is several of ours.
+class _SegmenterNames:
+    """Names of a segmenter's tensors with what stands before them, and those of what joins the halves."""
 
-    Attributes:
-        official: its name; `ours`: those of its parts, in order.
-        cut: takes it apart; `join`: the inverse.
-    """
-
-    official: str
-    ours: tuple[str, ...]
-    cut: Callable[[Tensor], tuple[Tensor, ...]]
-    join: Callable[[tuple[Tensor, ...]], Tensor]
+    def __init__(self, config: SegmenterConfig) -> None:
+        names = kind_of(config).names()
+        pairs = tuple((MODULES + official, OURS + ours) for official, ours in names.pairs)
+        rest = (("grounding_encoder.*", "sam2.*"), ("text_hidden_fcs.*", "text_hidden_fcs.*"))
+        self.pairs = (*pairs, *rest)
+        self.cuts = [
+            replace(c, official=MODULES + c.official, ours=tuple(OURS + o for o in c.ours))
+            for c in names.cuts
+        ]
+        self.unused = tuple(MODULES + begin for begin in names.unused)
 
 
 def _thirds(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -86,7 +81,7 @@ def _stacked(parts: tuple[Tensor, ...]) -> Tensor:
     return torch.cat(parts)
 
 
-def _grouped(heads: int, kv_heads: int) -> _Fused:
+def _grouped(heads: int, kv_heads: int) -> CutTensor:
     """InternLM2's wqkv: for each key-value head its query heads, then the key, then the value."""
     share = heads // kv_heads
 
@@ -102,7 +97,7 @@ def _grouped(heads: int, kv_heads: int) -> _Fused:
         return torch.cat([query, key, value], dim=1).reshape(-1, *rest)
 
     ours = tuple(f"{_OUR_LAYER}self_attn.{letter}_proj.*" for letter in "qkv")
-    return _Fused(_LAYER + "attention.wqkv.*", ours, cut, join)
+    return CutTensor(_LAYER + "attention.wqkv.*", ours, cut, join)
 
 
 class Names:
@@ -110,18 +105,30 @@ class Names:
 
     def __init__(self, config: ModelConfig) -> None:
         self._pairs: tuple[tuple[str, str], ...]
-        self._fused: list[_Fused] = []
+        segmenter = _SegmenterNames(config.sam2)
+        self._fused, self._unused = segmenter.cuts, segmenter.unused
         if config.qwen is not None:
-            self._pairs = (*_QWEN, *_SAM2)
+            self._pairs = (*_QWEN, *segmenter.pairs)
             return
         parts = tuple(f"{_OUR_VISION}attention.{letter}_proj.*" for letter in "qkv")
-        self._fused.append(_Fused(_VISION + "attn.qkv.*", parts, _thirds, _stacked))
-        self._pairs = (*_INTERNVIT, *_INTERNVL, *_SAM2)
+        self._fused.append(CutTensor(_VISION + "attn.qkv.*", parts, _thirds, _stacked))
+        self._pairs = (*_INTERNVIT, *_INTERNVL, *segmenter.pairs)
         if INTERNLM2 in (config.llm.get("architectures") or ()):
             heads = int(config.llm["num_attention_heads"])
             kv_heads = int(config.llm.get("num_key_value_heads") or heads)
             self._fused.append(_grouped(heads, kv_heads))
-            self._pairs = (*_INTERNVIT, *_INTERNLM2, *_INTERNVL, *_SAM2)
+            self._pairs = (*_INTERNVIT, *_INTERNLM2, *_INTERNVL, *segmenter.pairs)
+
+    @classmethod
+    def of_segmenter(cls, config: SegmenterConfig) -> Names:
+        """Those of a segmenter alone."""
+        names, segmenter = cls.__new__(cls), _SegmenterNames(config)
+        names._pairs, names._fused, names._unused = (
+            segmenter.pairs,
+            segmenter.cuts,
+            segmenter.unused,
+        )
+        return names
 
     def cut(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         """Our tensors from an official one; views of it where that is possible."""
@@ -131,6 +138,10 @@ class Names:
                 parts = fused.cut(tensor)
                 return {_filled(o, found): p for o, p in zip(fused.ours, parts, strict=True)}
         return {_renamed(name, self._pairs): tensor}
+
+    def needed(self, name: str) -> bool:
+        """Whether an official tensor is used for anything."""
+        return not name.startswith(self._unused)
 
     def alone(self, name: str) -> bool:
         """Whether an official tensor is one of ours as it is."""

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sa2va_model.config import ModelConfig, Sam2Config
+from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
+from sa2va_model.segmentation.config import SegmenterConfig
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -179,10 +180,14 @@ def tiles(
     return normalise(torch.cat([parts, *(small[None] for small in thumbnail)]))
 
 
-def sam_pixels(image: np.ndarray, config: Sam2Config, device: torch.device | str = "cpu") -> Tensor:
-    """SAM-2's view of one image: float32 [1, 3, S, S], squashed to the square without keeping the aspect."""
+def sam_pixels(
+    image: np.ndarray, config: SegmenterConfig, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The segmenter's view of one image: float32 [1, 3, S, S], squashed to the square without keeping the aspect."""
     size = (config.image_size, config.image_size)
     [pixels] = resized(check_rgb(image), [size], torch.device(device))
+    if config.half_normalisation:
+        return (pixels[None] / 127.5 - 1).contiguous()
     return normalise(pixels[None], rounded=config.rounded_normalisation)
 
 

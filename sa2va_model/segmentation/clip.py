@@ -111,7 +111,11 @@ def follow_clip(
             continue
         tracker = OnlineTracker(
             segmenter,
-            TrackerConfig(max_objects=len(embeddings), max_conditioning=len(keyframes)),
+            TrackerConfig(
+                max_objects=len(embeddings),
+                max_conditioning=len(keyframes),
+                clip_length=len(frames),
+            ),
         )
         for k, embedding in enumerate(embeddings):
             tracker.add(str(k), Prompt(embedding=embedding), frames=len(keyframes))

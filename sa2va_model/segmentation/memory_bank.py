@@ -9,6 +9,9 @@ it reads.
 
 An object's time is counted in remembered frames: a frame whose mask was not trusted makes no memory older.
 
+Where only some conditioning frames are attended as such (SAM 3: the four nearest), the others stay in their slots and
+are read as recent frames, for as long as those are read.
+
 Letters: R rows; S spatial slots: recent, then conditioning, then distractor; P pointer slots: recent, then
 conditioning.
 """
@@ -81,6 +84,7 @@ class MemoryBank:
         self.recent = config.memory_frames - 1
         self.max_conditioning, self.distractor_slots = max_conditioning, distractor_slots
         self.recent_pointers = config.max_pointers - 1
+        self._attended = config.attended_prompts or max_conditioning
         slots = self.recent + max_conditioning + distractor_slots
         pointers = self.recent_pointers + max_conditioning
         shape = (rows + 1, slots, config.feature_size**2, config.memory_dim)
@@ -93,6 +97,7 @@ class MemoryBank:
         self._pointer_time = torch.full((rows + 1, pointers), EMPTY, device=device)
         self._now = torch.zeros(rows + 1, dtype=torch.long, device=device)
         self._distractors = torch.zeros(rows + 1, dtype=torch.long, device=device)
+        self._span = torch.full((), float(self.recent_pointers), device=device)
         self._prompted: list[list[int]] = [[] for _ in range(rows + 1)]  # slots, oldest first
         self.spare_row = rows
         self._spatial_time[rows, self.recent] = 0  # a batch's filling must have something to read
@@ -103,6 +108,16 @@ class MemoryBank:
     def empty(self, row: int) -> bool:
         """Nothing was ever remembered of this row's object."""
         return not self._prompted[row]
+
+    @torch.inference_mode()
+    def belongs_to_clip(self, length: int | None) -> None:
+        """Says how many frames there will be; None = a stream of unknown length. See `clip_codes`.
+
+        Codes of pointers are divided by it where it is below `max_pointers`; the table stays where it is.
+        """
+        most = self.recent_pointers
+        known = length is not None and self._config.clip_codes
+        self._span.fill_(max(1, min(length - 1, most)) if known and length else most)
 
     def conditioning(self, row: int) -> int:
         """How many conditioning frames are kept."""
@@ -117,6 +132,7 @@ class MemoryBank:
             table.zero_()  # what was no number would stay none, even where nothing is read
         self._spatial_time.fill_(EMPTY)
         self._pointer_time.fill_(EMPTY)
+        self.belongs_to_clip(None)
         self._spatial_time[self.spare_row, self.recent] = (
             0  # a batch's filling must have something to read
         )
@@ -147,12 +163,12 @@ class MemoryBank:
         self._now[row] += 1
 
     def _conditioning_slot(self, row: int) -> int:
-        """A free slot, or that of the oldest conditioning frame after the first."""
+        """A free slot, or that of the oldest conditioning frame; after the first, where all are attended."""
         used = self._prompted[row]
         for slot in range(self.max_conditioning):
             if slot not in used:
                 return slot
-        return used.pop(min(1, self.max_conditioning - 1))
+        return used.pop(0 if self._config.attended_prompts else min(1, self.max_conditioning - 1))
 
     @torch.inference_mode()
     def write(
@@ -194,13 +210,13 @@ class MemoryBank:
         Reads the tables back from the device: for CPUs and comparisons.
         """
         now = int(self._now[row])
-        first = self._prompted[row]
+        used = self._prompted[row]
+        first, rest = used[-self._attended :], used[: -self._attended]
         slots = [self.recent + slot for slot in first]
         codes = [self.recent] * len(slots)
         ages = [now - time for time in self._spatial_time[row].tolist()]
-        recent = sorted(
-            (s for s in range(self.recent) if ages[s] <= self.recent), key=lambda s: -ages[s]
-        )
+        passing = [*range(self.recent), *(self.recent + slot for slot in rest)]
+        recent = sorted((s for s in passing if ages[s] <= self.recent), key=lambda s: -ages[s])
         slots += recent
         codes += [ages[slot] - 1 for slot in recent]
         special = [
@@ -209,8 +225,9 @@ class MemoryBank:
         slots += special
         codes += [self.recent] * len(special)
         pointer_ages = [now - time for time in self._pointer_time[row].tolist()]
+        passing = [*range(self.recent_pointers), *(self.recent_pointers + slot for slot in rest)]
         places = [self.recent_pointers + slot for slot in first] + sorted(
-            (p for p in range(self.recent_pointers) if pointer_ages[p] <= self.recent_pointers),
+            (p for p in passing if pointer_ages[p] <= self.recent_pointers),
             key=lambda p: pointer_ages[p],
         )
         pointers = self._pointers[row, places].reshape(-1, self._config.memory_dim)
@@ -238,16 +255,24 @@ class MemoryBank:
         slots = torch.cat([slots[:used], slots[self.recent + self.max_conditioning :]])
         now = self._now[rows, None]
         age = now - self._spatial_time[rows][:, slots]
-        fresh = slots < self.recent
+        fresh = (slots < self.recent).expand(age.shape).clone()
+        fresh[:, self.recent : used] = self._passed(age[:, self.recent : used])
         valid = torch.where(fresh, age <= self.recent, age <= now)
         order = valid.long().argsort(dim=1, descending=True, stable=True)
         slots, valid, age = slots[order], valid.gather(1, order), age.gather(1, order)
-        code = torch.where(fresh[order], (age - 1).clamp(0, self.recent - 1), self.recent)
+        fresh = fresh.gather(1, order)
+        code = torch.where(fresh, (age - 1).clamp(0, self.recent - 1), self.recent)
         values = self._spatial[rows[:, None], slots]  # [N, slots, cells, memory_dim]
         positions = self._positions[code]
         places = self.recent_pointers + conditioning
         pointer_age = now - self._pointer_time[rows, :places]
-        recent = torch.arange(places, device=rows.device) < self.recent_pointers
+        recent = torch.cat(
+            [
+                torch.ones_like(pointer_age[:, : self.recent_pointers], dtype=torch.bool),
+                self._passed(pointer_age[:, self.recent_pointers :]),
+            ],
+            1,
+        )
         pointer_valid = torch.where(recent, pointer_age <= self.recent_pointers, pointer_age <= now)
         codes = self._pointer_codes(torch.where(pointer_valid, pointer_age, 0))
         pointers = self._pointers[rows, :places]
@@ -265,6 +290,18 @@ class MemoryBank:
             places * parts,
         )
 
+    def _passed(self, age: Tensor) -> Tensor:
+        """Which conditioning frames are no longer attended as such, for so many are newer.
+
+        Args:
+            age: int64 [N, conditioning]; what is empty is older than anything.
+
+        Returns:
+            bool [N, conditioning].
+        """
+        newer = (age[:, None, :] < age[:, :, None]).sum(2)
+        return newer >= self._attended
+
     def _pointer_codes(self, age: Tensor) -> Tensor:
         """Temporal codes of object pointers, equal for all parts of one.
 
@@ -278,7 +315,7 @@ class MemoryBank:
         shape = (*age.shape, config.hidden_dim // config.memory_dim, config.memory_dim)
         if not config.pointer_positions:
             return torch.zeros(shape, device=age.device, dtype=self._pointers.dtype)
-        steps = age.flatten() / self.recent_pointers
+        steps = age.flatten() / self._span
         sine = get_1d_sine_pe(steps, dim=config.hidden_dim).to(sam.obj_ptr_tpos_proj.weight.dtype)
         codes = sam.obj_ptr_tpos_proj(sine).to(self._pointers.dtype)
         return codes.view(*age.shape, 1, config.memory_dim).expand(shape)

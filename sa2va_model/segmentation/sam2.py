@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SAM-2 in pieces: encode an image once, decode prompts on it, encode memories, attend to them.
+"""A segmenter in pieces: encode an image once, decode prompts on it, encode memories, attend to them.
 
-The modules are those of the `sam2` package with their own names, so that stock and official weights load.
+The modules are those of the `sam2` package with their own names, so that stock and official weights load. SAM 3's
+tracker has the same behind another image encoder (`kinds.py`), and rules of memory that its configuration states.
 What differs from the package: a `[SEG]` embedding as one extra sparse prompt token (Sa2VA, arXiv 2501.04001,
 section 3.2), N objects in one batch over one image's features, and no state.
 
-Letters: N objects, C hidden channels, h = w = image_size / 16, S image_size, P points.
+Letters: N objects, C hidden channels, h = w = image_size / stride, S image_size, P points.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor, nn
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.device import DeviceTraits, traits_of
+from sa2va_model.segmentation.config import SegmenterConfig
+from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
@@ -28,10 +30,10 @@ from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 class Sam2(nn.Module):
     """The visual half of Sa2VA. Stateless; gradients flow through every method."""
 
-    def __init__(self, config: Sam2Config) -> None:
+    def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
-        self.sam2_model = Sam2Modules(config)
+        self.sam2_model = Sam2Modules(config, kind_of(config).encoder(config))
 
     @property
     def device(self) -> torch.device:
@@ -201,19 +203,9 @@ class Sam2(nn.Module):
         """
         sam, size = self.sam2_model, self.config.image_size
         given = mask.to(self.device).float().reshape(1, 1, *mask.shape[-2:])
-        if given.shape[-2:] != (size, size):
-            given = F.interpolate(
-                given, size=(size, size), mode="bilinear", align_corners=False, antialias=True
-            )
-        given = (given >= 0.5).float()
-        logits = F.interpolate(
-            given * 20.0 - 10.0,
-            size=(self.config.mask_size,) * 2,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        dense = sam.mask_downsample(given.to(self.dtype))
+        given = (_fitted(given, size) >= 0.5).float()
+        logits = _fitted(given * 20.0 - 10.0, self.config.mask_size)
+        dense = _fitted(sam.mask_downsample(given.to(self.dtype)), self.config.mask_size)
         decoded = self.decode_tokens(features, features.top, dense=dense, multimask=False)
         visible = given.flatten(1).any(dim=1, keepdim=True)
         pointers = torch.where(
@@ -248,15 +240,17 @@ class Sam2(nn.Module):
         masks = self.image_logits(decoded.logits)
         binary = prompted and self.config.binarize_prompted
         masks = (masks > 0).float() if binary else masks.sigmoid()
-        masks = (masks * 20.0 - 10.0).to(self.dtype)
-        memory = self._remember(features, masks)
+        masks = masks * 20.0 - 10.0
+        # Behind the squashing, as SAM 3 does it; before it the thin parts of a mask would weigh less.
+        masks = _fitted(masks, self.config.memory_mask_size)
+        memory = self._remember(features, masks.to(self.dtype))
         if sam.no_obj_embed_spatial is not None:
             hidden = (decoded.object_scores <= 0).to(memory.dtype)[..., None, None]
             memory = memory + hidden * sam.no_obj_embed_spatial[..., None, None]
         return memory
 
     def _remember(self, features: ImageFeatures, masks: Tensor) -> Tensor:
-        """The memory encoder: scaled masks [N, 1, S, S] to spatial memories [N, memory_dim, h, w]."""
+        """The memory encoder: scaled masks [N, 1, 16h, 16w] to spatial memories [N, memory_dim, h, w]."""
         # Contiguous, as the official code's views are taken to be: the convolution's other layout rounds differently,
         # and bfloat16 storage makes single bits of that visible.
         top = _repeat(features.top, masks.shape[0]).contiguous()
@@ -342,7 +336,8 @@ class Sam2(nn.Module):
 
 def same_encoder(one: Sam2, other: Sam2) -> bool:
     """Two models' image encoders are equal, tensor for tensor, so that one pass serves both."""
-    if one.config.image_size != other.config.image_size:
+    pixels = [(c.image_size, c.half_normalisation) for c in (one.config, other.config)]
+    if pixels[0] != pixels[1]:
         return False
     first = one.sam2_model.image_encoder.state_dict()
     second = other.sam2_model.image_encoder.state_dict()
@@ -355,3 +350,12 @@ def same_encoder(one: Sam2, other: Sam2) -> bool:
 def _repeat(tensor: Tensor, count: int) -> Tensor:
     """One image's features for N objects; training already brings one row for each."""
     return tensor if tensor.shape[0] == count else tensor.expand(count, *tensor.shape[1:])
+
+
+def _fitted(masks: Tensor, side: int) -> Tensor:
+    """Masks [N, 1, h, w] at another size, [N, 1, side, side]."""
+    if masks.shape[-2:] == (side, side):
+        return masks
+    return F.interpolate(
+        masks, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+    )

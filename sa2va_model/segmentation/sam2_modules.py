@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SAM-2 of any size from the `sam2` package's modules, without its configuration files.
+"""A segmenter of any kind and size from the `sam2` package's modules, without its configuration files.
 
 Module names stay those of the package, so that stock and official weights load.
 """
@@ -22,23 +22,27 @@ from sam2.modeling.position_encoding import (
 )
 from sam2.modeling.sam.transformer import Attention, RoPEAttention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
-from torch import Tensor
+from torch import Tensor, nn
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.conv_stem import ResidualStem
+from sa2va_model.segmentation.config import Sam2Config, SegmenterConfig
 
 
 class Sam2Modules(SAM2Base):  # type: ignore[misc]
-    """SAM-2 of the `sam2` package, built from a `Sam2Config`; only sizes that it hard-codes are overridden."""
+    """SAM-2 of the `sam2` package, built from a configuration; only sizes that it hard-codes are overridden.
 
-    def __init__(self, config: Sam2Config) -> None:
+    SAM 3's tracker is the same behind another image encoder.
+    """
+
+    def __init__(self, config: SegmenterConfig, encoder: nn.Module) -> None:
         self._config = config
         super().__init__(
-            image_encoder=_image_encoder(config),
+            image_encoder=encoder,
             memory_attention=_memory_attention(config),
             memory_encoder=_memory_encoder(config),
             num_maskmem=config.memory_frames,
             image_size=config.image_size,
+            backbone_stride=config.STRIDE,
             sigmoid_scale_for_mem_enc=20.0,
             sigmoid_bias_for_mem_enc=-10.0,
             binarize_mask_from_pts_for_mem_enc=config.binarize_prompted,
@@ -128,7 +132,8 @@ def _sine(channels: int) -> PositionEmbeddingSine:
     )
 
 
-def _image_encoder(config: Sam2Config) -> ImageEncoder:
+def image_encoder(config: Sam2Config) -> ImageEncoder:
+    """SAM-2's image encoder: Hiera and its feature pyramid."""
     trunk = Hiera(
         embed_dim=config.embed_dim,
         num_heads=config.num_heads,
@@ -150,7 +155,7 @@ def _image_encoder(config: Sam2Config) -> ImageEncoder:
     return ImageEncoder(trunk=trunk, neck=neck, scalp=1)
 
 
-def _memory_attention(config: Sam2Config) -> MemoryAttention:
+def _memory_attention(config: SegmenterConfig) -> MemoryAttention:
     side = config.feature_size
     shared: dict[str, Any] = {
         "rope_theta": 10000.0,
@@ -179,7 +184,7 @@ def _memory_attention(config: Sam2Config) -> MemoryAttention:
     )
 
 
-def _memory_encoder(config: Sam2Config) -> MemoryEncoder:
+def _memory_encoder(config: SegmenterConfig) -> MemoryEncoder:
     block = CXBlock(
         dim=config.hidden_dim,
         kernel_size=7,

@@ -32,6 +32,7 @@ class TrackerConfig:
         max_objects: more are refused.
         max_conditioning: prompted frames kept for each object; at least the number of keyframes.
         distractor_slots: distractor-resolving frames kept for each object; written where the policy asks for it.
+        clip_length: frames of a clip, where its end is known before it begins; None = a stream (see `clip_codes`).
         gate_memory: remember a tracked frame only if the object is seen and the mask's predicted IoU is at least
             `min_quality`. Off = SAM-2's own behaviour.
         reuse_embedding: decode an object's last [SEG] embedding on every frame, too, and take its mask where its
@@ -42,6 +43,7 @@ class TrackerConfig:
     max_objects: int = 16
     max_conditioning: int = 8
     distractor_slots: int = 0
+    clip_length: int | None = None
     gate_memory: bool = False
     min_quality: float = 0.3
     reuse_embedding: bool = False
@@ -126,6 +128,7 @@ class OnlineTracker:
             self._config.max_conditioning,
             self._config.distractor_slots,
         )
+        self._bank.belongs_to_clip(self._config.clip_length)
         self._objects: dict[str, _Object] = {}
         self._latest_rows: tuple[list[int], Tensor] | None = None
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes into SAM-2's mask decoder and what comes out of it.
 
-Letters: N objects, C hidden channels, h = w = image_size / 16, P points.
+Letters: N objects, C hidden channels, h = w = image_size / stride, P points.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va_model.checkpoints.sam2_files import load_stock
-from sa2va_model.config import Sam2Config
 from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.backends.base import SharesEncoder
 from sa2va_model.segmentation.backends.registry import pick_runtime
+from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.memory_policy import MemoryPolicy
 from sa2va_model.segmentation.sam2 import same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
@@ -49,9 +49,7 @@ class Vision:
         self.follower, self.shared = self.finder, True
         if self.handover:
             own, device = model.sam2, model.sam2.device
-            stock = load_stock(
-                self.config.stock, image_size=size or 1024, device=device, dtype=own.dtype
-            )
+            stock = load_stock(self.config.stock, image_size=size, device=device, dtype=own.dtype)
             self.shared = same_encoder(own, stock)
             name = model.profile if profile == "auto" else profile
             runtime = pick_runtime(name, device, stock.config)
@@ -77,7 +75,7 @@ class Vision:
             other = cache(lambda: finder.encode_image(self._pixels(image, finder.config)))
         return FollowedFeatures(plain.top, plain.position, plain.high, other)
 
-    def _pixels(self, image: np.ndarray, config: Sam2Config) -> Tensor:
+    def _pixels(self, image: np.ndarray, config: SegmenterConfig) -> Tensor:
         pixels = images.sam_pixels(image, config, self.follower.device)
         return pixels.to(self.follower.dtype)
 

@@ -3,7 +3,7 @@
 
 A backend is one `Backend` in `registry.BACKENDS`; `registry.pick_runtime` is the only place that chooses.
 
-Letters: N objects, C hidden channels, h = w = image_size / 16, S image_size.
+Letters: N objects, C hidden channels, h = w = image_size / stride, S image_size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.device import DeviceTraits
 from sa2va_model.segmentation.backends.profile import RuntimeProfile
+from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Segmenter(Protocol):
     """SAM-2 in pieces, as the tracker and the tasks use it. `Sam2` says what each piece takes and gives."""
 
-    config: Sam2Config
+    config: SegmenterConfig
 
     @property
     def device(self) -> torch.device:

@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.device import has_bfloat16_units
+from sa2va_model.segmentation.config import SegmenterConfig
 
 Arithmetic = Literal["reference", "float32", "bfloat16"]
 
@@ -40,7 +40,7 @@ FLOAT32 = RuntimeProfile("float32")
 BFLOAT16 = RuntimeProfile("bfloat16")
 
 
-def fastest_profile(device: torch.device, config: Sam2Config) -> str:
+def fastest_profile(device: torch.device, config: SegmenterConfig) -> str:
     """The profile that `auto` means.
 
     It is bfloat16 where the device multiplies it in hardware and the model is large enough to gain: with the tiny

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.device import require_float32, traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.base import Backend, Runtime
 from sa2va_model.segmentation.backends.fused.backend import FUSED
 from sa2va_model.segmentation.backends.profile import fastest_profile
 from sa2va_model.segmentation.backends.reference import REFERENCE
+from sa2va_model.segmentation.config import SegmenterConfig
 
 BACKENDS: dict[str, Backend] = {"reference": REFERENCE, "fused": FUSED}
 AUTO = "auto"
@@ -31,7 +31,7 @@ def check_profile(name: str) -> None:
 
 
 def pick_runtime(
-    name: str, device: torch.device, config: Sam2Config, *, graphs: bool = True
+    name: str, device: torch.device, config: SegmenterConfig, *, graphs: bool = True
 ) -> Runtime:
     """Who computes SAM-2 and how.
 

@@ -20,7 +20,7 @@ from sa2va_model.sa2va import Sa2VA
 ROOT = Path(__file__).parents[3]
 OWN = ROOT / "test" / "data" / "golden" / "internvl"
 SHARED = ROOT.parent / "shared" / "golden"
-NOT_YET = {"llava", "qwen3_vl_sam3"}  # as in test_golden
+NOT_YET = {"llava"}  # as in test_golden
 LIMIT, TOLERANCE = 24, 1e-4
 
 

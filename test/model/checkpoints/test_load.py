@@ -191,10 +191,10 @@ def test_what_is_published_and_not_read_is_named(
         load_model(tmp_path)
 
 
-def test_a_folder_with_sam_3_is_named(tmp_path: Path) -> None:
+def test_a_folder_with_two_segmenters_is_named(tmp_path: Path) -> None:
     save_model(nano_model(family="qwen3_vl"), tmp_path, dtype=None)
     tensors = load_file(tmp_path / "model.safetensors")
     name = "grounding_encoder.sam2_model.backbone.vision_backbone.trunk.patch_embed.proj.weight"
     save_file(tensors | {name: torch.zeros(4, 3, 14, 14)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"SAM 3.*not read; Sa2VA-Qwen3-VL-4B"):
+    with pytest.raises(InputError, match=r"tensors of SAM-2 and 1 tensors of SAM 3; expected one"):
         load_model(tmp_path)

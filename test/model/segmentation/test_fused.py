@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from sa2va_cli.bench.tracker_race import agreement, moving_squares, ours
-from sa2va_model.checkpoints.presets import nano_config
-from sa2va_model.config import Sam2Config
+from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, nano_config
 from sa2va_model.device import CPU, CUDA
 from sa2va_model.segmentation.backends import profile, registry
 from sa2va_model.segmentation.backends.fused import kernels
 from sa2va_model.segmentation.backends.fused.cuda_graphs import bucket
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import BFLOAT16, FLOAT32
+from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.sam2 import Sam2, same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
@@ -33,10 +33,12 @@ CONFIGS = {
     "one mask, fallback": replace(NANO, multimask=False, stability_fallback=True),
     "one mask": replace(NANO, multimask=False, stability_fallback=False),
     "sam2.0, official": replace(NANO, pointer_positions=False, object_score_gate=False),
+    "sam3": NANO_SEGMENTERS["sam3"],
+    "sam3, windows that overhang": replace(NANO_SEGMENTERS["sam3"], image_size=140),
 }
 
 
-def make(config: Sam2Config) -> Sam2:
+def make(config: SegmenterConfig) -> Sam2:
     torch.manual_seed(2)
     segmenter = Sam2(config).eval()
     wake(segmenter)
@@ -175,7 +177,7 @@ def test_bfloat16_agrees(weights: torch.dtype) -> None:
 def test_auto_takes_bfloat16_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, large = torch.device("cpu"), replace(NANO, hidden_dim=256)
 
-    def picked(name: str, device: torch.device, config: Sam2Config) -> str:
+    def picked(name: str, device: torch.device, config: SegmenterConfig) -> str:
         return registry.pick_runtime(name, device, config).profile.arithmetic
 
     monkeypatch.setattr(profile, "has_bfloat16_units", lambda device: True)

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sa2va_model.checkpoints.presets import nano_config
+from sa2va_model.checkpoints.presets import NANO_SEGMENTERS
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import FLOAT32
+from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
@@ -21,21 +22,25 @@ from sa2va_model.testing import nano_model
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module", params=["reference", "rewritten"])
+@pytest.fixture(
+    scope="module", params=["sam2 reference", "sam2 rewritten", "sam3 reference", "sam3 rewritten"]
+)
 def segmenter(request: pytest.FixtureRequest) -> Sam2:
-    own = nano_model(seed=1).sam2
-    return own if request.param == "reference" else FusedSam2(own, FLOAT32)
+    kind, who = request.param.split()
+    own = nano_model(seed=1, segmenter=kind).sam2
+    return own if who == "reference" else FusedSam2(own, FLOAT32)
 
 
 @pytest.fixture(scope="module")
 def features(segmenter: Sam2) -> list[ImageFeatures]:
     """Forty frames that change slowly."""
     generator = torch.Generator().manual_seed(5)
-    frame = torch.randn(1, 3, 64, 64, generator=generator)
+    size = (1, 3, segmenter.config.image_size, segmenter.config.image_size)
+    frame = torch.randn(size, generator=generator)
     out = []
     with torch.inference_mode():
         for _ in range(40):
-            frame = frame + 0.2 * torch.randn(1, 3, 64, 64, generator=generator)
+            frame = frame + 0.2 * torch.randn(size, generator=generator)
             out.append(segmenter.encode_image(frame))
     return out
 
@@ -78,7 +83,8 @@ def test_memory_has_a_fixed_size(segmenter: Sam2) -> None:
     """The tokens that attention reads stop growing, whatever is prompted and however long it runs."""
     bank = MemoryBank(segmenter, rows=1, max_conditioning=3, distractor_slots=2)
     pointer = torch.zeros(1, segmenter.config.hidden_dim)
-    spatial = torch.zeros(1, 16, segmenter.config.memory_dim)
+    cells = segmenter.config.feature_size**2
+    spatial = torch.zeros(1, cells, segmenter.config.memory_dim)
     rows, yes = torch.tensor([0]), torch.tensor([True])
     before = {name: t.shape for name, t in vars(bank).items() if isinstance(t, torch.Tensor)}
     sizes = []
@@ -88,7 +94,7 @@ def test_memory_has_a_fixed_size(segmenter: Sam2) -> None:
         else:
             bank.write(rows, spatial, pointer, yes, yes if t % 5 == 0 else None)
         sizes.append(bank.tokens(0).values.shape[0])
-    limit = (3 + 6 + 2) * 16 + (3 + 15) * (
+    limit = (3 + 6 + 2) * cells + (3 + 15) * (
         segmenter.config.hidden_dim // segmenter.config.memory_dim
     )
     assert max(sizes) <= limit
@@ -98,20 +104,31 @@ def test_memory_has_a_fixed_size(segmenter: Sam2) -> None:
     }
 
 
-def test_the_first_conditioning_frame_is_kept(segmenter: Sam2) -> None:
+def test_the_first_conditioning_frame_is_kept_where_all_are_attended(segmenter: Sam2) -> None:
     bank = MemoryBank(segmenter, rows=1, max_conditioning=2)
-    spatial = torch.zeros(16, segmenter.config.memory_dim)
+    spatial = torch.zeros(segmenter.config.feature_size**2, segmenter.config.memory_dim)
     for value in (1.0, 2.0, 3.0):
         bank.prompt(0, spatial, torch.full((segmenter.config.hidden_dim,), value))
     tokens = bank.tokens(0)
-    assert set(tokens.values[-tokens.pointer_tokens :].flatten().tolist()) == {1.0, 3.0}
+    kept = {2.0, 3.0} if segmenter.config.attended_prompts else {1.0, 3.0}
+    assert set(tokens.values[-tokens.pointer_tokens :].flatten().tolist()) == kept
 
 
-@pytest.mark.parametrize("positions", [False, True], ids=["sam2.0", "sam2.1"])
-def test_padded_memories_are_the_same_memories(positions: bool) -> None:
+SAM2 = NANO_SEGMENTERS["sam2"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SAM2,
+        replace(SAM2, pointer_positions=True),
+        replace(SAM2, pointer_positions=True, attended_prompts=2),
+    ],
+    ids=["sam2.0", "sam2.1", "sam3"],
+)
+def test_padded_memories_are_the_same_memories(config: SegmenterConfig) -> None:
     """One shape for objects of different ages: what the mask leaves over is what each object remembers."""
     torch.manual_seed(0)
-    config = replace(nano_config(300).sam2, pointer_positions=positions)
     segmenter = Sam2(config).eval()
     bank = MemoryBank(segmenter, rows=3, max_conditioning=4, distractor_slots=2)
     width, cells = config.memory_dim, config.feature_size**2
@@ -167,10 +184,11 @@ def test_a_new_prompt_corrects_a_track(segmenter: Sam2, features: list[ImageFeat
     tracker.step(features[0])
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[10:30, 10:30] = True
+    side = segmenter.config.mask_size
     tracker.add("a", Prompt(mask=mask))
     seen = tracker.step(features[1])["a"]
     assert seen.prompted
-    given = torch.nn.functional.interpolate(mask[None, None].float(), size=(16, 16))
+    given = torch.nn.functional.interpolate(mask[None, None].float(), size=(side, side))
     assert float(((seen.logits > 0) == (given > 0.5)).float().mean()) > 0.9
 
 

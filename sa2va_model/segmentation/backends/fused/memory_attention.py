@@ -26,10 +26,17 @@ from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale
 
 
 class Rotation:
-    """Rotary position codes of a square of cells, for vectors in half-split order."""
+    """Rotary position codes of a square of cells, for vectors in half-split order.
 
-    def __init__(self, dim: int, side: int, device: torch.device) -> None:
-        codes = compute_axial_cis(dim, side, side).to(device)
+    Args:
+        step: from one cell to the next.
+    """
+
+    def __init__(self, dim: int, side: int, device: torch.device, step: float = 1.0) -> None:
+        codes = compute_axial_cis(dim, side, side)
+        if step != 1.0:
+            codes = _stretched(dim, side, step)
+        codes = codes.to(device)
         self._cos, self._sin = codes.real.contiguous(), codes.imag.contiguous()  # [cells, dim / 2]
 
     def turn(self, x: Tensor, first: int = 0) -> Tensor:
@@ -49,6 +56,15 @@ class Rotation:
         torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
         torch.mul(first, sin, out=high).addcmul_(second, cos)
         return out
+
+
+def _stretched(dim: int, side: int, step: float) -> Tensor:
+    """As the package's codes, with another distance between cells."""
+    speeds = 10000.0 ** -(torch.arange(0, dim, 4)[: dim // 4].float() / dim)
+    places = torch.arange(side, dtype=torch.float32) * step
+    turns = torch.outer(places, speeds)
+    columns, rows = turns.repeat(side, 1), turns.repeat_interleave(side, 0)
+    return torch.polar(torch.ones(()), torch.cat([columns, rows], dim=-1))
 
 
 _State = tuple[Tensor, Tensor | None]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.device import DeviceTraits, traits_of
 from sa2va_model.segmentation.backends.fused.bank_pool import BankPool
 from sa2va_model.segmentation.backends.fused.cuda_graphs import BUCKETS, Graphs, bucket
@@ -22,14 +21,17 @@ from sa2va_model.segmentation.backends.fused.kernels import Kernels
 from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
 from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention
 from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
-from sa2va_model.segmentation.backends.fused.trunk import Pyramid, Trunk
 from sa2va_model.segmentation.backends.profile import FLOAT32, RuntimeProfile
+from sa2va_model.segmentation.config import SegmenterConfig
+from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 
 _KEPT_ROWS = 256
+_Levels = Callable[[Tensor], list[Tensor]]
+"""The image encoder's backbone: pixels to levels of features, channels last."""
 _DECODED = ("logits", "candidates", "ious", "best", "pointers", "object_scores", "tokens")
 
 
@@ -54,8 +56,8 @@ class FusedSam2(Sam2):
         traits: what to compute for; None = for the device that the weights are on.
     """
 
-    _trunk: Trunk
-    _levels: Callable[[Tensor], list[Tensor]]
+    _trunk: _Levels
+    _levels: _Levels
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class FusedSam2(Sam2):
         nn.Module.__init__(self)
         self._traits = traits or traits_of(segmenter.device)
         self.profile = profile
-        self.config: Sam2Config = replace(
+        self.config: SegmenterConfig = replace(
             segmenter.config, image_size=image_size or segmenter.config.image_size
         )
         sam = segmenter.sam2_model
@@ -77,11 +79,11 @@ class FusedSam2(Sam2):
         kernels = Kernels(dtype, self._traits)
         side, size = self.config.feature_size, self.config.image_size
         with torch.inference_mode(False), torch.no_grad():
-            encoder = sam.image_encoder
-            self._trunk = trunk._trunk if trunk else Trunk(encoder.trunk, size, kernels)
+            encoder, (make_trunk, make_pyramid) = sam.image_encoder, kind_of(self.config).fused()
+            self._trunk = trunk._trunk if trunk else make_trunk(encoder.trunk, size, kernels)
             self._levels = trunk._levels if trunk else _compiled(self._trunk, profile)
             fine = (sam.sam_mask_decoder.conv_s0, sam.sam_mask_decoder.conv_s1)
-            self._pyramid = Pyramid(encoder.neck, fine, kernels)
+            self._pyramid = make_pyramid(encoder.neck, fine, kernels)
             probe = torch.zeros(1, 1, side, side, device=segmenter.device)
             self._position = encoder.neck.position_encoding(probe).float()  # [1, C, h, w]
             self.sam2_model = _without_encoder(segmenter, size, side)
@@ -125,7 +127,7 @@ class FusedSam2(Sam2):
         return (features.top, *features.high)
 
     def encode_levels(self, pixels: Tensor) -> list[Tensor]:
-        """The backbone alone: four levels [1, s, s, C], which engines with the same image encoder share."""
+        """The backbone alone: levels [1, s, s, C], which engines with the same image encoder share."""
         if self._graphs is None:
             return self._levels(pixels.float())
         return list(self._graphs.run("levels", lambda x: tuple(self._levels(x)), (pixels.float(),)))
@@ -317,7 +319,7 @@ def _slots(conditioning: int, bank: MemoryBank) -> int:
     return min(bucket(conditioning, (1, 2, 4, 8)), bank.max_conditioning)
 
 
-def _compiled(trunk: Trunk, profile: RuntimeProfile) -> Callable[[Tensor], list[Tensor]]:
+def _compiled(trunk: _Levels, profile: RuntimeProfile) -> _Levels:
     """The trunk as it is, or through Inductor: kernels only, the graph around them is ours."""
     if not profile.compiled:
         return trunk

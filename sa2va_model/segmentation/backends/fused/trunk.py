@@ -52,7 +52,7 @@ class Trunk:
     def __call__(self, pixels: Tensor) -> list[Tensor]:
         """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32 or the products' type."""
         x = self._embed(pixels).permute(0, 2, 3, 1) + self._position
-        tokens = _Tokens(x.to(self._kind), None, x.shape[1], x.shape[1])
+        tokens = Tokens(x.to(self._kind), None, x.shape[1], x.shape[1])
         levels = []
         for index, block in enumerate(self._blocks):
             tokens = block(tokens)
@@ -62,7 +62,7 @@ class Trunk:
 
 
 @dataclass(frozen=True)
-class _Tokens:
+class Tokens:
     """An image's tokens in windows.
 
     Attributes:
@@ -78,13 +78,13 @@ class _Tokens:
 
     def whole(self) -> Tensor:
         """[B, s, s, C], with all added."""
-        return _merge(self.x if self.rest is None else self.x + self.rest, self.window, self.side)
+        return merge(self.x if self.rest is None else self.x + self.rest, self.window, self.side)
 
-    def cut(self, window: int) -> _Tokens:
+    def cut(self, window: int) -> Tokens:
         """The same in other windows, which fit."""
         if window == self.window:
             return self
-        return _Tokens(_split(self.whole(), window), None, window, self.side)
+        return Tokens(split(self.whole(), window), None, window, self.side)
 
 
 class _Block:
@@ -111,7 +111,7 @@ class _Block:
         if block.dim != block.dim_out:
             self._shortcut = kernels.dense_of(block.proj, rows=rows)
 
-    def __call__(self, tokens: _Tokens) -> _Tokens:
+    def __call__(self, tokens: Tokens) -> Tokens:
         """Of a side to the same, or to half of it; the type of `x`, or the products' where channels widen."""
         window, side = self._window, self._side
         overhang = side % window != 0
@@ -126,7 +126,7 @@ class _Block:
         read = self._attend_padded(qkv) if overhang else self._attend(qkv, tokens.window)
         x, normal = self._norm2.after(x, self._out(read))
         rest = self._mlp2(self._mlp1(normal))
-        return _Tokens(x, rest, tokens.window // self._pool, side // self._pool)
+        return Tokens(x, rest, tokens.window // self._pool, side // self._pool)
 
     def _attend(self, qkv: Tensor, window: int) -> Tensor:
         """[B * windows, w, w, 3 C'] to [B * windows, w / pool, w / pool, C']; `window` is how they lie."""
@@ -149,12 +149,12 @@ class _Block:
         assert self._qkv.bias is not None
         whole = self._qkv.bias.expand(len(qkv), padded, padded, -1).contiguous()
         whole[:, :side, :side] = qkv
-        read = self._attend(_split(whole, window), window)
+        read = self._attend(split(whole, window), window)
         side, window = side // self._pool, window // self._pool
-        return _merge(read, window, count * window)[:, :side, :side]
+        return merge(read, window, count * window)[:, :side, :side]
 
 
-def _split(x: Tensor, window: int) -> Tensor:
+def split(x: Tensor, window: int) -> Tensor:
     """[B, s, s, C] to windows [B * windows, w, w, C]."""
     side, channels = x.shape[1], x.shape[-1]
     if window == side:
@@ -164,7 +164,7 @@ def _split(x: Tensor, window: int) -> Tensor:
     return cut.reshape(-1, window, window, channels)
 
 
-def _merge(x: Tensor, window: int, side: int) -> Tensor:
+def merge(x: Tensor, window: int, side: int) -> Tensor:
     """Windows [B * windows, w, w, C] to [B, s, s, C]."""
     if window == side:
         return x

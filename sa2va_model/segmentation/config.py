@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes and switches of a segmenter: what all kinds share, and what SAM-2 adds.
+
+Prompt encoder, mask decoder, memory attention, memory encoder and memory are the same modules in every kind; kinds
+differ in the image encoder, in sizes and in some rules of memory, which are fields here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sa2va_model.errors import InputError
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """What all kinds have.
+
+    Attributes:
+        image_size: side of the square the image is squashed to, pixels.
+        memory_dim: channels of one spatial memory.
+        memory_frames: conditioning slot plus recent frames (`num_maskmem`).
+        max_pointers: object pointers of so many frames are read, beside those of prompted frames.
+        attended_prompts: how many prompted frames are attended as such, the nearest in time; one more counts as a
+            tracked frame, for as long as that would be read. 0 = all are.
+        object_score_gate: erase the mask where the object score is negative, as stock SAM-2 and SAM 3 do. The
+            official Sa2VA code does not for SAM-2, and those checkpoints leave the score head untrained.
+        binarize_prompted: binarise masks that answer a prompt before they enter memory, as
+            the `sam2` package's video predictor does.
+        multimask: three candidate masks, the best by predicted IoU is taken.
+        stability_fallback: single-mask output falls back to the candidates when it is unstable.
+        pointer_positions: temporal codes on object pointers and the no-object memory (SAM 2.1, SAM 3).
+        clip_codes: those codes depend on the length of a clip that is shorter than `max_pointers`, where it is known.
+        rounded_normalisation: ImageNet mean and std rounded to bfloat16, as the official code does.
+        half_normalisation: pixels are brought to -1..1 instead, as SAM 3 itself was trained.
+    """
+
+    SECTION: ClassVar[str] = ""
+    """Its name in a `config.json` of ours."""
+    STRIDE: ClassVar[int] = 16
+    """Pixels of one cell of the coarsest feature map, to the side."""
+    SIDES: ClassVar[int] = 32
+    """`image_size` is a multiple of this."""
+
+    image_size: int = 1024
+    hidden_dim: int = 256
+    memory_dim: int = 64
+    memory_frames: int = 7
+    max_pointers: int = 16
+    memory_layers: int = 4
+    memory_mlp_dim: int = 2048
+    decoder_mlp_dim: int = 2048
+    attended_prompts: int = 0
+    object_score_gate: bool = False
+    binarize_prompted: bool = False
+    multimask: bool = True
+    stability_fallback: bool = True
+    pointer_positions: bool = False
+    clip_codes: bool = False
+    rounded_normalisation: bool = True
+    half_normalisation: bool = False
+
+    def __post_init__(self) -> None:
+        self._expect("image_size", self.image_size > 0 and self.image_size % self.SIDES == 0,
+                     f"a multiple of {self.SIDES}")  # fmt: skip
+        self._expect("memory_dim", self.memory_dim > 0 and self.hidden_dim % self.memory_dim == 0,
+                     f"a divisor of hidden_dim {self.hidden_dim}")  # fmt: skip
+        self._expect("attended_prompts", self.attended_prompts >= 0, "0 (all) or more")
+
+    def _expect(self, field: str, good: bool, expected: str) -> None:
+        """InputError about a field unless it is `good`."""
+        if not good:
+            raise InputError(
+                f"{self.SECTION}.{field} is {getattr(self, field)}; expected {expected}"
+            )
+
+    @property
+    def feature_size(self) -> int:
+        """Side of the coarsest feature map that the decoder sees."""
+        return self.image_size // self.STRIDE
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the decoder's mask logits."""
+        return 4 * self.feature_size
+
+    @property
+    def memory_mask_size(self) -> int:
+        """Side of the masks that the memory encoder takes."""
+        return 16 * self.feature_size
+
+
+@dataclass(frozen=True)
+class Sam2Config(SegmenterConfig):
+    """SAM-2. Defaults: `sam2_hiera_l.yaml` as the official Sa2VA code sets it.
+
+    Attributes:
+        stages, global_blocks, window_spec, background_size: the Hiera trunk.
+        top_down_levels: FPN levels that receive semantics from coarser ones.
+        stem_blocks: residual blocks of a convolutional stem in front of the trunk; 0 = one patch
+            convolution, as published.
+    """
+
+    SECTION: ClassVar[str] = "sam2_config"
+
+    embed_dim: int = 144
+    num_heads: int = 2
+    stages: tuple[int, ...] = (2, 6, 36, 4)
+    global_blocks: tuple[int, ...] = (23, 33, 43)
+    window_spec: tuple[int, ...] = (8, 4, 16, 8)
+    background_size: tuple[int, int] = (7, 7)
+    top_down_levels: tuple[int, ...] = (2, 3)
+    stem_blocks: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("stages", len(self.stages) == 4, "four block counts")
+        self._expect("num_heads", self.num_heads > 0 and self.embed_dim % self.num_heads == 0,
+                     f"a divisor of embed_dim {self.embed_dim}")  # fmt: skip
