@@ -13,8 +13,8 @@ from typing import Any
 
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.qwen_config import QwenConfig, qwen_from_dict, qwen_to_dict
-from sa2va_model.segmentation.config import Sam2Config, SegmenterConfig
 from sa2va_model.segmentation.kinds import segmenter_from_dict
+from sa2va_model.segmenter_config import Sam2Config, SegmenterConfig
 
 INTERNVL_CLASS, QWEN_CLASS = "Sa2VAChatModel", "Sa2VAChatModelQwen"
 """`architectures` of published checkpoints; `model_type` is the same for both."""

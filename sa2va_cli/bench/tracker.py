@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     from sa2va_cli.output import write_json
     from sa2va_model.segmentation.backends.registry import pick_runtime
-    from sa2va_model.segmentation.config import Sam2Config
+    from sa2va_model.segmenter_config import Sam2Config
 
     segmenter = _segmenter(args)
     if args.against and not isinstance(segmenter.config, Sam2Config):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import check_profile
-from sa2va_model.segmentation.kinds import with_segmenter
+from sa2va_model.segmentation.kinds import as_stored
 from sa2va_model.segmentation_half import SegmentationHalf
 
 SMALL = 30_000_000
@@ -122,10 +123,9 @@ def load_model(
     path = SHIPPED if folder is None else find_folder(folder)
     target = prepare(pick_device(device))
     kind = pick_dtype(dtype, target)
-    check_folder(path)
-    stored = stored_tensors(path)
-    config = read_config(path, stored)
+    config, stored = read_config(path), stored_tensors(path)
     check_sizes(_read_json(path / "config.json"), stored, path / "config.json")
+    config = replace(config, sam2=as_stored(config.sam2, stored, str(path)))
     if any(name.endswith(HEADS) for name in stored):
         # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
         # configurations still say what the base model did.
@@ -159,9 +159,9 @@ def load_half(
     check_profile(profile)
     path = SHIPPED if folder is None else find_folder(folder)
     target = prepare(pick_device(device))
-    check_folder(path)
+    config = read_config(path)
     stored = {k: v for k, v in stored_tensors(path).items() if k.startswith(SEGMENTER)}
-    config = read_config(path, stored)
+    config = replace(config, sam2=as_stored(config.sam2, stored, str(path)))
     with unallocated():
         half = SegmentationHalf(config).eval()
     names = Names(config)
@@ -248,29 +248,21 @@ def _write_json(file: Path, values: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def check_folder(path: Path) -> None:
-    """InputError unless it is a folder with a `config.json`."""
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
-
-
-def read_config(path: Path, names: Iterable[str]) -> configuration.ModelConfig:
+def read_config(path: Path) -> configuration.ModelConfig:
     """`config.json` of a folder, and for the Qwen-VL family `preprocessor_config.json`.
-
-    Args:
-        names: of the stored tensors, which tell what an official configuration does not: the segmenter.
 
     Raises:
         InputError: no such folder or file, no JSON, or a field with a value that no code path serves.
     """
-    check_folder(path)
-    file, processor = path / "config.json", path / "preprocessor_config.json"
-    values = with_segmenter(_read_json(file), names, str(path))
-    given = _read_json(processor) if processor.is_file() else None
+    file = path / "config.json"
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
+    if not file.is_file():
+        raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
+    processor = path / "preprocessor_config.json"
+    values = _read_json(file), str(file), _read_json(processor) if processor.is_file() else None
     try:
-        return configuration.from_dict(values, str(file), given)
+        return configuration.from_dict(*values)
     except InputError as error:
         raise InputError(error if str(path) in str(error) else f"{file}: {error}") from error
 

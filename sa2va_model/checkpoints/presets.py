@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sa2va_model.config import ModelConfig, Sam2Config, VisionConfig
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.segmentation.config import SegmenterConfig
-from sa2va_model.segmentation.sam3.config import Sam3Config
+from sa2va_model.segmenter_config import Sam3Config, SegmenterConfig
 
 CHAT_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 ALL_TOKENS = (

@@ -20,11 +20,10 @@ from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.pickled_files import load_pickled
 from sa2va_model.checkpoints.tensor_names import OURS, Names
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.config import Sam2Config, SegmenterConfig
 from sa2va_model.segmentation.kinds import MODULES, SAM3, kind_of
 from sa2va_model.segmentation.kinds import recognise as recognise_kind
 from sa2va_model.segmentation.sam2 import Sam2
-from sa2va_model.segmentation.sam3.config import Sam3Config
+from sa2va_model.segmenter_config import Sam2Config, Sam3Config, SegmenterConfig
 
 _COMMON = Sam2Config(
     object_score_gate=True,
@@ -144,16 +143,22 @@ def read_stock(path: Path) -> dict[str, Tensor]:
             f"{path}: no such file; expected a SAM-2 checkpoint such as sam2.1_hiera_tiny.pt, or sam3.pt"
         )
     content = load_pickled(path)
-    tensors = content.get("model", content) if isinstance(content, Mapping) else None
+    tensors = content.get("model") if isinstance(content, Mapping) else None
+    if tensors is None and isinstance(content, Mapping) and _has_tracker(content):
+        tensors = content
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise InputError(
             f"{path}: has no state dict named 'model'; expected a published SAM-2 checkpoint"
         )
-    return _tracker(tensors) if any(n.startswith(TRACKER) for n in tensors) else dict(tensors)
+    return _tracker(tensors) if _has_tracker(tensors) else dict(tensors)
 
 
 TRACKER, DETECTOR = "tracker.", "detector."
 """The halves of `sam3.pt`; the image encoder is stored with the detector's."""
+
+
+def _has_tracker(tensors: Mapping[str, object]) -> bool:
+    return any(str(name).startswith(TRACKER) for name in tensors)
 
 
 def _tracker(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

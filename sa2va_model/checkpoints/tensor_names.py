@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sa2va_model.config import ModelConfig
 from sa2va_model.mllm.llm import INTERNLM2
-from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.kinds import MODULES, CutTensor, kind_of
+from sa2va_model.segmenter_config import SegmenterConfig
 
 _VISION, _OUR_VISION = "vision_model.encoder.layers.#.", "mllm.vision_model.encoder.layer.#."
 _LAYER, _OUR_LAYER = "language_model.model.layers.#.", "mllm.language_model.model.layers.#."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.config import SegmenterConfig
+from sa2va_model.segmenter_config import SegmenterConfig
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

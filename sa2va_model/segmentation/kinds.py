@@ -12,8 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.config import Sam2Config, SegmenterConfig
-from sa2va_model.segmentation.sam3.config import Sam3Config
+from sa2va_model.segmenter_config import Sam2Config, Sam3Config, SegmenterConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -193,21 +192,21 @@ def recognise(names: Iterable[str], where: str, begin: str = MODULES) -> Segment
     return found[0] if found else None
 
 
-def with_segmenter(values: Mapping[str, Any], names: Iterable[str], where: str) -> dict[str, Any]:
-    """A `config.json` with the section of the segmenter that the stored tensors are of.
+def as_stored(config: SegmenterConfig, names: Iterable[str], where: str) -> SegmenterConfig:
+    """The configuration of the segmenter that the stored tensors are of, which official configurations leave open.
 
     Raises:
-        InputError: it has that of another one, or the tensors are of two.
+        InputError: `config` is for another one, or the tensors are of two.
     """
-    kind, written = recognise(names, where), _section(values)
-    if written is None:
-        return {**values, kind.config.SECTION: {}} if kind else dict(values)
-    if kind is not None and kind is not written[0]:
+    kind = recognise(names, where)
+    if kind is None or isinstance(config, kind.config):
+        return config
+    if config != Sam2Config():
         raise InputError(
-            f"{where}: config.json has {written[1]!r}, which is {written[0].title}'s, "
+            f"{where}: config.json has {config.SECTION!r}, which is {kind_of(config).title}'s, "
             f"but the files hold {kind.title}"
         )
-    return dict(values)
+    return kind.config()
 
 
 def segmenter_from_dict(values: Mapping[str, Any], where: str) -> SegmenterConfig:

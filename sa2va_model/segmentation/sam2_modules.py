@@ -25,7 +25,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from sa2va_model.conv_stem import ResidualStem
-from sa2va_model.segmentation.config import Sam2Config, SegmenterConfig
+from sa2va_model.segmenter_config import Sam2Config, SegmenterConfig
 
 
 class Sam2Modules(SAM2Base):  # type: ignore[misc]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sa2va_model.device import DeviceTraits
 from sa2va_model.segmentation.backends.profile import RuntimeProfile
-from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
+from sa2va_model.segmenter_config import SegmenterConfig
 
 if TYPE_CHECKING:
     from sa2va_model.segmentation.memory_bank import MemoryBank

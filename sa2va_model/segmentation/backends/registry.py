@@ -13,7 +13,7 @@ from sa2va_model.segmentation.backends.base import Backend, Runtime
 from sa2va_model.segmentation.backends.fused.backend import FUSED
 from sa2va_model.segmentation.backends.profile import fastest_profile
 from sa2va_model.segmentation.backends.reference import REFERENCE
-from sa2va_model.segmentation.config import SegmenterConfig
+from sa2va_model.segmenter_config import SegmenterConfig
 
 BACKENDS: dict[str, Backend] = {"reference": REFERENCE, "fused": FUSED}
 AUTO = "auto"

@@ -18,10 +18,10 @@ from sa2va_model.segmentation.backends.fused import kernels
 from sa2va_model.segmentation.backends.fused.cuda_graphs import bucket
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import BFLOAT16, FLOAT32
-from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.sam2 import Sam2, same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
+from sa2va_model.segmenter_config import SegmenterConfig
 from sa2va_model.testing import wake
 
 NANO = replace(nano_config(300).sam2, pointer_positions=True, object_score_gate=True)

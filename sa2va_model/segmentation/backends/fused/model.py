@@ -22,12 +22,12 @@ from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
 from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention
 from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
 from sa2va_model.segmentation.backends.profile import FLOAT32, RuntimeProfile
-from sa2va_model.segmentation.config import SegmenterConfig
 from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
+from sa2va_model.segmenter_config import SegmenterConfig
 
 _KEPT_ROWS = 256
 _Levels = Callable[[Tensor], list[Tensor]]
