@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import rclpy
@@ -40,11 +40,20 @@ from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
 from sa2va_ros.node.predictions import Predictions
 from sa2va_ros.node.subscriptions import CameraTopics
 from sa2va_ros.space.tf import require_tf2
-from sa2va_ros.support.lifecycle import DeferredLifecycleNode
+from sa2va_ros.support.lifecycle import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    SHUTDOWNS,
+    DeferredLifecycleNode,
+    DeferredTransition,
+)
 from sa2va_ros.support.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
 from sa2va_ros.support.spinning import context, spin
 
 PAUSE_SECONDS = 1.0  # how long an image or an answer in work is waited for
+SETTLE_SECONDS = 10.0  # the same before the node is active again
 
 
 class TrackerNode(DeferredLifecycleNode):
@@ -98,15 +107,28 @@ class TrackerNode(DeferredLifecycleNode):
 
     # --- lifecycle --------------------------------------------------------------------------------
 
-    def begin_load(self) -> Callable[[], None]:
-        """Configure: load the model on a thread."""
+    def transitions(self) -> Mapping[int, DeferredTransition]:
+        """Return those of a managed node; what takes its time is done beside the executor."""
+        shutdown = DeferredTransition(self._begin_shutdown, self._on_freed, "shutting down")
+        return {
+            CONFIGURE: DeferredTransition(self._begin_load, self._on_loaded, "loading"),
+            ACTIVATE: DeferredTransition(self._begin_activate, self._on_settled, "activating"),
+            DEACTIVATE: DeferredTransition(
+                self._begin_deactivate, self._on_deactivated, "deactivating"
+            ),
+            CLEANUP: DeferredTransition(self._begin_cleanup, self._on_freed, "cleaning up"),
+            **dict.fromkeys(SHUTDOWNS, shutdown),
+        }
+
+    def _begin_load(self) -> Callable[[], object]:
+        """Configure: load the model."""
         self._set_state(TrackerStatus.LOADING)
         folder = self._value("model")
         self.get_logger().info(f"loading {folder or 'the model that ships'}")
         settings = self._settings()
         return lambda: self._session.load(settings)
 
-    def on_loaded(self, error: BaseException | None) -> TransitionCallbackReturn:
+    def _on_loaded(self, error: BaseException | None) -> TransitionCallbackReturn:
         """Take the model into use, or say why there is none."""
         if error is None:
             self._track_default()
@@ -119,56 +141,82 @@ class TrackerNode(DeferredLifecycleNode):
         self.get_logger().fatal(self._health.problem)
         return TransitionCallbackReturn.FAILURE
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and start the worker; its counters start at zero."""
+    def _begin_activate(self) -> Callable[[], object]:
+        """Subscribe and start the worker, once an image of before a pause is done."""
+        return lambda: self._pipeline.settle(SETTLE_SECONDS)
+
+    def _on_settled(self, error: BaseException | None) -> TransitionCallbackReturn:
         try:
+            if error is not None:
+                raise error
             self._pipeline.start()
             self._subscribe()
-        except InputError as error:
+        except InputError as problem:
             self._unsubscribe()
-            self.get_logger().error(str(error))
+            self.get_logger().error(str(problem))
             return TransitionCallbackReturn.FAILURE
         self._active = True
         self._set_state(TrackerStatus.ACTIVE)
         self.get_logger().info(f"ready: images from {self._image_topic}, commands on `command`")
         return TransitionCallbackReturn.SUCCESS
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def _begin_deactivate(self) -> Callable[[], object]:
         """Unsubscribe and stop the worker; model and tracks stay."""
-        self._pause("the node was deactivated")
+        self._leave()
+        return lambda: self._end_work("the node was deactivated")
+
+    def _on_deactivated(self, error: BaseException | None) -> TransitionCallbackReturn:
+        if error is not None:
+            raise error
         self._set_state(TrackerStatus.READY)
         return TransitionCallbackReturn.SUCCESS
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def _begin_cleanup(self) -> Callable[[], object]:
         """Free the model."""
         if self._adapters.busy:
-            self.get_logger().error("not cleaned up: an adapter is being loaded")
-            return TransitionCallbackReturn.FAILURE
-        self._unload()
-        self._set_state(TrackerStatus.UNCONFIGURED)
-        return TransitionCallbackReturn.SUCCESS
+            raise InputError("not cleaned up: an adapter is being loaded")
+        return self._unload
 
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def _begin_shutdown(self) -> Callable[[], object]:
         """Safe from every state."""
-        self._pause("the node was shut down")
-        self._unload()
+        self._leave()
+
+        def end() -> None:
+            self._end_work("the node was shut down")
+            self._unload()
+
+        return end
+
+    def _on_freed(self, error: BaseException | None) -> TransitionCallbackReturn:
+        if isinstance(error, InputError):
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        if error is not None:
+            raise error
         self._set_state(TrackerStatus.UNCONFIGURED)
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, with everything freed."""
         self.get_logger().error(f"transition from '{state.label}' failed")
-        return self.on_shutdown(state)
+        self._begin_shutdown()()
+        return self._on_freed(None)
 
     def autostart(self, failed: Callable[[], None]) -> None:
         """Configure and activate while the node is spun, as the `autostart` parameter asks."""
 
+        def activated(success: bool) -> None:
+            if not success:
+                failed()
+
         def configured(success: bool) -> None:
-            if not success or self.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+            if success:
+                self.begin_transition(ACTIVATE, activated)
+            else:
                 failed()
 
         if self._value("autostart"):
-            self.begin_configure(configured)
+            self.begin_transition(CONFIGURE, configured)
 
     def on_stop(self) -> None:
         """End goals while they can still be told; called before the executor ends."""
@@ -177,12 +225,20 @@ class TrackerNode(DeferredLifecycleNode):
     def close(self) -> bool:
         """Stop all threads and free the model; False if one of them is still at work."""
         ended = self._pause("the node ends")
-        loading = self.loading is not None and not self.loading.ended
-        return self._session.close() and ended and not loading and not self._adapters.busy
+        working = self.working is not None and not self.working.ended
+        return self._session.close() and ended and not working and not self._adapters.busy
 
     def _pause(self, reason: str) -> bool:
+        self._leave()
+        return self._end_work(reason)
+
+    def _leave(self) -> None:
+        """No image and no command comes in any more."""
         self._active = False
         self._unsubscribe()
+
+    def _end_work(self, reason: str) -> bool:
+        """End what is in work, from any thread; False if the model needs longer for that."""
         answered = self._quiet(PAUSE_SECONDS, reason)
         stopped = self._pipeline.stop(PAUSE_SECONDS)
         if not stopped:
@@ -355,6 +411,8 @@ class TrackerNode(DeferredLifecycleNode):
             self._choose_target(clean_name(self._value("target")))
         if "use_depth" in done and self._active:
             self._subscribe_depth()
+        if changed.get("publish_track_poses") is False:
+            self._pipeline.outputs_3d.keep_poses(set())
 
     # --- status -----------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from sa2va_ros.action import TrackExpression
 from sa2va_ros.messages.images import nanoseconds
 from sa2va_ros.msg import Track, TrackArray
 from sa2va_ros.srv import GetTrackCloud, RemoveTrack
+from sa2va_ros.support.deferred import REQUESTS
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -71,9 +72,20 @@ class TrackerClient:
         self._changed = threading.Condition()
         self._sights: dict[str, deque[Sight]] = {}
         self._poses: deque[PoseStamped] = deque(maxlen=KEPT)
-        self._action = ActionClient(node, TrackExpression, f"{tracker}/track_expression")
-        self._cloud = node.create_client(GetTrackCloud, f"{tracker}/get_track_cloud")
-        self._remove = node.create_client(RemoveTrack, f"{tracker}/remove_track")
+        self._action = ActionClient(
+            node,
+            TrackExpression,
+            f"{tracker}/track_expression",
+            goal_service_qos_profile=REQUESTS,
+            result_service_qos_profile=REQUESTS,
+            cancel_service_qos_profile=REQUESTS,
+        )
+        self._cloud = node.create_client(
+            GetTrackCloud, f"{tracker}/get_track_cloud", qos_profile=REQUESTS
+        )
+        self._remove = node.create_client(
+            RemoveTrack, f"{tracker}/remove_track", qos_profile=REQUESTS
+        )
         node.create_subscription(TrackArray, "tracks", self._on_tracks, _NEWEST)
         node.create_subscription(PoseStamped, "target_pose", self._on_pose, _NEWEST)
 

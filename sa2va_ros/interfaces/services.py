@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's services. Each answers at once, and `load_adapter` when it is done; what follows is told on the topics.
+"""The node's services; what follows from a request is told on the topics.
+
+What takes its time (a cloud, a reset between two images, an adapter) is done beside the executor and answered when it
+is done; everything else is answered at once.
 
 A refused request is an answer with the reason in its `message`, never an exception.
 """
@@ -34,6 +37,7 @@ from sa2va_ros.srv import (
     SelectTarget,
     SetTarget,
 )
+from sa2va_ros.support.background_work import WorkQueue
 from sa2va_ros.support.deferred import Later, create_deferred_service
 
 if TYPE_CHECKING:
@@ -71,8 +75,12 @@ class Services:
             "reset": (Trigger, self._reset),
             "enable": (SetBool, self._enable),
         }
+        beside = {"get_track_cloud": WorkQueue("clouds"), "reset": WorkQueue("resets")}
         for name, (kind, serve) in served.items():
-            create_deferred_service(node, kind, f"~/{name}", _refusing(serve))
+            answer = _refusing(serve)
+            if name in beside:
+                answer = _beside(answer, beside[name])
+            create_deferred_service(node, kind, f"~/{name}", answer)
 
     def _set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> None:
         self._active()
@@ -168,9 +176,22 @@ def _refusing(serve: Callable[[Any, Any], Later | None]) -> Callable[[Any, Any],
             return serve(request, response) or response
         except InputError as error:
             response.message = str(error)
+        except Exception as error:  # noqa: BLE001 - a request that cannot be served never ends a thread or the node
+            response.message = f"{type(error).__name__}: {error}"
         return response
 
     return answer
+
+
+def _beside(answer: Callable[[Any, Any], Any], work: WorkQueue) -> Callable[[Any, Any], Later]:
+    """A service callback whose work is done on another thread, one request after the other."""
+
+    def begin(request: Any, response: Any) -> Later:
+        later = Later()
+        work.put(lambda: later.give(answer(request, response)))
+        return later
+
+    return begin
 
 
 def _named(name: str, latest: PublishedFrame) -> Track:

@@ -127,14 +127,22 @@ class Pipeline:
 
     # --- starting, pausing, forgetting ------------------------------------------------------------
 
+    def settle(self, seconds: float) -> None:
+        """Wait until no image of before a pause is in work: two threads must not drive one tracker.
+
+        Raises:
+            InputError: one still is after so many seconds.
+        """
+        if not self.worker.stop(seconds):
+            raise InputError("the last image before the pause is still in work; expected an end")
+
     def start(self) -> None:
         """Begin to work on images; counters start at zero.
 
         Raises:
             InputError: an image of before the pause is still in work.
         """
-        if not self.worker.stop(10.0):  # two threads must not drive one tracker
-            raise InputError("the last image before the pause is still in work; expected an end")
+        self.settle(0.0)
         self.worker = self._new_worker()
         self.worker.start()
 
@@ -169,6 +177,7 @@ class Pipeline:
     def forget(self) -> None:
         """Forget the stream as well, as when the model is freed."""
         self.latest = None
+        self._keep_poses(None)
         self.depth.clear()
         self.counts_3d = SpaceCounts()
         self.outputs.latencies = Latencies()
@@ -249,10 +258,17 @@ class Pipeline:
         )
         if scene is not None:
             self._publish_space(admitted, result, scene, target)
+        self._keep_poses(result)
         self.latest = PublishedFrame(admitted, result, tracks, scene, problem)
         self.outputs.latencies.work(time.monotonic() - arrived.time, done.seconds)
         self._observe(self.latest)
         self._tell(result)
+
+    def _keep_poses(self, result: FrameResult | None) -> None:
+        """The pose topics of the tracks there are, also on images without 3D."""
+        wanted = result is not None and self._value("publish_track_poses")
+        tracks = result.tracks if result is not None and wanted else ()
+        self.outputs_3d.keep_poses({track.id for track in tracks})
 
     def failures(self) -> tuple[int, str]:
         """How often a command failed on an image so far, and why the last time."""

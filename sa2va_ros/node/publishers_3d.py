@@ -82,7 +82,6 @@ class Outputs3D:
             _fill_pose(own.pose.pose, one, centroid=centroid)
             own.pose.covariance = one.object_from_mask.covariance.ravel()
             self._track_poses.publish(name, own)
-        self._track_poses.keep({track.id for track in result.tracks} if poses else set())
         if self._detections is not None and self._detections.get_subscription_count():
             self._detections.publish(standard.detections_3d(header, result, scene))
         if markers and self._markers.get_subscription_count():
@@ -90,6 +89,10 @@ class Outputs3D:
         if tf:
             self._frames = self._frames or TrackFrames(self._node)
             self._frames.send(image, scene)
+
+    def keep_poses(self, track_ids: set[str]) -> None:
+        """End the pose topics of all other tracks; from any thread."""
+        self._track_poses.keep(track_ids)
 
     def _publisher(self, kind: type, topic: str, depth: int) -> Any:
         options = QoSOverridingOptions.with_default_policies()

@@ -104,6 +104,7 @@ class Client:
         rclpy.init(context=self._context)
         self.node = rclpy.create_node("client", namespace=namespace, context=self._context)
         self.got: dict[str, list[Any]] = defaultdict(list)
+        self._callers: dict[str, Any] = {}
         self._sends = {
             "image": self.node.create_publisher(Image, "image", 1),
             "image/compressed": self.node.create_publisher(CompressedImage, "image/compressed", 1),
@@ -210,20 +211,23 @@ class Client:
 
     def call(self, kind: Any, name: str, request: Any, seconds: float = 60.0) -> Any:
         """Call a service and return its answer."""
-        caller = self.node.create_client(kind, name)
-        try:
-            assert caller.wait_for_service(seconds), f"no service {name}"
-            future = caller.call_async(request)
-            wait_for(future.done, seconds, f"the answer of {name}")
-            return future.result()
-        finally:
-            self.node.destroy_client(caller)
+        if name not in self._callers:  # kept: to be discovered takes longer than to be answered
+            self._callers[name] = self.node.create_client(kind, name)
+        caller = self._callers[name]
+        assert caller.wait_for_service(seconds), f"no service {name}"
+        future = caller.call_async(request)
+        wait_for(future.done, seconds, f"the answer of {name}")
+        return future.result()
 
     def goal(self, kind: Any, name: str, goal: Any, seconds: float = 60.0) -> Goal:
         """Send a goal and return it once it is accepted."""
         from rclpy.action import ActionClient
 
-        sender = ActionClient(self.node, kind, name)
+        from sa2va_ros.support.deferred import REQUESTS
+
+        # All clients of a server get the answers of all on one topic: a short queue loses its own among others'.
+        kept = {f"{part}_service_qos_profile": REQUESTS for part in ("goal", "result", "cancel")}
+        sender = ActionClient(self.node, kind, name, **kept)
         assert sender.wait_for_server(seconds), f"no action {name}"
         feedback: list[Any] = []
         accepted = self._spun(

@@ -6,6 +6,7 @@ The masks of the model with random weights mean nothing; wherever they are, the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,40 @@ def test_each_track_has_a_pose_of_its_own_on_request(client: Any, wait_for: Any)
     assert found[0].pose.pose.position.z == pytest.approx(1.2, abs=2e-3)
     assert min(np.diag(np.array(found[0].pose.covariance).reshape(6, 6))) > 0
     client.command("stop")
+    client.stream_until(PICTURE, lambda c: not c.got["tracks"][-1].tracks)
+    # The topic ends with the track; and one that lives when nobody wants it any more, without another image.
+    wait_for(lambda: not listening.get_publisher_count(), 20, "the end of the topic")
+    client.command("the wall")
+    client.stream_until(PICTURE, lambda c: any(t.area for t in c.got["tracks"][-1].tracks))
+    (track,) = seen(shoot(client, wall(1.0)))
+    listening = client.listen(PoseWithCovarianceStamped, f"tracks/{track.id}/pose", reliable(5))
+    wait_for(listening.get_publisher_count, 20, "the topic of the next track")
     assert client.set_parameter("publish_track_poses", False)[0]
+    wait_for(lambda: not listening.get_publisher_count(), 20, "the end of the topic")
+
+
+def test_where_the_target_is_now_is_predicted_while_it_is_seen(client: Any, wait_for: Any) -> None:
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+
+    from sa2va_ros.messages.images import nanoseconds
+    from sa2va_ros.support.qos import reliable
+
+    shoot(client, wall(1.0))
+    listening = client.listen(PoseWithCovarianceStamped, "predicted_pose", reliable(20))
+    wait_for(listening.get_publisher_count, 20, "predicted_pose")
+    # The stamps must be those of now, or nothing can be said about now; a jump is believed when several images say so.
+    client._stamp = before = time.time_ns() - round(5e9)
+    client.stream_until(PICTURE, lambda c: nanoseconds(c.got["tracks"][-1].header.stamp) > before)
+    client._stamp = time.time_ns()
+    told = shoot(client, wall(1.0))
+    assert seen(told)[0].has_3d
+    poses = client.stream_until(None, lambda c: c.got["predicted_pose"])
+    assert nanoseconds(poses[0].header.stamp) > nanoseconds(told.header.stamp)
+    assert poses[0].pose.pose.position.z == pytest.approx(1.0, abs=0.01)
+    time.sleep(1.5)
+    count = len(poses)
+    time.sleep(0.5)
+    assert len(poses) == count  # nothing is known about now any more
 
 
 def test_tf_is_refused_where_it_is_not_installed(
