@@ -216,6 +216,12 @@ class ModelSession:
             )
         return self.live
 
+    def _need_free(self) -> LiveTracker:
+        """The live tracker, which nothing is about to take the place of."""
+        if self.held:
+            raise InputError(f"{self.held}; expected to be asked when that is done")
+        return self.need_live()
+
     def need_conversation(self) -> Conversation:
         """The conversation.
 
@@ -234,11 +240,11 @@ class ModelSession:
 
     def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
         """Start a track; see `LiveTracker.track`."""
-        return self.need_live().track(expression, track_id=track_id, replace=replace)
+        return self._need_free().track(expression, track_id=track_id, replace=replace)
 
     def prompt(self, **arguments: Any) -> str:
         """Start or correct a track that is shown; see `LiveTracker.prompt`."""
-        return self.need_live().prompt(**arguments)
+        return self._need_free().prompt(**arguments)
 
     def stop(self, track_id: str | None = None) -> int:
         """Stop one track, or all; see `LiveTracker.stop`. Never refused: it also ends what waits for a tracker."""
