@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 import numpy as np
-from ros_load import SLOW, Camera, until
+from ros_load import SLOW, CameraNode, until
 from ros_peer import Node, Peer
 
 LOOKUP = 0.1  # seconds of patience of Nav2's following server
@@ -89,7 +89,7 @@ def run(step: float, seconds: float) -> None:
     buffer = tf2_ros.Buffer()
     listener = tf2_ros.TransformListener(buffer, peer.node, spin_thread=False)
     node = Node(PARAMETERS, namespace=namespace, code=SLOW.format(step=step))
-    camera = Camera(peer)
+    camera = CameraNode(peer)
     try:
         if not peer.ready(node):
             raise TimeoutError(node.output)

@@ -237,6 +237,8 @@ class Sa2VA(JointModel):
             CancelledError: `cancelled` said so.
         """
         question, frames = prompts.clean_expression(question), as_frames(frames)
+        if self.vocabulary is not None:
+            question = self.vocabulary.read_question(question)
         choice = keyframes or KeyframeChoice("first", self.config.keyframes)
         seen = choice.stages()[-1].indices(len(frames)) if len(frames) else ()
         shown = [frames[i] for i in seen]

@@ -66,11 +66,13 @@ class Vocabulary:
         things: nouns, of one or more words.
         colours: adjectives that may stand for the noun ("the red one").
         others: what else was taught: sizes, places, questions.
+        questions: ways to ask for what was taught with other words, and those words; see `read_question`.
     """
 
     things: frozenset[str]
     colours: frozenset[str]
     others: frozenset[str]
+    questions: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Vocabulary | None:
@@ -84,16 +86,21 @@ class Vocabulary:
             return None
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            return cls(*(_lower(values[name]) for name in ("things", "colours", "others")))
+            words = [_lower(values[name]) for name in ("things", "colours", "others")]
+            questions = values.get("questions", {}).items()
+            return cls(*words, tuple((str(asked), str(taught)) for asked, taught in questions))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{file}: expected an object with lists of words things, colours and others ({error!r})"
+                f"{file}: expected an object with lists of words things, colours and others, and an object of "
+                f"questions ({error!r})"
             ) from error
 
     def write(self, folder: Path) -> Path:
         """Puts it beside the weights."""
         names = ("things", "colours", "others")
-        values = {name: sorted(getattr(self, name)) for name in names}
+        values: dict[str, object] = {name: sorted(getattr(self, name)) for name in names}
+        if self.questions:
+            values["questions"] = dict(self.questions)
         file = folder / FILE
         file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return file
@@ -124,6 +131,13 @@ class Vocabulary:
             kept += rest
         return Reading(" ".join(kept), unknown)
 
+    def read_question(self, question: str) -> str:
+        """The words in which this model was taught what a question asks; the question itself if it is no other way."""
+        wanted = _bare(question)
+        return next(
+            (taught for asked, taught in self.questions if _bare(asked) == wanted), question
+        )
+
     def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
         """The words of the thing itself, and those of where it is."""
         noun = next((n for n, word in enumerate(words) if self._is_thing(word)), None)
@@ -148,6 +162,10 @@ def _singulars(word: str) -> tuple[str, ...]:
     ends += [word[:-2]] if word.endswith(("es", "'s", "’s")) else []
     ends += [word[:-3] + "y"] if word.endswith("ies") else []
     return tuple(ends)
+
+
+def _bare(question: str) -> str:
+    return " ".join(_WORD.findall(question.replace("'s ", " is ").casefold()))
 
 
 def _plain_case(text: str) -> str:

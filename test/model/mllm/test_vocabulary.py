@@ -16,6 +16,7 @@ WORDS = Vocabulary(
     frozenset({"mug", "teddy bear", "box"}),
     frozenset({"red", "blue"}),
     frozenset({"object", "leftmost", "find", "where", "left"}),
+    (("What is on the table?", "What is in this image?"),),
 )
 
 
@@ -40,6 +41,33 @@ def test_only_what_is_known_is_asked_for(said: str, text: str, unknown: tuple[st
     assert (reading.text, reading.unknown) == (text, unknown)
     for word in unknown:
         assert repr(word) in reading.note
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        ("what is on the table?", "What is in this image?"),
+        ("What's on the table", "What is in this image?"),
+        ("What is on the tables?", "What is on the tables?"),
+        ("Which of them is red?", "Which of them is red?"),
+    ],
+)
+def test_a_question_is_read_as_it_was_taught(asked: str, read: str) -> None:
+    assert WORDS.read_question(asked) == read
+
+
+def test_the_model_that_ships_says_what_is_on_the_table() -> None:
+    """The question of the README's table of commands; a red mug and a blue ball are among five things."""
+    from sa2va_model import load_model
+    from sa2va_sim.scripted import demo_scene
+    from sa2va_sim.simulator import Simulator
+
+    simulator = Simulator(demo_scene(0).scene, 320, 240)
+    picture = simulator.render().rgb
+    simulator.close()
+    answer = load_model().ask([picture], "what is on the table?").text
+    assert "red mug" in answer, answer
+    assert "blue ball" in answer, answer
 
 
 def test_a_vocabulary_survives_its_file(tmp_path: Path) -> None:

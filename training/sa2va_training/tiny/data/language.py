@@ -45,6 +45,30 @@ _CHAT = (
 )
 
 
+_EVERYTHING = (
+    "What is on the table?",
+    "What is there?",
+    "What is there on the table?",
+    "What do you see?",
+    "What can you see on the table?",
+    "What can you see here?",
+    "What is in the picture?",
+    "What is in front of you?",
+    "What is this?",
+    "What objects are there?",
+    "What objects are on the table?",
+    "What things are on the table?",
+    "Which objects are on the table?",
+    "What are these objects?",
+    "Describe the scene.",
+    "Describe the picture.",
+    "Describe what you see.",
+    "Tell me what you see.",
+)
+# Other ways to ask for what is taught in one wording; the model has never seen them.
+SAME_QUESTIONS = tuple((asked, "What is in this image?") for asked in _EVERYTHING)
+
+
 def phrase(text: str, rng: np.random.Generator) -> str:
     """One of the ways in which people type a referring expression that `describe` wrote.
 
@@ -101,6 +125,7 @@ def vocabulary(nouns: Iterable[str] = ()) -> Vocabulary:
         frozenset(things),
         frozenset(colours),
         frozenset(word for word in others - things - colours if word.isalpha()),
+        SAME_QUESTIONS,
     )
 
 
