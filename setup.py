@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 FOLDERS = {
     "sa2va_model": "sa2va_model",
     "sa2va_ros": "sa2va_ros",
+    "sa2va_serve": "sa2va_serve",
     "sa2va_sim": "sa2va_sim",
     "sa2va_training": "training/sa2va_training",
     "sa2va_training.configs": "training/configs",
@@ -74,6 +75,12 @@ ROS = [
     "empy>=3.3.4,<4",
 ]
 
+REMOTE = [
+    "grpcio>=1.60,<2",
+    "grpcio-health-checking>=1.60,<2",
+    "prometheus-client>=0.20,<1",
+]
+
 EXTRAS = {
     "ros": ROS,
     # trimesh and fast-simplification read the furniture catalogue (`make realistic`), SciPy outlines it.
@@ -88,6 +95,9 @@ EXTRAS = {
     "eval": ["scipy>=1.15,<2", "nltk>=3.10,<4"],
     # `--bits 8|4`: the language model of a large checkpoint on a small GPU.
     "quantised": ["bitsandbytes>=0.46,<1"],
+    # One GPU for many robots: `remote` is what a robot and a plain server need, `serve` adds Ray Serve (300 MB).
+    "remote": REMOTE,
+    "serve": [*REMOTE, "ray[serve]>=2.40,<3"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2"],
     # Nothing beyond a CUDA build of torch is needed so far; the name is here so that install lines stay valid.
     "gpu": [],
@@ -144,6 +154,7 @@ setup(
         "sa2va_sim": ["assets/**/*", "catalogue/*.txt"],
         "sa2va_training.configs": ["**/*.yaml"],
         "sa2va_ros": ["py.typed"],
+        "sa2va_serve": ["wire/*.proto", "wire/*.pyi"],
     },
     # Launch and parameter files for people who install with pip beside a ROS 2 distribution.
     data_files=[

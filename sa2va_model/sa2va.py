@@ -236,6 +236,40 @@ class Sa2VA(JointModel):
             InputError: the question is empty or too long, or regions on a clip or outside the image.
             CancelledError: `cancelled` said so.
         """
+        given = as_frames(frames)
+        choice = keyframes or KeyframeChoice("first", self.config.keyframes)
+        reply, turn = self.say(
+            given,
+            question,
+            regions,
+            history=history,
+            keyframes=choice,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+            cancelled=cancelled,
+        )
+        if not masks:
+            reply = replace(reply, embeddings=reply.embeddings[:0], phrases=())
+        seen = choice.stages()[-1].indices(len(given)) if len(given) else ()
+        return self.answers(given, [(turn, reply)], seen)[0]
+
+    def say(
+        self,
+        frames: FramesLike,
+        question: str,
+        regions: Sequence[Region | np.ndarray] = (),
+        *,
+        history: Sequence[Turn] = (),
+        keyframes: KeyframeChoice | None = None,
+        max_new_tokens: int | None = None,
+        on_text: OnText | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> tuple[GroundingResult, Turn]:
+        """`ask` without masks: the language model's words and embeddings, and both as history of the next question.
+
+        Raises:
+            InputError, CancelledError: as `ask`.
+        """
         question, frames = prompts.clean_expression(question), as_frames(frames)
         if self.vocabulary is not None:
             question = self.vocabulary.read_question(question)
@@ -257,9 +291,7 @@ class Sa2VA(JointModel):
             choose=Listener(self.mllm, on_text, cancelled) if on_text or cancelled else None,
             keep_logits=False,
         )
-        if not masks:
-            reply = replace(reply, embeddings=reply.embeddings[:0], phrases=())
-        return self._answers(frames, [(question, reply)], seen)[0]
+        return reply, self.turn(question, reply)
 
     def _answers(
         self,

@@ -36,6 +36,8 @@ class EventKind(IntEnum):
     MEMORY_RESET = 7
     FAILED = 8
     OCCLUDED = 9
+    DEGRADED = 10  # sentences are not understood for now; what is followed lives on
+    RESTORED = 11
 
 
 class Reason(str, Enum):
@@ -59,6 +61,7 @@ class Reason(str, Enum):
     LIMIT = "limit"  # max_objects
     INPUT = "input"  # a prompt that does not fit the image
     MODEL = "model"  # the model failed
+    LINK = "link"  # to the server that understands sentences
     RESET = "reset"  # the stream began anew
 
 

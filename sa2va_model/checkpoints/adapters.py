@@ -230,17 +230,10 @@ def load_adapter(model: Sa2VA, folder: str | Path) -> Adapter:
             not finite.
     """
     adapter = read_adapter(folder)
-    plain = not (adapter.folder / INFO).is_file()
-    parts = {} if plain else _read(adapter.folder / PARTS)
     unload_adapter(model)
-    own = fingerprint(model)
-    if own != adapter.base and not plain:
-        raise InputError(
-            f"{adapter.folder}: was trained on base model {adapter.base}; expected {own}, the model that is loaded"
-        )
     places = dict(model.named_parameters()) | dict(model.named_buffers())
-    _check_parts(adapter, parts, places)
-    peft = _load_lora(model, adapter.folder) if adapter.lora else None
+    parts = read_parts(adapter, fingerprint(model), places)
+    peft = put_lora(model, adapter.folder) if adapter.lora else None
     replaced: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, tensor in parts.items():
@@ -250,6 +243,26 @@ def load_adapter(model: Sa2VA, folder: str | Path) -> Adapter:
     _ACTIVE[model] = _Active(adapter, peft, replaced, model.vocabulary)
     model.vocabulary = None  # what the adapter was taught is on no list
     return adapter
+
+
+def read_parts(adapter: Adapter, own: str, places: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that an adapter puts in the place of a model's.
+
+    Args:
+        own: `fingerprint` of the bare model; `places`: its tensors.
+
+    Raises:
+        InputError: as `load_adapter`.
+    """
+    if not (adapter.folder / INFO).is_file():
+        return {}
+    parts = _read(adapter.folder / PARTS)
+    if own != adapter.base:
+        raise InputError(
+            f"{adapter.folder}: was trained on base model {adapter.base}; expected {own}, the model that is loaded"
+        )
+    _check_parts(adapter, parts, places)
+    return parts
 
 
 def unload_adapter(model: Sa2VA) -> bool:
@@ -279,7 +292,9 @@ def merge_adapter(model: Sa2VA) -> bool:
     return True
 
 
-def wrap_language_model(language_model: nn.Module, config: PeftConfig) -> PeftModel:
+def wrap_language_model(
+    language_model: nn.Module, config: PeftConfig, name: str = "default"
+) -> PeftModel:
     """Puts LoRA into a language model in place; the model keeps its class and its place in Sa2VA."""
     from peft import get_peft_model
 
@@ -287,7 +302,7 @@ def wrap_language_model(language_model: nn.Module, config: PeftConfig) -> PeftMo
         warnings.simplefilter(
             "ignore", FutureWarning
         )  # peft reads an attribute that transformers renames
-        return get_peft_model(language_model, config, autocast_adapter_dtype=False)  # type: ignore[arg-type]
+        return get_peft_model(language_model, config, name, autocast_adapter_dtype=False)  # type: ignore[arg-type]
 
 
 def _forget_cache(model: Sa2VA) -> None:
@@ -330,27 +345,38 @@ def _check_shapes(file: Path, given: Mapping[str, Tensor], places: Mapping[str, 
             )
 
 
-def _load_lora(model: Sa2VA, folder: Path) -> PeftModel:
-    """LoRA as the folder describes it, with its weights; nothing stays behind when they do not fit."""
+def put_lora(
+    model: Sa2VA, folder: Path, name: str = "default", beside: PeftModel | None = None
+) -> PeftModel:
+    """LoRA of a folder in a language model, under a name, beside what is there already.
+
+    Raises:
+        InputError: it does not fit; a language model that had none has none then.
+    """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     file = folder / PEFT_WEIGHTS
     given = _under_our_names(_read(file), model.mllm.language_model)
     config = _lora_config(folder, given)
     try:
-        peft = wrap_language_model(model.mllm.language_model, config)
+        if beside is None:
+            peft = wrap_language_model(model.mllm.language_model, config, name)
+        else:
+            peft = beside
+            peft.add_adapter(name, config)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{folder / PEFT_CONFIG}: does not fit the model ({error})") from error
     try:
-        expected = get_peft_model_state_dict(peft)
+        expected = get_peft_model_state_dict(peft, adapter_name=name)
         missing = sorted(set(expected) - set(given))
         if missing:
             raise InputError(f"{file}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
         _check_shapes(file, given, expected)
     except InputError:
-        peft.unload()
+        if beside is None:
+            peft.unload()
         raise
-    set_peft_model_state_dict(peft, given)
+    set_peft_model_state_dict(peft, given, adapter_name=name)
     peft.requires_grad_(requires_grad=False).eval()
     return peft
 

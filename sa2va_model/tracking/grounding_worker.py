@@ -24,6 +24,7 @@ from torch import nn
 from sa2va_model.device import finish, hand_over, own_stream
 from sa2va_model.errors import CancelledError
 from sa2va_model.sa2va import GroundingResult, Sa2VA
+from sa2va_model.tracks import EventKind, Reason
 
 
 class Purpose(IntEnum):
@@ -54,12 +55,26 @@ class GroundingQuestion:
 
 @dataclass(frozen=True)
 class Answered:
-    """The reply to a question, or the error that it ended with."""
+    """The reply to a question, or the error that it ended with.
+
+    Attributes:
+        again: there is neither: it waited until its frames were old, and is to be put again on the newest.
+    """
 
     question: GroundingQuestion
     reply: GroundingResult | None
     error: str
     milliseconds: float
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that whoever answers has to tell, to all tracks."""
+
+    kind: EventKind
+    reason: Reason
+    detail: str
 
 
 @dataclass
@@ -95,6 +110,9 @@ class GroundingService(Protocol):
     def answers(self) -> list[Answered]:
         """Return the answers since the last call."""
 
+    def notices(self) -> list[Notice]:
+        """Return what is to be told since the last call."""
+
     def close(self, timeout: float = 30.0) -> bool:
         """End; False if that takes longer than `timeout` seconds."""
 
@@ -124,7 +142,7 @@ class GroundingWorker:
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._hooks = _between_layers(model.mllm, self._stop_if_cancelled) if background else []
+        self._hooks = between_layers(model.mllm, self._stop_if_cancelled) if background else []
         self._counts = QuestionCounts()
         if background:
             self._start_thread()
@@ -174,6 +192,10 @@ class GroundingWorker:
             except queue.Empty:
                 self._counts.answered += len(out)
                 return out
+
+    def notices(self) -> list[Notice]:
+        """Nothing: the model is here."""
+        return []
 
     def close(self, timeout: float = 30.0) -> bool:
         """End the thread and cancel its question; False if that takes longer than `timeout` seconds."""
@@ -259,7 +281,7 @@ class GroundingWorker:
             raise CancelledError("the question was cancelled")
 
 
-def _between_layers(module: nn.Module, check: Any) -> list[Any]:
+def between_layers(module: nn.Module, check: Any) -> list[Any]:
     """Runs `check` before every layer of every stack of layers."""
     stacks = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
     return [layer.register_forward_pre_hook(check) for stack in stacks for layer in stack]

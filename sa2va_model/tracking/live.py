@@ -23,6 +23,7 @@ from sa2va_model.mllm import chat as prompts
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import Observation, TrackerConfig
 from sa2va_model.segmentation.visual_prompts import visual_prompt
+from sa2va_model.segmentation_half import SegmentingModel
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.evidence import weigh
 from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
@@ -53,8 +54,10 @@ class LiveTracker:
     """Follows what it is told to.
 
     Args:
+        model: the whole model; with `grounding` its segmentation half is enough.
         names: gives the tracks' ids, none of them twice; None = its own. Trackers that follow each other in one session
             share theirs.
+        model: the whole model, or with `grounding` the segmentation half.
         vision: encodes, finds and follows; None = the model's own, as `config.propagation` says.
         grounding: answers the questions; None = the model, on its own thread with `config.background`.
         weigh: the evidence of masks.
@@ -62,7 +65,7 @@ class LiveTracker:
 
     def __init__(
         self,
-        model: Sa2VA,
+        model: SegmentingModel,
         config: LiveConfig | None = None,
         names: TrackNames | None = None,
         *,
@@ -87,9 +90,7 @@ class LiveTracker:
         self._ring = FrameRing(max(config.ring, keyframes), eyes.encode)
         self._table = TrackTable(config.max_objects, names)
         self._visibility = VisibilityTest(eyes.follower, config.visibility)
-        self._grounding = grounding or GroundingWorker(
-            model, background=config.background, limit=config.answer_limit
-        )
+        self._grounding = grounding or _ask_on_board(model, config)
         probe = EmbeddingProbe(eyes, gate, self._visibility)
         periods = config.replay_periods if config.background else None
         self._words = LanguageUpdates(
@@ -269,6 +270,8 @@ class LiveTracker:
         self._milliseconds = {}
         newest, commands = self._ring.append(frame), self._table.take_commands()
         idle = not len(self._table) and not commands
+        for notice in self._grounding.notices():
+            self._table.tell(notice.kind, None, frame, notice.reason, notice.detail)
         if idle:
             self._grounding.answers()
         seen = {} if idle else self._see(newest, commands)
@@ -304,7 +307,7 @@ class LiveTracker:
             command(frame)
         for answered in self._grounding.answers():
             self._lap("ground", time.perf_counter() - answered.milliseconds / 1e3)
-            if why:
+            if why or answered.again:
                 self._put_again(answered.question.track_id, frame)
             else:
                 self._take(answered, frame)
@@ -412,3 +415,9 @@ class LiveTracker:
         """Drop stopped tracks and those not found, which were shown once."""
         for name in self._table.drop_ended():
             self._tracker.remove(name)
+
+
+def _ask_on_board(model: SegmentingModel, config: LiveConfig) -> GroundingWorker:
+    if not isinstance(model, Sa2VA):
+        raise InputError("the model has no language half; expected whoever answers as `grounding`")
+    return GroundingWorker(model, background=config.background, limit=config.answer_limit)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and meanings to messages and back.
+
+Messages of others are checked, and no picture is unpacked before its size is known.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sa2va_model.errors import InputError
+from sa2va_model.mllm.chat import Phrase
+from sa2va_model.mllm.types import Generated
+from sa2va_model.results import GroundingResult
+from sa2va_serve.wire import grounding_pb2 as pb
+
+ENCODINGS = ("jpeg", "png")
+MAX_PIXELS = 1 << 24  # of a keyframe
+JPEG_QUALITY = 90
+PNG_EFFORT = 1  # zlib level: a frame has milliseconds
+
+
+def encode_image(rgb: np.ndarray, encoding: str = "jpeg") -> bytes:
+    """A uint8 [H, W, 3] image as a file.
+
+    Raises:
+        InputError: another array, or an unknown encoding.
+    """
+    if encoding not in ENCODINGS:
+        raise InputError(f"encoding is {encoding!r}; expected one of {', '.join(ENCODINGS)}")
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise InputError(
+            f"keyframe: {rgb.dtype} {list(rgb.shape)}; expected uint8 [height, width, 3]"
+        )
+    options = {
+        "jpeg": [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY],
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, PNG_EFFORT],
+    }
+    _, data = cv2.imencode(f".{encoding}", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options[encoding])
+    return data.tobytes()
+
+
+def decode_image(data: bytes, where: str = "keyframe") -> np.ndarray:
+    """The picture in a JPEG or PNG file, uint8 [H, W, 3].
+
+    Raises:
+        InputError: neither, too large, or broken.
+    """
+    try:
+        with (
+            warnings.catch_warnings(),
+            Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as file,
+        ):
+            warnings.simplefilter("ignore")
+            width, height = file.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{where}: no JPEG or PNG file ({len(data)} bytes)") from error
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{where}: {width}x{height} pixels; expected at most {MAX_PIXELS} in all")
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise InputError(f"{where}: a broken {width}x{height} picture ({len(data)} bytes)")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def encode_embeddings(embeddings: Tensor) -> pb.Embeddings:
+    """[K, d] of any float type."""
+    values = embeddings.detach().to("cpu", torch.float16).numpy().astype("<f2")
+    count, width = values.shape
+    return pb.Embeddings(count=count, width=width, fp16=values.tobytes())
+
+
+def decode_embeddings(message: pb.Embeddings) -> Tensor:
+    """float32 [K, d].
+
+    Raises:
+        InputError: sizes that contradict each other, or values that are not finite.
+    """
+    size = 2 * message.count * message.width
+    if len(message.fp16) != size:
+        raise InputError(
+            f"embeddings: {len(message.fp16)} bytes for [{message.count}, {message.width}]; expected {size}"
+        )
+    values = np.frombuffer(message.fp16, "<f2").reshape(message.count, message.width)
+    if not np.isfinite(values).all():
+        raise InputError("embeddings: NaN or infinity; expected numbers")
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def to_meaning(
+    reply: GroundingResult, scores: Sequence[float] = (), written: str = ""
+) -> pb.Meaning:
+    """What a language model said, as a message."""
+    return pb.Meaning(
+        found=reply.found,
+        text=reply.text,
+        phrases=[
+            pb.Phrase(text=p.text, begin=p.begin, end=p.end, mask=p.mask) for p in reply.phrases
+        ],
+        embeddings=encode_embeddings(reply.embeddings),
+        scores=[score if math.isfinite(score) else 0.0 for score in scores],
+        unknown=reply.unknown,
+        note=reply.note,
+        written=written,
+    )
+
+
+def from_meaning(message: pb.Meaning, device: torch.device | str = "cpu") -> GroundingResult:
+    """The same as the language model on board would give it, without the states behind it.
+
+    Raises:
+        InputError: as `decode_embeddings`, or a phrase without an embedding.
+    """
+    embeddings = decode_embeddings(message.embeddings).to(device)
+    phrases = tuple(Phrase(p.text, p.begin, p.end, p.mask) for p in message.phrases)
+    for phrase in phrases:
+        if phrase.mask >= len(embeddings):
+            raise InputError(
+                f"phrase {phrase.text!r} has mask {phrase.mask}; there are {len(embeddings)}"
+            )
+    return GroundingResult(
+        message.text,
+        message.written,
+        phrases,
+        embeddings,
+        Generated.nothing(0),
+        tuple(message.unknown),
+        message.note,
+    )

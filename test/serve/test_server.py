@@ -1,0 +1,276 @@
+"""The server over gRPC: the same answers as on board, and a refusal for everything else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sa2va_model.checkpoints.adapters import decoder_fingerprint, fingerprint, save_adapter
+from sa2va_model.errors import InputError
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.testing import nano_model
+from sa2va_serve.server.background import BackgroundServer
+from sa2va_serve.server.config import ServerConfig, ServerLimits
+from sa2va_serve.server.service import GroundingServer
+from sa2va_serve.wire import codec
+from sa2va_serve.wire import grounding_pb2 as pb
+from sa2va_serve.wire import grounding_pb2_grpc as stubs
+
+
+@contextmanager
+def stub(port: int) -> Iterator[Any]:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield stubs.GroundingStub(channel)
+
+
+def ground(
+    *frames: np.ndarray, robot: str = "r", sentences: tuple[str, ...] = ("the mug",), **header: Any
+) -> pb.GroundRequest:
+    keyframes = [pb.Keyframe(image=codec.encode_image(f, "png"), stamp_ns=7) for f in frames]
+    named = pb.Header(robot_id=robot, request_id="1", **header)
+    return pb.GroundRequest(header=named, keyframes=keyframes, sentences=sentences)
+
+
+def refusal(call: Callable[[], Any]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as refused:
+        call()
+    return refused.value
+
+
+@contextmanager
+def held(service: GroundingServer) -> Iterator[None]:
+    """The model is at work on something else."""
+    with service._model._turns._lock:
+        yield
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_the_answer_is_that_of_the_model_on_board(
+    server: BackgroundServer, nano: Sa2VA, frame: np.ndarray
+) -> None:
+    clip = [frame, frame[::-1].copy()]
+    words = ("the mug", "the can", "x [SEG]", "<image>")
+    with stub(server.port) as remote:
+        reply = remote.Ground(ground(*clip, sentences=words, decoder=decoder_fingerprint(nano)))
+    local = nano.ground_many(clip, words[:3])
+    assert (reply.request_id, reply.stamp_ns) == ("1", 7)
+    assert reply.decoder == decoder_fingerprint(nano)
+    for meaning, mine in zip(reply.meanings, local, strict=False):
+        assert torch.equal(
+            codec.decode_embeddings(meaning.embeddings), mine.embeddings.half().float()
+        )
+        assert [0 < score <= 1 for score in meaning.scores] == [True]
+    assert "expected words" in reply.meanings[3].error
+    assert not any(meaning.error for meaning in reply.meanings[:3])
+    assert reply.ByteSize() < 1000
+
+
+def test_each_robot_s_frames_are_kept_for_its_next_sentence(
+    server: BackgroundServer, service: GroundingServer, frame: np.ndarray
+) -> None:
+    looked = []
+    hook = service._model.mllm.vision_model.register_forward_pre_hook(lambda *_: looked.append(1))
+    with stub(server.port) as remote:
+        for robot in ("a", "b", "a", "b"):
+            picture = frame if robot == "a" else frame[::-1].copy()
+            remote.Ground(ground(picture, robot=robot))
+    hook.remove()
+    assert len(looked) == 2
+
+
+def test_what_is_refused_says_why(server: BackgroundServer, nano: Sa2VA, frame: np.ndarray) -> None:
+    empty = ground(frame)
+    del empty.keyframes[:]
+    broken = ground(frame)
+    broken.keyframes[0].image = b"no picture"
+    cases = [
+        (ground(frame, decoder="other"), "FAILED_PRECONDITION", "expected the same checkpoint"),
+        (ground(frame, adapter="garden"), "NOT_FOUND", "adapter is 'garden'"),
+        (ground(frame, robot=""), "INVALID_ARGUMENT", "robot_id"),
+        (ground(frame, sentences=()), "INVALID_ARGUMENT", "sentences: 0"),
+        (ground(frame, sentences=("a",) * 17), "INVALID_ARGUMENT", "sentences: 17"),
+        (ground(*[frame] * 17), "INVALID_ARGUMENT", "keyframes: 17"),
+        (empty, "INVALID_ARGUMENT", "keyframes: none"),
+        (broken, "INVALID_ARGUMENT", "no JPEG or PNG"),
+    ]
+    with stub(server.port) as remote:
+        for request, code, words in cases:
+            error = refusal(lambda request=request: remote.Ground(request))  # type: ignore[misc]
+            assert (error.code().name, words in error.details()) == (code, True), error.details()
+        broken.keyframes[0].image = bytes(50 << 20)
+        error = refusal(lambda: remote.Ground(broken))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert remote.Ground(ground(frame)).meanings[0].found
+
+
+def test_a_full_queue_refuses_at_once_and_nothing_is_mixed_up(
+    nano: Sa2VA, frame: np.ndarray
+) -> None:
+    service = GroundingServer(nano, ServerLimits(waiting=3, waiting_of_one=1))
+    config = ServerConfig(port=0, metrics_port=-1, grace=5, limits=service.limits)
+    pictures = [np.roll(frame, n, 0) for n in range(8)]
+    expected = [nano.ground([p], "the mug").embeddings.half().float() for p in pictures]
+    with BackgroundServer(service, config) as server, stub(server.port) as remote:
+
+        def ask(n: int) -> tuple[int, Any]:
+            try:
+                return n, remote.Ground(ground(pictures[n], robot=f"r{n}"))
+            except grpc.RpcError as error:
+                return n, error
+
+        with ThreadPoolExecutor(8) as pool, held(service):
+            answers = [pool.submit(ask, n) for n in range(8)]
+            # One is in work, three wait, four are refused while nothing moves.
+            until(lambda: sum(a.done() for a in answers) == 4)
+            for n, error in (a.result() for a in answers if a.done()):
+                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, n
+                pushback = dict(error.trailing_metadata())["grpc-retry-pushback-ms"]
+                assert int(pushback) >= 1
+        given = [a.result() for a in answers]
+        answered = [(n, r) for n, r in given if isinstance(r, pb.GroundReply)]
+        assert len(answered) == 4
+        for n, reply in answered:
+            assert torch.equal(codec.decode_embeddings(reply.meanings[0].embeddings), expected[n])
+        count = service.metrics.registry.get_sample_value
+        assert count("sa2va_requests_total", {"kind": "ground", "code": "OK"}) == 4
+        assert count("sa2va_requests_total", {"kind": "ground", "code": "RESOURCE_EXHAUSTED"}) == 4
+
+
+def test_deadlines_and_cancelled_calls_cost_the_model_nothing(
+    server: BackgroundServer, service: GroundingServer, frame: np.ndarray
+) -> None:
+    with stub(server.port) as remote:
+        with held(service):
+            first = remote.Ground.future(ground(frame, robot="busy"))
+            until(lambda: bool(service.engine._running))
+            late = remote.Ground.future(ground(frame, robot="late"), timeout=0.1)
+            left = remote.Ground.future(ground(frame, robot="left"))
+            until(lambda: service.queue_length == 2)
+            left.cancel()
+            assert refusal(late.result).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            time.sleep(0.1)  # until the server has heard of it
+        assert first.result().meanings[0].found
+        assert remote.Ground(ground(frame)).meanings[0].found
+    assert service.engine.counts == {"forwards": 2, "answered": 2, "cancelled": 2}
+
+
+def test_a_question_is_answered_word_by_word(
+    server: BackgroundServer, nano: Sa2VA, frame: np.ndarray
+) -> None:
+    request = pb.AskRequest(question="What is it?", header=ground(frame).header)
+    request.keyframes.extend(ground(frame).keyframes)
+    with stub(server.port) as remote:
+        *words, last = remote.Ask(request)
+    mine = nano.ask([frame], "What is it?")
+    assert "".join(reply.delta for reply in words) == last.whole.text == mine.text
+    assert last.whole.written == mine.turn.answer
+    assert torch.equal(
+        codec.decode_embeddings(last.whole.embeddings), mine.embeddings.half().float()
+    )
+
+
+def test_health_says_when_it_serves(server: BackgroundServer) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "sa2va.grounding.v1.Grounding"):
+            reply = health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_ending_finishes_what_was_begun_and_takes_nothing_more(
+    nano: Sa2VA, frame: np.ndarray
+) -> None:
+    service = GroundingServer(nano)
+    server = BackgroundServer(service, ServerConfig(port=0, metrics_port=-1, grace=10))
+    with stub(server.start()) as remote:
+        with held(service):
+            open_calls = [remote.Ground.future(ground(frame, robot=f"r{n}")) for n in range(3)]
+            until(lambda: service.queue_length == 2)
+            ending = threading.Thread(target=server.end)
+            ending.start()
+            until(lambda: service.draining)
+            error = refusal(lambda: remote.Ground(ground(frame)))
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert all(call.result(5).meanings[0].found for call in open_calls)
+        ending.join(5)
+        assert not ending.is_alive()
+
+
+def test_tokens_keep_strangers_out(nano: Sa2VA, frame: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.txt"
+    file.write_text("# robots\nfirst-token-0123456789\nsecond-token-0123456789  # lab\n")
+    service = GroundingServer(nano)
+    config = ServerConfig(port=0, metrics_port=-1, grace=0, tokens=str(file))
+    with BackgroundServer(service, config) as server, stub(server.port) as remote:
+        for given in (
+            (),
+            (("authorization", "Bearer wrong"),),
+            (("authorization", "first-token-0123456789"),),
+        ):
+            error = refusal(
+                lambda given=given: remote.Describe(pb.DescribeRequest(), metadata=given)
+            )  # type: ignore[misc]
+            assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        known = (("authorization", "Bearer second-token-0123456789"),)
+        assert remote.Ground(ground(frame), metadata=known).meanings[0].found
+    service.engine.close()
+
+
+def test_a_server_that_others_reach_needs_tls_and_tokens() -> None:
+    with pytest.raises(InputError, match=r"expected TLS .* and tokens"):
+        ServerConfig(host="0.0.0.0")
+    with pytest.raises(InputError, match="and tokens"):
+        ServerConfig(host="robot.lan", certificate="a.pem", key="b.pem")
+    with pytest.raises(InputError, match="one of them"):
+        ServerConfig(certificate="a.pem")
+    for host in ("127.0.0.1", "::1", "localhost"):
+        ServerConfig(host=host)
+
+
+def test_adapters_are_read_once_and_each_answers_as_alone(
+    frame: np.ndarray, tmp_path: Path
+) -> None:
+    base = fingerprint(nano_model())
+    expected = {"": nano_model().ground([frame], "the mug").embeddings}
+    for n, name in enumerate(("kitchen", "garden")):
+        model = nano_model()
+        with torch.no_grad():
+            model.text_hidden_fcs[2].bias.add_(n + 1.0)
+        parts = ["text_hidden_fcs.2.bias"]
+        if n:
+            state = model.state_dict()
+            parts += [k for k in state if "sam_mask_decoder.iou_prediction_head" in k][:1]
+            with torch.no_grad():
+                state[parts[-1]].add_(0.5)
+        save_adapter(model, tmp_path / name, base=base, parts=parts)
+        expected[name] = model.ground([frame], "the mug").embeddings
+    service = GroundingServer(
+        nano_model(), adapters=[str(tmp_path / n) for n in ("kitchen", "garden")]
+    )
+    decoders = service.describe().decoders
+    assert decoders["kitchen"] == decoders[""] != decoders["garden"]
+    config = ServerConfig(port=0, metrics_port=-1, grace=0)
+    with BackgroundServer(service, config) as server, stub(server.port) as remote:
+        for name in ("garden", "kitchen", "", "garden", "kitchen"):
+            (tmp_path / "garden" / "parts.safetensors").unlink(missing_ok=True)
+            reply = remote.Ground(ground(frame, adapter=name, decoder=decoders[name]))
+            given = codec.decode_embeddings(reply.meanings[0].embeddings)
+            assert torch.equal(given, expected[name].half().float()), name
+    service.engine.close()
