@@ -42,11 +42,13 @@ def write(size: str, folder: Path, dtype: torch.dtype) -> str:
     from sa2va_model.checkpoints.meta_init import unallocated
     from sa2va_model.checkpoints.presets import byte_tokenizer
     from sa2va_model.checkpoints.published import published_config
-    from sa2va_model.mllm.families.nano import QWEN_TOKENS
+    from sa2va_model.mllm.registry import family
     from sa2va_model.sa2va import Sa2VA
 
     with unallocated():
-        model = Sa2VA(published_config(size), byte_tokenizer(extra=QWEN_TOKENS)).eval()
+        config = published_config(size)
+        tokenizer = byte_tokenizer(extra=family(config.mllm.family).tokens)
+        model = Sa2VA(config, tokenizer).eval()
     random_weights(model, dtype)
     save_model(model, folder, dtype=dtype)
     return digest(model.state_dict(), dtype)

@@ -53,11 +53,13 @@ def build(size: str, device: torch.device) -> Sa2VA:
     from sa2va_model.checkpoints.meta_init import unallocated
     from sa2va_model.checkpoints.presets import byte_tokenizer
     from sa2va_model.checkpoints.published import published_config
-    from sa2va_model.mllm.families.nano import QWEN_TOKENS
+    from sa2va_model.mllm.registry import family
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with unallocated():
-        model = Sa2VA(published_config(size), byte_tokenizer(extra=QWEN_TOKENS)).eval()
+        config = published_config(size)
+        tokenizer = byte_tokenizer(extra=family(config.mllm.family).tokens)
+        model = Sa2VA(config, tokenizer).eval()
     random_weights(model, dtype)
     return model.to(device)
 

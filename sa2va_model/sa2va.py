@@ -279,6 +279,8 @@ class Sa2VA(JointModel):
         if regions and len(frames) != 1:
             raise InputError(f"regions: given with {len(frames)} frames; expected a single image")
         cells = self.config.region_size
+        if regions and not cells:
+            raise InputError("regions: this checkpoint's family has no region prompts")
         areas = [region.area(shown[0].shape, cells) for region in as_regions(regions)]
         [reply] = self._replies(
             [f"{prompts.IMAGE_PLACEHOLDER}\n{question}" if shown else question],

@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer, nano_config
-from sa2va_model.mllm.families.nano import QWEN_TOKENS, nano_family
-from sa2va_model.mllm.families.qwen_config import QWEN2_5, QWEN3
+from sa2va_model.mllm.registry import family_of_nano
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2
 
@@ -21,13 +20,11 @@ def nano_model(
 
     Args:
         answers: the language model writes `[SEG]` whatever it is asked; otherwise it never does.
-        family: one of `nano_families.FAMILIES`.
+        family: one of `registry.nano_names`; None = the smallest.
         segmenter: one of `presets.NANO_SEGMENTERS`.
     """
-    tokenizer = byte_tokenizer(extra=QWEN_TOKENS if family in (QWEN2_5, QWEN3) else ())
-    size = len(tokenizer)
-    config = nano_config(size) if family is None else nano_family(family, size)
-    config = replace(config, sam2=NANO_SEGMENTERS[segmenter])
+    tokenizer = byte_tokenizer(extra=() if family is None else family_of_nano(family).tokens)
+    config = replace(nano_config(len(tokenizer), family), sam2=NANO_SEGMENTERS[segmenter])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Sa2VA(config, tokenizer).eval()

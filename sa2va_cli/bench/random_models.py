@@ -6,8 +6,6 @@ Weights are made on the device, in the type in which they are used.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.checkpoints.published import published_config
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.chat import ANSWERS, referring_question
+from sa2va_model.mllm.registry import family
 from sa2va_model.sa2va import Sa2VA
 
 ANSWER = "Sure, [SEG]."
@@ -26,16 +25,14 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Sa2VA:
     """A published size whose language model answers every referring question with `ANSWER`.
 
     Raises:
-        InputError: there is no such size, or it is of the Qwen-VL family.
+        InputError: there is no such size.
     """
-    config = published_config(size)
-    if config.qwen is not None:
-        raise InputError(f"--preset {size}: expected a size of the InternVL family")
-    corpus = [referring_question("the man"), "user assistant", *ANSWERS] * 50
     # One stop token; the 4B checkpoint's template ends with several, which changes nothing that is measured.
-    config = replace(config, template="qwen_chat")
+    config = published_config(size, template="qwen_chat")
+    corpus = [referring_question("the man"), "user assistant", *ANSWERS] * 50
     with unallocated():
-        model = Sa2VA(config, byte_tokenizer(corpus, WORDS)).eval()
+        tokens = family(config.mllm.family).tokens
+        model = Sa2VA(config, byte_tokenizer(corpus, WORDS, tokens)).eval()
     generator = torch.Generator(device=device).manual_seed(0)
     for buffers in [module._buffers for module in model.modules()]:
         for name, buffer in buffers.items():

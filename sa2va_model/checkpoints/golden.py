@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,7 @@ from sa2va_model.checkpoints.golden_stages import GoldenStage, equal, within
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
-from sa2va_model.io import preprocessing as images
-from sa2va_model.mllm.families.internvl import InternVL
-from sa2va_model.mllm.families.qwen_config import CLIP_MEAN, CLIP_STD, HALF
-from sa2va_model.mllm.families.qwen_vl import QwenVL
+from sa2va_model.mllm.base import Mllm
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 
 MAX_NEW_TOKENS = 24  # what the recorded runs were limited to
@@ -60,7 +57,7 @@ def verify(folder: str | Path, case: str | None = None, device: str = "cpu") -> 
             raise InputError(f"{path}: no case {case!r}; there are {', '.join(names)}")
         names = [case]
     model = load_model(path, device=device, dtype=torch.float32, profile="reference")
-    as_recorded(model, manifest.get("_env", {}))
+    model.mllm.as_recorded(manifest.get("_env", {}))
     reports = []
     for name in names:
         with _overridden(model, manifest[name].get("overrides", {})):
@@ -97,18 +94,6 @@ def _manifest(path: Path) -> dict[str, Any]:
     return values
 
 
-def as_recorded(model: Sa2VA, environment: Mapping[str, Any]) -> None:
-    """Put into a model what stood in for parts that the recorded run (`_env` of its manifest) did not have.
-
-    A system prompt for the chat template, and an image processor without `process_vision_info` in front of it.
-    """
-    system = environment.get("system_prompt")
-    if isinstance(system, str) and model.config.qwen is not None:
-        model.mllm.template = replace(model.mllm.template, system=system)
-    if isinstance(model.mllm, QwenVL) and environment.get("processor", "").startswith("stub"):
-        model.mllm.whole_squares = False
-
-
 def _run(
     model: Sa2VA, name: str, case: Mapping[str, Any], gold: Mapping[str, Tensor]
 ) -> CaseReport:
@@ -128,7 +113,7 @@ def _language_stages(
     shown = frames[: model.config.keyframes]
     regions = [mask.numpy() > 0 for mask in gold.get("in.mask_prompts", torch.zeros(0))]
     if shown:
-        yield from _vision_stages(model, gold, shown, clip=clip)
+        yield from _vision_stages(model.mllm, gold, shown, clip=clip)
     reply = _reply(model, case, shown, clip=clip, regions=regions)
     states = gold["last_hidden_states"]
     ids = torch.tensor(reply.generated.ids)
@@ -148,39 +133,23 @@ def _language_stages(
 
 
 def _vision_stages(
-    model: Sa2VA, gold: Mapping[str, Tensor], shown: list[np.ndarray], *, clip: bool
+    mllm: Mllm, gold: Mapping[str, Tensor], shown: list[np.ndarray], *, clip: bool
 ) -> Iterator[GoldenStage]:
     """What the vision model gets and, where it was recorded, what it sees."""
-    if isinstance(model.mllm, QwenVL):
-        yield from _patch_stages(model.mllm, gold, shown)
-        return
-    assert isinstance(model.mllm, InternVL)
-    tiles = torch.cat([images.tiles(frame, model.config, single=clip) for frame in shown])
-    yield _sampled("pixel_values", tiles, gold)
-    if "vit_embeds" in gold:
-        with torch.inference_mode():
-            seen = model.mllm.visual_tokens(tiles)
-        yield within("vit", seen, gold["vit_embeds"])
-
-
-def _patch_stages(
-    mllm: QwenVL, gold: Mapping[str, Tensor], shown: list[np.ndarray]
-) -> Iterator[GoldenStage]:
-    """Patches and their grid. A folder without an image processor's file leaves the normalisation to the record."""
-    pixels, grids = mllm.pixels(shown)
-    stage = _sampled("pixel_values", pixels, gold)
-    for name, mean, std in (("CLIP", CLIP_MEAN, CLIP_STD), ("0.5", HALF, HALF)):
-        if stage.passed or mllm.normalisation_given:
+    stage = _sampled("pixel_values", mllm.seen_pixels(shown, clip=clip), gold)
+    for name, reading in mllm.open_readings().items():
+        if stage.passed:
             break
-        mllm.normalise(mean, std)
-        other = _sampled(f"pixel_values ({name} as recorded)", mllm.pixels(shown)[0], gold)
+        reading()
+        pixels = mllm.seen_pixels(shown, clip=clip)
+        other = _sampled(f"pixel_values ({name} as recorded)", pixels, gold)
         stage = other if other.passed else stage
     yield stage
+    with torch.inference_mode():
+        seen = mllm.look(shown, clip=clip)
     if "image_grid_thw" in gold:
-        yield equal("image grid", grids, gold["image_grid_thw"])
+        yield equal("image grid", torch.tensor(seen.grids), gold["image_grid_thw"])
     if "vit_embeds" in gold:
-        with torch.inference_mode():
-            seen = mllm.look(shown, clip=len(shown) > 1)
         yield within("vit", seen.tokens, gold["vit_embeds"].reshape(seen.tokens.shape))
 
 

@@ -20,19 +20,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_model import config as configuration
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.checkpoints.config_bounds import check_sizes
+from sa2va_model.checkpoints.config_json import config_from_json, config_to_json
 from sa2va_model.checkpoints.hub import find_folder
 from sa2va_model.checkpoints.meta_init import check, fill, unallocated
 from sa2va_model.checkpoints.quantisation import is_quantised, quantise
 from sa2va_model.checkpoints.safetensors_files import INDEX, refuse_pointer, stored_tensors
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.checkpoints.tokenizer import read_tokenizer
+from sa2va_model.config import ModelConfig
 from sa2va_model.device import prepare, traits_of
 from sa2va_model.errors import InputError
-from sa2va_model.mllm.families.qwen_config import processor_to_dict
 from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
+from sa2va_model.mllm.registry import family
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import check_profile
@@ -48,6 +49,7 @@ SEGMENTER = "grounding_encoder."
 HEAD = "mllm.language_model.lm_head.weight"
 HEADS = ("lm_head.weight", "language_model.output.weight")
 """The language model's head among ours and in files."""
+PROCESSOR = "preprocessor_config.json"
 SHARD = 5 * 10**9
 """Bytes in one file of a saved checkpoint."""
 
@@ -173,9 +175,7 @@ def load_half(
     return half
 
 
-def _build(
-    config: configuration.ModelConfig, tokenizer: PreTrainedTokenizerBase, path: Path
-) -> Sa2VA:
+def _build(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Sa2VA:
     """The model without memory for its weights."""
     try:
         with unallocated():
@@ -203,9 +203,10 @@ def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype | None = tor
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     _save_tensors(model, path, dtype)
-    _write_json(path / "config.json", configuration.to_dict(model.config))
-    if model.config.qwen is not None:
-        _write_json(path / "preprocessor_config.json", processor_to_dict(model.config.qwen))
+    _write_json(path / "config.json", config_to_json(model.config))
+    processor = family(model.config.mllm.family).processor(model.config.mllm)
+    if processor is not None:
+        _write_json(path / PROCESSOR, processor)
     model.mllm.tokenizer.save_pretrained(path)
     if model.vocabulary is not None:
         model.vocabulary.write(path)
@@ -239,7 +240,7 @@ def _kind(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return torch.empty_like(tensor, dtype=tensor.dtype if keep else dtype, device="meta")
 
 
-def _shared(config: configuration.ModelConfig) -> frozenset[str]:
+def _shared(config: ModelConfig) -> frozenset[str]:
     """Parameters that are another one and are not stored."""
     return frozenset({HEAD}) if config.tied else frozenset()
 
@@ -248,8 +249,8 @@ def _write_json(file: Path, values: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def read_config(path: Path) -> configuration.ModelConfig:
-    """`config.json` of a folder, and for the Qwen-VL family `preprocessor_config.json`.
+def read_config(path: Path) -> ModelConfig:
+    """`config.json` of a folder, and `preprocessor_config.json` where it has one.
 
     Raises:
         InputError: no such folder or file, no JSON, or a field with a value that no code path serves.
@@ -259,10 +260,10 @@ def read_config(path: Path) -> configuration.ModelConfig:
         raise InputError(f"{path}: no such folder; expected a Sa2VA checkpoint folder")
     if not file.is_file():
         raise InputError(f"{path}: no config.json in it; expected a Sa2VA checkpoint folder")
-    processor = path / "preprocessor_config.json"
+    processor = path / PROCESSOR
     values = _read_json(file), str(file), _read_json(processor) if processor.is_file() else None
     try:
-        return configuration.from_dict(*values)
+        return config_from_json(*values)
     except InputError as error:
         raise InputError(error if str(path) in str(error) else f"{file}: {error}") from error
 

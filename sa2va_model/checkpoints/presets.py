@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sa2va_model.config import ModelConfig, Sam2Config, VisionConfig
+from sa2va_model.checkpoints.config_json import config_from_json
+from sa2va_model.config import ModelConfig, Sam2Config
 from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.registry import nano_fields
 from sa2va_model.segmenter_config import Sam3Config, SegmenterConfig
 
 CHAT_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
@@ -70,53 +73,29 @@ def _qwen2(
     }
 
 
-def tiny_config(vocabulary: int) -> ModelConfig:
-    """The model that ships: 256-pixel images, one visual token for 16 x 16 pixels, one keyframe."""
-    return ModelConfig(
-        vision=VisionConfig(
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            image_size=256,
-            patch_size=16,
-            initializer_factor=1.0,
-            stem=(32, 64, 96),
-            stem_blocks=(0, 1, 3, 3),
-        ),
-        llm=_qwen2(hidden=192, mlp=512, layers=4, heads=3, vocabulary=vocabulary),
-        sam2=Sam2Config(
-            image_size=256,
-            embed_dim=32,
-            num_heads=1,
-            stages=(1, 2, 3, 1),
-            global_blocks=(4,),
-            window_spec=(8, 4, 8, 4),
-            background_size=(8, 8),
-            top_down_levels=(0, 1, 2, 3),
-            hidden_dim=128,
-            memory_dim=32,
-            memory_frames=4,
-            max_pointers=8,
-            memory_layers=2,
-            memory_mlp_dim=512,
-            decoder_mlp_dim=512,
-            object_score_gate=True,
-            multimask=False,
-            stability_fallback=False,
-            pointer_positions=True,
-            rounded_normalisation=False,
-            stem_blocks=2,
-        ),
-        downsample_ratio=1.0,
-        dynamic_image_size=False,
-        keyframes=1,
-        max_tiles=1,
-        max_new_tokens=96,
-        extra_answers=("I cannot see that.",),
-    )
-
-
+_TINY_SAM2 = Sam2Config(
+    image_size=256,
+    embed_dim=32,
+    num_heads=1,
+    stages=(1, 2, 3, 1),
+    global_blocks=(4,),
+    window_spec=(8, 4, 8, 4),
+    background_size=(8, 8),
+    top_down_levels=(0, 1, 2, 3),
+    hidden_dim=128,
+    memory_dim=32,
+    memory_frames=4,
+    max_pointers=8,
+    memory_layers=2,
+    memory_mlp_dim=512,
+    decoder_mlp_dim=512,
+    object_score_gate=True,
+    multimask=False,
+    stability_fallback=False,
+    pointer_positions=True,
+    rounded_normalisation=False,
+    stem_blocks=2,
+)
 NANO_SEGMENTERS: dict[str, SegmenterConfig] = {
     "sam2": Sam2Config(
         image_size=64,
@@ -152,20 +131,51 @@ NANO_SEGMENTERS: dict[str, SegmenterConfig] = {
 """Every part of every kind of segmenter, as small as it can be."""
 
 
-def nano_config(vocabulary: int) -> ModelConfig:
-    """For tests: every part is there, everything is as small as it can be; weights are random."""
-    return ModelConfig(
-        vision=VisionConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-        ),
-        llm=_qwen2(hidden=32, mlp=64, layers=2, heads=2, vocabulary=vocabulary, tied=False),
-        sam2=NANO_SEGMENTERS["sam2"],
-        keyframes=1,
-        max_tiles=1,
-        max_new_tokens=12,
-    )
+def tiny_config(vocabulary: int) -> ModelConfig:
+    """The model that ships: 256-pixel images, one visual token for 16 x 16 pixels, one keyframe."""
+    vision = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 256,
+        "patch_size": 16,
+        "initializer_factor": 1.0,
+        "stem": [32, 64, 96],
+        "stem_blocks": [0, 1, 3, 3],
+    }
+    fields = {
+        "vision_config": vision,
+        "llm_config": _qwen2(hidden=192, mlp=512, layers=4, heads=3, vocabulary=vocabulary),
+        "downsample_ratio": 1.0,
+        "dynamic_image_size": False,
+        "max_tiles": 1,
+        "keyframes": 1,
+        "max_new_tokens": 96,
+        "extra_answers": ["I cannot see that."],
+    }
+    return replace(config_from_json(fields), sam2=_TINY_SAM2)
+
+
+def nano_config(vocabulary: int, family: str | None = None, **changes: Any) -> ModelConfig:
+    """For tests: every part is there, everything is as small as it can be; weights are random.
+
+    Args:
+        family: one of `registry.nano_names`; None = the smallest.
+        changes: fields of `config.json` that are otherwise, also within its objects.
+
+    Raises:
+        InputError: there is no such family; the message lists those there are.
+    """
+    if family is None:
+        fields = nano_fields("qwen2", vocabulary)
+        fields["llm_config"] = _qwen2(
+            hidden=32, mlp=64, layers=2, heads=2, vocabulary=vocabulary, tied=False
+        )
+    else:
+        fields = nano_fields(family, vocabulary)
+    fields |= {"keyframes": 1, "max_new_tokens": 12} | {
+        name: {**fields.get(name, {}), **value} if isinstance(value, Mapping) else value
+        for name, value in changes.items()
+    }
+    return replace(config_from_json(fields), sam2=NANO_SEGMENTERS["sam2"])

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor names of official checkpoints and of our modules, for every family; the one place that knows both.
+"""Tensor names of official checkpoints and of our modules: the family's table, the segmenter's, and what joins them.
 
-A table of pairs is read in both directions; `#` stands for a layer number and `*` for the rest of a name. Fused weights
-are cut where transformers' classes have several modules.
+Fused weights are cut where transformers' classes have several modules.
 """
 
 from __future__ import annotations
@@ -11,49 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from sa2va_model.config import ModelConfig
-from sa2va_model.mllm.llm import INTERNLM2
-from sa2va_model.segmentation.kinds import MODULES, CutTensor, kind_of
+from sa2va_model.segmentation.kinds import MODULES, kind_of
 from sa2va_model.segmenter_config import SegmenterConfig
 
-_VISION, _OUR_VISION = "vision_model.encoder.layers.#.", "mllm.vision_model.encoder.layer.#."
-_LAYER, _OUR_LAYER = "language_model.model.layers.#.", "mllm.language_model.model.layers.#."
-_INTERNVIT = (
-    ("vision_model.embeddings.class_embedding", "mllm.vision_model.embeddings.cls_token"),
-    (
-        "vision_model.embeddings.position_embedding",
-        "mllm.vision_model.embeddings.position_embeddings",
-    ),
-    (
-        "vision_model.embeddings.patch_embedding.*",
-        "mllm.vision_model.embeddings.patch_embeddings.projection.*",
-    ),
-    (_VISION + "ls1", _OUR_VISION + "lambda_1"),
-    (_VISION + "ls2", _OUR_VISION + "lambda_2"),
-    (_VISION + "norm1.*", _OUR_VISION + "layernorm_before.*"),
-    (_VISION + "norm2.*", _OUR_VISION + "layernorm_after.*"),
-    (_VISION + "attn.proj.*", _OUR_VISION + "attention.projection_layer.*"),
-    (_VISION + "attn.*", _OUR_VISION + "attention.*"),
-    (_VISION + "mlp.*", _OUR_VISION + "mlp.*"),
-)
-_INTERNLM2 = (
-    (
-        "language_model.model.tok_embeddings.*",
-        "mllm.language_model.model.embed_tokens.*",
-    ),
-    ("language_model.output.*", "mllm.language_model.lm_head.*"),
-    (_LAYER + "attention.wo.*", _OUR_LAYER + "self_attn.o_proj.*"),
-    (_LAYER + "feed_forward.w1.*", _OUR_LAYER + "mlp.gate_proj.*"),
-    (_LAYER + "feed_forward.w2.*", _OUR_LAYER + "mlp.down_proj.*"),
-    (_LAYER + "feed_forward.w3.*", _OUR_LAYER + "mlp.up_proj.*"),
-    (_LAYER + "attention_norm.*", _OUR_LAYER + "input_layernorm.*"),
-    (_LAYER + "ffn_norm.*", _OUR_LAYER + "post_attention_layernorm.*"),
-)
-_INTERNVL = (("language_model.*", "mllm.language_model.*"), ("mlp1.*", "mllm.mlp1.*"))
-_QWEN = (("model.*", "mllm.language_model.*"),)
+MLLM = "mllm."
+"""Our names of the language half begin so."""
 OURS = "sam2.sam2_model."
 """Begins our names of a segmenter's tensors."""
 
@@ -73,51 +37,19 @@ class _SegmenterNames:
         self.unused = tuple(MODULES + begin for begin in names.unused)
 
 
-def _thirds(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.chunk(3)
-
-
-def _stacked(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(parts)
-
-
-def _grouped(heads: int, kv_heads: int) -> CutTensor:
-    """InternLM2's wqkv: for each key-value head its query heads, then the key, then the value."""
-    share = heads // kv_heads
-
-    def cut(tensor: Tensor) -> tuple[Tensor, ...]:
-        blocks = tensor.reshape(kv_heads, share + 2, -1, *tensor.shape[1:])
-        parts = (blocks[:, :share], blocks[:, share], blocks[:, share + 1])
-        return tuple(part.reshape(-1, *tensor.shape[1:]) for part in parts)
-
-    def join(parts: tuple[Tensor, ...]) -> Tensor:
-        rest = parts[0].shape[1:]
-        query = parts[0].reshape(kv_heads, share, -1, *rest)
-        key, value = (part.reshape(kv_heads, 1, -1, *rest) for part in parts[1:])
-        return torch.cat([query, key, value], dim=1).reshape(-1, *rest)
-
-    ours = tuple(f"{_OUR_LAYER}self_attn.{letter}_proj.*" for letter in "qkv")
-    return CutTensor(_LAYER + "attention.wqkv.*", ours, cut, join)
-
-
 class Names:
     """Official names and ours for one configuration."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self._pairs: tuple[tuple[str, str], ...]
         segmenter = _SegmenterNames(config.sam2)
-        self._fused, self._unused = segmenter.cuts, segmenter.unused
-        if config.qwen is not None:
-            self._pairs = (*_QWEN, *segmenter.pairs)
-            return
-        parts = tuple(f"{_OUR_VISION}attention.{letter}_proj.*" for letter in "qkv")
-        self._fused.append(CutTensor(_VISION + "attn.qkv.*", parts, _thirds, _stacked))
-        self._pairs = (*_INTERNVIT, *_INTERNVL, *segmenter.pairs)
-        if INTERNLM2 in (config.llm.get("architectures") or ()):
-            heads = int(config.llm["num_attention_heads"])
-            kv_heads = int(config.llm.get("num_key_value_heads") or heads)
-            self._fused.append(_grouped(heads, kv_heads))
-            self._pairs = (*_INTERNVIT, *_INTERNLM2, *_INTERNVL, *segmenter.pairs)
+        language = family(config.mllm.family).tensors(config.mllm)
+        ours = tuple((official, MLLM + own) for official, own in language.pairs)
+        self._pairs = (*segmenter.pairs, *ours, ("*", MLLM + "*"))
+        self._fused = [
+            *segmenter.cuts,
+            *(replace(c, ours=tuple(MLLM + own for own in c.ours)) for c in language.cuts),
+        ]
+        self._unused = segmenter.unused
 
     @classmethod
     def of_segmenter(cls, config: SegmenterConfig) -> Names:

@@ -8,6 +8,7 @@ a GPU the same filter is computed there, to one count of 255, from bytes that ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -20,8 +21,11 @@ from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.segmenter_config import SegmenterConfig
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+Colour = tuple[float, float, float]
+MEAN: Colour = (0.485, 0.456, 0.406)
+STD: Colour = (0.229, 0.224, 0.225)
+CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
 
 def check_rgb(image: np.ndarray, where: str = "image") -> np.ndarray:
@@ -111,20 +115,42 @@ def resized(image: np.ndarray, sizes: Sequence[Size], device: torch.device) -> l
 
 
 @cache
-def _statistics(rounded: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+def _statistics(
+    values: tuple[Colour, Colour], rounded: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Mean and deviation of colours, [3, 1, 1]."""
     with torch.inference_mode(False):
-        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in values)
         return (mean.bfloat16().float(), std.bfloat16().float()) if rounded else (mean, std)
 
 
-def normalise(pixels: Tensor, *, rounded: bool = False) -> Tensor:
+def normalise(
+    pixels: Tensor, *, rounded: bool = False, values: tuple[Colour, Colour] = (MEAN, STD)
+) -> Tensor:
     """Values 0..255 [..., 3, H, W] to `(x / 255 - mean) / std`, contiguous; mean and std in bfloat16 if `rounded`."""
-    mean, std = _statistics(rounded, pixels.device)
+    mean, std = _statistics(values, rounded, pixels.device)
     return ((pixels / 255 - mean) / std).contiguous()
 
 
-def tile_grid(width: int, height: int, config: ModelConfig) -> tuple[int, int]:
+@dataclass(frozen=True)
+class TileCut:
+    """How the language model's view of an image is cut.
+
+    Attributes:
+        side: of a tile, pixels.
+        least, most: tiles of one image, without the thumbnail.
+        dynamic: as many tiles as fit the image; otherwise one.
+        thumbnail: the whole image as one tile behind the others, where there are several.
+    """
+
+    side: int
+    least: int = 1
+    most: int = 12
+    dynamic: bool = True
+    thumbnail: bool = True
+
+
+def tile_grid(width: int, height: int, tiling: TileCut) -> tuple[int, int]:
     """Columns and rows of tiles whose aspect is nearest to the image's (InternVL's dynamic resolution).
 
     Of equally near grids the larger is taken if the image has more than half of its pixels.
@@ -132,16 +158,16 @@ def tile_grid(width: int, height: int, config: ModelConfig) -> tuple[int, int]:
     grids = sorted(
         {
             (columns, rows)
-            for columns in range(1, config.max_tiles + 1)
-            for rows in range(1, config.max_tiles + 1)
-            if config.min_tiles <= columns * rows <= config.max_tiles
+            for columns in range(1, tiling.most + 1)
+            for rows in range(1, tiling.most + 1)
+            if tiling.least <= columns * rows <= tiling.most
         },
         key=lambda grid: grid[0] * grid[1],
     )
     aspect, best, difference = width / height, (1, 1), float("inf")
     for columns, rows in grids:
         candidate = abs(aspect - columns / rows)
-        half = 0.5 * config.vision.image_size**2 * columns * rows
+        half = 0.5 * tiling.side**2 * columns * rows
         if candidate < difference or (candidate == difference and width * height > half):
             best, difference = (columns, rows), candidate
     return best
@@ -149,12 +175,12 @@ def tile_grid(width: int, height: int, config: ModelConfig) -> tuple[int, int]:
 
 def tiles(
     image: np.ndarray,
-    config: ModelConfig,
+    tiling: TileCut,
     *,
     single: bool = False,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The language model's view of one image: [T, 3, s, s] with s = `vision.image_size`.
+    """The language model's view of one image: [T, 3, s, s] with s = `tiling.side`.
 
     Args:
         image: uint8 [H, W, 3].
@@ -164,13 +190,13 @@ def tiles(
     Returns:
         float32; row-major tiles and, if there is more than one, the thumbnail last.
     """
-    side, device = config.vision.image_size, torch.device(device)
+    side, device = tiling.side, torch.device(device)
     height, width = check_rgb(image).shape[:2]
     columns, rows = (1, 1)
-    if config.dynamic_image_size and not single:
-        columns, rows = tile_grid(width, height, config)
+    if tiling.dynamic and not single:
+        columns, rows = tile_grid(width, height, tiling)
     sizes = [(side * rows, side * columns)]
-    if config.use_thumbnail and columns * rows > 1:
+    if tiling.thumbnail and columns * rows > 1:
         sizes.append((side, side))
     grid, *thumbnail = resized(image, sizes, device)
     parts = grid.unflatten(2, (columns, side)).unflatten(

@@ -3,7 +3,7 @@
 
 `Mllm.look` sees frames, `Mllm.inputs` puts what it saw into a prompt, `Mllm.decoder` answers it and keeps the
 final-norm state of every token; those at `[SEG]` become prompts for SAM-2 (arXiv 2501.04001, section 3.2). The families
-are `internvl.py` and `qwen_vl.py`; `registry.py` chooses.
+are in `families/`; `registry.py` chooses.
 
 Letters: B batch, L tokens, K visual tokens, C hidden size of the language model.
 """
@@ -11,7 +11,9 @@ Letters: B batch, L tokens, K visual tokens, C hidden size of the language model
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,9 @@ class Mllm(nn.Module):
         mrope: visual tokens have rows and columns as positions.
         before_norm: `text_hidden_fcs` was trained on states before the final norm.
     """
+
+    prompt_points = False
+    """Whether a `[SEG]` in the prompt counts as well, as in the official code of some families."""
 
     def __init__(
         self,
@@ -134,6 +139,23 @@ class Mllm(nn.Module):
         return self.language_model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return, union-attr]
 
     @abstractmethod
+    def seen_pixels(self, frames: Sequence[np.ndarray], *, clip: bool) -> Tensor:
+        """What the vision model gets of uint8 [H, W, 3] frames, in its own layout; for comparisons."""
+
+    def open_readings(self) -> dict[str, Callable[[], None]]:
+        """What the checkpoint's files leave open: by name, what makes this model read them so."""
+        return {}
+
+    def as_recorded(self, environment: Mapping[str, Any]) -> None:
+        """Take over what stood in for parts that a recorded run of the official code did not have.
+
+        Args:
+            environment: `_env` of the record's manifest.
+        """
+        if isinstance(system := environment.get("system_prompt"), str):
+            self.template = replace(self.template, system=system)
+
+    @abstractmethod
     def look(self, frames: Sequence[np.ndarray], *, clip: bool) -> Visual:
         """What the vision model sees of uint8 [H, W, 3] frames; `clip` = they are frames of a video."""
 
@@ -184,5 +206,8 @@ class Mllm(nn.Module):
         return Inputs(self.embed(tokens, None if visual is None else visual.tokens))
 
     def seg_states(self, prompt: Sequence[int], generated: Generated) -> Tensor:
-        """The states at every `[SEG]` that counts, [K, C]; here those of the answer."""
-        return generated.states_at(self.seg_id)
+        """The states at every `[SEG]` that counts, [K, C]."""
+        if not self.prompt_points:
+            return generated.states_at(self.seg_id)
+        fed = torch.tensor([*prompt, *generated.ids[:-1]], device=generated.states.device)
+        return generated.states[fed == self.seg_id]

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase
+
 from sa2va_model.errors import InputError
 
 SEG = "[SEG]"
@@ -58,6 +60,30 @@ def template(name: str) -> Template:
     if name not in TEMPLATES:
         raise InputError(f"template is {name!r}; expected one of {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]
+
+
+def template_of_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, opening: str, stop_words: tuple[str, ...]
+) -> Template:
+    """The chat template that a tokenizer has.
+
+    Args:
+        opening: begins a turn; what stands before the last one is the system prompt.
+
+    Raises:
+        InputError: the template does not write what the user said.
+    """
+    mark = "\u241fthe user's words\u241f"
+    written = tokenizer.apply_chat_template(
+        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
+    )
+    assert isinstance(written, str)
+    head, found, tail = written.partition(mark)
+    if not found:
+        raise InputError("tokenizer: its chat template does not write the user's words")
+    begin = max(head.rfind(opening), 0)
+    escaped = (part.replace("{", "{{").replace("}", "}}") for part in (head[begin:], tail))
+    return Template("{input}".join(escaped), stop_words, head[:begin])
 
 
 def image_block(tokens: int) -> str:

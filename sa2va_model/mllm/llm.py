@@ -2,7 +2,7 @@
 """The language models behind InternVL, as transformers' own classes.
 
 InternLM2 has no class there and needs none: it is Llama with other names and fused weights, which
-`tensor_names.py` splits.
+`models/internlm2.py` splits.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from sa2va_model.errors import InputError
+from sa2va_model.mllm.models.internlm2 import INTERNLM2
 
 LANGUAGE_MODELS = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
-    "InternLM2ForCausalLM": "llama",
+    INTERNLM2: "llama",
     "LlamaForCausalLM": "llama",
     "Phi3ForCausalLM": "phi3",
 }
 """`llm_config.architectures` of checkpoints, and transformers' model type that computes the same."""
-INTERNLM2 = "InternLM2ForCausalLM"
 _NOT_PASSED = (
     "architectures",
     "model_type",
@@ -59,6 +59,22 @@ def one_line(error: Exception) -> str:
 def passed_on(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a checkpoint's configuration that transformers' configuration class gets."""
     return {k: v for k, v in values.items() if k not in _NOT_PASSED and not k.startswith("_")}
+
+
+def nano_text(vocabulary: int) -> dict[str, Any]:
+    """Sizes of a language model as small as it can be: two layers, two query heads for each key-value head."""
+    return {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "initializer_range": 0.06,
+        "tie_word_embeddings": False,
+    }
 
 
 def language_config(values: Mapping[str, Any]) -> PreTrainedConfig:

@@ -11,29 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from sa2va_model.cut_tensor import CutTensor
 from sa2va_model.errors import InputError
 from sa2va_model.segmenter_config import Sam2Config, Sam3Config, SegmenterConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 MODULES = "grounding_encoder.sam2_model."
 """Begins the official names of all tensors of a segmenter of any kind."""
-
-
-@dataclass(frozen=True)
-class CutTensor:
-    """One official tensor that is another one, or several, among ours.
-
-    Attributes:
-        official: its name; `ours`: those of its parts, in order; patterns as in `SegmenterNames`.
-        cut: takes it apart; `join`: the inverse.
-    """
-
-    official: str
-    ours: tuple[str, ...]
-    cut: Callable[[Tensor], tuple[Tensor, ...]]
-    join: Callable[[tuple[Tensor, ...]], Tensor]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from emulated_cuda import Cuda
 from graph_tape import Graph
 
 from sa2va_model.io.frames import Frame
-from sa2va_model.mllm.families.nano import FAMILIES
+from sa2va_model.mllm.registry import nano_names
 from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
@@ -28,7 +28,7 @@ def in_bfloat16(family: str | None) -> Sa2VA:
     return model
 
 
-@pytest.mark.parametrize("family", [None, *(name for name in FAMILIES if name != "llama")])
+@pytest.mark.parametrize("family", [None, *(name for name in nano_names() if name != "llama")])
 def test_rules(family: str | None) -> None:
     model = in_bfloat16(family)
     with Cuda() as gpu:

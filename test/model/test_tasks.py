@@ -15,7 +15,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.nano import FAMILIES
+from sa2va_model.mllm.registry import nano_names
 from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
@@ -110,7 +110,7 @@ def test_video_chat_and_caption(model: Sa2VA, write, sent) -> None:
     answer = model.caption_video(frames)
     assert answer.text == "It falls."
     assert "Please describe the video" in sent[-1]
-    per_frame = model.config.tokens_per_tile
+    per_frame = model.mllm.tokens_per_tile
     assert sent[0].count(prompts.IMAGE_TOKEN) == 3 * per_frame
     assert sent[0].count(prompts.IMAGE_END + "\n" + prompts.IMAGE_START) == 2
 
@@ -142,7 +142,7 @@ def test_several_turns(model: Sa2VA, write, sent, looks) -> None:
     assert first.turn.answer == "Sure, [SEG]."
     assert (second.text, second.found) == ("On the table.", False), "old [SEG]s are not answered"
     third = model.chat_image(image, "Sure?", history=[first.turn, second.turn])
-    block = prompts.image_block(model.config.tokens_per_tile)
+    block = prompts.image_block(model.mllm.tokens_per_tile)
     user = model.mllm.template.instruction
     assert sent[2] == (
         user.format(input=f"{block}\nWhere is {{the}} mug?")
@@ -218,7 +218,7 @@ def test_without_exactness_a_known_answer_is_taken(model: Sa2VA) -> None:
     assert (reply.found, reply.generated.forwards) == (True, 1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", nano_names())
 def test_many_expressions_in_every_family(family: str) -> None:
     """One sequence for three expressions, and the answers of three conversations; then with the images read before."""
     words = ["the mug", "a box", "the mug left of the box"]
@@ -380,7 +380,7 @@ def test_frames_may_differ_in_size(model: Sa2VA) -> None:
 def test_an_early_answer_and_a_better_one(model: Sa2VA, sent) -> None:
     frames, choice = clip_of(5), KeyframeChoice("refine", 3)
     early, late = model.ground_stages(frames, "the mug", choice)
-    tokens = model.config.tokens_per_tile
+    tokens = model.mllm.tokens_per_tile
     assert [text.count(prompts.IMAGE_TOKEN) for text in sent] == [tokens, 3 * tokens]
     assert early.found
     assert torch.equal(
@@ -434,7 +434,7 @@ def test_a_wrong_choice_is_refused(values, message: str) -> None:
 
 def test_fewer_tokens_for_each_frame(model: Sa2VA, sent) -> None:
     frames = clip_of(2)
-    assert model.config.tokens_per_tile == 4
+    assert model.mllm.tokens_per_tile == 4
     reply = model.ground(frames, "the mug", keyframes=KeyframeChoice("first", 2, tokens=1))
     assert sent[0].count(prompts.IMAGE_TOKEN) == 2
     assert reply.found

@@ -6,88 +6,154 @@ Letters: T tiles, C hidden size of the language model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
-from transformers.models.internvl import InternVLVisionConfig, InternVLVisionModel
 
-from sa2va_model.config import ModelConfig, VisionConfig
-from sa2va_model.conv_stem import ResidualStem
+from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.base import Mllm
-from sa2va_model.mllm.llm import CONFIG_ERRORS, language_model, one_line
+from sa2va_model.mllm.family import MllmFamily
+from sa2va_model.mllm.json_fields import json_object, known_fields
+from sa2va_model.mllm.llm import language_model, nano_text
+from sa2va_model.mllm.models import internvit
+from sa2va_model.mllm.models.internlm2 import INTERNLM2, internlm2_tensors
+from sa2va_model.mllm.models.internvit import VisionConfig, pixel_shuffle, vision_model
+from sa2va_model.mllm.tensor_map import TensorMap
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.mllm.vision import Visual
 
 
-def vision_model(config: VisionConfig) -> InternVLVisionModel:
-    """InternViT with random weights: 300M and, with RMS norms and normalised queries and keys, 6B.
+@dataclass(frozen=True)
+class InternVLConfig:
+    """What this family has of its own in `config.json`.
 
-    Raises:
-        InputError: sizes that do not fit each other.
+    Attributes:
+        vision: InternViT.
+        llm: `llm_config`, passed on to transformers.
+        template: chat template name; see `chat.TEMPLATES`.
     """
-    try:
-        model = InternVLVisionModel(
-            InternVLVisionConfig(
-                hidden_size=config.hidden_size,
-                num_hidden_layers=config.num_hidden_layers,
-                num_attention_heads=config.num_attention_heads,
-                intermediate_size=config.intermediate_size,
-                attention_bias=config.qkv_bias,
-                use_qk_norm=config.qk_normalization,
-                norm_type=config.norm_type,
-                layer_norm_eps=config.layer_norm_eps,
-                hidden_act=config.hidden_act,
-                image_size=config.image_size,
-                patch_size=config.patch_size,
-                layer_scale_init_value=config.initializer_factor,
-                use_mean_pooling=True,
-                attn_implementation="sdpa",
+
+    vision: VisionConfig
+    llm: Mapping[str, Any]
+    template: str = "qwen_chat"
+    downsample_ratio: float = 0.5
+    pixel_shuffle_version: str = "v2"
+    select_layer: int = -1
+    dynamic_image_size: bool = True
+    use_thumbnail: bool = True
+    min_tiles: int = 1
+    max_tiles: int = 12
+
+    def __post_init__(self) -> None:
+        if not 0 < self.downsample_ratio <= 1:
+            raise InputError(
+                f"downsample_ratio is {self.downsample_ratio}; expected 0 < ratio <= 1"
             )
+
+    @property
+    def family(self) -> str:
+        """In the registry."""
+        return "internvl"
+
+    @property
+    def tied(self) -> bool:
+        """Whether the language model's head is its embedding."""
+        return bool(self.llm.get("tie_word_embeddings", False))
+
+    def untied(self) -> InternVLConfig:
+        """The same with a head of its own."""
+        return replace(self, llm={**self.llm, "tie_word_embeddings": False})
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens of one tile after pixel shuffle."""
+        side = self.vision.image_size // self.vision.patch_size
+        return int(side * self.downsample_ratio) ** 2
+
+    @property
+    def region_size(self) -> int:
+        """Side of the token grid onto which a region prompt is rasterised."""
+        return int(self.tokens_per_tile**0.5)
+
+    @property
+    def tiling(self) -> images.TileCut:
+        """How an image is cut."""
+        return images.TileCut(
+            side=self.vision.image_size,
+            least=self.min_tiles,
+            most=self.max_tiles,
+            dynamic=self.dynamic_image_size,
+            thumbnail=self.use_thumbnail,
         )
-    except CONFIG_ERRORS as error:
-        raise InputError(f"vision_config: {one_line(error)}") from error
-    if config.qk_normalization:
-        # The published code gives them the configured epsilon, transformers' class a fixed one.
-        for layer in model.encoder.layer:
-            for norm in (layer.attention.q_norm, layer.attention.k_norm):
-                norm.variance_epsilon = config.layer_norm_eps
-    if config.stem:
-        model.embeddings.patch_embeddings.projection = ResidualStem(
-            (*config.stem, config.hidden_size), config.stem_blocks, config.hidden_size
-        )
-    return model
 
 
-def pixel_shuffle(tokens: Tensor, ratio: float, version: str) -> Tensor:
-    """Trades resolution for channels: [T, h, w, c] to [T, h·ratio, w·ratio, c/ratio²] (InternVL)."""
-    count, height, width, channels = tokens.shape
-    tokens = tokens.reshape(count, height, int(width * ratio), int(channels / ratio))
-    tokens = tokens.permute(0, 2, 1, 3).contiguous()
-    tokens = tokens.reshape(
-        count, int(width * ratio), int(height * ratio), int(channels / ratio**2)
+def read(values: Mapping[str, Any], where: str, _: Mapping[str, Any]) -> InternVLConfig:
+    """What `config.json` says."""
+    llm, vision = (json_object(values, name, where) for name in ("llm_config", "vision_config"))
+    return InternVLConfig(
+        vision=VisionConfig(**known_fields(VisionConfig, vision)),
+        llm=dict(llm),
+        template=str(values.get("template") or "qwen_chat").replace("-", "_"),
+        downsample_ratio=values.get("downsample_ratio", 0.5),
+        pixel_shuffle_version=values.get("ps_version", "v2"),
+        select_layer=values.get("select_layer", -1),
+        dynamic_image_size=values.get("dynamic_image_size", True),
+        use_thumbnail=values.get("use_thumbnail", True),
+        min_tiles=values.get("min_dynamic_patch", 1),
+        # The official code ignores the checkpoint's value here and always uses 12.
+        max_tiles=values.get("max_tiles", 12),
     )
-    # Version 1 of the published code leaves rows and columns exchanged.
-    return tokens if version == "v1" else tokens.permute(0, 2, 1, 3).contiguous()
 
 
-class InternVL(Mllm):
+def write(config: InternVLConfig) -> dict[str, Any]:
+    """What `read` reads."""
+    return {
+        "template": config.template,
+        "force_image_size": config.vision.image_size,
+        "downsample_ratio": config.downsample_ratio,
+        "ps_version": config.pixel_shuffle_version,
+        "select_layer": config.select_layer,
+        "dynamic_image_size": config.dynamic_image_size,
+        "use_thumbnail": config.use_thumbnail,
+        "min_dynamic_patch": config.min_tiles,
+        "max_dynamic_patch": config.max_tiles,
+        "max_tiles": config.max_tiles,
+        "vision_config": {"architectures": ["InternVisionModel"], **asdict(config.vision)},
+        "llm_config": dict(config.llm),
+    }
+
+
+def tensors(config: InternVLConfig) -> TensorMap:
+    """Names in the files; those of InternLM2 are its own."""
+    internlm2 = INTERNLM2 in (config.llm.get("architectures") or ())
+    llm = internlm2_tensors(config.llm) if internlm2 else TensorMap(())
+    return TensorMap((*internvit.TENSORS.pairs, *llm.pairs), (*internvit.TENSORS.cuts, *llm.cuts))
+
+
+class InternVL(TiledMllm):
     """InternViT sees tiles, a projector turns them into tokens of the language model."""
 
     def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        assert isinstance(config.mllm, InternVLConfig)
+        own = self.own = config.mllm
         super().__init__(
             config,
             tokenizer,
-            language_model(config.llm),
-            template=prompts.template(config.template),
+            language_model(own.llm),
+            template=prompts.template(own.template),
             image_tokens=(prompts.IMAGE_TOKEN, prompts.IMAGE_END),
+            tile_size=own.vision.image_size,
+            tokens_per_tile=own.tokens_per_tile,
         )
-        self.vision_model = vision_model(config.vision)
-        visual = int(config.vision.hidden_size / config.downsample_ratio**2)
+        self.vision_model = vision_model(own.vision)
+        visual = int(own.vision.hidden_size / own.downsample_ratio**2)
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(visual),
             nn.Linear(visual, self.hidden_size),
@@ -100,13 +166,13 @@ class InternVL(Mllm):
         out = self._layer(tiles.to(self.device, self.dtype))[:, 1:]  # without the class token
         side = int(out.shape[1] ** 0.5)
         grid = out.reshape(out.shape[0], side, side, -1)
-        grid = pixel_shuffle(grid, self.config.downsample_ratio, self.config.pixel_shuffle_version)
+        grid = pixel_shuffle(grid, self.own.downsample_ratio, self.own.pixel_shuffle_version)
         projected: Tensor = self.mlp1(grid.reshape(grid.shape[0], -1, grid.shape[-1]))
         return projected
 
     def _layer(self, tiles: Tensor) -> Tensor:
         """The layer of InternViT that `select_layer` names, counted as in a list that begins with the embeddings."""
-        chosen = self.config.select_layer
+        chosen = self.own.select_layer
         if chosen == -1:
             last: Tensor = self.vision_model(tiles).last_hidden_state
             return last
@@ -116,15 +182,9 @@ class InternVL(Mllm):
         found: Tensor = layers[chosen]
         return found
 
-    def look(self, frames: Sequence[np.ndarray], *, clip: bool) -> Visual:
-        """What the vision model sees of uint8 [H, W, 3] frames; each of a clip is one tile."""
-        tiles = [
-            images.tiles(frame, self.config, single=clip, device=self.device) for frame in frames
-        ]
-        pixels = torch.cat(tiles).to(self.device, self.dtype)
-        (visual,) = self.replayed("look", lambda x: (self.visual_tokens(x),), pixels)
-        counts = tuple(len(t) * visual.shape[1] for t in tiles)
-        return Visual(visual.flatten(0, 1), counts, overview=visual[-1])
+    def tiles(self, frame: np.ndarray, *, clip: bool) -> Tensor:
+        """One frame as the vision model gets it, [T, 3, s, s]: frames of a clip are one tile each."""
+        return images.tiles(frame, self.own.tiling, single=clip, device=self.device)
 
     def user_turn(
         self, text: str, visual: Visual | None, regions: Sequence[np.ndarray] = ()
@@ -144,3 +204,47 @@ class InternVL(Mllm):
             parts = [visual.overview[c.to(visual.overview.device)] for c in cells]
             visual = visual.with_regions(parts)
         return text.replace(prompts.IMAGE_PLACEHOLDER, block, 1), visual
+
+
+_NANO_LLM: dict[str, dict[str, Any]] = {
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
+    "internlm2": {
+        "architectures": [INTERNLM2],
+        "bias": False,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
+    },
+    "llama": {"architectures": ["LlamaForCausalLM"]},
+    "phi3": {"architectures": ["Phi3ForCausalLM"]},
+    "internvit_6b": {"architectures": [INTERNLM2], "bias": False},
+}
+
+
+def _nano(name: str, vocabulary: int) -> dict[str, Any]:
+    """Fields of a `config.json` with every part as small as it can be."""
+    vision: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    if name == "internvit_6b":
+        vision |= {"norm_type": "rms_norm", "qkv_bias": False, "qk_normalization": True}
+    llm = nano_text(vocabulary) | _NANO_LLM[name]
+    template = "internlm2_chat" if llm["architectures"] == [INTERNLM2] else "qwen_chat"
+    return {"vision_config": vision, "llm_config": llm, "template": template, "max_tiles": 1}
+
+
+FAMILY = MllmFamily(
+    name="internvl",
+    title="InternVL",
+    architectures=("Sa2VAChatModel",),
+    recognise=lambda values: "llm_config" in values,
+    read=read,
+    write=write,
+    tensors=tensors,
+    build=InternVL,
+    nano={name: partial(_nano, name) for name in _NANO_LLM},
+)

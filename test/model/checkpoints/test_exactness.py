@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sa2va_model.checkpoints.golden import as_recorded
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.sa2va import Sa2VA
 
@@ -42,7 +41,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 @cache
 def model_of(folder: Path) -> Sa2VA:
     model = load_model(folder, device="cpu", dtype=torch.float32)
-    as_recorded(model, manifest_of(folder).get("_env", {}))
+    model.mllm.as_recorded(manifest_of(folder).get("_env", {}))
     return model
 
 

@@ -20,7 +20,7 @@ from sa2va_model.checkpoints.published import PUBLISHED as PUBLISHED_SIZES
 from sa2va_model.checkpoints.published import published_config
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
-from sa2va_model.mllm.families.nano import QWEN_TOKENS
+from sa2va_model.mllm.registry import family
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
@@ -79,7 +79,7 @@ def test_every_tensor_of_the_published_1b_checkpoint_has_its_place() -> None:
 def test_every_published_size_can_be_built(size: str) -> None:
     config = published_config(size)
     with unallocated():
-        model = Sa2VA(config, byte_tokenizer(extra=QWEN_TOKENS))
+        model = Sa2VA(config, byte_tokenizer(extra=family(config.mllm.family).tokens))
     billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
     named = float(re.findall(r"([\d.]+)b$", size)[0])
     assert 0.9 * named < billions < 1.5 * named

@@ -29,9 +29,10 @@ def test_both_views_come_from_the_same_resizer(monkeypatch: pytest.MonkeyPatch) 
     """As on a GPU: tiles and square within a count of what PIL gives, in normalised units."""
     image = np.random.default_rng(1).integers(0, 256, (200, 420, 3), np.uint8)
     config = nano_model().config
-    views = [subject.tiles(image, config), subject.sam_pixels(image, config.sam2)]
+    tiling = config.mllm.tiling
+    views = [subject.tiles(image, tiling), subject.sam_pixels(image, config.sam2)]
     monkeypatch.setitem(subject.RESIZERS, "cpu", subject.resize_on_device)
-    others = [subject.tiles(image, config), subject.sam_pixels(image, config.sam2)]
+    others = [subject.tiles(image, tiling), subject.sam_pixels(image, config.sam2)]
     for view, other in zip(views, others, strict=True):
         assert view.shape == other.shape
         assert other.is_contiguous()

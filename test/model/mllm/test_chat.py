@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.config import ModelConfig, Sam2Config, VisionConfig
+from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.testing import nano_model
 
-OFFICIAL = ModelConfig(vision=VisionConfig(), llm={"hidden_size": 896})
+OFFICIAL = images.TileCut(448)
 
 
 def test_an_expression_is_data() -> None:

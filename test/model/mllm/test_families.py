@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from sa2va_model.checkpoints.load import load_model, save_model
-from sa2va_model.checkpoints.presets import byte_tokenizer
+from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.nano import FAMILIES, QWEN_TOKENS, nano_family
-from sa2va_model.mllm.families.qwen_config import QwenConfig
 from sa2va_model.mllm.families.qwen_vl import QwenVL
+from sa2va_model.mllm.registry import family_of_nano, nano_names
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
@@ -80,7 +79,7 @@ def generated_by_transformers(model: Sa2VA, frames: list[np.ndarray]) -> list[in
         return list(out[0, len(ids) :].tolist())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", nano_names())
 def test_greedy_answers_are_those_of_transformers(family: str) -> None:
     model = talkative(family)
     expected = generated_by_transformers(model, FRAMES)
@@ -89,7 +88,7 @@ def test_greedy_answers_are_those_of_transformers(family: str) -> None:
     assert len(set(expected)) >= 3, "the random model must write different tokens"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", nano_names())
 @pytest.mark.parametrize("right", [0, 3, LIMIT])
 def test_known_answers_and_shared_images_change_nothing(family: str, right: int) -> None:
     """Branches in one forward, right from the start or from no token on, and the second question on the images."""
@@ -106,7 +105,7 @@ def test_known_answers_and_shared_images_change_nothing(family: str, right: int)
         assert torch.allclose(fast.generated.states, slow.generated.states, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", nano_names())
 def test_saved_and_loaded_bit_by_bit(family: str, tmp_path: Path) -> None:
     model = nano_model(family=family)
     save_model(model, tmp_path, dtype=None)
@@ -187,7 +186,8 @@ def test_beyond_the_trained_length_prompts_are_read_in_one_piece(family: str) ->
 
 def talkative_from(model: Sa2VA, llm: dict[str, object]) -> Sa2VA:
     """The same weights in a language model with another configuration."""
-    other = Sa2VA(replace(model.config, llm=llm), model.mllm.tokenizer).eval()
+    mllm = replace(model.config.mllm, llm=llm)
+    other = Sa2VA(replace(model.config, mllm=mllm), model.mllm.tokenizer).eval()
     other.load_state_dict(model.state_dict())
     outputs = other.mllm.language_model.get_output_embeddings().weight
     with torch.no_grad():
@@ -209,7 +209,8 @@ def test_internvit_6b_options_against_a_plain_calculation(tmp_path: Path) -> Non
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     save_model(model, tmp_path, dtype=None)
     w = load_file(tmp_path / "model.safetensors")
-    v, heads = model.config.vision, model.config.vision.num_attention_heads
+    v = model.config.mllm.vision
+    heads = v.num_attention_heads
     tiles = torch.randn(2, 3, v.image_size, v.image_size, generator=generator)
     with torch.inference_mode():
         ours = model.mllm.vision_model(tiles).last_hidden_state
@@ -238,11 +239,11 @@ def test_a_layer_of_the_vision_model_can_be_chosen() -> None:
     model = nano_model()
     tiles = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     last = model.mllm._layer(tiles)
-    object.__setattr__(model.config, "select_layer", 1)
+    object.__setattr__(model.config.mllm, "select_layer", 1)
     assert torch.allclose(model.mllm._layer(tiles), last, atol=1e-6)  # one layer: 0 = embeddings
-    object.__setattr__(model.config, "select_layer", -2)
+    object.__setattr__(model.config.mllm, "select_layer", -2)
     assert torch.allclose(model.mllm._layer(tiles), model.mllm.vision_model.embeddings(tiles)[0])
-    object.__setattr__(model.config, "select_layer", -9)
+    object.__setattr__(model.config.mllm, "select_layer", -9)
     with pytest.raises(InputError, match="select_layer is -9"):
         model.mllm._layer(tiles)
 
@@ -298,7 +299,7 @@ def test_qwen_has_no_region_prompts() -> None:
 def test_a_stop_word_of_several_tokens_ends_an_answer() -> None:
     """phi3_chat with a Qwen vocabulary, as in Sa2VA-4B: `<|end|>` is no token of its own."""
     model = nano_model(answers=False)
-    object.__setattr__(model.config, "template", "phi3_chat")
+    object.__setattr__(model.config.mllm, "template", "phi3_chat")
     model = Sa2VA(model.config, model.mllm.tokenizer).eval()
     mllm = model.mllm
     end = mllm.tokenizer.encode("<|end|>", add_special_tokens=False)
@@ -327,12 +328,15 @@ def test_which_states_point(family: str) -> None:
 
 def _published_eyes(family: str) -> QwenVL:
     """A nano model that sees in patches as large as the published one's, with the published budget."""
-    tokenizer = byte_tokenizer(extra=QWEN_TOKENS)
-    config = nano_family(family, len(tokenizer))
-    assert config.qwen is not None
-    vision = {**config.qwen.vision, "patch_size": 16 if family == "qwen3_vl" else 14}
-    qwen = QwenConfig(family, {**config.qwen.values, "vision_config": vision})
-    mllm = Sa2VA(replace(config, qwen=qwen), tokenizer).mllm
+    tokenizer = byte_tokenizer(extra=family_of_nano(family).tokens)
+    config = nano_config(
+        len(tokenizer),
+        family,
+        vision_config={"patch_size": 16 if family == "qwen3_vl" else 14},
+        min_pixels=None,
+        max_pixels=None,
+    )
+    mllm = Sa2VA(config, tokenizer).mllm
     assert isinstance(mllm, QwenVL)
     return mllm
 

@@ -13,8 +13,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sa2va_model.errors import CancelledError
 from sa2va_model.mllm.draft_answers import DraftAnswers
-from sa2va_model.mllm.families.nano import FAMILIES
 from sa2va_model.mllm.generation import Generator
+from sa2va_model.mllm.registry import nano_names
 from sa2va_model.mllm.token_tree import tree_attention
 from sa2va_model.mllm.types import Generated, Inputs, UnreadPrefix
 from sa2va_model.sa2va import Sa2VA
@@ -346,7 +346,7 @@ def test_a_graph_that_fails_is_not_used(model: Sa2VA, store) -> None:
     assert not Store.keys
 
 
-@pytest.mark.parametrize("family", [None, *FAMILIES])
+@pytest.mark.parametrize("family", [None, *nano_names()])
 def test_every_family_is_replayed_in_steady_state(family: str | None) -> None:
     """On known and new frames; when one known answer is left; where codes depend on positions; with DeepStack."""
     model = nano_model(family=family)

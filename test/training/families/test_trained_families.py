@@ -17,8 +17,8 @@ from sa2va_model.checkpoints.safetensors_files import stored_tensors
 from sa2va_model.errors import InputError
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.nano import FAMILIES
-from sa2va_model.mllm.families.qwen_config import QWEN2_5, QWEN3
+from sa2va_model.mllm.families.qwen_vl import QWEN2_5, QWEN3
+from sa2va_model.mllm.registry import nano_names
 from sa2va_model.testing import nano_model
 from sa2va_training.batches import asking
 from sa2va_training.batches.asking import Asker
@@ -141,7 +141,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", nano_names())
 @pytest.mark.parametrize("mode", ["lora", "full", "decoder"])
 def test_every_family_learns_in_every_mode(family: str, mode: str) -> None:
     """A step moves all that is trained, a batch of words alone as well, and lowers the loss."""

@@ -28,7 +28,8 @@ def tied_model() -> Sa2VA:
     """A nano model whose output layer is its table of words, as those of 1B and 2B."""
     tokenizer = byte_tokenizer()
     config = nano_config(len(tokenizer))
-    tied = replace(config, llm={**config.llm, "tie_word_embeddings": True})
+    llm = {**config.llm, "tie_word_embeddings": True}
+    tied = replace(config, mllm=replace(config.mllm, llm=llm))
     torch.manual_seed(0)
     return Sa2VA(tied, tokenizer).eval()
 

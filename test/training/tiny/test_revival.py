@@ -28,9 +28,11 @@ from sa2va_training.tiny.settings import StageSettings
 def config(side: int = SIZE) -> ModelConfig:
     """The nano sizes with stems, as the tiny model has them."""
     plain = small_config()
-    stem = (8, 16)[: (plain.vision.patch_size - 1).bit_length() - 1]
-    vision = replace(plain.vision, image_size=side, stem=stem, stem_blocks=(1,) * (len(stem) + 1))
-    return replace(plain, vision=vision, sam2=replace(plain.sam2, image_size=side, stem_blocks=1))
+    vision = plain.mllm.vision
+    stem = (8, 16)[: (vision.patch_size - 1).bit_length() - 1]
+    vision = replace(vision, image_size=side, stem=stem, stem_blocks=(1,) * (len(stem) + 1))
+    mllm = replace(plain.mllm, vision=vision)
+    return replace(plain, mllm=mllm, sam2=replace(plain.sam2, image_size=side, stem_blocks=1))
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ class Collator:
         masks: list[Tensor] = []
         owners: list[int] = []
         things: list[tuple[int, Tensor, str]] = []
-        per_tile, mask_size = self.config.tokens_per_tile, self.config.sam2.mask_size
+        per_tile, mask_size = self.config.region_size**2, self.config.sam2.mask_size
         seen = pictures = 0  # visual tokens, and pictures of the vision model
         for b, item in enumerate(asked):
             single = item.sample.clip

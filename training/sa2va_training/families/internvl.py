@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.families.internvl import InternVL, pixel_shuffle
 from sa2va_training.batches.batch import Batch, attention
@@ -37,12 +36,12 @@ class InternVLFamily(Family):
 
     def shown(self, frame: np.ndarray, *, clip: bool) -> Shown:
         """See `Family`; a frame of a clip is one tile, a picture may be several."""
-        tiles = images.tiles(frame, self.mllm.config, single=clip)
-        return Shown(tiles, len(tiles) * self.mllm.config.tokens_per_tile)
+        tiles = self.internvl.tiles(frame, clip=clip)
+        return Shown(tiles, len(tiles) * self.internvl.tokens_per_tile)
 
     def stacked(self, frames: Sequence[Shown]) -> Tensor:
         """See `Family`: float32 [N, 3, s, s]."""
-        side = self.mllm.config.vision.image_size
+        side = self.internvl.tile_size
         tiles = [frame.pictures for frame in frames if isinstance(frame.pictures, Tensor)]
         return torch.cat(tiles) if tiles else torch.zeros(0, 3, side, side)
 
@@ -57,7 +56,7 @@ class InternVLFamily(Family):
         out = mllm._layer(pictures.to(mllm.device, mllm.dtype))[:, 1:]  # without the class token
         side = int(out.shape[1] ** 0.5)
         grid = out.reshape(out.shape[0], side, side, -1)
-        config = mllm.config
+        config = mllm.own
         grid = pixel_shuffle(grid, config.downsample_ratio, config.pixel_shuffle_version)
         return (grid.reshape(grid.shape[0], -1, grid.shape[-1]),)
 
@@ -82,5 +81,5 @@ class InternVLFamily(Family):
 
     def vision_bytes(self, width: int) -> int:
         """See `Family`."""
-        vision = self.mllm.config.vision
+        vision = self.internvl.own.vision
         return (vision.image_size // vision.patch_size) ** 2 * vision.hidden_size * 12 * width

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import get_vision_window_index
 
-from sa2va_model.mllm.families.qwen_config import QWEN2_5
-from sa2va_model.mllm.families.qwen_vl import IMAGE_PAD, VISION_END, VISION_START, QwenVL
+from sa2va_model.mllm.families.qwen_vl import IMAGE_PAD, QWEN2_5, VISION_END, VISION_START, QwenVL
 from sa2va_training.batches.batch import Batch, attention
 from sa2va_training.batches.features import Features
 from sa2va_training.batches.patches import Patches, Pictures
@@ -44,7 +43,7 @@ class QwenVLFamily(Family):
     def __init__(self, mllm: QwenVL) -> None:
         super().__init__(mllm)
         self.qwen = mllm
-        self.windows = mllm.qwen.family == QWEN2_5
+        self.windows = mllm.own.member == QWEN2_5
         self.before_norm = not self.windows
 
     @property
@@ -155,5 +154,5 @@ class QwenVLFamily(Family):
     def vision_bytes(self, width: int) -> int:
         """See `Family`; of the largest frame."""
         config = self._visual.config
-        patches = self.qwen.qwen.max_pixels // int(config.patch_size) ** 2
+        patches = self.qwen.own.max_pixels // int(config.patch_size) ** 2
         return patches * int(config.hidden_size) * 12 * width

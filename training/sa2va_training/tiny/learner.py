@@ -14,7 +14,7 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from sa2va_model.checkpoints.presets import tiny_config
 from sa2va_model.config import ModelConfig
-from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
@@ -63,7 +63,7 @@ class TinyLearner(nn.Module):
         width, hidden = open_gate.hidden_dim, int(self.shipped_config.llm["hidden_size"])
         self.teacher = TeacherCode(width)
         self.map_aids = MapAids(width)
-        self.word_aids = WordAids(hidden, self.shipped_config.vision.hidden_size)
+        self.word_aids = WordAids(hidden, self.mllm.vision_model.config.hidden_size)
         self.packer = Packer(self.mllm)
         language = self.model.mllm.language_model.model
         self.gaze = Gaze(language)
@@ -71,10 +71,10 @@ class TinyLearner(nn.Module):
         self.choice = Gaze(language, layers=(len(language.layers) - 1,))
 
     @property
-    def mllm(self) -> InternVL:
+    def mllm(self) -> TiledMllm:
         """The language half."""
         mllm = self.model.mllm
-        assert isinstance(mllm, InternVL)
+        assert isinstance(mllm, TiledMllm)
         return mllm
 
     @property

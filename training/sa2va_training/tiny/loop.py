@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
-from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_training.run.journal import LINES, json_line
 from sa2va_training.run.state import read_state, write_state
 from sa2va_training.tiny import clips, stages, together
@@ -105,11 +105,11 @@ def _loss(settings: StageSettings) -> Step:
     return STAGES[settings.kind]
 
 
-def _example(folder: str) -> InternVL:
+def _example(folder: str) -> TiledMllm:
     """The exported model that is imitated."""
     mllm = load_model(folder).mllm.eval()
-    if not isinstance(mllm, InternVL):
-        raise InputError(f"{folder}: expected a model of the InternVL family to imitate")
+    if not isinstance(mllm, TiledMllm):
+        raise InputError(f"{folder}: expected a model that sees tiles of one size, to imitate it")
     return mllm
 
 

@@ -17,10 +17,11 @@ SIZE = 64
 
 def small_config() -> ModelConfig:
     """The nano configuration with both halves looking at the same 64-pixel square, as the tiny model's do."""
-    config = nano_config(len(tiny_tokenizer()))
+    config = nano_config(
+        len(tiny_tokenizer()), vision_config={"image_size": SIZE}, dynamic_image_size=False
+    )
     return replace(
         config,
-        vision=replace(config.vision, image_size=SIZE),
         sam2=replace(
             config.sam2,
             image_size=SIZE,
@@ -29,7 +30,6 @@ def small_config() -> ModelConfig:
             stability_fallback=False,
             pointer_positions=True,
         ),
-        dynamic_image_size=False,
     )
 
 

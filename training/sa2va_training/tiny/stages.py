@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_sim.words.vocabulary import COLOURS, SHAPES
 from sa2va_training.run.precision import half_precision
 from sa2va_training.tiny.data.batches import PictureBatch, fitted
@@ -117,7 +117,7 @@ def sight_stage(
     learner: TinyLearner,
     batch: PictureBatch,
     rng: np.random.Generator,
-    example: InternVL | None = None,
+    example: TiledMllm | None = None,
 ) -> tuple[Tensor, Report]:
     """What visual tokens show, without any words: the cheapest way to many pictures.
 
@@ -129,7 +129,7 @@ def sight_stage(
     if example is None:
         return loss, report
     with torch.no_grad():
-        wanted = example.visual_tokens(fitted(batch.pixels, example.config.vision.image_size))
+        wanted = example.visual_tokens(fitted(batch.pixels, example.tile_size))
     apart = F.mse_loss(visual, wanted) / wanted.var()
     return loss + _LIKENESS * apart, {**report, "apart": plain(apart)}
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_training.run.precision import half_precision
 from sa2va_training.tiny.data.batches import fitted
 from sa2va_training.tiny.data.language import FOUND
@@ -83,9 +83,9 @@ class Packed:
 class Packer:
     """Writes questions exactly as the run time does and tokenises them."""
 
-    def __init__(self, mllm: InternVL) -> None:
+    def __init__(self, mllm: TiledMllm) -> None:
         self.mllm = mllm
-        block = prompts.image_block(mllm.config.tokens_per_tile)
+        block = prompts.image_block(mllm.tokens_per_tile)
         head, _, tail = mllm.template.instruction.partition("{input}")
         self._prefix = torch.tensor(mllm.tokenizer.encode(head + block))
         self._tail = tail
@@ -175,13 +175,13 @@ class Read:
     seg: Tensor
 
 
-def look(mllm: InternVL, pixels: Tensor) -> Tensor:
+def look(mllm: TiledMllm, pixels: Tensor) -> Tensor:
     """Visual tokens float32 [B, V, C] of square images of any size."""
     with half_precision(mllm.training):
-        return mllm.visual_tokens(fitted(pixels, mllm.config.vision.image_size)).float()
+        return mllm.visual_tokens(fitted(pixels, mllm.tile_size)).float()
 
 
-def read(mllm: InternVL, pixels: Tensor, packed: Packed) -> Read:
+def read(mllm: TiledMllm, pixels: Tensor, packed: Packed) -> Read:
     """Runs the language model on square images of any size with their packed questions."""
     count, each, length = packed.branches.shape
     prefix = packed.prefix.expand(count, -1)
