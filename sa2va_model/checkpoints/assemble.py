@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig
+from transformers import PreTrainedTokenizerBase
 
-from sa2va_model import config as configuration
+from sa2va_model.checkpoints.config_json import config_from_json
 from sa2va_model.checkpoints.hub import find_folder
 from sa2va_model.checkpoints.load import save_model
 from sa2va_model.checkpoints.meta_init import place, unallocated
@@ -29,23 +29,10 @@ from sa2va_model.checkpoints.tokenizer import read_base_tokenizer
 from sa2va_model.config import ModelConfig, Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.family import BaseMllm, MllmFamily
+from sa2va_model.mllm.registry import families, family
 from sa2va_model.sa2va import Sa2VA
 
-INTERNVL, QWEN = (
-    "InternVLChatModel",
-    ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration"),
-)
-"""`architectures` of the bases."""
-TEMPLATES = {"InternLM2ForCausalLM": "internlm2_chat", "Phi3ForCausalLM": "phi3_chat"}
-"""What Sa2VA calls a turn of a language model; ChatML for all others, whatever the base calls it."""
-_QWEN_NAMES = (
-    ("model.visual.", "model.visual."),
-    ("model.language_model.", "model.language_model."),
-    ("language_model.", "model.language_model."),
-    ("visual.", "model.visual."),
-    ("model.", "model.language_model."),
-)
-"""How parts of a Qwen-VL have been called, and their names in transformers 5."""
 _OURS = ("grounding_encoder.", "text_hidden_fcs.")
 _SAM2 = ("embed_dim", "num_heads", "stages", "global_blocks", "window_spec", "background_size",
          "pointer_positions")  # fmt: skip
@@ -105,24 +92,26 @@ def base_config(folder: Path, sam2: Sam2Config, *, rows: int) -> ModelConfig:
     """
     values, file = _json(folder / "config.json"), folder / "config.json"
     name = (values.get("architectures") or ["nothing"])[0]
+    own, base = _base_of(str(name), file)
+    values = base.fields(values)
+    values[base.llm_field] = _wider(values.get(base.llm_field), rows, file)
+    values["architectures"] = [own.architectures[0]]
     processor = folder / "preprocessor_config.json"
-    if name == INTERNVL:
-        kind = ((values.get("llm_config") or {}).get("architectures") or [""])[0]
-        values |= {"template": TEMPLATES.get(kind, "qwen_chat")}
-        values["llm_config"] = _wider(values.get("llm_config"), rows, file)
-        values["architectures"] = [configuration.INTERNVL_CLASS]
-    elif name in QWEN:
-        if "text_config" not in values:  # as Qwen2.5-VL was published
-            values = Qwen2_5_VLConfig(**values).to_dict()
-        values["text_config"] = _wider(values.get("text_config"), rows, file)
-        values["architectures"] = [configuration.QWEN_CLASS]
-    else:
-        raise InputError(
-            f"{file}: architectures is {name}; expected {INTERNVL} (InternVL 2, 2.5, 3 in their own layout, not "
-            f"'-hf') or {' or '.join(QWEN)}"
-        )
     given = _json(processor) if processor.is_file() else None
-    return replace(configuration.from_dict(values, str(file), given), sam2=sam2)
+    return replace(config_from_json(values, str(file), given), sam2=sam2)
+
+
+def _base_of(name: str, file: Path) -> tuple[MllmFamily, BaseMllm]:
+    """The family of a base MLLM, and what it says of such bases."""
+    known = [(one, one.base) for one in families() if one.base is not None]
+    for own, base in known:
+        if name in base.architectures:
+            return own, base
+    expected = [
+        " or ".join(base.architectures) + (f" ({base.layout})" if base.layout else "")
+        for _, base in known
+    ]
+    raise InputError(f"{file}: architectures is {name}; expected {' or '.join(expected)}")
 
 
 def _wider(values: Any, rows: int, file: Path) -> dict[str, Any]:
@@ -181,12 +170,8 @@ def _fill_mllm(model: Sa2VA, folder: Path, added: list[int], generator: torch.Ge
 
 def _official(name: str, config: ModelConfig) -> str:
     """A base's tensor under the name that it has in a Sa2VA."""
-    if config.qwen is None:
-        return name
-    for theirs, ours in _QWEN_NAMES:
-        if name.startswith(theirs):
-            return "model." + ours + name.removeprefix(theirs)
-    return f"model.{name}"
+    base = family(config.mllm.family).base
+    return name if base is None else base.name(name)
 
 
 def _check(

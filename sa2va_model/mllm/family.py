@@ -20,6 +20,25 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class BaseMllm:
+    """What a family's training starts from: a published model without anything of Sa2VA's.
+
+    Attributes:
+        architectures: its classes in `config.json`.
+        llm_field: the object of `config.json` that has the language model's `vocab_size`.
+        fields: its `config.json` as this family's.
+        name: of a tensor of its files in a Sa2VA's.
+        layout: a word for people about its files, "" = as published.
+    """
+
+    architectures: tuple[str, ...]
+    llm_field: str
+    fields: Callable[[Json], Json] = lambda values: values
+    name: Callable[[str], str] = lambda name: name
+    layout: str = ""
+
+
+@dataclass(frozen=True)
 class MllmFamily:
     """One family.
 
@@ -34,6 +53,7 @@ class MllmFamily:
         build: its module, with random weights.
         processor: `preprocessor_config.json`, None where the family has none.
         tokens: special tokens that its tokenizer has beside those of all (`presets.byte_tokenizer`).
+        base: what its training starts from, None = nothing is known.
         nano: by name, its fields of a `config.json` as small as they can be, for a vocabulary of that size.
     """
 
@@ -47,4 +67,5 @@ class MllmFamily:
     build: Callable[[ModelConfig, PreTrainedTokenizerBase], Mllm]
     processor: Callable[[Any], Json | None] = lambda _: None
     tokens: tuple[str, ...] = ()
+    base: BaseMllm | None = None
     nano: Mapping[str, Callable[[int], Json]] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.family import MllmFamily
+from sa2va_model.mllm.family import BaseMllm, MllmFamily
 from sa2va_model.mllm.json_fields import json_object, known_fields
 from sa2va_model.mllm.llm import language_model, nano_text
 from sa2va_model.mllm.models import internvit
@@ -237,6 +237,15 @@ def _nano(name: str, vocabulary: int) -> dict[str, Any]:
     return {"vision_config": vision, "llm_config": llm, "template": template, "max_tiles": 1}
 
 
+_BASE_TEMPLATES = {INTERNLM2: "internlm2_chat", "Phi3ForCausalLM": "phi3_chat"}
+"""What Sa2VA calls a turn of a language model; ChatML for all others, whatever the base calls it."""
+
+
+def _base_fields(values: dict[str, Any]) -> dict[str, Any]:
+    kind = ((values.get("llm_config") or {}).get("architectures") or [""])[0]
+    return {**values, "template": _BASE_TEMPLATES.get(kind, "qwen_chat")}
+
+
 FAMILY = MllmFamily(
     name="internvl",
     title="InternVL",
@@ -246,5 +255,11 @@ FAMILY = MllmFamily(
     write=write,
     tensors=tensors,
     build=InternVL,
+    base=BaseMllm(
+        ("InternVLChatModel",),
+        "llm_config",
+        _base_fields,
+        layout="InternVL 2, 2.5, 3 in their own layout, not '-hf'",
+    ),
     nano={name: partial(_nano, name) for name in _NANO_LLM},
 )

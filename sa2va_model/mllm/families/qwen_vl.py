@@ -34,7 +34,7 @@ from sa2va_model.io.preprocessing import CLIP_MEAN, CLIP_STD, Colour
 from sa2va_model.io.whole_squares import in_squares
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.base import Mllm
-from sa2va_model.mllm.family import MllmFamily
+from sa2va_model.mllm.family import BaseMllm, MllmFamily
 from sa2va_model.mllm.json_fields import json_object
 from sa2va_model.mllm.llm import CONFIG_ERRORS, SPECIAL_IDS, nano_text, one_line, passed_on
 from sa2va_model.mllm.tensor_map import TensorMap
@@ -396,6 +396,28 @@ def _nano(member: str, vocabulary: int) -> dict[str, Any]:
     }
 
 
+_BASE_NAMES = (
+    ("model.visual.", "model.visual."),
+    ("model.language_model.", "model.language_model."),
+    ("language_model.", "model.language_model."),
+    ("visual.", "model.visual."),
+    ("model.", "model.language_model."),
+)
+"""How parts of a Qwen-VL have been called, and their names in transformers 5."""
+
+
+def _base_name(name: str) -> str:
+    for theirs, ours in _BASE_NAMES:
+        if name.startswith(theirs):
+            return "model." + ours + name.removeprefix(theirs)
+    return f"model.{name}"
+
+
+def _base_fields(values: dict[str, Any]) -> dict[str, Any]:
+    # Qwen2.5-VL was published without a `text_config`.
+    return values if "text_config" in values else Qwen2_5_VLConfig(**values).to_dict()
+
+
 FAMILY = MllmFamily(
     name="qwen_vl",
     title="Qwen-VL",
@@ -406,6 +428,12 @@ FAMILY = MllmFamily(
     processor=write_processor,
     tensors=lambda _: TensorMap((("model.*", "language_model.*"),)),
     build=QwenVL,
+    base=BaseMllm(
+        ("Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration"),
+        "text_config",
+        _base_fields,
+        _base_name,
+    ),
     tokens=(VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD),
     nano={QWEN2_5: partial(_nano, QWEN2_5), QWEN3: partial(_nano, QWEN3)},
 )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 
 from sa2va_cli.main import main
 from sa2va_model.checkpoints import sam2_files
-from sa2va_model.checkpoints.assemble import INTERNVL, assemble
+from sa2va_model.checkpoints.assemble import assemble
 from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.presets import CHAT_TOKENS, byte_tokenizer, nano_config
 from sa2va_model.checkpoints.safetensors_files import stored_tensors
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.families.nano import QWEN_TOKENS, nano_family
-from sa2va_model.mllm.families.qwen_config import QWEN2_5, QWEN3
+from sa2va_model.mllm.families.qwen_vl import QWEN2_5, QWEN3
+from sa2va_model.mllm.registry import family_of_nano, nano_fields
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.testing import nano_model
@@ -42,7 +42,7 @@ def sam2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def base_of(folder: Path, family: str, *, old_names: bool = False) -> dict[str, torch.Tensor]:
     """A base MLLM as it is published, without anything of Sa2VA's; its tensors."""
-    extra = QWEN_TOKENS if family in (QWEN2_5, QWEN3) else ()
+    extra = family_of_nano(family).tokens
     tokenizer = byte_tokenizer(special=BASE_TOKENS, extra=extra)
     whole = nano_model(family=family)
     rows = len(tokenizer)
@@ -64,19 +64,12 @@ def base_of(folder: Path, family: str, *, old_names: bool = False) -> dict[str, 
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
-    config = nano_family(family, rows)
-    if config.qwen is None:
-        values = {
-            "architectures": [INTERNVL],
-            "template": "internvl2_5",
-            "vision_config": asdict(config.vision),
-            "llm_config": dict(config.llm),
-            "downsample_ratio": config.downsample_ratio,
-            "ps_version": "v2",
-        }
-    else:
+    values = nano_fields(family, rows)
+    if family in (QWEN2_5, QWEN3):
         title = "Qwen2_5_VL" if family == QWEN2_5 else "Qwen3VL"
-        values = {"architectures": [f"{title}ForConditionalGeneration"], **config.qwen.values}
+        values["architectures"] = [f"{title}ForConditionalGeneration"]
+    else:
+        values |= {"architectures": ["InternVLChatModel"], "template": "internvl2_5"}
     (folder / "config.json").write_text(json.dumps(values))
     return tensors
 
