@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every number that makes one Sa2VA differ from another: the tiny model, a nano model and 26B share all code.
 
-`ModelConfig` is read from a checkpoint's `config.json` by `checkpoints.config_json`.
+`ModelConfig` is read from a checkpoint's `config.json` by `config_json`.
 """
 
 from __future__ import annotations

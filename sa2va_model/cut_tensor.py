@@ -16,7 +16,8 @@ class CutTensor:
     """One official tensor that is another one, or several, among ours.
 
     Attributes:
-        official: its name; `ours`: those of its parts, in order; `#` stands for a layer number and `*` for the rest of a name.
+        official: its name; `#` stands for a layer number and `*` for the rest of a name.
+        ours: those of its parts, in order.
         cut: takes it apart; `join`: the inverse.
     """
 

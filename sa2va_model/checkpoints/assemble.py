@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_model.checkpoints.config_json import config_from_json
 from sa2va_model.checkpoints.hub import find_folder
 from sa2va_model.checkpoints.load import save_model
 from sa2va_model.checkpoints.meta_init import place, unallocated
@@ -27,11 +26,13 @@ from sa2va_model.checkpoints.sam2_files import load_stock, read_stock, recognise
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.checkpoints.tokenizer import read_base_tokenizer
 from sa2va_model.config import ModelConfig, Sam2Config
+from sa2va_model.config_json import config_from_json
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.family import BaseMllm, MllmFamily
 from sa2va_model.mllm.registry import families, family
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmenter_config import SegmenterConfig
 
 _OURS = ("grounding_encoder.", "text_hidden_fcs.")
 _SAM2 = ("embed_dim", "num_heads", "stages", "global_blocks", "window_spec", "background_size",
@@ -65,7 +66,9 @@ def assemble(
     tokenizer = read_base_tokenizer(folder)
     added = _add_tokens(tokenizer)
     seen = recognise(read_stock(Path(sam2)), str(sam2))
-    own = Sam2Config(image_size=image_size, **{name: getattr(seen, name) for name in _SAM2})
+    own: SegmenterConfig = Sam2Config(
+        image_size=image_size, **{name: getattr(seen, name) for name in _SAM2}
+    )
     if seen.hidden_dim != own.hidden_dim or seen.memory_dim != own.memory_dim:  # not published
         own = replace(seen, image_size=image_size, object_score_gate=False, binarize_prompted=False)
     config = base_config(folder, own, rows=max(tokenizer.get_vocab().values()) + 1)
@@ -81,7 +84,7 @@ def assemble(
     return model
 
 
-def base_config(folder: Path, sam2: Sam2Config, *, rows: int) -> ModelConfig:
+def base_config(folder: Path, sam2: SegmenterConfig, *, rows: int) -> ModelConfig:
     """The configuration of a Sa2VA around a base MLLM.
 
     Args:

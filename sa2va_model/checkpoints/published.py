@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sa2va_model.checkpoints.config_json import config_from_json
 from sa2va_model.config import ModelConfig
+from sa2va_model.config_json import config_from_json
 from sa2va_model.errors import InputError
 
 QWEN_VOCABULARY, INTERNLM2_VOCABULARY = 151_674, 92_558

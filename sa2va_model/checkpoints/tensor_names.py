@@ -13,6 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from sa2va_model.config import ModelConfig
+from sa2va_model.mllm.registry import family
 from sa2va_model.segmentation.kinds import MODULES, kind_of
 from sa2va_model.segmenter_config import SegmenterConfig
 

@@ -155,7 +155,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"errors", "config", "cut_tensor", "segmenter_config", "tracks", "device", "conv_stem"},
         {"io", "keyframes"},
         {"mllm", "segmentation", "results", "regions"},
-        {"segmentation_half", "joint", "sa2va", "checkpoints"},
+        {"segmentation_half", "joint", "sa2va", "checkpoints", "config_json"},
         {"tracking"},
         {"testing"},
     ),
