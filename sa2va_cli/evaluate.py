@@ -16,9 +16,12 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.file_names import inside
 
 if TYPE_CHECKING:
+    from sa2va_model.sa2va import Sa2VA
     from sa2va_training.data.readers import DatasetConfig
     from sa2va_training.evaluation.predictor import Asking
     from sa2va_training.evaluation.report import Figures
+
+    Measured = tuple[DatasetConfig, Asking, dict[str, Any]]
 
 NAME = "evaluate"
 HELP = "Measure a model on a dataset: J&F, cIoU, gIoU, AP50, METEOR, CIDEr, answers."
@@ -29,10 +32,12 @@ EXAMPLES = """examples:
   sa2va evaluate mevis.yaml keyframes=uniform       another choice of keyframes
   sa2va evaluate clips.yaml tracking=live           frame by frame, as on a robot
   sa2va evaluate revos.yaml limit=20 -o out/quick   a quick look
+  sa2va evaluate suite.yaml -o runs/suite           a list of datasets, one after the other, and one page
   sa2va evaluate revos.yaml shard=0/8 --device cuda & … shard=7/8 …   eight processes
 
 A YAML file says `format:` and `root:` (docs/evaluation.md lists the formats and their protocols).
-A run that was stopped goes on where it was; writes records.jsonl, results.json and qualitative.png."""
+A YAML file that is a list of such mappings, folders and files is a suite.
+A run that was stopped goes on where it was; writes records.jsonl, results.json, report.html and qualitative.png."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,18 +66,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
+    from sa2va_cli.output import write_json
+
+    models: list[Sa2VA] = []
+    suite = suite_of(Path(args.dataset).expanduser())
+    if suite is None:
+        given = settings(args.dataset, args.settings)
+        default = inside(Path("runs/evaluate"), given[0].title, "name")
+        write_json(args.json, measure(given, Path(args.output or default), args, models))
+        return 0
+    from sa2va_training.evaluation.page import write_index
+
+    folder = Path(args.output or inside(Path("runs/evaluate"), Path(args.dataset).stem, "name"))
+    found: list[tuple[str, dict[str, Any]]] = []
+    entries = [settings_of(*entry, args.settings) for entry in suite]
+    _check_names([config.title for config, _, _ in entries], args.dataset)
+    for given in entries:
+        title = given[0].title
+        found.append((title, measure(given, inside(folder, title, "name"), args, models)))
+        write_index(folder, found)
+    write_json(folder / "results.json", dict(found))
+    write_json(args.json, dict(found))
+    print(f"{folder}: index.html, results.json")
+    return 0
+
+
+def measure(
+    given: Measured, folder: Path, args: argparse.Namespace, models: list[Sa2VA]
+) -> dict[str, Any]:
+    """Measure one dataset.
+
+    Args:
+        given: of `settings`.
+        folder: of the run.
+        args: `--model`, `--adapter`, `--on`, `--restart`.
+        models: the model, once it was needed.
+
+    Returns:
+        What `results.json` holds.
+    """
     from sa2va_cli.output import Progress, write_json
     from sa2va_training.data.held_out import among, read_held_out
     from sa2va_training.data.readers import open_dataset
+    from sa2va_training.evaluation.page import write_report
     from sa2va_training.evaluation.predictor import ModelPredictor
     from sa2va_training.evaluation.report import report
     from sa2va_training.evaluation.run import EvaluationRun
 
-    config, asking, own = settings(args.dataset, args.settings)
+    config, asking, own = given
     dataset = open_dataset(config)
     if args.on is not None:
         dataset = among(dataset, read_held_out(Path(args.on), config.title, config.root))
-    folder = Path(args.output or inside(Path("runs/evaluate"), config.title, "name"))
     official = own["protocol"] == "official"
     if official and config.format != "ref_davis17":
         raise InputError(
@@ -87,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             "on": args.on,
         },
         keep_masks=official,
+        live=asking.fps if asking.tracking == "live" else 0.0,
         export=bool(own["export"]),
         shard=_shard(own["shard"]),
     )
@@ -95,9 +140,10 @@ def run(args: argparse.Namespace) -> int:
     if done:
         print(f"{folder}: {len(done)} of {share} samples were measured before")
     if len(done) < share:
-        model = open_model(args)
+        if not models:
+            models.append(open_model(args))
         with Progress(share - len(done), config.title, unit="sample") as progress:
-            for _ in measured.go(ModelPredictor(model, asking), done):
+            for _ in measured.go(ModelPredictor(models[0], asking), done):
                 progress.step()
     measured.finish()
     protocol = f"{config.format}:official" if official else config.format
@@ -115,17 +161,66 @@ def run(args: argparse.Namespace) -> int:
         "figures": figures,
     }
     write_json(folder / "results.json", results)
-    write_json(args.json, results)
+    write_report(folder, results, records)
     _print(config.title, figures)
-    print(f"{folder}: results.json, qualitative.png, records.jsonl")
-    return 0
+    print(f"{folder}: report.html, results.json, qualitative.png, records.jsonl")
+    return results
 
 
-def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking, dict[str, Any]]:
+def suite_of(path: Path) -> list[tuple[dict[str, Any], Path, str]] | None:
+    """The datasets of a YAML file that is a list, as `settings_of` takes them; None = it is no suite.
+
+    Raises:
+        InputError: an entry is neither a mapping nor a folder or file.
+    """
+    from sa2va_training.data.readers import read_yaml
+
+    if path.suffix not in (".yaml", ".yml"):
+        return None
+    values = read_yaml(path, lists=True)
+    if not isinstance(values, list):
+        return None
+    found = []
+    for number, entry in enumerate(values):
+        if isinstance(entry, dict):
+            found.append((dict(entry), path.parent, f"{path}: entry {number}"))
+        elif isinstance(entry, str):
+            found.append(_named(str(path.parent / Path(entry).expanduser())))
+        else:
+            raise InputError(f"{path}: entry {number} is {entry!r}; expected a mapping or a path")
+    return found
+
+
+def _check_names(names: list[str], where: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{where}: {twice[0]!r} occurs twice; expected a `name:` of its own for each dataset"
+        )
+
+
+def settings(dataset: str, overrides: list[str]) -> Measured:
+    """What is measured and how, for a YAML file or a simple folder; see `settings_of`."""
+    return settings_of(*_named(dataset), overrides)
+
+
+def _named(dataset: str) -> tuple[dict[str, Any], Path, str]:
+    from sa2va_training.data.readers import read_yaml
+    from sa2va_training.data.sources import folder_mapping
+
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        return folder_mapping(path), Path(), dataset
+    return read_yaml(path), path.parent, dataset
+
+
+def settings_of(values: dict[str, Any], base: Path, dataset: str, overrides: list[str]) -> Measured:
     """What is measured and how.
 
     Args:
-        dataset: YAML file or simple folder.
+        values: as YAML has them.
+        base: what relative paths start from.
+        dataset: for messages.
         overrides: key=value.
 
     Returns:
@@ -135,13 +230,9 @@ def settings(dataset: str, overrides: list[str]) -> tuple[DatasetConfig, Asking,
         InputError: something is unknown or of the wrong kind.
     """
     from sa2va_training.data.plain_yaml import parse_yaml
-    from sa2va_training.data.readers import DatasetConfig, read_yaml
-    from sa2va_training.data.sources import folder_mapping
+    from sa2va_training.data.readers import DatasetConfig
     from sa2va_training.evaluation.predictor import Asking
 
-    path = Path(dataset).expanduser()
-    values: dict[str, Any] = folder_mapping(path) if path.is_dir() else read_yaml(path)
-    base = Path() if path.is_dir() else path.parent
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:

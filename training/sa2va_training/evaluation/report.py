@@ -132,7 +132,18 @@ def _clips(records: Sequence[Json]) -> dict[str, float]:
     robust = [round(r["robustness"], 4) for r in records if r.get("robustness") is not None]
     if robust:
         out["R"] = _mean(robust)
-    return out | _presence(records) | {"n": len(records)}
+    return out | _presence(records) | _events(records) | {"n": len(records)}
+
+
+def _events(records: Sequence[Json]) -> dict[str, float]:
+    """What happened while objects were followed live: means over those that know."""
+    events = [r["events"] for r in records if "events" in r]
+    names = ("wait", "missed", "lost", "regained", "switched", "wrong")
+    return {
+        "wait, s" if name == "wait" else name: _mean(e[name] for e in events if name in e)
+        for name in names
+        if any(name in e for e in events)
+    }
 
 
 def _davis(records: Sequence[Json]) -> dict[str, dict[str, float]]:

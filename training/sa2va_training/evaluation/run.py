@@ -8,11 +8,13 @@ wanted `Annotations/<video>/<expression>/<frame>.png`, the layout that the bench
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import json
 import shutil
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,14 +26,17 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.file_names import inside
 from sa2va_model.io.folder_lock import FolderLock
 from sa2va_training.data.sample import Dataset, Sample
+from sa2va_training.evaluation.facts import score_of
 from sa2va_training.evaluation.predictor import Predictor
 from sa2va_training.evaluation.scoring import Scored, score_sample
 from sa2va_training.evaluation.sheet import draw_cell, write_sheet
 
 Json = dict[str, Any]
-RECORDS, SHEET, CELLS = "records.jsonl", "qualitative.png", "cells"
+RECORDS, SHEET, CELLS, LOOKS = "records.jsonl", "qualitative.png", "cells", "looks"
 SHOWN = 16  # cells of the sheet, about
 _SLOTS = 8  # kept of each kind, spread over the dataset
+KEPT, WORST = 200, 24
+"""Pictures of questions that are kept for pages: about so many from all over, and at least so many of the worst."""
 _ORDER = ("refer", "track", "grounded", "caption", "answer")
 
 
@@ -42,7 +47,7 @@ class EvaluationRun:
     Attributes:
         folder: where everything is kept.
         head: what makes records comparable: model, dataset, options. A folder with another head is refused.
-        keep_masks: see `score_sample`.
+        keep_masks, live: see `score_sample`.
         export: write predicted masks of clips as PNG files.
         shard: (i, n): this process measures every n-th sample, beginning with the i-th; others share the folder.
     """
@@ -51,8 +56,10 @@ class EvaluationRun:
     folder: Path
     head: Json
     keep_masks: bool = False
+    live: float = 0.0
     export: bool = False
     shard: tuple[int, int] = (0, 1)
+    _worst: list[float] = field(default_factory=list)
 
     @property
     def records_file(self) -> Path:
@@ -93,8 +100,10 @@ class EvaluationRun:
             with FolderLock(self.folder, f".{self.records_file.stem}.lock"):
                 pass  # nobody measures this share now
             if afresh:
-                shutil.rmtree(self.folder / CELLS, ignore_errors=True)
-            (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
+                for name in (CELLS, LOOKS):
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in (CELLS, LOOKS):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
             if afresh or not self.records_file.exists():
                 self.records_file.write_text(json.dumps({"head": head}) + "\n", encoding="utf-8")
                 return set()
@@ -121,11 +130,14 @@ class EvaluationRun:
                 sample = self.dataset[index]
                 if sample.id in done:
                     continue
-                scored = list(score_sample(sample, predictor, keep_masks=self.keep_masks))
+                scored = list(
+                    score_sample(sample, predictor, keep_masks=self.keep_masks, live=self.live)
+                )
                 if self.export:
                     for item in scored:
                         self._export(sample, item)
                 self._draw(index, scored)
+                self._keep(index, scored)
                 lines = [item.record for item in scored]
                 # a sample's lines count only together with the mark after them
                 text = "".join(json.dumps(line) + "\n" for line in [*lines, {"done": sample.id}])
@@ -142,6 +154,20 @@ class EvaluationRun:
             path = self.folder / CELLS / name
             if not path.exists():
                 _write_png(path, draw_cell(item.look)[:, :, ::-1])
+
+    def _keep(self, index: int, scored: list[Scored]) -> None:
+        """Keep pictures for pages: of some questions from everywhere, and of those that went worst so far."""
+        spread = index % max(1, len(self.dataset) // KEPT) == 0
+        for item in scored:
+            score = score_of(item.record)
+            among = score is not None and (len(self._worst) < WORST or score < -self._worst[0])
+            if among and score is not None:
+                (heapq.heappush if len(self._worst) < WORST else heapq.heapreplace)(
+                    self._worst, -score
+                )
+            if spread or among:
+                pixels = draw_cell(item.look)[:, :, ::-1]
+                cv2.imwrite(str(self.folder / look_file(item.record)), np.ascontiguousarray(pixels))
 
     def _cells(self) -> list[np.ndarray]:
         """About `SHOWN` of the pictures, as many of each kind."""
@@ -198,6 +224,12 @@ class EvaluationRun:
             ) as packed:
                 for path in sorted(masks.rglob("*.png")):
                     packed.write(path, path.relative_to(self.folder).as_posix())
+
+
+def look_file(record: Json) -> str:
+    """Where the picture of a question is kept, in the folder of its run."""
+    name = hashlib.sha256(f"{record['task']}|{record['id']}".encode()).hexdigest()[:16]
+    return f"{LOOKS}/{name}.jpg"
 
 
 def _is_ours(path: Path) -> bool:

@@ -16,9 +16,11 @@ import numpy as np
 from sa2va_model.mllm.chat import IMAGE_PLACEHOLDER, parse_answer
 from sa2va_training.data.masks import encode_mask
 from sa2va_training.data.sample import Referring, Sample
+from sa2va_training.evaluation.facts import facts_of
 from sa2va_training.evaluation.predictor import Predictor, joined
 from sa2va_training.metrics.answers import is_right
 from sa2va_training.metrics.clips import clip_score
+from sa2va_training.metrics.events import follow_events
 from sa2va_training.metrics.overlap import overlap
 
 Json = dict[str, Any]
@@ -54,11 +56,12 @@ class Scored:
 
 
 def score_sample(
-    sample: Sample, predictor: Predictor, *, keep_masks: bool = False
+    sample: Sample, predictor: Predictor, *, keep_masks: bool = False, live: float = 0.0
 ) -> Iterator[Scored]:
     """Asks everything about a sample.
 
     Args:
+        live: frames per second of clips that are followed frame by frame, to tell what happened when; 0 = they are not.
         keep_masks: also put predicted and true masks of clips into the records (Ref-DAVIS17's own protocol).
 
     Raises:
@@ -66,7 +69,7 @@ def score_sample(
     """
     frames = sample.read_frames()
     if sample.referrings and sample.clip:
-        yield from _clip(sample, frames, predictor, keep_masks)
+        yield from _clip(sample, frames, predictor, keep_masks, live)
     elif sample.referrings:
         yield from _image(sample, frames[0], predictor)
     elif sample.targets:
@@ -89,13 +92,18 @@ def _image(sample: Sample, rgb: np.ndarray, predictor: Predictor) -> Iterator[Sc
             "intersection": both.intersection,
             "union": both.union,
             "marked": bool(guess.any()),
+            "facts": facts_of(referring.text, truth[None]),
         }
         said = f"IoU {both.iou:.2f}" if both.union else "nothing, rightly"
         yield Scored(record, Look(rgb, truth, guess, referring.text, said))
 
 
 def _clip(
-    sample: Sample, frames: Sequence[np.ndarray], predictor: Predictor, keep_masks: bool
+    sample: Sample,
+    frames: Sequence[np.ndarray],
+    predictor: Predictor,
+    keep_masks: bool,
+    live: float,
 ) -> Iterator[Scored]:
     guesses = predictor.refer_clip(frames, [r.text for r in sample.referrings])
     foreground = _foreground(sample, frames)
@@ -120,7 +128,12 @@ def _clip(
             "robustness": score.robustness,
             "frames": len(known),
             "marked": bool(guess[known].any()),
+            "facts": facts_of(referring.text, truth[known]),
         }
+        if live:
+            record["events"] = follow_events(
+                guess[known], truth[known], [known_t / live for known_t in known]
+            )
         if keep_masks:
             record["masks"] = [encode_mask(mask) for mask in guess]
             record["truth"] = [encode_mask(mask) for mask in truth]
