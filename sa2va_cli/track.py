@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sa2va_model.io.frames import Frame, FrameSource
     from sa2va_model.tracking.live import LiveTracker
     from sa2va_model.tracks import FrameResult
+    from sa2va_serve.client.robot import RemoteModel
 
 NAME = "track"
 HELP = (
@@ -100,6 +101,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="arithmetic of tracking: auto (default), reference, float32 or bfloat16",
     )
+    parser.add_argument(
+        "--grounder",
+        default="local",
+        metavar="G",
+        help="who understands the words: local (default), or grpc://host:port of sa2va serve, with SAM-2 alone here",
+    )
+    parser.add_argument(
+        "--grounder-token",
+        default="",
+        metavar="FILE",
+        help="file whose first line is the token for the server",
+    )
+    parser.add_argument(
+        "--grounder-ca",
+        default="",
+        metavar="PEM",
+        help="authority that vouches for the server (grpcs://)",
+    )
+    parser.add_argument(
+        "--keyframe-encoding",
+        default="png",
+        choices=("png", "jpeg"),
+        help="how frames go to the server: png = exact (default), jpeg = a tenth of the bytes",
+    )
     parser.set_defaults(prompts=[])
 
 
@@ -142,9 +167,39 @@ def _tracker(args: argparse.Namespace) -> LiveTracker:
 
     check_profile(args.profile)
     follow = PropagationConfig(args.propagation, args.sam2, args.resolution, args.profile)
-    model = open_model(args)
     objects = max(len(args.prompts), LiveConfig().max_objects)
-    return LiveTracker(model, LiveConfig(max_objects=objects, propagation=follow))
+    config = LiveConfig(max_objects=objects, propagation=follow)
+    remote = _remote(args)
+    if remote is None:
+        return LiveTracker(open_model(args), config)
+    return LiveTracker(remote.half, config, grounding=remote.grounding(background=False))
+
+
+def _remote(args: argparse.Namespace) -> RemoteModel | None:
+    """SAM-2 on board and the link to a server, where `--grounder` names one."""
+    from sa2va_serve.client.config import RemoteConfig, parse_grounder
+
+    found = parse_grounder(args.grounder)
+    if found is None:
+        return None
+    from sa2va_serve.needs import need
+
+    need("grpc", "remote")
+    from sa2va_model.checkpoints.load import suit_threads
+    from sa2va_serve.client.robot import RemoteModel
+
+    address, tls = found
+    config = RemoteConfig(
+        address,
+        tls=tls,
+        authority=args.grounder_ca,
+        token=args.grounder_token,
+        encoding=args.keyframe_encoding,
+        deadline=60.0,
+    )
+    remote = RemoteModel.open(args.model, config, device=args.device, adapter=args.adapter or "")
+    suit_threads(remote.half)
+    return remote
 
 
 class TrackJob:
@@ -297,6 +352,7 @@ class TrackJob:
             "input": self._args.input,
             "topic": getattr(self._source, "topic", None),
             "model": self._args.model or "tiny",
+            "grounder": self._args.grounder,
             "device": self._args.device,
             "complete": problem is None,
             "problem": problem,

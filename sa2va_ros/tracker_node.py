@@ -267,6 +267,8 @@ class TrackerNode(DeferredLifecycleNode):
             live=lambda: parameters.live_config(self._value),
             history_turns=self._value("history_turns"),
             max_tokens=self._value("answer_tokens"),
+            remote=parameters.remote_config(self._value),
+            fallback=self._value("fallback_model"),
         )
 
     def _subscribe(self) -> None:

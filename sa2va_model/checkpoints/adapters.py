@@ -78,6 +78,7 @@ class _Active:
 
 
 _ACTIVE: WeakKeyDictionary[Sa2VA, _Active] = WeakKeyDictionary()
+_REPLACED: WeakKeyDictionary[SegmentationHalf, dict[str, Tensor]] = WeakKeyDictionary()
 
 
 def active_adapter(model: Sa2VA) -> Adapter | None:
@@ -123,22 +124,33 @@ def decoder_fingerprint(model: SegmentingModel) -> str:
 def load_decoder(half: SegmentationHalf, folder: str | Path) -> Adapter:
     """Puts into a half what an adapter changes in SAM-2; its language part belongs to where sentences are understood.
 
-    It is there for good: another adapter needs the half to be loaded anew.
-
     Raises:
         InputError: as `load_adapter`; of which base model it is cannot be seen here.
     """
     adapter = read_adapter(folder)
+    unload_decoder(half)
     if (adapter.folder / INFO).is_file():
         given = _read(adapter.folder / PARTS)
         parts = {name: tensor for name, tensor in given.items() if name.startswith("sam2.")}
         places = dict(half.named_parameters()) | dict(half.named_buffers())
         _check_shapes(adapter.folder / PARTS, parts, places)
+        replaced: dict[str, Tensor] = {}
         with torch.no_grad():
             for name, tensor in parts.items():
+                replaced[name] = places[name].detach().to("cpu", copy=True)
                 places[name].copy_(tensor)
+        _REPLACED[half] = replaced
         half.forget()
     return adapter
+
+
+def unload_decoder(half: SegmentationHalf) -> None:
+    """Takes out what `load_decoder` put in; the half is bit for bit what it was."""
+    places = dict(half.named_parameters()) | dict(half.named_buffers())
+    with torch.no_grad():
+        for name, tensor in _REPLACED.pop(half, {}).items():
+            places[name].copy_(tensor)
+    half.forget()
 
 
 def _in_signing_order(model: Sa2VA) -> list[tuple[str, Tensor]]:

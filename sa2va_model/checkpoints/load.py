@@ -38,7 +38,7 @@ from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import check_profile
 from sa2va_model.segmentation.kinds import as_stored
-from sa2va_model.segmentation_half import SegmentationHalf
+from sa2va_model.segmentation_half import SegmentationHalf, SegmentingModel
 
 SMALL = 30_000_000
 """Parameters below which one CPU thread is faster than several."""
@@ -71,7 +71,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def suit_threads(model: Sa2VA) -> None:
+def suit_threads(model: SegmentingModel) -> None:
     """One thread for a small model on the CPU; anything else is left to PyTorch.
 
     Operations of a small model are too short to share: on two cores that other processes use as well, two threads

@@ -49,6 +49,9 @@ class Readings:
         depth_images: images with a mask on which 3D was wanted; `depth_found`: of these, those that have it.
         failures: questions to the language model that ended with an error.
         failure: the last of them.
+        grounder: address of the server that understands sentences; "" = the model on board does.
+        link: why it is not reached; "" if it is; `connected`: it is.
+        fallback: a model on board answers meanwhile.
         resident: bytes of memory of the process; `share`: of the machine's memory, 0..1.
         gpu: bytes on the GPU.
     """
@@ -87,14 +90,19 @@ class Readings:
     model: str = ""
     adapter: str = ""
     device: str = ""
+    grounder: str = ""
+    link: str = ""
+    connected: bool = True
+    fallback: bool = False
     resident: int = 0
     share: float = 0.0
     gpu: int = 0
 
 
 def findings(now: Readings) -> list[Finding]:
-    """All lines: images, tracker, depth, model, memory."""
-    return [_images(now), _tracker(now), _depth(now), _model(now), _memory(now)]
+    """All lines: images, tracker, depth, model, with a server also the link to it, memory."""
+    link = [_link(now)] if now.grounder else []
+    return [_images(now), _tracker(now), _depth(now), _model(now), *link, _memory(now)]
 
 
 def degraded(found: list[Finding]) -> str:
@@ -180,6 +188,18 @@ def _model(now: Readings) -> Finding:
         "first mask after (s)": f"{now.first_mask:.3f}",
     }
     return Finding("model", level, message, values)
+
+
+def _link(now: Readings) -> Finding:
+    level, message = Level.OK, f"{now.grounder} answers"
+    if now.link and now.fallback:
+        level, message = Level.WARN, f"the model on board answers: {now.link}"
+    elif now.link:
+        level, message = Level.ERROR, f"sentences wait: {now.link}"
+    elif not now.connected:
+        message = f"{now.grounder} has not answered yet"
+    values = {"address": now.grounder, "connected": str(now.connected), "problem": now.link}
+    return Finding("grounder", level, message, values)
 
 
 def _memory(now: Readings) -> Finding:

@@ -106,7 +106,7 @@ class Health:
         self._before = now
         failures, failure = self._pipeline.failures()
         failed, self._failures = failures - self._failures, failures
-        tracks = latest.result.tracks if latest else ()
+        tracks, link = latest.result.tracks if latest else (), self._session.link
         return Readings(
             loaded=self._session.model is not None,
             active=self.state == TrackerStatus.ACTIVE,
@@ -136,6 +136,10 @@ class Health:
             model=self._model(),
             adapter=self._session.adapter,
             device=self._device(),
+            grounder="" if link is None else link.config.address,
+            link="" if link is None else link.problem,
+            connected=link is None or link.connected,
+            fallback=link is not None and link.falls_back,
             resident=resident_bytes(),
             share=resident_bytes() / _machine_bytes(),
             gpu=_gpu_bytes(getattr(self._session.model, "device", None)),

@@ -23,7 +23,11 @@ from sa2va_ros.interfaces.conversation import Conversation
 
 if TYPE_CHECKING:
     from sa2va_model.sa2va import Sa2VA
+    from sa2va_model.segmentation_half import SegmentingModel
     from sa2va_model.tracking.live import LiveConfig, LiveTracker
+    from sa2va_serve.client.config import RemoteConfig
+    from sa2va_serve.client.remote_grounding import RemoteGrounding
+    from sa2va_serve.client.robot import RemoteModel
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 END_SECONDS = 1.0  # how long a language model at work is waited for
@@ -39,6 +43,8 @@ class EngineSettings:
         threads: of the CPU; 0 = suited to the model.
         live: makes the tracker's configuration; called when torch is imported.
         history_turns, max_tokens: of questions about the scene.
+        remote: where sentences are understood; None = on board.
+        fallback: folder of the model that answers while the link is lost; "" = sentences wait.
     """
 
     model: str
@@ -49,6 +55,8 @@ class EngineSettings:
     live: Callable[[], LiveConfig]
     history_turns: int
     max_tokens: int
+    remote: RemoteConfig | None = None
+    fallback: str = ""
 
 
 class ModelSession:
@@ -63,7 +71,9 @@ class ModelSession:
         self._lock = threading.Lock()  # around `held`, and the tracks that wait for another tracker
         self._waiting: dict[str, str] = {}  # their expressions by id
         self._names = TrackNames()  # of all tracks while the node lives, whatever is loaded
-        self.model: Sa2VA | None = None
+        self.model: SegmentingModel | None = None
+        self.remote: RemoteModel | None = None
+        self.link: RemoteGrounding | None = None
         self.live: LiveTracker | None = None
         self.conversation: Conversation | None = None
         self.adapter = ""
@@ -78,6 +88,9 @@ class ModelSession:
             InputError: the folder holds no model that can be used here; others as torch raises them.
         """
         folder = _existing(settings)
+        if settings.remote is not None:
+            self._load_remote(folder, settings, settings.remote)
+            return
         # Here and not at the top: torch takes seconds, and without it the node can still say what
         # is missing.
         import torch
@@ -95,14 +108,42 @@ class ModelSession:
         self.adapter, self._settings, self.model = settings.adapter, settings, model
         self._begin()
 
+    def _load_remote(
+        self, folder: Path | None, settings: EngineSettings, remote: RemoteConfig
+    ) -> None:
+        """Load SAM-2 alone: a server understands the sentences."""
+        from sa2va_serve.needs import need
+
+        need("grpc", "remote")
+        import torch
+
+        from sa2va_model.checkpoints.load import suit_threads
+        from sa2va_serve.client.robot import RemoteModel
+
+        self.remote = RemoteModel.open(
+            folder,
+            remote,
+            device=settings.device,
+            adapter=settings.adapter,
+            fallback=settings.fallback,
+        )
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        else:
+            suit_threads(self.remote.half)
+        self.adapter, self._settings, self.model = settings.adapter, settings, self.remote.half
+        self._begin()
+
     def _begin(self) -> None:
         from sa2va_model.tracking.live import LiveTracker
 
         assert self.model is not None
         assert self._settings is not None
-        self.live = LiveTracker(self.model, self._settings.live(), self._names)
+        self.link = None if self.remote is None else self.remote.grounding()
+        self.live = LiveTracker(self.model, self._settings.live(), self._names, grounding=self.link)
+        asked: Any = self.model if self.remote is None else self.remote.questions()
         self.conversation = Conversation(
-            self.model, turns=self._settings.history_turns, max_tokens=self._settings.max_tokens
+            asked, turns=self._settings.history_turns, max_tokens=self._settings.max_tokens
         )
 
     def unload(self) -> bool:
@@ -117,6 +158,7 @@ class ModelSession:
         """Free everything, as before the process ends; False if the language model is still at work."""
         live, self.live = self.live, None
         self.model, self.conversation, self.adapter = None, None, ""
+        self.remote, self.link = None, None
         return live is None or _close(live)
 
     # --- adapters ---------------------------------------------------------------------------------
@@ -168,21 +210,31 @@ class ModelSession:
         try:
             if not ended:
                 raise InputError("the language model is at work; expected an idle one, try again")
-            if path:
-                _load_adapter(model, path)
-            else:
-                from sa2va_model.checkpoints.adapters import unload_adapter
-
-                unload_adapter(model)
+            self._put_adapter(path)
         finally:
             self._go_on(model)
         return f"adapter {path}" if path else "no adapter"
 
-    def _go_on(self, model: Sa2VA) -> None:
+    def _put_adapter(self, path: str) -> None:
+        if self.remote is not None:
+            self.adapter = ""
+            self.remote.use_adapter(path)
+            self.adapter = path
+            return
+        model: Any = self.need_model()
+        if path:
+            _load_adapter(model, path)
+        else:
+            from sa2va_model.checkpoints.adapters import unload_adapter
+
+            unload_adapter(model)
+
+    def _go_on(self, model: SegmentingModel) -> None:
         """A new tracker takes over what the last one followed by words."""
         if self.model is not model:
             raise InputError("the model was freed meanwhile; expected it to be kept")
-        self.adapter = _adapter_name(model)
+        if self.remote is None:
+            self.adapter = _adapter_name(model)
         with self._lock:
             self._begin()
             assert self.live is not None
@@ -192,7 +244,7 @@ class ModelSession:
 
     # --- work -------------------------------------------------------------------------------------
 
-    def need_model(self) -> Sa2VA:
+    def need_model(self) -> SegmentingModel:
         """The model.
 
         Raises:
@@ -288,7 +340,7 @@ def _load_adapter(model: Sa2VA, path: str) -> None:
     load_adapter(model, path)
 
 
-def _adapter_name(model: Sa2VA) -> str:
+def _adapter_name(model: Any) -> str:
     from sa2va_model.checkpoints.adapters import active_adapter
 
     active = active_adapter(model)

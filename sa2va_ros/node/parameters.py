@@ -8,19 +8,20 @@ the others may be set while it runs, and a bad value is refused with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from sa2va_ros.node import tracking_parameters
 from sa2va_ros.node.model_session import DTYPES
 from sa2va_ros.node.tracking_parameters import live_config
 from sa2va_ros.support import parameter
 from sa2va_ros.support.parameter import Parameter
+from sa2va_serve.client.config import RemoteConfig, parse_grounder
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-__all__ = ["TABLE", "Parameter", "declare", "live_config"]
+__all__ = ["TABLE", "Parameter", "declare", "live_config", "remote_config"]
 
 MODEL: tuple[Parameter, ...] = (
     Parameter(
@@ -55,6 +56,43 @@ MODEL: tuple[Parameter, ...] = (
         4,
         "Questions and answers that are kept for goals with use_history.",
         span=(0, 32),
+    ),
+)
+GROUNDER: tuple[Parameter, ...] = (
+    Parameter(
+        "grounder",
+        "local",
+        "Where sentences are understood: local, or a server of `sa2va serve` (grpc://host:port; grpcs:// with TLS). "
+        "With a server only SAM-2 of the model is loaded.",
+    ),
+    Parameter(
+        "grounder_token",
+        "",
+        "File whose first line is the robot's token for the server; empty = none.",
+    ),
+    Parameter(
+        "grounder_ca",
+        "",
+        "PEM file of the authority that vouches for the server; empty = the system's.",
+    ),
+    Parameter("robot_id", "", "What the server knows the robot as; empty = the machine's name."),
+    Parameter(
+        "keyframe_encoding",
+        "jpeg",
+        "How images go to the server: jpeg, a tenth of the bytes; png, exact.",
+        choices=("jpeg", "png"),
+    ),
+    Parameter(
+        "grounder_deadline",
+        15.0,
+        "Seconds that an answer of the server may take.",
+        span=(0.1, 600.0),
+    ),
+    Parameter(
+        "fallback_model",
+        "",
+        "Folder of a whole model that answers while the server is not reached, with the same mask decoder; empty = "
+        "sentences wait.",
     ),
 )
 START: tuple[Parameter, ...] = (
@@ -248,11 +286,32 @@ SPACE: tuple[Parameter, ...] = (
         dynamic=True,
     ),
 )
-TABLE = (*MODEL, *START, *RUNNING, *tracking_parameters.DYNAMIC, *SPACE)
+TABLE = (*MODEL, *GROUNDER, *START, *RUNNING, *tracking_parameters.DYNAMIC, *SPACE)
 ORDERED = (
     ("depth_min", "depth_max"),
     ("search_period", "search_limit"),
 )  # the first is the smaller
+
+
+def remote_config(value: Callable[[str], Any]) -> RemoteConfig | None:
+    """The link to the server that understands sentences, None if the model on board does.
+
+    Raises:
+        InputError: no such address or file.
+    """
+    found = parse_grounder(value("grounder"))
+    if found is None:
+        return None
+    address, tls = found
+    return RemoteConfig(
+        address,
+        tls=tls,
+        authority=value("grounder_ca"),
+        token=value("grounder_token"),
+        robot_id=value("robot_id"),
+        encoding=value("keyframe_encoding"),
+        deadline=value("grounder_deadline"),
+    )
 
 
 def declare(node: Node, table: Iterable[Parameter] = TABLE) -> None:

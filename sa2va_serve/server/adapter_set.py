@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -43,7 +43,8 @@ class AdapterSet:
         unload_adapter(model)
         self._model, self.active = model, ""
         self._places = dict(model.named_parameters()) | dict(model.named_buffers())
-        self._vocabulary, self._peft = model.vocabulary, None
+        self._vocabulary = model.vocabulary
+        self._peft: PeftModel | None = None
         self._parts: dict[str, dict[str, Tensor]] = {"": {}}
         self._lora: dict[str, str] = {}  # name -> what `peft` calls it
         base = fingerprint(model)
@@ -105,9 +106,10 @@ class AdapterSet:
 
     @staticmethod
     def _switch_lora(peft: PeftModel, called: str | None) -> None:
+        layers: Any = peft.base_model
         if called is None:
-            peft.base_model.disable_adapter_layers()
+            layers.disable_adapter_layers()
             return
-        peft.base_model.enable_adapter_layers()
+        layers.enable_adapter_layers()
         peft.set_adapter(called)
         peft.requires_grad_(requires_grad=False)

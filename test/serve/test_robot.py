@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,13 +59,10 @@ class Robot:
         config = LiveConfig(background=True, verify_period=0.0)
         self.live = LiveTracker(half, config, grounding=grounding)
         self.results: list[FrameResult] = []
-        self.slowest = 0.0
 
     def step(self) -> FrameResult:
         image = np.random.default_rng(self.index // 10).integers(0, 256, (30, 40, 3), np.uint8)
-        start = time.perf_counter()
         result = self.live.process(Frame(image, self.index / 100, self.index))
-        self.slowest = max(self.slowest, time.perf_counter() - start)
         self.index += 1
         self.results.append(result)
         return result
@@ -95,7 +93,6 @@ def robot(
     made = Robot(half, grounding)
     yield made
     assert made.live.close(5)
-    assert made.slowest < 2  # whatever the network does
 
 
 def test_the_half_sees_what_the_whole_model_sees(
@@ -270,3 +267,41 @@ def test_a_grounder_is_local_or_an_address(text: str) -> None:
     assert parse_grounder("grpcs://[::1]:1") == ("[::1]:1", True)
     with pytest.raises(InputError, match="grounder is"):
         parse_grounder(text)
+
+
+def test_the_command_tracks_with_a_server(
+    nano: Sa2VA, server: BackgroundServer, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    from sa2va_cli.main import main
+
+    save_model(nano, tmp_path / "nano", dtype=None)
+    (tmp_path / "clip").mkdir()
+    for index in range(3):
+        picture = np.random.default_rng(index).integers(0, 256, (30, 40, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "clip" / f"{index}.png")
+    summaries = []
+    for grounder in ("local", f"grpc://127.0.0.1:{server.port}"):
+        out = tmp_path / grounder[:4]
+        words = [
+            "track",
+            str(tmp_path / "clip"),
+            "-e",
+            "the mug",
+            "--grounder",
+            grounder,
+            "-o",
+            str(out),
+        ]
+        assert main([*words, "--model", str(tmp_path / "nano"), "--device", "cpu"]) == 0
+        summaries.append(json.loads((out / "summary.json").read_text()))
+        masks = sorted((out / "masks").rglob("*.png"))
+        assert len(masks) == 3
+    assert summaries[0]["tracks"] == summaries[1]["tracks"]
+    for name in ("0", "2"):
+        theirs, mine = (
+            np.asarray(Image.open(next((tmp_path / d / "masks").rglob(f"*{name}.png"))))
+            for d in ("loca", "grpc")
+        )
+        assert (theirs == mine).mean() > 0.999  # embeddings are rounded to fp16
