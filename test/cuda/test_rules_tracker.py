@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from emulated_cuda import Cuda
@@ -25,6 +27,10 @@ def published() -> Sam2:
     segmenter = Sam2(stock_config("tiny", image_size=128)).eval()
     wake(segmenter)
     return segmenter
+
+
+def sam3() -> Sam2:
+    return nano_model(seed=1, segmenter="sam3").sam2
 
 
 def made(weights: Sam2, profile: str, *, graphs: bool = False) -> Segmenter:
@@ -58,19 +64,24 @@ def follow(segmenter: Segmenter, frames: Tensor, prompts: list) -> Tensor:  # ty
 
 
 @pytest.mark.parametrize("profile", ["float32", "bfloat16", "reference"])
-def test_rules(profile: str) -> None:
-    frames, prompts = moving_squares(3, 128, 2)
+@pytest.mark.parametrize("make", [published, sam3])
+def test_rules(profile: str, make: Callable[[], Sam2]) -> None:
+    weights = make()
+    side = weights.config.image_size
+    frames, prompts = moving_squares(3, side, 2)
     with Cuda() as gpu:
-        masks = list(ours(made(gpu.move(published()), profile), frames, prompts))
-    assert masks[-1].shape == (2, 1, 128, 128)
+        masks = list(ours(made(gpu.move(weights), profile), frames, prompts))
+    assert masks[-1].shape == (2, 1, side, side)
     assert not gpu.faults, gpu.report()
 
 
-@pytest.mark.parametrize("profile", ["float32", "bfloat16"])
-def test_graphs_give_what_eager_kernels_give(profile: str) -> None:
+@pytest.mark.parametrize(
+    ("profile", "kind"), [("float32", "sam2"), ("bfloat16", "sam2"), ("float32", "sam3")]
+)
+def test_graphs_give_what_eager_kernels_give(profile: str, kind: str) -> None:
     """Over clips whose memories come and go: none is captured twice, none of them reads another's memory."""
-    weights = nano_model(seed=1).sam2
-    frames, prompts = moving_squares(7, 64, 2)
+    weights = nano_model(seed=1, segmenter=kind).sam2
+    frames, prompts = moving_squares(7, weights.config.image_size, 2)
     near = 1e-4 if profile == "float32" else 0.1
     with Cuda() as gpu:
         gpu.move(weights)

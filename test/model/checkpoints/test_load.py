@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.load import load_half, load_model, save_model
 from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.checkpoints.published import PUBLISHED as PUBLISHED_SIZES
@@ -197,4 +197,45 @@ def test_a_folder_with_two_segmenters_is_named(tmp_path: Path) -> None:
     name = "grounding_encoder.sam2_model.backbone.vision_backbone.trunk.patch_embed.proj.weight"
     save_file(tensors | {name: torch.zeros(4, 3, 14, 14)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r"tensors of SAM-2 and 1 tensors of SAM 3; expected one"):
+        load_model(tmp_path)
+
+
+def test_a_folder_with_sam_3_loads_answers_and_is_saved_as_it_was(tmp_path: Path) -> None:
+    """In the published layout: parts that nothing uses, and codes of an old conversion that no reader takes."""
+    save_model(nano_model(family="qwen3_vl", segmenter="sam3"), tmp_path, dtype=None)
+    stored = load_file(tmp_path / "model.safetensors")
+    vision = "grounding_encoder.sam2_model.backbone.vision_backbone."
+    assert stored[f"{vision}trunk.pos_embed"].shape == (1, 17, 16)  # with a class token's row
+    assert stored[f"{vision}trunk.blocks.0.attn.qkv.weight"].shape == (48, 16)
+    assert "grounding_encoder.sam2_model.maskmem_backbone.fuser.layers.0.g_weight" in stored
+    spare = {
+        f"{vision}convs.0.conv_1x1.bias": torch.ones(4),
+        f"{vision}sam2_convs.3.conv_1x1.bias": torch.ones(4),
+    }
+    turns = {f"{vision}trunk.blocks.0.attn.freqs_cis": torch.ones(4, 4, dtype=torch.complex64)}
+    save_file(stored | spare | turns, tmp_path / "model.safetensors")
+    frames = [
+        np.random.default_rng(t).integers(0, 256, (48, 64, 3), dtype=np.uint8) for t in range(3)
+    ]
+    first = load_model(tmp_path, "cpu")
+    save_model(first, tmp_path / "again", dtype=None)
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == stored.keys()
+    assert all(torch.equal(again[name], stored[name]) for name in stored)
+    second = load_model(tmp_path / "again", "cpu")
+    one, two = (m.ask(frames, "Please segment the mug.") for m in (first, second))
+    assert one.masks.shape == (1, 3, 48, 64)
+    assert np.array_equal(one.masks, two.masks)
+    assert load_half(tmp_path, "cpu").config.sam2 == first.config.sam2
+
+
+def test_a_configuration_for_another_segmenter_is_named(tmp_path: Path) -> None:
+    save_model(nano_model(segmenter="sam3"), tmp_path, dtype=None)
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    del values["sam3_config"]
+    file.write_text(json.dumps(values | {"sam2_config": {"image_size": 64}}))
+    with pytest.raises(
+        InputError, match=r"'sam2_config', which is SAM-2's, but the files hold SAM 3"
+    ):
         load_model(tmp_path)

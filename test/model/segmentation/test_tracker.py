@@ -22,9 +22,7 @@ from sa2va_model.testing import nano_model
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(
-    scope="module", params=["sam2 reference", "sam2 rewritten", "sam3 reference", "sam3 rewritten"]
-)
+@pytest.fixture(scope="module", params=["sam2 reference", "sam2 rewritten", "sam3 rewritten"])
 def segmenter(request: pytest.FixtureRequest) -> Sam2:
     kind, who = request.param.split()
     own = nano_model(seed=1, segmenter=kind).sam2
