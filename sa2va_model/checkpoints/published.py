@@ -12,6 +12,7 @@ from typing import Any
 from sa2va_model.config import ModelConfig
 from sa2va_model.config_json import config_from_json
 from sa2va_model.errors import InputError
+from sa2va_model.segmenter_config import Sam3Config
 
 QWEN_VOCABULARY, INTERNLM2_VOCABULARY = 151_674, 92_558
 _VIT_6B = {
@@ -107,7 +108,8 @@ _QWEN_VL = {
     "qwen3-vl-2b": _qwen_vl(_VISION_3, _ROPE_3, _llm(2048, 6144, 28, 16, 8)),
     "qwen3-vl-4b": _qwen_vl(_VISION_3, _ROPE_3, _llm(2560, 9728, 36, 32, 8)),
 }
-_FIELDS: dict[str, dict[str, Any]] = _INTERNVL | _QWEN_VL
+_SAM3 = {"qwen3-vl-4b-sam3": _QWEN_VL["qwen3-vl-4b"] | {Sam3Config.SECTION: {}}}
+_FIELDS: dict[str, dict[str, Any]] = _INTERNVL | _QWEN_VL | _SAM3
 PUBLISHED = tuple(_FIELDS)
 
 

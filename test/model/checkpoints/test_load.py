@@ -18,6 +18,7 @@ from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.checkpoints.published import PUBLISHED as PUBLISHED_SIZES
 from sa2va_model.checkpoints.published import published_config
+from sa2va_model.checkpoints.stored_names import official_names
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.registry import family
@@ -25,6 +26,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 
 PUBLISHED = Path(__file__).parents[3].parent / "shared" / "reference" / "sa2va_1b_tensors.txt"
+PUBLISHED_SAM3 = PUBLISHED.with_name("tensors_sam3.txt")
 
 
 @pytest.fixture
@@ -75,13 +77,30 @@ def test_every_tensor_of_the_published_1b_checkpoint_has_its_place() -> None:
     assert own == published
 
 
+@pytest.mark.skipif(
+    not PUBLISHED_SAM3.is_file(), reason="the list of published tensor names is not here"
+)
+def test_every_tensor_of_the_checkpoint_with_sam_3_has_its_place_or_no_use() -> None:
+    lines = [line.split(" ", 1) for line in PUBLISHED_SAM3.read_text().splitlines()]
+    published = {x[0]: tuple(ast.literal_eval(x[1])) for x in lines if x[1].startswith("[")}
+    config = published_config("qwen3-vl-4b-sam3")
+    with unallocated():
+        model = Sa2VA(config, byte_tokenizer(extra=family(config.mllm.family).tokens))
+    empty = {k: torch.empty_like(v, device="meta") for k, v in model.state_dict().items()}
+    names = Names(config)
+    own = {k: tuple(v.shape) for k, v in names.official(empty).items()}
+    known = official_names(published, "list")
+    assert len(published) == 1459
+    assert own == {new: published[old] for old, new in known.items() if names.needed(new)}
+
+
 @pytest.mark.parametrize("size", PUBLISHED_SIZES)
 def test_every_published_size_can_be_built(size: str) -> None:
     config = published_config(size)
     with unallocated():
         model = Sa2VA(config, byte_tokenizer(extra=family(config.mllm.family).tokens))
     billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
-    named = float(re.findall(r"([\d.]+)b$", size)[0])
+    named = float(re.findall(r"([\d.]+)b(?:-|$)", size)[0])
     assert 0.9 * named < billions < 1.5 * named
     assert all(parameter.is_meta for parameter in model.parameters())
 
