@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import rclpy
 from geometry_msgs.msg import Point, PointStamped
@@ -61,15 +61,24 @@ class TrackerNode(DeferredLifecycleNode):
 
     Args:
         stop_requested: set when the process is asked to end; a model that loads is not waited for then.
+        name: of the node.
+        session: what holds the model; None = one of its own.
+        options: of rclpy's Node.
     """
 
-    def __init__(self, stop_requested: threading.Event | None = None) -> None:
-        super().__init__("sa2va_tracker")
+    def __init__(
+        self,
+        stop_requested: threading.Event | None = None,
+        name: str = "sa2va_tracker",
+        session: ModelSession | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(name, **options)
         self._stop_requested = stop_requested or threading.Event()
         parameters.declare(self)
         self._check_tf()
         self.add_on_set_parameters_callback(self._may_change)
-        self._session = self._make_engine()
+        self._session = session or self._make_engine()
         self._pipeline = Pipeline(
             self,
             self._session,
@@ -352,8 +361,12 @@ class TrackerNode(DeferredLifecycleNode):
             raise InputError("the node is not active; expected an active node")
 
     def _on_command(self, message: String) -> None:
+        self.obey(message.data)
+
+    def obey(self, text: str) -> None:
+        """Do what a text on `command` says; a refusal is an event."""
         try:
-            command = self._router.run(message.data)
+            command = self._router.run(text)
         except InputError as error:
             self._refuse(error)
         else:
@@ -437,9 +450,7 @@ def main(args: list[str] | None = None) -> int:
     except (InputError, rclpy.exceptions.ParameterException) as error:
         print(f"tracker_node: {error}", file=sys.stderr)  # noqa: T201 - there is no node that could log
         return 2
-    if "torch" in sys.modules:
-        _leave(status)
-    return status
+    return leave(status)
 
 
 def run(node: TrackerNode, stop_requested: threading.Event) -> int:
@@ -460,12 +471,14 @@ def run(node: TrackerNode, stop_requested: threading.Event) -> int:
     return 2 if problems else 0
 
 
-def _leave(status: int) -> NoReturn:
-    """End the process without taking the interpreter apart.
+def leave(status: int) -> int:
+    """End the process without taking the interpreter apart, if torch is loaded; else return `status`.
 
     With torch loaded that takes seconds, and it crashes if a thread is still deep in the model. All
     that is ours is closed by now.
     """
+    if "torch" not in sys.modules:
+        return status
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

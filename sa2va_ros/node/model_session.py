@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sa2va_serve.client.config import RemoteConfig
     from sa2va_serve.client.remote_grounding import RemoteGrounding
     from sa2va_serve.client.robot import RemoteModel
+    from sa2va_ros.node.shared_model import SharedModel
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 END_SECONDS = 1.0  # how long a language model at work is waited for
@@ -62,11 +63,16 @@ class EngineSettings:
 class ModelSession:
     """One model, the live tracker on it and the conversation with it.
 
+    Args:
+        shared: the model of several cameras; None = one of its own.
+        name: of the camera, where the model is shared.
+
     Attributes:
         held: for what the model is held, so that nobody else may begin to use it; "" if it is not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedModel | None = None, name: str = "") -> None:
+        self._shared, self._camera = shared, name
         self.held = ""
         self._lock = threading.Lock()  # around `held`, and the tracks that wait for another tracker
         self._waiting: dict[str, str] = {}  # their expressions by id
@@ -89,22 +95,23 @@ class ModelSession:
         """
         folder = _existing(settings)
         if settings.remote is not None:
+            if self._shared is not None:
+                raise InputError(
+                    "parameter grounder is a server's; expected local, which several cameras share"
+                )
             self._load_remote(folder, settings, settings.remote)
             return
-        # Here and not at the top: torch takes seconds, and without it the node can still say what
-        # is missing.
-        import torch
-
-        from sa2va_model.checkpoints.load import load_model, suit_threads
-
-        dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        model = load_model(folder, device=settings.device, dtype=dtype)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        if self._shared is None:
+            model = _load(folder, settings)
         else:
-            suit_threads(model)
-        if settings.adapter:
-            _load_adapter(model, settings.adapter)
+            key = (
+                settings.model,
+                settings.adapter,
+                settings.device,
+                settings.dtype,
+                settings.threads,
+            )
+            model = self._shared.take(self._camera, key, lambda: _load(folder, settings))
         self.adapter, self._settings, self.model = settings.adapter, settings, model
         self._begin()
 
@@ -139,8 +146,13 @@ class ModelSession:
 
         assert self.model is not None
         assert self._settings is not None
-        self.link = None if self.remote is None else self.remote.grounding()
-        self.live = LiveTracker(self.model, self._settings.live(), self._names, grounding=self.link)
+        config = self._settings.live()
+        grounding: Any = None
+        if self._shared is not None:
+            grounding = self._shared.grounding(self._camera, self.need_model(), config)
+        elif self.remote is not None:
+            grounding = self.link = self.remote.grounding()
+        self.live = LiveTracker(self.model, config, self._names, grounding=grounding)
         asked: Any = self.model if self.remote is None else self.remote.questions()
         self.conversation = Conversation(
             asked, turns=self._settings.history_turns, max_tokens=self._settings.max_tokens
@@ -159,7 +171,10 @@ class ModelSession:
         live, self.live = self.live, None
         self.model, self.conversation, self.adapter = None, None, ""
         self.remote, self.link = None, None
-        return live is None or _close(live)
+        ended = live is None or _close(live)
+        if self._shared is not None:
+            self._shared.put_back(self._camera)
+        return ended
 
     # --- adapters ---------------------------------------------------------------------------------
 
@@ -170,6 +185,8 @@ class ModelSession:
             InputError: nothing is loaded, or it is held already.
         """
         self.need_live()
+        if self._shared is not None and self._shared.several:
+            raise InputError("the model is shared by several cameras; expected one alone")
         with self._lock:
             if self.held:
                 raise InputError(f"{self.held}; expected to be asked when that is done")
@@ -288,7 +305,11 @@ class ModelSession:
 
     def process(self, frame: Frame) -> FrameResult:
         """One frame."""
-        return self.need_live().process(frame)
+        live = self.need_live()
+        if self._shared is None:
+            return live.process(frame)
+        with self._shared.turn():
+            return live.process(frame)
 
     def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
         """Start a track; see `LiveTracker.track`."""
@@ -327,6 +348,24 @@ def _existing(settings: EngineSettings) -> Path | None:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; expected a Sa2VA checkpoint folder")
     return folder
+
+
+def _load(folder: Path | None, settings: EngineSettings) -> Sa2VA:
+    # Here and not at the top: torch takes seconds, and without it the node can still say what
+    # is missing.
+    import torch
+
+    from sa2va_model.checkpoints.load import load_model, suit_threads
+
+    dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    model = load_model(folder, device=settings.device, dtype=dtype)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    else:
+        suit_threads(model)
+    if settings.adapter:
+        _load_adapter(model, settings.adapter)
+    return model
 
 
 def _close(live: LiveTracker) -> bool:

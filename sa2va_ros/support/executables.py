@@ -5,6 +5,7 @@ from __future__ import annotations
 
 EXECUTABLES = {
     "tracker_node": "sa2va_ros.tracker_node",
+    "cameras_node": "sa2va_ros.cameras_node",
     "bag_player": "sa2va_ros.bags.player",
     "follower": "sa2va_ros.clients.follower",
     "picker": "sa2va_ros.clients.picker",

@@ -57,10 +57,13 @@ class DeferredLifecycleNode(LifecycleNode):
 
     Attributes:
         working: the work of the transition that goes on; None between transitions.
+
+    Args:
+        options: of rclpy's Node.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
         self.working: BackgroundWork | None = None
         service = self._service_change_state
         service.callback = self._on_change_state

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -55,16 +55,21 @@ def context(args: list[str] | None) -> Iterator[threading.Event]:
 
 
 def spin(
-    node: Node, stop_requested: threading.Event, on_stop: Callable[[], None] = lambda: None
+    node: Node,
+    stop_requested: threading.Event,
+    on_stop: Callable[[], None] = lambda: None,
+    others: Sequence[Node] = (),
 ) -> None:
     """Serves a node on one thread until `stop_requested` is set or its context is shut down.
 
     Args:
+        others: nodes of the same context that are served on the same thread.
         on_stop: called before the end; what it leaves to the executor, such as results of actions,
             is still handed over.
     """
     executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    for served in (node, *others):
+        executor.add_node(served)
     try:
         while not stop_requested.is_set() and node.context.ok():
             executor.spin_once(timeout_sec=WAKE_SECONDS)
@@ -75,4 +80,5 @@ def spin(
     except ExternalShutdownException:
         pass  # somebody shut the context down
     finally:
-        executor.remove_node(node)
+        for served in (node, *others):
+            executor.remove_node(served)

@@ -43,7 +43,7 @@ def calls(path: Path, name: str) -> list[ast.Call]:
 
 
 def test_there_is_a_launch_file_for_each_use() -> None:
-    wanted = {"tracker", "sim_demo", "track_bag", "grasp_demo", "follow_demo"}
+    wanted = {"tracker", "cameras", "sim_demo", "track_bag", "grasp_demo", "follow_demo"}
     assert {name.removesuffix(".launch.py") for name in FILES} == wanted
 
 
