@@ -164,6 +164,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"messages", "space"},
         {"bags", "node", "interfaces"},
         {"tracker_node"},
+        {"cameras_node"},
         {"clients", "sim"},
     ),
     "sa2va_serve": (
