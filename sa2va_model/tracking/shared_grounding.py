@@ -11,14 +11,17 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from sa2va_model.tracking.grounding_worker import (
     Answered,
     GroundingQuestion,
     GroundingService,
+    Notice,
     QuestionCounts,
 )
 
+Item = TypeVar("Item")
 _BETWEEN = "\n"  # of a view's name and a track's id; in neither of them
 
 
@@ -58,6 +61,9 @@ class SharedGrounding:
                 if (view := self._views.get(name)) is not None:
                     own = replace(answered.question, track_id=track_id)
                     view.deliver(replace(answered, question=own))
+            for notice in self._service.notices():
+                for view in self._views.values():
+                    view.tell(notice)
 
     def give_back(self, view: GroundingView, timeout: float) -> bool:
         """Close a view; the service ends with the last one, False if that takes longer than `timeout` seconds."""
@@ -75,6 +81,7 @@ class GroundingView:
         self.name = name
         self._shared, self._service = shared, service
         self._answers: queue.SimpleQueue[Answered] = queue.SimpleQueue()
+        self._notices: queue.SimpleQueue[Notice] = queue.SimpleQueue()
         self._open: set[str] = set()  # full ids of tracks that were asked about
         self._asked = self._answered = 0
 
@@ -100,17 +107,31 @@ class GroundingView:
     def answers(self) -> list[Answered]:
         """Return the answers to own questions since the last call."""
         self._shared.distribute()
-        out = []
-        while not self._answers.empty():
-            out.append(self._answers.get())
+        out = _drain(self._answers)
         self._answered += len(out)
         return out
+
+    def notices(self) -> list[Notice]:
+        """Return what all views are to be told since the last call."""
+        self._shared.distribute()
+        return _drain(self._notices)
 
     def deliver(self, answered: Answered) -> None:
         """Keep an answer until it is asked for."""
         self._answers.put(answered)
 
+    def tell(self, notice: Notice) -> None:
+        """Keep a notice until it is asked for."""
+        self._notices.put(notice)
+
     def close(self, timeout: float = 30.0) -> bool:
         """End; False if the model works on something that takes longer than `timeout` seconds."""
         self.forget()
         return self._shared.give_back(self, timeout)
+
+
+def _drain(items: queue.SimpleQueue[Item]) -> list[Item]:
+    out = []
+    while not items.empty():
+        out.append(items.get())
+    return out

@@ -18,10 +18,12 @@ from sa2va_model.testing import nano_model
 from sa2va_model.tracking.grounding_worker import (
     Answered,
     GroundingQuestion,
+    Notice,
     Purpose,
     QuestionCounts,
 )
 from sa2va_model.tracking.shared_grounding import SharedGrounding
+from sa2va_model.tracks import EventKind, Reason
 from sa2va_ros.node.shared_model import FairLock, SharedModel
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
@@ -33,6 +35,7 @@ class Answering:
     def __init__(self) -> None:
         self.waiting: dict[str, GroundingQuestion] = {}
         self.closed = 0
+        self.told: list[Notice] = []
         self.counts = QuestionCounts()
 
     def ask(self, question: GroundingQuestion) -> None:
@@ -45,6 +48,10 @@ class Answering:
     def answers(self) -> list[Answered]:
         out = [Answered(q, None, "", 1.0) for q in self.waiting.values()]
         self.waiting.clear()
+        return out
+
+    def notices(self) -> list[Notice]:
+        out, self.told = self.told, []
         return out
 
     def close(self, timeout: float = 30.0) -> bool:
@@ -68,6 +75,8 @@ def test_every_camera_gets_the_answers_to_its_own_questions() -> None:
     assert [a.question.track_id for a in front.answers()] == ["mug"]
     assert front.answers() == wrist.answers() == []
     assert (front.counts.asked, front.counts.answered) == (2, 1)
+    service.told = [Notice(EventKind.DEGRADED, Reason.LINK, "no answer")]
+    assert len(front.notices()) == len(wrist.notices()) == 1
     wrist.ask(question("mug"))
     front.forget()
     assert len(wrist.answers()) == 1  # another camera's question was not forgotten
