@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from sa2va_model.sa2va import Sa2VA
     from sa2va_model.segmentation_half import SegmentingModel
     from sa2va_model.tracking.live import LiveConfig, LiveTracker
+    from sa2va_ros.node.shared_model import SharedModel
     from sa2va_serve.client.config import RemoteConfig
     from sa2va_serve.client.remote_grounding import RemoteGrounding
     from sa2va_serve.client.robot import RemoteModel
-    from sa2va_ros.node.shared_model import SharedModel
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 END_SECONDS = 1.0  # how long a language model at work is waited for
@@ -149,7 +149,7 @@ class ModelSession:
         config = self._settings.live()
         grounding: Any = None
         if self._shared is not None:
-            grounding = self._shared.grounding(self._camera, self.need_model(), config)
+            grounding = self._shared.grounding(self._camera, config)
         elif self.remote is not None:
             grounding = self.link = self.remote.grounding()
         self.live = LiveTracker(self.model, config, self._names, grounding=grounding)

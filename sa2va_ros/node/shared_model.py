@@ -60,12 +60,14 @@ class SharedModel:
             if not self._users:
                 self._model, self._grounding = None, None
 
-    def grounding(self, user: str, model: Sa2VA, config: LiveConfig) -> GroundingService:
-        """The user's view of the one queue of questions."""
+    def grounding(self, user: str, config: LiveConfig) -> GroundingService:
+        """The view of the one queue of questions, of a user who has taken the model."""
         from sa2va_model.tracking.grounding_worker import GroundingWorker
         from sa2va_model.tracking.shared_grounding import SharedGrounding
 
         with self._lock:
+            model = self._model
+            assert model is not None, "take() comes first"
             if self._grounding is None:
                 self._grounding = SharedGrounding(
                     lambda: GroundingWorker(
