@@ -154,7 +154,7 @@ setup(
         "sa2va_sim": ["assets/**/*", "catalogue/*.txt"],
         "sa2va_training.configs": ["**/*.yaml"],
         "sa2va_ros": ["py.typed"],
-        "sa2va_serve": ["wire/*.proto", "wire/*.pyi"],
+        "sa2va_serve": ["serving.yaml", "wire/*.proto", "wire/*.pyi"],
     },
     # Launch and parameter files for people who install with pip beside a ROS 2 distribution.
     data_files=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ EXAMPLES = """examples:
   sa2va evaluate revos.yaml limit=20 -o out/quick   a quick look
   sa2va evaluate suite.yaml -o runs/suite           a list of datasets, one after the other, and one page
   sa2va evaluate revos.yaml shard=0/8 --device cuda & … shard=7/8 …   eight processes
+  torchrun --nproc-per-node 8 -m sa2va_model evaluate revos.yaml --model Sa2VA-4B      the same, a GPU each
 
 A YAML file says `format:` and `root:` (docs/evaluation.md lists the formats and their protocols).
 A YAML file that is a list of such mappings, folders and files is a suite.
@@ -141,6 +143,7 @@ def measure(
         print(f"{folder}: {len(done)} of {share} samples were measured before")
     if len(done) < share:
         if not models:
+            args.device = _own_device(args.device)
             models.append(open_model(args))
         with Progress(share - len(done), config.title, unit="sample") as progress:
             for _ in measured.go(ModelPredictor(models[0], asking), done):
@@ -247,7 +250,7 @@ def settings_of(values: dict[str, Any], base: Path, dataset: str, overrides: lis
     own = {
         "protocol": str(values.pop("protocol", "")),
         "export": values.pop("export", False),
-        "shard": str(values.pop("shard", "0/1")),
+        "shard": str(values.pop("shard", _own_shard())),
     }
     if own["protocol"] not in ("", "official"):
         raise InputError(
@@ -258,6 +261,21 @@ def settings_of(values: dict[str, Any], base: Path, dataset: str, overrides: lis
         if not isinstance(value, numbers.get(key, str)):  # type: ignore[arg-type]
             raise InputError(f"{dataset}: {key} is {value!r}, expected another type of value")
     return DatasetConfig.from_mapping(values, base, dataset), Asking(**asked), own
+
+
+def _own_shard() -> str:
+    """The share of this process where `torchrun` started several; all of it otherwise."""
+    return f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
+
+
+def _own_device(device: str) -> str:
+    """The GPU of this process where `torchrun` started several on a machine, if `auto` may choose."""
+    local = os.environ.get("LOCAL_RANK")
+    if device != "auto" or local is None:
+        return device
+    import torch
+
+    return f"cuda:{local}" if torch.cuda.device_count() > int(local) else device
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -28,7 +28,11 @@ class Channel:
     def __init__(self, config: RemoteConfig) -> None:
         self._config = config
         token = config.read_token()
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._metadata: tuple[tuple[str, str], ...] = (
+            (("authorization", f"Bearer {token}"),) if token else ()
+        )
+        if config.adapter:  # Ray Serve sends the call to where it is loaded
+            self._metadata += (("multiplexed_model_id", config.adapter),)
         self._authority = _read(config.authority) if config.authority else None
         self._open()
 

@@ -33,7 +33,8 @@ class AdapterSet:
     """The adapters of one model, by name; "" is the bare model, which is in force at first.
 
     Args:
-        folders: of adapters. Nothing else may change the model's adapters while the set lives.
+        folders: of adapters, called as they call themselves.
+            Nothing else may change the model's adapters while the set lives.
 
     Raises:
         InputError: as `load_adapter`, or two have one name.
@@ -46,19 +47,12 @@ class AdapterSet:
         self._vocabulary = model.vocabulary
         self._peft: PeftModel | None = None
         self._parts: dict[str, dict[str, Tensor]] = {"": {}}
+        self._originals: dict[str, Tensor] = {}
         self._lora: dict[str, str] = {}  # name -> what `peft` calls it
-        base = fingerprint(model)
+        self._base = fingerprint(model)
+        self._decoders = {"": decoder_fingerprint(model)}
         for folder in folders:
-            self._add(Path(folder), base)
-        self._originals = {
-            name: self._places[name].detach().clone()
-            for parts in self._parts.values()
-            for name in parts
-        }
-        self._decoders: dict[str, str] = {}
-        for name in (*list(self._parts)[1:], ""):
-            self._put(name)
-            self._decoders[name] = decoder_fingerprint(model)
+            self.add(folder)
 
     @property
     def decoders(self) -> dict[str, str]:
@@ -81,17 +75,32 @@ class AdapterSet:
         self._put(name)
         return True
 
-    def _add(self, folder: Path, base: str) -> None:
+    def add(self, folder: str | Path, name: str = "") -> None:
+        """Read one more, while nothing runs the model; the bare model is in force then.
+
+        Args:
+            name: to ask for it by; "" = its own.
+
+        Raises:
+            InputError: as `load_adapter`, or another one has the name.
+        """
         adapter = read_adapter(folder)
-        if adapter.name in self._parts:
-            raise InputError(f"{folder}: another adapter is called {adapter.name!r}; rename one")
-        parts = read_parts(adapter, base, self._places)
-        device = self._model.device
+        name = name or adapter.name
+        if name in self._parts:
+            raise InputError(f"{folder}: another adapter is called {name!r}; rename one")
+        self.use("")
+        parts = read_parts(adapter, self._base, self._places)
         if adapter.lora:
             called = f"adapter{len(self._lora)}"
             self._peft = put_lora(self._model, adapter.folder, called, self._peft)
-            self._lora[adapter.name] = called
-        self._parts[adapter.name] = {n: tensor.to(device) for n, tensor in parts.items()}
+            self._lora[name] = called
+        for place in parts.keys() - self._originals.keys():
+            self._originals[place] = self._places[place].detach().clone()
+        self._parts[name] = {n: tensor.to(self._model.device) for n, tensor in parts.items()}
+        self._put(name)
+        decoder = decoder_fingerprint(self._model)
+        self._put("")
+        self._decoders[name] = decoder
 
     @torch.no_grad()
     def _put(self, name: str) -> None:

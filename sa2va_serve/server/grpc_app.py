@@ -8,7 +8,6 @@ that may be tried again carries `grpc-retry-pushback-ms` in its trailing metadat
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from grpc_health.v1.health import aio as health
 from sa2va_model.errors import InputError
 from sa2va_serve.server.config import ServerConfig
 from sa2va_serve.server.errors import BusyError, ServeError
+from sa2va_serve.server.identity import PUSHBACK, is_known, read_tokens
 from sa2va_serve.server.service import GroundingServer
 from sa2va_serve.wire import grounding_pb2 as pb
 from sa2va_serve.wire import grounding_pb2_grpc as stubs
 
 SERVICE = "sa2va.grounding.v1.Grounding"
-PUSHBACK = "grpc-retry-pushback-ms"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 LOADING_SECONDS = 1.0  # after which a robot tries again while the model loads
@@ -172,27 +171,9 @@ class _Identity(grpc.aio.ServerInterceptor):
         """Called by gRPC for each call."""
         if details.method.startswith("/grpc.health.v1.Health/"):
             return await continuation(details)
-        given = dict(details.invocation_metadata).get("authorization", "")
-        value = given if isinstance(given, bytes) else str(given).encode()
-        known = [hmac.compare_digest(value, b"Bearer " + token) for token in self._tokens]
-        return await continuation(details) if any(known) else self._refusal
-
-
-def read_tokens(path: str) -> tuple[bytes, ...]:
-    """The tokens of a file, one a line; `#` begins a remark.
-
-    Raises:
-        InputError: no such file, or no token in it that could not be guessed.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    tokens = [line.partition("#")[0].strip() for line in text.splitlines()]
-    tokens = [token for token in tokens if token]
-    if not tokens or any(len(token) < 16 for token in tokens):
-        raise InputError(f"{path}: expected a token of 16 characters or more in each line")
-    return tuple(token.encode() for token in tokens)
+        if is_known(dict(details.invocation_metadata), self._tokens):
+            return await continuation(details)
+        return self._refusal
 
 
 def _credentials(config: ServerConfig) -> Any:

@@ -71,6 +71,22 @@ class GroundingServer:
         self._pictures.shutdown(wait=False)
         return ended
 
+    async def add_adapter(self, folder: str, name: str) -> None:
+        """Read one more adapter, unless it is there, between two requests.
+
+        Raises:
+            ServeError: it cannot be read, or does not fit.
+        """
+        if name in self._adapters.decoders:
+            return
+
+        def call(cancelled: Callable[[], bool]) -> None:
+            if name not in self._adapters.decoders:
+                self._adapters.add(folder, name)
+
+        end = time.monotonic() + self.limits.deadline
+        await self._wait(QueuedRequest(f"adapter {name}", "", (), [], end, call=call))
+
     # What can be asked.
 
     def describe(self) -> pb.DescribeReply:

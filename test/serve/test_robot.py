@@ -305,3 +305,18 @@ def test_the_command_tracks_with_a_server(
             for d in ("loca", "grpc")
         )
         assert (theirs == mine).mean() > 0.999  # embeddings are rounded to fp16
+
+
+def test_torchrun_gives_each_process_its_share_of_a_dataset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sa2va_cli.evaluate import _own_device, _own_shard, _shard
+
+    assert _shard(_own_shard()) == (0, 1)
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert _shard(_own_shard()) == (5, 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [_own_device("auto"), _own_device("cpu")] == ["cuda:1", "cpu"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert _own_device("auto") == "auto"

@@ -274,3 +274,30 @@ def test_adapters_are_read_once_and_each_answers_as_alone(
             given = codec.decode_embeddings(reply.meanings[0].embeddings)
             assert torch.equal(given, expected[name].half().float()), name
     service.engine.close()
+
+
+def test_lora_adapters_lie_beside_each_other(frame: np.ndarray, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    from sa2va_model.checkpoints.adapters import load_adapter, wrap_language_model
+    from sa2va_serve.server.adapter_set import AdapterSet
+
+    base = fingerprint(nano_model())
+    for seed, name in enumerate(("kitchen", "garden")):
+        model = nano_model()
+        torch.manual_seed(seed)
+        config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        peft = wrap_language_model(model.mllm.language_model, config)
+        save_adapter(model, tmp_path / name, base=base, parts=[], peft=peft)
+    expected = {"": nano_model().ground([frame], "the mug").embeddings}
+    for name in ("kitchen", "garden"):
+        model = nano_model()
+        load_adapter(model, tmp_path / name)
+        expected[name] = model.ground([frame], "the mug").embeddings
+    assert not torch.equal(expected["kitchen"], expected["garden"])
+    both = nano_model()
+    adapters = AdapterSet(both, [tmp_path / "kitchen"])
+    adapters.add(tmp_path / "garden")
+    for name in ("garden", "", "kitchen", "garden"):
+        adapters.use(name)
+        assert torch.equal(both.ground([frame], "the mug").embeddings, expected[name]), name
