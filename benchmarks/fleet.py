@@ -40,7 +40,7 @@ STAY = 10  # sentences about one picture, before a robot's next
 
 
 @dataclass
-class Tally:
+class FleetTally:
     """What became of the requests of all robots."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ class RobotThread(threading.Thread):
         work: list[int],
         truth: Any,
         decoder: str,
-        tally: Tally,
+        tally: FleetTally,
         pause: float,
     ) -> None:
         super().__init__(daemon=True)
@@ -208,7 +208,7 @@ def main() -> None:
     alone = locally(model, images, args.robots, STAY)
     server, port = start_server(args.waiting if not args.open else 10_000)
     pause = args.robots / (args.rate * args.open) if args.open else 0.0
-    tally, share = Tally(), args.requests // args.robots
+    tally, share = FleetTally(), args.requests // args.robots
     work = [list(range(share)) for _ in range(args.robots)]
     decoder = decoder_fingerprint(model)
     robots = [RobotThread(n, port, w, truth, decoder, tally, pause) for n, w in enumerate(work)]

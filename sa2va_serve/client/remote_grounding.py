@@ -42,6 +42,7 @@ _ON_THE_WAY = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,  # a replica of Ray Serve that died
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
 _NOT_SERVED = (

@@ -59,6 +59,6 @@ class NoAdapterError(ServeError):
 
 
 class ModelFailedError(ServeError):
-    """The model failed on this request; the next one may do better."""
+    """The model failed on this request; the next may do better. INTERNAL is what dies on the way, as a Ray replica."""
 
-    code = "INTERNAL"
+    code = "ABORTED"

@@ -301,3 +301,17 @@ def test_lora_adapters_lie_beside_each_other(frame: np.ndarray, tmp_path: Path) 
     for name in ("garden", "", "kitchen", "garden"):
         adapters.use(name)
         assert torch.equal(both.ground([frame], "the mug").embeddings, expected[name]), name
+
+
+def test_a_model_that_fails_costs_one_request(
+    server: BackgroundServer, service: GroundingServer, frame: np.ndarray
+) -> None:
+    def fail(*_: Any) -> None:
+        hook.remove()
+        raise RuntimeError("out of memory")
+
+    hook = service._model.mllm.vision_model.register_forward_pre_hook(fail)
+    with stub(server.port) as remote:
+        error = refusal(lambda: remote.Ground(ground(frame)))
+        assert (error.code(), "out of memory" in error.details()) == (grpc.StatusCode.ABORTED, True)
+        assert remote.Ground(ground(frame)).meanings[0].found
