@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": Subcommand("evaluate", "measure a model on a dataset, as the benchmarks do"),
     "serve": Subcommand("serve", "understand the sentences of many robots on one GPU"),
     "compare": Subcommand("compare", "compare two evaluations of one dataset"),
+    "reproduce": Subcommand("reproduce", "run a table of the paper on the data that is there"),
     "doctor": Subcommand("doctor", "say what is installed, what is missing and how to get it"),
     "demo": Subcommand(
         "demo.command", "run the camera simulator and the ROS 2 node and measure them"

@@ -184,7 +184,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     "sa2va_cli": (
         {"main", "inputs", "output", "measure", "models", "truth"},
         {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluate", "verify_golden", "doctor",
-         "bench", "demo", "merge", "assemble", "compare", "look", "exchange", "serve"},
+         "bench", "demo", "merge", "assemble", "compare", "reproduce", "look", "exchange", "serve"},
     ),
 }  # fmt: skip
 MOST_FILES = 20

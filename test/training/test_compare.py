@@ -4,22 +4,28 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from sa2va_cli.main import main
 from sa2va_model.checkpoints.load import save_model
 from sa2va_model.testing import nano_model
 from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.shipped import find_config
 from sa2va_training.data.synth import write_scenes
 from sa2va_training.evaluation.compare import bootstrap, compare, read_records
 from sa2va_training.evaluation.facts import breakdown, facts_of, score_of
 from sa2va_training.evaluation.page import write_comparison
 from sa2va_training.metrics.events import follow_events
+
+from .layouts import refcoco
 
 
 def square(x: int, side: int = 10) -> np.ndarray:
@@ -147,3 +153,45 @@ def test_what_cannot_be_compared_is_refused(
     assert "no records.jsonl" in capsys.readouterr().err
     assert main(["compare", str(out / "pictures"), str(out / "live")]) == 2
     assert "no question in common" in capsys.readouterr().err
+
+
+def test_a_table_of_the_paper_on_other_data(suite: Path, tmp_path: Path) -> None:
+    """Table 20's eight ways of choosing keyframes; a choice that changes nothing gives the same figure."""
+    out = tmp_path / "out"
+    words = ["reproduce", "table20", "--data", str(suite / "clips"), "-o", str(out)]
+    assert main([*words, "--model", str(suite / "model")]) == 0
+    results = json.loads((out / "results.json").read_text())
+    ours = {row["column"]: row["ours"] for row in results["rows"]}
+    assert len(ours) == 8
+    assert all(0 <= value <= 1 for value in ours.values())
+    assert ours["first 3"] == ours["first 5"] == ours["uniform 3"]  # of three frames
+    assert {row["paper"] for row in results["rows"]} == {None}
+    head, _ = read_records(out / "uniform_4")
+    assert (head["asking"]["keyframes"], head["asking"]["count"]) == ("uniform", 4)
+    assert "| first 1 |" in (out / "table.md").read_text()
+
+
+def test_a_table_says_what_data_is_missing_and_how_far_it_is(
+    suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table 6 with RefCOCO alone, by a model called as a published one: far from its figure, so the status is 1."""
+    refcoco(tmp_path / "data/ref_seg")
+    pickled = tmp_path / "data/ref_seg/refcoco/refs(unc).p"
+    refs = pickle.loads(pickled.read_bytes())
+    pickled.write_bytes(pickle.dumps([{**r, "split": "val"} for r in refs], protocol=2))
+    table = yaml.safe_load(find_config("table06", "paper").read_text())
+    for cell in table["cells"]:
+        if cell["column"] in ("RefCOCO+", "RefCOCOg"):
+            cell["dataset"]["root"] = "elsewhere"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(table))
+    model = tmp_path / "Sa2VA-8B"
+    shutil.copytree(suite / "model", model)
+    words = ["reproduce", str(tmp_path / "mine.yaml"), "--data-root", str(tmp_path / "data")]
+    assert main([*words, "-o", str(tmp_path / "out"), "--model", str(model)]) == 1
+    rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
+    assert rows[0]["paper"] == 0.816
+    assert rows[0]["difference"] == pytest.approx(rows[0]["ours"] - 0.816)
+    assert rows[0]["same"] is False
+    assert rows[3]["note"].endswith("video_datas/mevis; had from henghuiding/MeViS")
+    assert main([*words[:3], str(tmp_path), "-o", str(tmp_path / "none")]) == 2
+    assert "has none of the table's datasets" in capsys.readouterr().err
