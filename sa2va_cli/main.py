@@ -40,6 +40,7 @@ COMMANDS = {
     "assemble": Subcommand("assemble", "put a base MLLM and a SAM-2 together to train from"),
     "merge": Subcommand("merge", "make an adapter a part of its model"),
     "data": Subcommand("data", "make, complete and check datasets"),
+    "annotate": Subcommand("annotate", "write expressions for the objects of a dataset"),
     "evaluate": Subcommand("evaluate", "measure a model on a dataset, as the benchmarks do"),
     "serve": Subcommand("serve", "understand the sentences of many robots on one GPU"),
     "compare": Subcommand("compare", "compare two evaluations of one dataset"),

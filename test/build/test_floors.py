@@ -179,12 +179,12 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     ),
     "sa2va_training": (
         {"data", "batches", "families", "objectives", "run", "metrics", "exchange"},
-        {"evaluation", "tiny"},
+        {"evaluation", "tiny", "annotate"},
     ),
     "sa2va_cli": (
         {"main", "inputs", "output", "measure", "models", "truth"},
         {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluate", "verify_golden", "doctor",
-         "bench", "demo", "merge", "assemble", "compare", "reproduce", "look", "exchange", "serve"},
+         "bench", "demo", "merge", "assemble", "compare", "reproduce", "annotate", "look", "exchange", "serve"},
     ),
 }  # fmt: skip
 MOST_FILES = 20

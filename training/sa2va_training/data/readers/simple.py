@@ -65,6 +65,15 @@ class SimpleFolder(Records):
                 self._parts += [(record, field, i) for i in range(count)]
         super().__init__(name, len(self._parts), self._sample)
 
+    def marked(self) -> Iterator[tuple[Record, Sample, dict[str, ObjectMasks]]]:
+        """Each record with its pictures and, by their keys, the masks of its objects; nothing need be said of it."""
+        for record in self.records:
+            scene = _Scene(self.root, record)
+            masks = {
+                key: scene.target([key], "objects") for key in record.data.get("objects") or {}
+            }
+            yield record, scene.bare(self.name), masks
+
     def _sample(self, index: int) -> Sample:
         record, field, number = self._parts[index]
         scene = _Scene(self.root, record)
@@ -140,6 +149,12 @@ class _Scene:
             return [by_number.get(f.index) for f in self.frames if isinstance(f, VideoFrame)]
         by_stem = {f.stem: f for f in place.glob("*.png")}
         return [by_stem.get(Path(f.name).stem) for f in self.frames]
+
+    def bare(self, source: str) -> Sample:
+        """The record's pictures alone."""
+        return Sample(
+            source, self.record.where, record_id(self.record), self.frames, clip=self.clip
+        )
 
     def target(self, names: list[str], what: str) -> ObjectMasks:
         """The named objects together, on all frames."""
