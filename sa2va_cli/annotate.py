@@ -11,7 +11,7 @@ from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
-    from sa2va_training.annotate.backends import Backend
+    from sa2va_training.annotate.backends import Annotator
 
 NAME = "annotate"
 HELP = "Write expressions for the objects of a dataset folder: object, scene, video."
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_cli.output import write_json
     from sa2va_training.annotate.pipeline import annotate
 
-    known: dict[str, Backend] = {}
+    known: dict[str, Annotator] = {}
     captioner, checker = (_backend(word, args, known) for word in (args.captioner, args.checker))
     stages = [stage.strip() for stage in args.stage.split(",")]
     tally = annotate(Path(args.folder), captioner, checker, stages=stages)
@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(tally.unanswered))
 
 
-def _backend(word: str, args: argparse.Namespace, known: dict[str, Backend]) -> Backend:
-    from sa2va_training.annotate.backends import Endpoint, OwnModel, Truth
+def _backend(word: str, args: argparse.Namespace, known: dict[str, Annotator]) -> Annotator:
+    from sa2va_training.annotate.backends import Endpoint, KnownNames, OwnModel
 
     if word not in known:
         if word == "model":
             known[word] = OwnModel(open_model(args), args.model or "tiny")
         elif word == "truth":
-            known[word] = Truth()
+            known[word] = KnownNames()
         elif word.startswith(("http://", "https://")):
             url, _, name = word.partition("#")
             known[word] = Endpoint(url, name)

@@ -41,10 +41,14 @@ COMMANDS = {
     "merge": Subcommand("merge", "make an adapter a part of its model"),
     "data": Subcommand("data", "make, complete and check datasets"),
     "annotate": Subcommand("annotate", "write expressions for the objects of a dataset"),
-    "evaluate": Subcommand("evaluate", "measure a model on a dataset, as the benchmarks do"),
+    "evaluate": Subcommand(
+        "evaluation.evaluate", "measure a model on a dataset, as the benchmarks do"
+    ),
     "serve": Subcommand("serve", "understand the sentences of many robots on one GPU"),
-    "compare": Subcommand("compare", "compare two evaluations of one dataset"),
-    "reproduce": Subcommand("reproduce", "run a table of the paper on the data that is there"),
+    "compare": Subcommand("evaluation.compare", "compare two evaluations of one dataset"),
+    "reproduce": Subcommand(
+        "evaluation.reproduce", "run a table of the paper on the data that is there"
+    ),
     "doctor": Subcommand("doctor", "say what is installed, what is missing and how to get it"),
     "demo": Subcommand(
         "demo.command", "run the camera simulator and the ROS 2 node and measure them"

@@ -183,8 +183,8 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     ),
     "sa2va_cli": (
         {"main", "inputs", "output", "measure", "models", "truth"},
-        {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluate", "verify_golden", "doctor",
-         "bench", "demo", "merge", "assemble", "compare", "reproduce", "annotate", "look", "exchange", "serve"},
+        {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluation", "verify_golden", "doctor",
+         "bench", "demo", "merge", "assemble", "annotate", "look", "exchange", "serve"},
     ),
 }  # fmt: skip
 MOST_FILES = 20

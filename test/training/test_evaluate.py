@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sa2va_cli.evaluate import settings
+from sa2va_cli.evaluation.evaluate import settings
 from sa2va_cli.main import main
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError

@@ -19,7 +19,7 @@ import pytest
 from sa2va_cli.main import main
 from sa2va_sim.painted.scene import flat_clip
 from sa2va_training.annotate import backends
-from sa2va_training.annotate.backends import Endpoint, Truth
+from sa2va_training.annotate.backends import Endpoint, KnownNames
 from sa2va_training.annotate.pictures import YELLOW, alone, bordered, crop
 from sa2va_training.annotate.pipeline import annotate, objects_of
 from sa2va_training.data.folder import FolderWriter
@@ -143,7 +143,7 @@ def test_a_run_that_got_no_answers_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(backends, "_TRIES", 1)
     seer = Endpoint(server, pause=0.0)
-    first = annotate(clips, seer, Truth(), stages=("object",))
+    first = annotate(clips, seer, KnownNames(), stages=("object",))
     assert first.unanswered
     asked = len(_Server.asked)
     assert (
@@ -151,7 +151,7 @@ def test_a_run_that_got_no_answers_goes_on_where_it_was(
         == 1
     )
     monkeypatch.setattr(backends, "_TRIES", 5)
-    again = annotate(clips, seer, Truth(), stages=("object",))
+    again = annotate(clips, seer, KnownNames(), stages=("object",))
     assert not again.unanswered
     answered = first.kept + first.dropped
     assert len(_Server.asked) - asked == 2 * (again.kept + again.dropped - answered)

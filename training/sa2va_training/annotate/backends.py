@@ -28,8 +28,8 @@ class UnansweredError(RuntimeError):
     """A question that got no answer however often it was asked; the next run asks it again."""
 
 
-class Backend(Protocol):
-    """Answers questions about pictures."""
+class Annotator(Protocol):
+    """StageAnswers questions about pictures."""
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class Endpoint:
         return f"{self.url}#{self.model}"
 
     def answer(self, prompt: str, pictures: Sequence[np.ndarray], about: str) -> str:
-        """See `Backend`."""
+        """See `Annotator`."""
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": _data_url(rgb)}} for rgb in pictures
         ]
@@ -121,18 +121,18 @@ class OwnModel:
     name: str = "model"
 
     def answer(self, prompt: str, pictures: Sequence[np.ndarray], about: str) -> str:
-        """See `Backend`."""
+        """See `Annotator`."""
         return self.model.ask(list(pictures), prompt, masks=False).text
 
 
 @dataclass(frozen=True)
-class Truth:
+class KnownNames:
     """Knows what everything is called (simulated clips): captions are its name, and a check compares."""
 
     name: str = "truth"
 
     def answer(self, prompt: str, pictures: Sequence[np.ndarray], about: str) -> str:
-        """See `Backend`."""
+        """See `Annotator`."""
         if "yes or no" in prompt:
             return "yes" if prompt.count(about) > 1 else "no"
         return f"the {about}"

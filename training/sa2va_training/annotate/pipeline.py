@@ -20,7 +20,7 @@ import numpy as np
 
 from sa2va_model.errors import InputError
 from sa2va_training.annotate import pictures
-from sa2va_training.annotate.backends import Backend, UnansweredError
+from sa2va_training.annotate.backends import Annotator, UnansweredError
 from sa2va_training.data.folder import FolderWriter
 from sa2va_training.data.readers.simple import SimpleFolder
 
@@ -61,7 +61,7 @@ class AnnotatedObject:
 
 
 @dataclass(frozen=True)
-class Tally:
+class AnnotationTally:
     """What came of a run: objects kept, dropped by the check, and questions without an answer."""
 
     kept: int
@@ -69,7 +69,7 @@ class Tally:
     unanswered: tuple[str, ...]
 
 
-class Answers:
+class StageAnswers:
     """The answers of one stage, by object; a line that a kill cut off is left out."""
 
     def __init__(self, file: Path) -> None:
@@ -96,12 +96,12 @@ class Answers:
 
 def annotate(
     root: Path,
-    captioner: Backend,
-    checker: Backend,
+    captioner: Annotator,
+    checker: Annotator,
     *,
     stages: Sequence[str] = STAGES,
     tick: Callable[[], None] = lambda: None,
-) -> Tally:
+) -> AnnotationTally:
     """Writes expressions for every object of a folder's clips and pictures.
 
     Args:
@@ -115,7 +115,7 @@ def annotate(
         raise InputError(f"stages are {', '.join(stages)}; expected object, then scene, then video")
     kept = dropped = 0
     unanswered: list[str] = []
-    answers = {stage: Answers(root / "annotate" / f"{stage}.jsonl") for stage in stages}
+    answers = {stage: StageAnswers(root / "annotate" / f"{stage}.jsonl") for stage in stages}
     written: dict[str, list[Json]] = {}
     for thing in objects_of(root):
         try:
@@ -131,7 +131,7 @@ def annotate(
     _write(root, written)
     if not kept + dropped + len(unanswered):
         raise InputError(f"{root}: no object with a mask; expected labels and objects")
-    return Tally(kept, dropped, tuple(unanswered))
+    return AnnotationTally(kept, dropped, tuple(unanswered))
 
 
 def objects_of(root: Path) -> Iterator[AnnotatedObject]:
@@ -148,7 +148,10 @@ def objects_of(root: Path) -> Iterator[AnnotatedObject]:
 
 
 def _worded(
-    thing: AnnotatedObject, captioner: Backend, checker: Backend, answers: Mapping[str, Answers]
+    thing: AnnotatedObject,
+    captioner: Annotator,
+    checker: Annotator,
+    answers: Mapping[str, StageAnswers],
 ) -> str | None:
     """What is said of an object after the last stage; None = the check dropped it."""
     best = pictures.largest(thing.masks)

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(cell: TableCell, folder: Path, args: argparse.Namespace, models: list[Sa2VA]) -> TableRow:
     """One cell, run or not."""
-    from sa2va_cli.evaluate import measure, settings_of
+    from sa2va_cli.evaluation.evaluate import measure, settings_of
     from sa2va_training.data.sources import folder_mapping
     from sa2va_training.evaluation.predictor import Asking
     from sa2va_training.evaluation.tables import TableRow, figure_of, paper_value

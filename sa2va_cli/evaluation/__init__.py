@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is worth: on a dataset, against another one, against the paper."""
