@@ -75,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grounded", action="store_true", help="ask for masks of the things the answer names"
     )
+    parser.add_argument(
+        "--evidence",
+        action="store_true",
+        help="write and draw, too, what a model points at while it thinks (<think>…</think>)",
+    )
     parser.add_argument("-o", "--output", metavar="OUT", help="folder for masks and overlays")
     parser.add_argument("--topic", metavar="T", help="image topic of a bag that has several")
     parser.add_argument(
@@ -104,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     shown = [model.segment_region(pictures[0], region) for region in regions]
     result = record(args.input, args.question, frames, answers, shown)
     if args.output is not None:
-        write(args.output, frames, answers, shown, result)
+        write(args.output, frames, answers, shown, result, evidence=args.evidence)
     write_json(args.json, result)
     show(answers, shown, wrote=args.output is not None)
     return 0

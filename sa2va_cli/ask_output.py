@@ -33,6 +33,8 @@ def record(
                 "question": question,
                 "text": answer.text,
                 "found": answer.found,
+                "thought": answer.thought,
+                "evidence": [_object(target) for target in answer.evidence],
                 "phrases": [
                     {"text": p.text, "begin": p.begin, "end": p.end, "object": first + p.mask}
                     for p in answer.phrases
@@ -81,24 +83,31 @@ def write(
     answers: Sequence[Answer],
     regions: Sequence[Segmentation],
     result: dict[str, Any],
+    *,
+    evidence: bool = False,
 ) -> None:
-    """Masks, overlays and answer.json; they replace those of an older answer in the same folder."""
+    """Masks, overlays and answer.json; they replace those of an older answer in the same folder.
+
+    Args:
+        evidence: also what was pointed at in thoughts.
+    """
+    thought = [target for answer in answers for target in answer.evidence] if evidence else []
     folder = Path(output)
     try:
         if (folder / "answer.json").exists():
-            for name in ("masks", "overlay", "regions"):
+            for name in ("masks", "evidence", "overlay", "regions"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "overlay").mkdir(parents=True, exist_ok=True)
         for k, target in _targets(answers):
-            (folder / "masks" / str(k)).mkdir(parents=True, exist_ok=True)
-            for frame, mask in zip(frames, target.masks, strict=True):
-                _write_mask(folder / "masks" / str(k) / f"{frame.index:05d}.png", mask)
+            _write_target(folder / "masks" / str(k), frames, target)
+        for k, target in enumerate(thought):
+            _write_target(folder / "evidence" / str(k), frames, target)
         for number, region in enumerate(regions, 1):
             if region.found:
                 (folder / "regions").mkdir(exist_ok=True)
                 _write_mask(folder / "regions" / f"region{number}.png", region.masks[0])
         for t, frame in enumerate(frames):
-            drawn = draw_overlay(frame.rgb, _as_result(frame, answers, regions, t))
+            drawn = draw_overlay(frame.rgb, _as_result(frame, answers, regions, thought, t))
             write_png(folder / "overlay" / f"{frame.index:05d}.png", drawn)
     except OSError as error:
         raise InputError(
@@ -107,12 +116,22 @@ def write(
     write_json(folder / "answer.json", result)
 
 
+def _write_target(folder: Path, frames: Sequence[Frame], target: Target) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for frame, mask in zip(frames, target.masks, strict=True):
+        _write_mask(folder / f"{frame.index:05d}.png", mask)
+
+
 def _write_mask(path: Path, mask: np.ndarray) -> None:
     write_png(path, mask.astype(np.uint8) * 255)
 
 
 def _as_result(
-    frame: Frame, answers: Sequence[Answer], regions: Sequence[Segmentation], t: int
+    frame: Frame,
+    answers: Sequence[Answer],
+    regions: Sequence[Segmentation],
+    thought: Sequence[Target],
+    t: int,
 ) -> FrameResult:
     """Objects and regions of one frame in the form that is drawn."""
     shown = [
@@ -123,6 +142,9 @@ def _as_result(
         (f"region{number}", region.masks[0], region.scores[0])
         for number, region in enumerate(regions, 1)
         if region.found
+    ]
+    shown += [
+        (f"evidence {k}", target.masks[t], target.scores[t]) for k, target in enumerate(thought)
     ]
     tracks = tuple(
         Track(

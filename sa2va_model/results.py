@@ -43,10 +43,12 @@ class GroundingResult:
     Attributes:
         text: without special tokens; `phrases` are spans of it.
         raw: as decoded, special tokens included.
-        embeddings: [K, d], one prompt for SAM-2 for each [SEG].
+        embeddings: [K, d], one prompt for SAM-2 for each [SEG] of the answer.
         generated: the tokens and states behind it.
         unknown: words of the sentence that the model was never taught.
         note: what was done about them, for people.
+        thought: what the model thought aloud before it answered, `[SEG]` and the like included.
+        evidence: [E, d], one prompt for each [SEG] of the thought: what it looked at, not what was asked for.
     """
 
     text: str
@@ -56,6 +58,8 @@ class GroundingResult:
     generated: Generated
     unknown: tuple[str, ...] = ()
     note: str = ""
+    thought: str = ""
+    evidence: Tensor | None = None
 
     @property
     def said(self) -> str:
@@ -132,6 +136,8 @@ class Answer:
         targets: the same one by one, with scores, boxes and embeddings.
         keyframes: which frames the language model saw.
         turn: this question and answer as history of the next.
+        thought: what the model thought aloud before it answered.
+        evidence: what the thought points at; not in `masks` and `targets`.
     """
 
     text: str
@@ -140,6 +146,8 @@ class Answer:
     targets: tuple[Target, ...] = ()
     keyframes: tuple[int, ...] = ()
     turn: Turn = Turn("", "")
+    thought: str = ""
+    evidence: tuple[Target, ...] = ()
 
     @property
     def found(self) -> bool:

@@ -249,7 +249,7 @@ class Sa2VA(JointModel):
             cancelled=cancelled,
         )
         if not masks:
-            reply = replace(reply, embeddings=reply.embeddings[:0], phrases=())
+            reply = replace(reply, embeddings=reply.embeddings[:0], phrases=(), evidence=None)
         seen = choice.stages()[-1].indices(len(given)) if len(given) else ()
         return self.answers(given, [(turn, reply)], seen)[0]
 

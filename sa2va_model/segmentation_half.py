@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -150,20 +151,24 @@ class SegmentingModel(nn.Module):
         """What was said about the same keyframes, with masks on all frames; all objects together."""
         if not replies:
             return []
-        embeddings = torch.cat([reply.embeddings for _, reply in replies])
+        given = [
+            (reply.embeddings, reply.embeddings[:0] if reply.evidence is None else reply.evidence)
+            for _, reply in replies
+        ]
+        embeddings = torch.cat([part for parts in given for part in parts])
         followed, scores = self.follow_clip(frames, embeddings, keyframes)
-        out, first = [], 0
-        for turn, reply in replies:
+        found = iter(
+            Target(None, embedding, tuple(masks), quality)
+            for embedding, masks, quality in zip(embeddings, followed, scores, strict=True)
+        )
+        out = []
+        for (turn, reply), (targets, evidence) in zip(replies, given, strict=True):
             named = {phrase.mask: phrase for phrase in reply.phrases}
-            rows = range(first, first + len(reply.embeddings))
-            first = rows.stop
-            targets = tuple(
-                Target(named.get(k), reply.embeddings[k], tuple(followed[row]), scores[row])
-                for k, row in enumerate(rows)
-            )
-            masks = stacked([followed[row] for row in rows], frames)
-            said = reply.said, reply.phrases, masks, targets, tuple(keyframes), turn
-            out.append(Answer(*said))
+            own = [replace(next(found), phrase=named.get(k)) for k in range(len(targets))]
+            masks = stacked([list(target.masks) for target in own], frames)
+            thought = tuple(next(found) for _ in range(len(evidence)))
+            said = reply.said, reply.phrases, masks, tuple(own), tuple(keyframes), turn
+            out.append(Answer(*said, reply.thought, thought))
         return out
 
 

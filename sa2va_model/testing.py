@@ -36,16 +36,16 @@ def nano_model(
 def _script_answer(model: Sa2VA, *, found: bool) -> None:
     """Sets the word embeddings so that greedy decoding writes `[SEG]<stop>`, or `<stop>` at once.
 
-    The newline that ends every prompt and `[SEG]` get embeddings of their own large directions, which survive
-    the random layers; the output rows of the next tokens point there. Everything else stays contextual.
+    What ends every prompt (a newline or a colon) and `[SEG]` get embeddings of their own large directions, which
+    survive the random layers; the output rows of the next tokens point there. Everything else stays contextual.
     """
     mllm = model.mllm
-    newline, stop = mllm._token_id("\n"), int(mllm.tokenizer.eos_token_id)
+    end, stop = mllm.prompt_ids("x")[-1], int(mllm.tokenizer.eos_token_id)
     inputs = mllm.language_model.get_input_embeddings().weight
     outputs = mllm.language_model.get_output_embeddings().weight
     with torch.no_grad():
         first, second = torch.linalg.qr(torch.randn(inputs.shape[1], 2)).Q.T
-        inputs[newline], inputs[mllm.seg_id] = 3 * first, 3 * second
+        inputs[end], inputs[mllm.seg_id] = 3 * first, 3 * second
         outputs.mul_(0.01)
         outputs[mllm.seg_id if found else stop] = first
         if found:

@@ -31,7 +31,14 @@ def _llm(
     hidden: int, mlp: int, layers: int, heads: int, kv: int, *, internlm2: bool = False
 ) -> dict[str, Any]:
     name = "InternLM2ForCausalLM" if internlm2 else "Qwen2ForCausalLM"
-    own = {"bias": False, "rms_norm_eps": 1e-5} if internlm2 else {"rms_norm_eps": 1e-6}
+    own: dict[str, Any] = {"rms_norm_eps": 1e-6}
+    if internlm2:
+        # Of the base's card (InternLM2.5); longer than 32768 tokens, frequencies grow with the length.
+        own = {
+            "bias": False,
+            "rms_norm_eps": 1e-5,
+            "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        }
     return {
         "architectures": [name],
         "hidden_size": hidden,
@@ -109,7 +116,30 @@ _QWEN_VL = {
     "qwen3-vl-4b": _qwen_vl(_VISION_3, _ROPE_3, _llm(2560, 9728, 36, 32, 8)),
 }
 _SAM3 = {"qwen3-vl-4b-sam3": _QWEN_VL["qwen3-vl-4b"] | {Sam3Config.SECTION: {}}}
-_FIELDS: dict[str, dict[str, Any]] = _INTERNVL | _QWEN_VL | _SAM3
+_LLAVA = {
+    "llava-1.5-7b": {
+        "architectures": ["Sa2VAChatModelLlava"],
+        "template": "vicuna",
+        "image_token_index": 32_000,
+        "text_config": {
+            **{k: v for k, v in _llm(4096, 11008, 32, 32, 32).items() if k != "architectures"},
+            "vocab_size": 32_007,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e4,
+        },
+        "vision_config": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 336,
+            "patch_size": 14,
+            "projection_dim": 768,
+        },
+    }
+}
+_FIELDS: dict[str, dict[str, Any]] = _INTERNVL | _QWEN_VL | _SAM3 | _LLAVA
 PUBLISHED = tuple(_FIELDS)
 
 

@@ -165,14 +165,33 @@ _CONTROL = re.compile(
 """Tokens of the tokenizers that mean nothing to people, such as `<|endoftext|>`."""
 
 
+_THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|(?=<answer>)|$)", re.DOTALL)
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """What a model thought aloud, and what it answered (VRT: `<think>…</think><answer>…</answer>`).
+
+    A thought that has not ended yet has no answer behind it. Text without a thought is all answer.
+    """
+    found = _THOUGHT.match(text)
+    thought, rest = (found[1], text[found.end() :]) if found else ("", text)
+    before, tag, answer = rest.partition("<answer>")
+    if not tag:
+        return thought, rest
+    # What stands between both is no answer either.
+    return thought + before, answer.partition("</answer>")[0]
+
+
 def parse_answer(text: str, stop_words: Sequence[str] = ()) -> tuple[str, tuple[Phrase, ...]]:
     """Splits an answer into plain text and phrases.
 
     `<p> the mug </p> [SEG] stands …` gives `the mug stands …` and one phrase. A `[SEG]` without a phrase
-    before it counts as a mask but yields no phrase. Other special tokens are left out.
+    before it counts as a mask but yields no phrase. Other special tokens are left out, and so is a thought
+    (`split_thought`).
     """
     for word in stop_words:
         text = text.split(word)[0]
+    _, text = split_thought(text)
     plain, masks = "", 0
     phrases: list[Phrase] = []
     pending: tuple[int, int] | None = None

@@ -109,6 +109,31 @@ def language_model(values: Mapping[str, Any]) -> PreTrainedModel:
     return model
 
 
+def vision_language_model(
+    config_class: Any, model_class: Any, values: Mapping[str, Any], kinds: Mapping[str, str]
+) -> PreTrainedModel:
+    """A vision-language model of transformers, with random weights.
+
+    Args:
+        config_class, model_class: of transformers.
+        values: the fields of its configuration, those of its parts in objects.
+        kinds: the `model_type` of each part, as transformers calls it today.
+
+    Raises:
+        InputError: a field with a value that the model cannot have.
+    """
+    parts = {name: {**passed_on(values[name]), "model_type": kind} for name, kind in kinds.items()}
+    # The class's own defaults may lie outside a small vocabulary; the tokenizer's are used here.
+    parts["text_config"] = dict.fromkeys(SPECIAL_IDS) | parts["text_config"]
+    try:
+        config = config_class(**{**values, **parts})
+        model = model_class._from_config(config, attn_implementation="sdpa")
+    except (*CONFIG_ERRORS, RuntimeError, AssertionError) as error:
+        raise InputError(f"text_config or vision_config: {one_line(error)}") from error
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
 def exact_span(config: PreTrainedConfig) -> int | None:
     """The longest sequence whose states do not depend on how it is cut into forwards; None = any.
 

@@ -17,11 +17,11 @@ from sa2va_model.mllm.family import MllmFamily
 FAMILIES: dict[str, str | MllmFamily] = {
     "internvl": "sa2va_model.mllm.families.internvl",
     "qwen_vl": "sa2va_model.mllm.families.qwen_vl",
+    "llava": "sa2va_model.mllm.families.llava",
 }
 """By name: the file whose `FAMILY` it is, or the family itself."""
 
 REFUSED = {
-    "Sa2VAChatModelLlava": "Sa2VA on LLaVA-1.5; Sa2VA-4B or -8B loads",
     "SaSaSa2VAChatModel": "SaSaSa2VA, which has another protocol for clips; Sa2VA-4B or -26B loads",
     "Qwen2_5_VLForConditionalGeneration": "Qwen2.5-VL without Sa2VA, or SAMTok; Sa2VA-Qwen2_5-VL-3B or -7B loads",
     "Qwen3VLForConditionalGeneration": "Qwen3-VL without Sa2VA, or SAMTok; Sa2VA-Qwen3-VL-4B loads",

@@ -207,7 +207,24 @@ class MllmSession:
         embeddings = self._project(states)
         if not bool(torch.isfinite(embeddings).all()):
             raise FloatingPointError("the [SEG] embedding is not finite (NaN or Inf)")
-        return GroundingResult(plain, raw, phrases, embeddings, generated)
+        thought, first, last = self._thought(raw, generated, len(embeddings))
+        targets = torch.cat([embeddings[:first], embeddings[last:]])
+        evidence = embeddings[first:last]
+        return GroundingResult(
+            plain, raw, phrases, targets, generated, thought=thought, evidence=evidence
+        )
+
+    def _thought(self, raw: str, generated: Generated, count: int) -> tuple[str, int, int]:
+        """What was thought, and from which to which of `count` embeddings are its own.
+
+        Those of the prompt, where they count, stand before it, and those of the answer behind it.
+        """
+        thought, _ = prompts.split_thought(raw)
+        if not thought or not count:
+            return thought, 0, 0
+        own = sum(token == self._mllm.seg_id for token in generated.ids[:-1])
+        first = count - own
+        return thought.strip(), first, first + min(own, thought.count(prompts.SEG))
 
 
 def _check_place(texts: Sequence[str], history: History) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -36,7 +35,7 @@ from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.base import Mllm
 from sa2va_model.mllm.family import BaseMllm, MllmFamily
 from sa2va_model.mllm.json_fields import json_object
-from sa2va_model.mllm.llm import CONFIG_ERRORS, SPECIAL_IDS, nano_text, one_line, passed_on
+from sa2va_model.mllm.llm import nano_text, one_line, vision_language_model
 from sa2va_model.mllm.tensor_map import TensorMap
 from sa2va_model.mllm.types import Inputs
 from sa2va_model.mllm.vision import Visual
@@ -200,34 +199,6 @@ def write_processor(config: QwenConfig) -> dict[str, Any]:
     }
 
 
-def vision_language_model(config: QwenConfig) -> PreTrainedModel:
-    """transformers' model of a configuration, with random weights.
-
-    Raises:
-        InputError: a field with a value that the model cannot have.
-    """
-    config_class, model_class = _CLASSES[config.member]
-    values = {
-        name: _part(value, f"{config.member}_{name.split('_')[0]}")
-        if isinstance(value, Mapping)
-        else value
-        for name, value in config.values.items()
-    }
-    values["tie_word_embeddings"] = config.tied
-    values["text_config"] = dict.fromkeys(SPECIAL_IDS) | values["text_config"]
-    try:
-        model = model_class._from_config(config_class(**values), attn_implementation="sdpa")
-    except (*CONFIG_ERRORS, RuntimeError, AssertionError) as error:
-        raise InputError(f"text_config or vision_config: {one_line(error)}") from error
-    assert isinstance(model, PreTrainedModel)
-    return model
-
-
-def _part(values: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """One part's configuration under today's name of its type."""
-    return {**passed_on(values), "model_type": model_type}
-
-
 def template_of(tokenizer: PreTrainedTokenizerBase, config: QwenConfig) -> prompts.Template:
     """The tokenizer's chat template, or the member's where the checkpoint has none.
 
@@ -254,7 +225,11 @@ class QwenVL(Mllm):
         super().__init__(
             config,
             tokenizer,
-            vision_language_model(own),
+            vision_language_model(
+                *_CLASSES[own.member],
+                {**own.values, "tie_word_embeddings": own.tied},
+                {"text_config": f"{own.member}_text", "vision_config": f"{own.member}_vision"},
+            ),
             template=template_of(tokenizer, own),
             image_tokens=(IMAGE_PAD, VISION_END),
             mrope=True,

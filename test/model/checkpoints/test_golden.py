@@ -29,8 +29,7 @@ OWN = DATA / "internvl"
 SHARED = ROOT.parent / "shared" / "golden"
 NAMES = ("internvl", "internlm2", "qwen2_5_vl")
 """Those that are known; whatever else lies beside them is verified as well."""
-NOT_YET = {"llava"}
-FOUND = sorted({*NAMES, *(path.name for path in SHARED.glob("*") if path.is_dir())} - NOT_YET)
+FOUND = sorted({*NAMES, *(path.name for path in SHARED.glob("*") if path.is_dir())})
 
 
 def assembled(name: str, folder: Path) -> Path:

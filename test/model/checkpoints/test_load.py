@@ -196,7 +196,6 @@ def test_an_unknown_device_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "named"),
     [
-        ("Sa2VAChatModelLlava", "LLaVA-1.5; Sa2VA-4B"),
         ("SaSaSa2VAChatModel", "SaSaSa2VA"),
         ("Qwen3VLForConditionalGeneration", "SAMTok; Sa2VA-Qwen3-VL-4B"),
     ],

@@ -152,3 +152,21 @@ def test_no_mask_is_a_result() -> None:
     found = nano_model(answers=False).segment(np.zeros((30, 40, 3), np.uint8), "the red mug")
     assert not found.found
     assert found.masks.shape == (0, 30, 40)
+
+
+@pytest.mark.parametrize(
+    ("written", "thought", "answer"),
+    [
+        ("It is [SEG].", "", "It is [SEG]."),
+        ("<think>A [SEG].</think><answer>B [SEG].</answer>", "A [SEG].", "B [SEG]."),
+        ("<think>A [SEG].</think>\n B [SEG].", "A [SEG].", "\n B [SEG]."),
+        ("<think>A [SEG]. So", "A [SEG]. So", ""),
+        ("<think>A [SEG].<answer>B", "A [SEG].", "B"),
+        ("Well [SEG], <answer>B</answer> and more [SEG]", "Well [SEG], ", "B"),
+    ],
+)
+def test_what_was_thought_is_no_answer(written: str, thought: str, answer: str) -> None:
+    assert prompts.split_thought(written) == (thought, answer)
+    said, phrases = prompts.parse_answer(f"{written}<|im_end|>", ["<|im_end|>"])
+    assert "A" not in said
+    assert not phrases

@@ -45,9 +45,8 @@ def talkative(family: str) -> Sa2VA:
 
 
 def unwanted(model: Sa2VA) -> torch.Tensor:
-    """Tokens that end an answer, and the newline, whose large embedding would only lead to itself."""
-    newline = model.mllm.tokenizer.encode("\n", add_special_tokens=False)
-    return torch.tensor([*sorted(model.mllm.stop_ids), *newline])
+    """Tokens that end an answer, and what ends a prompt, whose large embedding would only lead to itself."""
+    return torch.tensor([*sorted(model.mllm.stop_ids), model.mllm.prompt_ids("x")[-1]])
 
 
 def prompt_of(model: Sa2VA, frames: list[np.ndarray]) -> tuple[list[int], torch.Tensor]:
@@ -141,6 +140,15 @@ def test_saved_and_loaded_bit_by_bit(family: str, tmp_path: Path) -> None:
                 "model.model.visual.pos_embed.weight",
             ],
         ),
+        (
+            "llava",
+            [
+                "model.model.vision_tower.vision_model.pre_layrnorm.weight",
+                "model.model.multi_modal_projector.linear_2.bias",
+                "model.model.language_model.layers.1.self_attn.q_proj.weight",
+                "model.lm_head.weight",
+            ],
+        ),
     ],
 )
 def test_official_names_in_the_file(family: str, names: list[str], tmp_path: Path) -> None:
@@ -149,7 +157,9 @@ def test_official_names_in_the_file(family: str, names: list[str], tmp_path: Pat
     for name in names:
         assert [key for key in stored if key.endswith(name)], name
     roots = {key.split(".")[0] for key in stored}
-    ours = {"model"} if family in QWEN_VL else {"vision_model", "language_model", "mlp1"}
+    ours = (
+        {"model"} if family in (*QWEN_VL, "llava") else {"vision_model", "language_model", "mlp1"}
+    )
     assert roots == {*ours, "text_hidden_fcs", "grounding_encoder"}
     if family == "internvit_6b":
         vision = [key for key in stored if key.startswith("vision_model")]

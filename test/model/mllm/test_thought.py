@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that thinks aloud (VRT): what it looked at is evidence, what it answers is meant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sa2va_model.results import GroundingResult, Turn
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.testing import nano_model
+
+WRITTEN = "<think>A table [SEG] and [SEG].</think><answer>The mug [SEG].</answer><|im_end|>"
+FRAME = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def reply_of(model: Sa2VA, question: str = "<image>\nWhich is it?") -> GroundingResult:
+    ids = model.mllm.tokenizer.encode(WRITTEN, add_special_tokens=False)
+    return model.reply(question, [FRAME], choose=lambda step, _: ids[step], max_new_tokens=len(ids))
+
+
+@pytest.mark.parametrize("family", [None, "qwen3_vl"])
+def test_only_the_answer_is_a_target(family: str | None) -> None:
+    model = nano_model(family=family)
+    reply = reply_of(model)
+    assert reply.text == "The mug."
+    assert reply.thought == "A table [SEG] and [SEG]."
+    fed = reply.generated.states_at(model.mllm.seg_id)
+    with torch.inference_mode():
+        first, second, meant = model.text_hidden_fcs(fed)
+    assert torch.equal(reply.embeddings, meant[None])
+    assert torch.equal(reply.evidence, torch.stack([first, second]))
+    [answer] = model.answers([FRAME], [(Turn("", ""), reply)], (0,))
+    assert len(answer.masks) == len(answer.targets) == 1
+    assert len(answer.evidence) == 2
+    assert torch.equal(answer.targets[0].embedding, meant)
+    assert torch.equal(answer.evidence[1].embedding, second)
+    assert not np.array_equal(answer.evidence[0].masks[0], answer.targets[0].masks[0]) or family
+
+
+def test_a_seg_of_the_prompt_is_no_thought() -> None:
+    """Where it counts it stands before the answer's, and stays a target."""
+    reply = reply_of(nano_model(family="qwen3_vl"), "<image>\nWhere is [SEG] now?")
+    assert len(reply.embeddings) == 2
+    assert reply.evidence is not None
+    assert len(reply.evidence) == 2
