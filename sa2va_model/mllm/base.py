@@ -84,10 +84,12 @@ class Mllm(nn.Module):
             before_norm=before_norm,
         )
         sentences = (*prompts.ANSWERS, *config.extra_answers)
-        self.answers = tuple(
-            tuple(tokenizer.encode(text + template.stop_words[0], add_special_tokens=False))
-            for text in sentences
-        )
+        spelt = (self.spellings(text + template.stop_words[0]) for text in sentences)
+        self.answers = tuple(dict.fromkeys(ids for several in spelt for ids in several))
+
+    def spellings(self, text: str) -> list[tuple[int, ...]]:
+        """The token ids with which the model may write a text, likeliest first."""
+        return [tuple(self.tokenizer.encode(text, add_special_tokens=False))]
 
     def _token_id(self, token: str) -> int:
         ids = self.tokenizer.encode(token, add_special_tokens=False)

@@ -9,6 +9,7 @@ Letters: T frames, C hidden size of the language model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,7 @@ from sa2va_model.mllm.tensor_map import TensorMap
 from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.mllm.vision import Visual
 
-IMAGE = "<image>"
+IMAGE, MARK = "<image>", "\u2581"
 VICUNA = prompts.Template("USER: {input} ASSISTANT:", ("</s>",))
 _OWN_FIELDS = (
     "text_config",
@@ -146,6 +147,26 @@ class Llava(TiledMllm):
             tile_size=own.image_size,
             tokens_per_tile=own.tokens_per_tile,
         )
+
+    def spellings(self, text: str) -> list[tuple[int, ...]]:
+        """As it is read, and without the marks of a blank that reading puts before every piece, or all but the first.
+
+        Pieces are what special tokens leave of a text; which of them a tokenizer of its training marked, nobody says.
+        """
+        special = "|".join(re.escape(token) for token in self.tokenizer.get_added_vocab())
+        pieces = [piece for piece in re.split(f"({special})", text) if piece]
+        read = [self.tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
+        bare = [self._unmarked(ids) for ids in read]
+        ways = (read, [*read[:1], *bare[1:]], bare)
+        return list(dict.fromkeys(tuple(i for ids in way for i in ids) for way in ways))
+
+    def _unmarked(self, ids: list[int]) -> list[int]:
+        """Tokens without the mark before the first of them, if the rest of it is a token."""
+        first = str(self.tokenizer.convert_ids_to_tokens(ids[0])) if ids else ""
+        rest = first.removeprefix(MARK)
+        if rest == first or (rest and rest not in self.tokenizer.get_vocab()):
+            return ids
+        return [*([int(self.tokenizer.convert_tokens_to_ids(rest))] if rest else []), *ids[1:]]
 
     def tiles(self, frame: np.ndarray, *, clip: bool) -> Tensor:
         """One frame squashed to the square that CLIP sees, [1, 3, s, s]."""
