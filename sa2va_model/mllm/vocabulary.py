@@ -86,9 +86,12 @@ class Vocabulary:
             return None
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            words = [_lower(values[name]) for name in ("things", "colours", "others")]
+            things, colours, others = (
+                _lower(values[name]) for name in ("things", "colours", "others")
+            )
             questions = values.get("questions", {}).items()
-            return cls(*words, tuple((str(asked), str(taught)) for asked, taught in questions))
+            same = tuple((str(asked), str(taught)) for asked, taught in questions)
+            return cls(things, colours, others, same)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file}: expected an object with lists of words things, colours and others, and an object of "

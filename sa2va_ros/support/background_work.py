@@ -16,7 +16,7 @@ class BackgroundWork:
         error: what the work raised; None if it did not, or is not done.
     """
 
-    def __init__(self, work: Callable[[], None], name: str) -> None:
+    def __init__(self, work: Callable[[], object], name: str) -> None:
         self._work = work
         self._done = threading.Event()
         self._last_sign = time.monotonic()
