@@ -6,7 +6,8 @@
 For each step: the share of published images with 3D, whether every stamp is that of a camera image, how the process
 grows, and how old the newest result gets (at most one step and one period are to be expected). Then README's step 5,
 again and again: a TrackExpression goal, and GetTrackCloud without a name, whose points must be those of the object that
-was asked for. The scene is a picture of the simulator's table with its true depth and masks.
+was asked for. The scene is a picture of the simulator's table with its true depth and masks. `--small` takes pictures
+of 160x120 and a model with random weights, which cost nothing: what the node does with time, on any machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from typing import Any
 
 import numpy as np
-from ros_peer import Node, Peer
+from ros_peer import Node, Peer, nano_folder
 
 RATE = 30.0
 SLOW = """
@@ -39,13 +40,13 @@ sys.exit(tracker_node.main())
 class CameraNode:
     """One picture with depth and calibration at 30 Hz, the stamp of now on each."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, width: int, height: int) -> None:
         from sa2va_ros.sim.camera import names
         from sa2va_sim.scripted import demo_scene
         from sa2va_sim.simulator import Simulator
 
         scene = demo_scene(0).scene
-        simulator = Simulator(scene, 640, 480)
+        simulator = Simulator(scene, width, height)
         self.frame = simulator.render()
         self.names = {name: int(value) for value, name in names(scene).items()}
         simulator.close()
@@ -176,17 +177,21 @@ def main() -> None:
     parser.add_argument("--steps", type=float, nargs="+", default=[0.05, 0.3, 1.0])
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--goals", type=int, default=10, help="of README's step 5, at 0.3 s")
+    parser.add_argument("--small", action="store_true", help="small pictures and random weights")
     arguments = parser.parse_args()
     for step in arguments.steps:
-        run(step, arguments.images, arguments.goals)
+        run(step, arguments.images, 0 if arguments.small else arguments.goals, arguments.small)
 
 
-def run(step: float, images: int, goals: int) -> None:
+def run(step: float, images: int, goals: int, small: bool) -> None:
     """One node with one step, from its start to its end."""
     namespace = f"/load{round(step * 1000)}"
-    node = Node({"threads": 1}, namespace=namespace, code=SLOW.format(step=step))
+    parameters: dict[str, object] = {"threads": 1}
+    if small:
+        parameters |= {"model": str(nano_folder()), "verify_period": 0.0}
+    node = Node(parameters, namespace=namespace, code=SLOW.format(step=step))
     peer = Peer(namespace)
-    camera = CameraNode(peer)
+    camera = CameraNode(peer, *((160, 120) if small else (640, 480)))
 
     def masks() -> bool:
         return bool(peer.tracks) and any(t.area for t in peer.tracks[-1][1].tracks)

@@ -98,7 +98,7 @@ class Peer:
         self.diagnostics: deque[Any] = deque(maxlen=100)
         self.masks = 0
         self._image = self.node.create_publisher(Image, "image", 1)
-        self.depth = self.node.create_publisher(Image, "depth", 5)
+        self.depth = self.node.create_publisher(Image, "depth", 30)
         self.info = self.node.create_publisher(CameraInfo, "camera_info", 5)
         self._command = self.node.create_publisher(String, "command", 10)
         listen = self.node.create_subscription

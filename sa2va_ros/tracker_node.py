@@ -16,22 +16,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import rclpy
-from geometry_msgs.msg import Point, PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import Track
 from sa2va_ros.interfaces.ask_action import SceneQuestions
+from sa2va_ros.interfaces.command_topics import CommandTopics
 from sa2va_ros.interfaces.commands import Router, clean_name
 from sa2va_ros.interfaces.services import Services
 from sa2va_ros.interfaces.status import Health
 from sa2va_ros.interfaces.track_action import TrackAction
-from sa2va_ros.messages import tracks as conversions_tracks
-from sa2va_ros.msg import TrackerStatus, VisualPrompt
+from sa2va_ros.msg import TrackerStatus
 from sa2va_ros.node import parameters, tracking_parameters
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.node.adapter_change import AdapterChange
@@ -49,7 +46,7 @@ from sa2va_ros.support.lifecycle import (
     DeferredLifecycleNode,
     DeferredTransition,
 )
-from sa2va_ros.support.qos import NEWEST_IMAGE, SENSOR_QUEUE, reliable
+from sa2va_ros.support.qos import NEWEST_IMAGE, SENSOR_QUEUE
 from sa2va_ros.support.spinning import context, spin
 
 PAUSE_SECONDS = 1.0  # how long an image or an answer in work is waited for
@@ -100,7 +97,7 @@ class TrackerNode(DeferredLifecycleNode):
         self._active = False
         self._camera = CameraTopics(self)
         self._image_topic = ""
-        self._subscriptions_made: list[Any] = []
+        self._commands = CommandTopics(self, self._router, self._pipeline)
         # Wall time, so that the status goes on while a bag or a simulator holds ROS time still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(self._value("status_period"), self._publish_status, clock=steady)
@@ -285,21 +282,7 @@ class TrackerNode(DeferredLifecycleNode):
         kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
         self._image_topic = self._camera.subscribe(kind, topic, self._pipeline.put, NEWEST_IMAGE)
         self._subscribe_depth()
-        options = QoSOverridingOptions.with_default_policies()
-        wired: list[tuple[Any, str, Any]] = [
-            (String, "command", self._on_command),
-            (VisualPrompt, "prompt", self._on_prompt),
-            (PointStamped, "clicked_pixel", self._on_click),
-            # Where rqt_image_view publishes clicks: beside the image that it shows.
-            (Point, f"{self.resolve_topic_name('image')}_mouse_left", self._on_mouse),
-            (Point, "overlay_mouse_left", self._on_mouse),
-        ]
-        self._subscriptions_made = [
-            self.create_subscription(
-                kind, topic, receive, reliable(10), qos_overriding_options=options
-            )
-            for kind, topic, receive in wired
-        ]
+        self._commands.subscribe(self._image_topic)
 
     def _subscribe_depth(self) -> None:
         """As the parameter `use_depth` says now."""
@@ -315,9 +298,7 @@ class TrackerNode(DeferredLifecycleNode):
 
     def _unsubscribe(self) -> None:
         self._camera.clear()
-        for subscription in self._subscriptions_made:
-            self.destroy_subscription(subscription)
-        self._subscriptions_made = []
+        self._commands.unsubscribe()
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -360,39 +341,9 @@ class TrackerNode(DeferredLifecycleNode):
         if not self._active:
             raise InputError("the node is not active; expected an active node")
 
-    def _on_command(self, message: String) -> None:
-        self.obey(message.data)
-
     def obey(self, text: str) -> None:
         """Do what a text on `command` says; a refusal is an event."""
-        try:
-            command = self._router.run(text)
-        except InputError as error:
-            self._refuse(error)
-        else:
-            self.get_logger().info(f"command: {command.kind.value} {command.text!r}")
-            silence = self._pipeline.worker.input_rate.silence()
-            if not silence <= self._value("image_timeout"):  # NaN: none has come
-                topic = self._image_topic
-                self.get_logger().warning(f"no images arrive on {topic}; it waits for them")
-
-    def _on_prompt(self, message: VisualPrompt) -> None:
-        try:
-            self._router.prompt(**conversions_tracks.prompt_arguments(message))
-        except InputError as error:
-            self._refuse(error)
-
-    def _on_click(self, message: PointStamped) -> None:
-        self._on_mouse(message.point)
-
-    def _on_mouse(self, point: Point) -> None:
-        self._on_prompt(VisualPrompt(type=VisualPrompt.POINTS, x=[point.x], y=[point.y]))
-
-    def _refuse(self, error: InputError) -> None:
-        self.get_logger().warning(f"refused: {error}", throttle_duration_sec=1.0)
-        latest = self._pipeline.latest
-        header = latest.admitted.header if latest else None
-        self._pipeline.outputs.failed(header, "", str(error))
+        self._commands.obey(text)
 
     # --- parameters -------------------------------------------------------------------------------
 

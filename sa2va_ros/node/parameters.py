@@ -110,6 +110,11 @@ START: tuple[Parameter, ...] = (
         choices=("raw", "compressed", "compressedDepth"),
     ),
     Parameter(
+        "classes",
+        "",
+        "Words with fixed numbers, YAML or JSON: `class_mask` has them as pixels; empty = there is no such topic.",
+    ),
+    Parameter(
         "default_expression",
         "",
         "Expression that is tracked from the first image on; empty = wait for a command.",

@@ -17,6 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import EventKind, FrameResult, Track
+from sa2va_ros.interfaces.classes import Classes
 from sa2va_ros.interfaces.target import TargetChoice
 from sa2va_ros.messages.images import StampClock
 from sa2va_ros.msg import TrackArray
@@ -107,7 +108,7 @@ class Pipeline:
     ) -> None:
         self._node, self._session = node, session
         self._observe, self._busy, self._forgotten = observe, busy, forgotten
-        self.outputs = Outputs(node)
+        self.outputs = Outputs(node, Classes.parse(self._value("classes")))
         self.outputs_3d = Outputs3D(node)
         self.frames = Frames(node, self._value("target_frame"), self._value("tf_timeout"))
         self.depth = DepthBuffer()

@@ -20,6 +20,7 @@ from std_msgs.msg import Header
 from sa2va_model.io.overlay import draw_overlay
 from sa2va_model.tracks import Event, EventKind, FrameResult
 from sa2va_model.tracks import Track as TrackedObject
+from sa2va_ros.interfaces.classes import Classes
 from sa2va_ros.messages import images as conversions
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.messages.clouds import fill_solid
@@ -54,10 +55,10 @@ class OutputOptions:
 
 
 class Outputs:
-    """The publishers of one node, and how a result becomes messages."""
+    """The publishers of one node, and how a result becomes messages; `classes`: of `class_mask`."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, classes: Classes) -> None:
+        self._node, self._classes = node, classes
         self.latencies = Latencies()
         self._tracks = self._publisher(TrackArray, "tracks", reliable(5))
         self._mask = self._publisher(Image, "mask", reliable(1))
@@ -66,6 +67,9 @@ class Outputs:
         self._events = self._publisher(TrackEvent, "events", reliable(50))
         self._captions = self._publisher(GroundedCaption, "caption", reliable(10))
         self._status = self._publisher(TrackerStatus, "~/status", reliable(1, latched=True))
+        self._class_mask: Any = None
+        if classes.numbers:
+            self._class_mask = self._publisher(Image, "class_mask", reliable(1))
         self._detections: Any = None
         if standard.Detection2DArray is not None:
             self._detections = self._publisher(standard.Detection2DArray, "detections", reliable(5))
@@ -79,7 +83,7 @@ class Outputs:
         publishers = (self._tracks, self._mask, self._overlay, self._jpeg, self._events)
         return any(
             publisher is not None and publisher.get_subscription_count()
-            for publisher in (*publishers, self._detections)
+            for publisher in (*publishers, self._class_mask, self._detections)
         )
 
     def images(self, admitted: Admitted, result: FrameResult, options: OutputOptions) -> None:
@@ -87,6 +91,9 @@ class Outputs:
         header = admitted.header
         if options.mask and self._mask.get_subscription_count():
             self._mask.publish(conversions.fill_image(Image(), result.labels(), "mono8", header))
+        if self._class_mask is not None and self._class_mask.get_subscription_count():
+            labels = self._classes.labels(result)
+            self._class_mask.publish(conversions.fill_image(Image(), labels, "mono8", header))
         if options.overlay:
             self._draw(admitted, result)
         if self._detections is not None:

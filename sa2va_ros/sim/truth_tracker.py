@@ -248,6 +248,7 @@ class TruthTracker(TrackerNode):
     """`tracker_node` with that session."""
 
     def __init__(self, stop_requested: threading.Event | None = None) -> None:
+        self._truth_topics: list[Any] = []
         self._truth = TruthLive(lambda seconds: self._pipeline.clock.nanoseconds(seconds))
         super().__init__(stop_requested)
 
@@ -257,11 +258,17 @@ class TruthTracker(TrackerNode):
     def _subscribe(self) -> None:
         super()._subscribe()
         latched = reliable(1, latched=True)
-        self._subscriptions_made += [
+        self._truth_topics = [
             self.create_subscription(Image, "truth", self._truth.add_labels, SENSOR_QUEUE),
             self.create_subscription(String, "truth_names", self._truth.add_names, latched),
             self.create_subscription(String, "truth_target", self._truth.add_meant, latched),
         ]
+
+    def _unsubscribe(self) -> None:
+        super()._unsubscribe()
+        for subscription in self._truth_topics:
+            self.destroy_subscription(subscription)
+        self._truth_topics = []
 
 
 def main(args: list[str] | None = None) -> int:

@@ -29,6 +29,7 @@ def node(start_node: Callable[..., Any], nano_folder: Path) -> Any:
     # machine.
     reliable = {"qos_overrides./one/image.subscription.reliability": "reliable"}
     settings = {"model": nano_folder, "threads": 1, "status_period": 0.1} | reliable
+    settings["classes"] = '"{mug|cup: 40, plate: 7}"'  # quoted for ROS, which would read a mapping
     return start_node(remaps=("__ns:=/one",), **settings)
 
 
@@ -74,6 +75,27 @@ def test_every_image_gets_tracks_and_mask_with_its_own_header(client: Any, wait_
         mask = wait_for(lambda header=sent.header: mask_with(header), 20, "its mask")
         assert (mask.encoding, mask.height, mask.width) == ("mono8", 120, 160)
         assert not any(mask.data)
+
+
+def test_classes_have_fixed_numbers_in_a_label_image(client: Any, wait_for: Any) -> None:
+    from sensor_msgs.msg import Image
+
+    from sa2va_ros.support.qos import reliable
+
+    listening = client.listen(Image, "class_mask", reliable(10))
+    wait_for(listening.get_publisher_count, 20, "class_mask")
+    client.command("the red mug")
+    client.stream_until(PICTURE, lambda c: any(t.area for t in alive(c.got["tracks"][-1])))
+    sent = client.image(PICTURE)
+    track = alive(client.stream(sent))[0]
+    labels = wait_for(
+        lambda: next((m for m in client.got["class_mask"] if m.header == sent.header), None),
+        20,
+        "it",
+    )
+    pixels = np.frombuffer(bytes(labels.data), np.uint8)
+    assert set(pixels) == {0, 40}
+    assert int((pixels == 40).sum()) == track.area
 
 
 def test_a_sentence_becomes_a_track_whose_mask_is_in_the_label_image(client: Any) -> None:
