@@ -31,6 +31,7 @@ from sa2va_model.mllm.types import Choice, Generated
 from sa2va_model.mllm.vocabulary import Reading, Vocabulary
 from sa2va_model.results import GroundingResult
 from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
+from sa2va_model.segmentation.backends.registry import Profile
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation_half import SegmentingModel
 
@@ -45,7 +46,7 @@ class JointModel(SegmentingModel):
     vocabulary: Vocabulary | None = None  # words that it can know; None = any
 
     def __init__(
-        self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, profile: str = "reference"
+        self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, profile: Profile = "reference"
     ) -> None:
         super().__init__(config)
         self.mllm = build_mllm(config, tokenizer)

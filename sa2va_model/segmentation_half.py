@@ -27,7 +27,7 @@ from sa2va_model.mllm.session import fingerprint
 from sa2va_model.results import Answer, GroundingResult, Target, Turn
 from sa2va_model.segmentation import clip as clips
 from sa2va_model.segmentation.backends.base import Segmenter
-from sa2va_model.segmentation.backends.registry import check_profile, pick_runtime
+from sa2va_model.segmentation.backends.registry import Profile, check_profile, pick_runtime
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import ImageFeatures
 
@@ -49,7 +49,8 @@ class SegmentingModel(nn.Module):
         self._segmenters: dict[tuple[object, ...], Segmenter] = {}
         self._features: OrderedDict[tuple[object, ...], ImageFeatures] = OrderedDict()
         self._turns, self._making = Turns(), threading.RLock()
-        self._profile, self._with_graphs = "reference", True
+        self._profile: Profile = "reference"
+        self._with_graphs = True
 
     @property
     def device(self) -> torch.device:
@@ -57,16 +58,16 @@ class SegmentingModel(nn.Module):
         return self.sam2.device
 
     @property
-    def profile(self) -> str:
+    def profile(self) -> Profile:
         """How SAM-2 is computed, as it was asked for."""
         return self._profile
 
-    def use_profile(self, profile: str, *, graphs: bool = True) -> None:
+    def use_profile(self, profile: Profile, *, graphs: bool = True) -> None:
         """Has all tasks compute in this way from now on.
 
         Args:
             profile: a name of `registry.profile_names`: "auto" = the fastest, "reference" = the modules of the `sam2`
-                package and no graphs.
+                package and no graphs; or a backend.
             graphs: CUDA graphs, where there is CUDA.
 
         Raises:
@@ -92,7 +93,7 @@ class SegmentingModel(nn.Module):
         """What the tasks see with: SAM-2 with these weights, computed as the profile says."""
         return self.segmenter_of(self._profile)
 
-    def segmenter_of(self, profile: str, image_size: int | None = None) -> Segmenter:
+    def segmenter_of(self, profile: Profile, image_size: int | None = None) -> Segmenter:
         """The model's SAM-2 in another way; each is made once, of the weights as they are then.
 
         Args:

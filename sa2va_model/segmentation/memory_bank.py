@@ -47,6 +47,24 @@ class MemoryTokens:
 
 
 @dataclass(frozen=True)
+class BankView:
+    """Memories of N objects slot by slot, used spatial slots before others.
+
+    Attributes:
+        spatial: [N, M, cells, memory_dim], as it is stored.
+        code: int64 [N, M], which of the temporal codes each slot has; `used`: bool [N, M].
+        pointers: [N, P, C]; `age`: int64 [N, P], frames, 0 where it is not used; `pointer_used`: bool [N, P].
+    """
+
+    spatial: Tensor
+    code: Tensor
+    used: Tensor
+    pointers: Tensor
+    age: Tensor
+    pointer_used: Tensor
+
+
+@dataclass(frozen=True)
 class PaddedTokens:
     """What memory attention reads for N objects of any age.
 
@@ -250,20 +268,45 @@ class MemoryBank:
             conditioning: conditioning slots to read; at least what any of the objects uses.
         """
         config, count = self._config, len(rows)
-        used = self.recent + conditioning
+        view = self.view(rows, conditioning)
+        values, cells = view.spatial, view.spatial.shape[2]
+        positions, pointers = self._positions[view.code], view.pointers
+        codes, dtype = self._pointer_codes(view.age), pointers.dtype
+        parts = config.hidden_dim // config.memory_dim
+        read = view.pointer_used.repeat_interleave(parts, 1)
+        bias = torch.zeros(read.shape, device=rows.device).masked_fill_(~read, -torch.inf)
+        return PaddedTokens(
+            torch.cat(
+                [pointers.view(count, -1, config.memory_dim), values.flatten(1, 2).to(dtype)], 1
+            ),
+            torch.cat([codes.flatten(1, 2), positions.flatten(1, 2).to(dtype)], 1),
+            (read.shape[1] + view.used.sum(1) * cells).int(),
+            bias,
+            read.shape[1],
+        )
+
+    def view(self, rows: Tensor, conditioning: int, *, trimmed: bool = False) -> BankView:
+        """N objects' memories in one shape, whatever their ages.
+
+        Args:
+            rows: int64 [N].
+            conditioning: conditioning slots to read; at least what any of the objects uses.
+            trimmed: leave out slots that none of the objects uses, which is read back from the device.
+        """
+        first = self.recent + conditioning
         slots = torch.arange(self._spatial.shape[1], device=rows.device)
-        slots = torch.cat([slots[:used], slots[self.recent + self.max_conditioning :]])
+        slots = torch.cat([slots[:first], slots[self.recent + self.max_conditioning :]])
         now = self._now[rows, None]
         age = now - self._spatial_time[rows][:, slots]
         fresh = (slots < self.recent).expand(age.shape).clone()
-        fresh[:, self.recent : used] = self._passed(age[:, self.recent : used])
-        valid = torch.where(fresh, age <= self.recent, age <= now)
-        order = valid.long().argsort(dim=1, descending=True, stable=True)
-        slots, valid, age = slots[order], valid.gather(1, order), age.gather(1, order)
+        fresh[:, self.recent : first] = self._passed(age[:, self.recent : first])
+        used = torch.where(fresh, age <= self.recent, age <= now)
+        order = used.long().argsort(dim=1, descending=True, stable=True)
+        if trimmed:
+            order = order[:, : int(used.sum(1).max())]
+        slots, used, age = slots[order], used.gather(1, order), age.gather(1, order)
         fresh = fresh.gather(1, order)
         code = torch.where(fresh, (age - 1).clamp(0, self.recent - 1), self.recent)
-        values = self._spatial[rows[:, None], slots]  # [N, slots, cells, memory_dim]
-        positions = self._positions[code]
         places = self.recent_pointers + conditioning
         pointer_age = now - self._pointer_time[rows, :places]
         recent = torch.cat(
@@ -273,21 +316,14 @@ class MemoryBank:
             ],
             1,
         )
-        pointer_valid = torch.where(recent, pointer_age <= self.recent_pointers, pointer_age <= now)
-        codes = self._pointer_codes(torch.where(pointer_valid, pointer_age, 0))
-        pointers = self._pointers[rows, :places]
-        parts = config.hidden_dim // config.memory_dim
-        cells, dtype = values.shape[2], pointers.dtype
-        read = pointer_valid.repeat_interleave(parts, 1)
-        bias = torch.zeros(read.shape, device=rows.device).masked_fill_(~read, -torch.inf)
-        return PaddedTokens(
-            torch.cat(
-                [pointers.view(count, -1, config.memory_dim), values.flatten(1, 2).to(dtype)], 1
-            ),
-            torch.cat([codes.flatten(1, 2), positions.flatten(1, 2).to(dtype)], 1),
-            (places * parts + valid.sum(1) * cells).int(),
-            bias,
-            places * parts,
+        pointer_used = torch.where(recent, pointer_age <= self.recent_pointers, pointer_age <= now)
+        return BankView(
+            self._spatial[rows[:, None], slots],
+            code,
+            used,
+            self._pointers[rows, :places],
+            torch.where(pointer_used, pointer_age, 0),
+            pointer_used,
         )
 
     def _passed(self, age: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from sa2va_model.device import has_bfloat16_units
 from sa2va_model.segmenter_config import SegmenterConfig
 
-Arithmetic = Literal["reference", "float32", "bfloat16"]
+Arithmetic = Literal["reference", "float32", "bfloat16", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RuntimeProfile:
         arithmetic: `reference` = the modules of the `sam2` package, one object after the other, in the order of its
             own predictor: for comparisons to the last bit. `float32` = the same numbers by exact
             rewrites. `bfloat16` = matrix products and what they are added to in bfloat16, sums inside a kernel
-            in float32.
+            in float32. `onnx` = exported graphs in ONNX Runtime, in the numbers that they were exported in.
         graphs: replay captured CUDA graphs, one for each bucket of objects, where the device can.
         compiled: the image encoder goes through `torch.compile`, which takes a minute once and saves a third of its
             time (CUDA only).

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backends that there are, and the one place that picks."""
+"""The backends that there are, and the one place that picks.
+
+A backend that needs more than weights, such as exported graphs (`onnx_backend`), is given in place of a name.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from sa2va_model.segmenter_config import SegmenterConfig
 
 BACKENDS: dict[str, Backend] = {"reference": REFERENCE, "fused": FUSED}
 AUTO = "auto"
+Profile = str | Backend
+"""How SAM-2 is computed: a name of `profile_names`, or a backend with a single profile."""
 
 
 def profile_names() -> tuple[str, ...]:
@@ -24,28 +29,30 @@ def profile_names() -> tuple[str, ...]:
     return (AUTO, *(name for backend in BACKENDS.values() for name in backend.profiles))
 
 
-def check_profile(name: str) -> None:
+def check_profile(name: Profile) -> None:
     """Raises InputError for a name that no backend has."""
-    if name not in profile_names():
+    if isinstance(name, str) and name not in profile_names():
         raise InputError(f"profile is {name!r}; expected one of {', '.join(profile_names())}")
 
 
 def pick_runtime(
-    name: str, device: torch.device, config: SegmenterConfig, *, graphs: bool = True
+    name: Profile, device: torch.device, config: SegmenterConfig, *, graphs: bool = True
 ) -> Runtime:
     """Who computes SAM-2 and how.
 
     Args:
-        name: of a profile; `auto` = the fastest with practically the same masks.
+        name: of a profile; `auto` = the fastest with practically the same masks; or a backend.
         graphs: False = no CUDA graphs, wherever it is.
 
     Raises:
         InputError: an unknown name.
     """
     check_profile(name)
+    traits = traits_of(device)
+    if isinstance(name, Backend):
+        return Runtime(name, next(iter(name.profiles.values())), traits)
     if name == AUTO:
         name = fastest_profile(device, config)
-    traits = traits_of(device)
     backend = next(b for b in BACKENDS.values() if name in b.profiles)
     profile = backend.profiles[name]
     if profile.arithmetic != "bfloat16":

@@ -91,8 +91,12 @@ class FastMaskDecoder:
             image: float32 [N, cells, C], with the dense prompt added.
             sparse: float32 [N, P, C].
         """
-        module, count = self._module, image.shape[0]
-        start = torch.cat([self._fixed.expand(count, -1, -1), sparse], dim=1)
+        fixed = self._fixed.expand(image.shape[0], -1, -1)
+        return self.decode(begun, image, torch.cat([fixed, sparse], dim=1))
+
+    def decode(self, begun: tuple[Tensor, Tensor], image: Tensor, start: Tensor) -> DecodedMasks:
+        """The same from all tokens, [N, 6 + P, C]: object score, IoU, masks, prompt."""
+        module = self._module
         tokens, cells = start, image
         for layer in self._layers:
             tokens, cells = layer(tokens, cells, start)

@@ -149,14 +149,21 @@ class FastMemoryAttention:
     Args:
         side: of the feature map, in cells.
         kernels: of matrix products.
+        rotation: how codes are applied; None = in the way of the device.
     """
 
-    def __init__(self, module: MemoryAttention, side: int, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        module: MemoryAttention,
+        side: int,
+        kernels: Kernels,
+        rotation: Rotation | None = None,
+    ) -> None:
         width = module.layers[0].self_attn.internal_dim
         device = module.norm.weight.device
-        self._rotation = Rotation(width, side, device)
-        self._cells, self._norm = side * side, Norm(module.norm)
-        self._layers = [_Layer(one, self._rotation, side * side, kernels) for one in module.layers]
+        self._rotation = rotation or Rotation(width, side, device)
+        self._cells, self.norm = side * side, Norm(module.norm)
+        self.layers = [_Layer(one, self._rotation, side * side, kernels) for one in module.layers]
         self._kernels = kernels
 
     def begin(self, tokens: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +176,7 @@ class FastMemoryAttention:
             ([1, cells, C] after the first self-attention, its queries to memory).
         """
         x = (tokens + 0.1 * position).to(self._kernels.residuals)
-        return self._layers[0].query(self._layers[0].attend_self((x, None)))
+        return self.layers[0].query(self.layers[0].attend_self((x, None)))
 
     def ragged(
         self, begun: tuple[Tensor, Tensor], memory: Sequence[tuple[Tensor, Tensor, int]]
@@ -188,7 +195,7 @@ class FastMemoryAttention:
         values = [value.to(self._kernels.dtype) for value, _, _ in memory]
         x, query = (part.expand(count, -1, -1) for part in begun)
         state: _State = (x, None)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.layers):
             if index:
                 x, query = layer.query(layer.attend_self(state))
             read = [
@@ -196,7 +203,7 @@ class FastMemoryAttention:
                 for n in range(count)
             ]
             state = layer.finish(x, torch.stack(read))
-        return self._norm.after(*state)[1].float()
+        return self.norm.after(*state)[1].float()
 
     def _keys(self, layer: _Layer, memory: tuple[Tensor, Tensor, int]) -> Tensor:
         """Projected keys [L, C]; spatial rows are rotated in place, pointers are not."""
@@ -231,9 +238,9 @@ class FastMemoryAttention:
         values, tokens = values.to(kind), tokens.to(kind)
         x, query = (part.expand(count, -1, -1) for part in begun)
         state: _State = (x, None)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.layers):
             if index:
                 x, query = layer.query(layer.attend_self(state))
             keys = self._rotation.turn(layer.key(tokens), pointers)
             state = layer.finish(x, cross_attention(query, keys, values, lengths, bias))
-        return self._norm.after(*state)[1].float()
+        return self.norm.after(*state)[1].float()

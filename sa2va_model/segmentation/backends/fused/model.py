@@ -86,7 +86,7 @@ class FusedSam2(Sam2):
             self._pyramid = make_pyramid(encoder.neck, fine, kernels)
             probe = torch.zeros(1, 1, side, side, device=segmenter.device)
             self._position = encoder.neck.position_encoding(probe).float()  # [1, C, h, w]
-            self.sam2_model = _without_encoder(segmenter, size, side)
+            self.sam2_model = without_encoder(segmenter, size, side)
             sam = self.sam2_model
             self._attention = FastMemoryAttention(sam.memory_attention, side, kernels)
             places = sam.sam_prompt_encoder.get_dense_pe()
@@ -338,7 +338,7 @@ def _cells(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _without_encoder(segmenter: Sam2, size: int, side: int) -> Sam2Modules:
+def without_encoder(segmenter: Sam2, size: int, side: int) -> Sam2Modules:
     """The parts of SAM-2 that are used as they are, in float32, for an image of `size` pixels."""
     source = segmenter.sam2_model
     shell = copy.copy(source)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One exported graph that is called with tensors. On a GPU nothing leaves it: inputs and outputs are bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sa2va_model.segmentation.backends.onnx.manifest import GraphEntry
+from sa2va_model.segmentation.backends.onnx.providers import ProviderOptions, open_session
+from sa2va_model.segmentation.backends.onnx.shapes import profile_of
+
+TYPES = {torch.float32: "float32", torch.int64: "int64"}
+
+
+class Graph:
+    """A graph and its session.
+
+    Args:
+        folder: of the manifest.
+        limits: the most of each dimension that varies, by letter (for TensorRT).
+    """
+
+    def __init__(
+        self, folder: Path, entry: GraphEntry, options: ProviderOptions, limits: dict[str, int]
+    ) -> None:
+        self._entry = entry
+        self.session = open_session(folder / entry.file, options, profile_of(entry, limits))
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs; tensors on the CPU or on the GPU that the provider uses, in the manifest's order."""
+        if inputs[0].is_cuda:
+            return self._on_gpu(inputs)
+        given = {
+            name: tensor.detach().contiguous().numpy()
+            for name, tensor in zip(self._entry.inputs, inputs, strict=True)
+        }
+        return tuple(torch.from_numpy(out) for out in self.session.run(None, given))
+
+    def _on_gpu(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        binding, device = self.session.io_binding(), inputs[0].device
+        sizes: dict[str, int] = {}
+        kept = []
+        for (name, dims), tensor in zip(self._entry.inputs.items(), inputs, strict=True):
+            tensor = tensor.detach().contiguous()
+            kept.append(tensor)  # until the run is over
+            sizes |= {d: n for d, n in zip(dims, tensor.shape, strict=True) if isinstance(d, str)}
+            binding.bind_input(
+                name,
+                "cuda",
+                device.index or 0,
+                TYPES[tensor.dtype],
+                list(tensor.shape),
+                tensor.data_ptr(),
+            )
+        outputs = []
+        for name, dims in self._entry.outputs.items():
+            shape = [sizes[d] if isinstance(d, str) else d for d in dims]
+            out = torch.empty(shape, device=device)
+            binding.bind_output(
+                name, "cuda", device.index or 0, "float32", shape, out.data_ptr()
+            )
+            outputs.append(out)
+        torch.cuda.current_stream(device).synchronize()  # ONNX Runtime has a stream of its own
+        self.session.run_with_iobinding(binding)
+        return tuple(outputs)
