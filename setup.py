@@ -98,7 +98,9 @@ EXTRAS = {
     # One GPU for many robots: `remote` is what a robot and a plain server need, `serve` adds Ray Serve (300 MB).
     "remote": REMOTE,
     "serve": [*REMOTE, "ray[serve]>=2.40,<3"],
-    "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2"],
+    # `sa2va export` needs all three, `--backend onnx` onnxruntime alone: export and run need not be one machine.
+    "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "onnxscript>=0.7,<0.8"],
+    "onnx-gpu": ["onnx>=1.20,<2", "onnxruntime-gpu>=1.23,<2", "onnxscript>=0.7,<0.8"],
     # Nothing beyond a CUDA build of torch is needed so far; the name is here so that install lines stay valid.
     "gpu": [],
     "dev": [

@@ -15,15 +15,17 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from sa2va_cli.backend import add_provider, provider_options
 from sa2va_model.errors import InputError
 
 NAME = "doctor"
 HELP = "Say what is installed, which device, which ROS, which model; what is missing and the command that installs it."
 EXAMPLES = """examples:
   sa2va doctor
+  sa2va doctor tiny_onnx --provider cuda        which operators of exported graphs run where
   sa2va doctor --model checkpoints/Sa2VA-1B --json doctor.json"""
 
 PIP = "pip install -e ."
@@ -78,12 +80,20 @@ class Check:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`sa2va doctor` has the common options only: --model is looked at, --json writes the report."""
+    """Beside the common options (--model is looked at, --json writes the report) a folder of graphs."""
+    parser.add_argument(
+        "graphs",
+        nargs="?",
+        metavar="DIR",
+        help="folder that sa2va export has written: only it is examined",
+    )
+    add_provider(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Examine and print; the exit status is 1 if something is missing."""
-    report = {title: list(check(args)) for title, check in SECTIONS.items()}
+    sections = SECTIONS if args.graphs is None else {f"Graphs in {args.graphs}": check_graphs}
+    report = {title: list(check(args)) for title, check in sections.items()}
     for title, findings in report.items():
         print(title)
         for finding in findings:
@@ -243,6 +253,38 @@ def check_simulator(args: argparse.Namespace) -> Iterator[Check]:
     reason = lines[-1] if lines else f"ended with status {done.returncode}"
     cure = f"{PIP[:-1]}'.[sim]'" if "No module named" in reason else "tools/system_packages.sh"
     yield Check("mujoco", "missing", reason, cure)
+
+
+def check_graphs(args: argparse.Namespace) -> Iterator[Check]:
+    """Which operators of each graph run on which provider."""
+    from sa2va_model.segmentation.backends.onnx import providers
+    from sa2va_model.segmentation.backends.onnx.manifest import read_manifest
+    from sa2va_model.segmentation.backends.onnx.shapes import limits_of, profile_of
+
+    folder, wanted = Path(args.graphs), provider_options(args)
+    manifest = read_manifest(folder)
+    name = providers.pick_provider(wanted.provider)
+    runtime = providers.runtime()
+    yield Check("onnxruntime", "ok", f"{runtime.__version__}, provider {name}")
+    kind = "float16 inside" if manifest.half else "float32"
+    quantised = f", int8: {', '.join(manifest.quantised)}" if manifest.quantised else ""
+    yield Check("source", "ok", f"{manifest.source}, opset {manifest.opset}, {kind}{quantised}")
+    for entry in manifest.segmenters:
+        for graph in entry.graphs.values():
+            limits = limits_of(entry.config)
+            open_ = replace(wanted, provider=name, fallback=True)
+            session = providers.open_session(folder / graph.file, open_, profile_of(graph, limits))
+            placed = providers.placements(session)
+            counts = {where: sum(nodes.values()) for where, nodes in placed.items()}
+            text = ", ".join(f"{count} nodes on {where}" for where, count in counts.items())
+            elsewhere = [where for where in counts if where != name]
+            worst = " ".join(
+                f"({', '.join(kind for kind, _ in placed[where].most_common(4))} on {where})"
+                for where in elsewhere
+            )
+            state = "missing" if elsewhere and not wanted.fallback else "ok"
+            text = f"{text or 'placement not told by this onnxruntime'}; {graph.difference:.0e} from PyTorch {worst}"
+            yield Check(graph.file, state, text.strip())
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Check]]] = {

@@ -39,6 +39,7 @@ COMMANDS = {
     "train": Subcommand("train", "fine-tune a model on one's own data"),
     "assemble": Subcommand("assemble", "put a base MLLM and a SAM-2 together to train from"),
     "merge": Subcommand("merge", "make an adapter a part of its model"),
+    "export": Subcommand("export", "write SAM-2 as ONNX graphs, for ONNX Runtime and TensorRT"),
     "data": Subcommand("data", "make, complete and check datasets"),
     "annotate": Subcommand("annotate", "write expressions for the objects of a dataset"),
     "evaluate": Subcommand(

@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sa2va_cli.backend import add_backend, chosen_profile
 from sa2va_cli.inputs import CollectPrompt, PromptArgument, open_input, positive, seconds
 from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   sa2va track table.mp4 -e "the blue mug" -o out/table
   sa2va track table.mp4 -e "the blue mug" -e "the can that moves" --gt masks/ -o out/two
   sa2va track frames/ --box 120,80,260,240 -o out/box
+  sa2va track table.mp4 -e "the blue mug" -o out/onnx --backend onnx --onnx tiny_onnx
   sa2va track recording/ --topic /camera/image_raw --point "320,200;340,260,0" -o out/bag
 
 writes to OUT: masks/<track>/<frame>.png (0/255), overlay.mp4, tracks.json, events.json, summary.json;
@@ -125,6 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("png", "jpeg"),
         help="how frames go to the server: png = exact (default), jpeg = a tenth of the bytes",
     )
+    add_backend(parser)
     parser.set_defaults(prompts=[])
 
 
@@ -161,17 +164,19 @@ def _open_truth(folder: str | None) -> Truth | None:
 
 
 def _tracker(args: argparse.Namespace) -> LiveTracker:
-    from sa2va_model.segmentation.backends.registry import check_profile
     from sa2va_model.tracking.config import LiveConfig, PropagationConfig
     from sa2va_model.tracking.live import LiveTracker
 
-    check_profile(args.profile)
+    profile = chosen_profile(args)
     follow = PropagationConfig(args.propagation, args.sam2, args.resolution, args.profile)
     objects = max(len(args.prompts), LiveConfig().max_objects)
     config = LiveConfig(max_objects=objects, propagation=follow)
     remote = _remote(args)
+    model = open_model(args) if remote is None else remote.half
+    if args.backend != "torch":
+        model.use_profile(profile)
     if remote is None:
-        return LiveTracker(open_model(args), config)
+        return LiveTracker(model, config)
     return LiveTracker(remote.half, config, grounding=remote.grounding(background=False))
 
 

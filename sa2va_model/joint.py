@@ -46,7 +46,10 @@ class JointModel(SegmentingModel):
     vocabulary: Vocabulary | None = None  # words that it can know; None = any
 
     def __init__(
-        self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, profile: Profile = "reference"
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        profile: Profile = "reference",
     ) -> None:
         super().__init__(config)
         self.mllm = build_mllm(config, tokenizer)

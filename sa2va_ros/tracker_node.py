@@ -275,6 +275,7 @@ class TrackerNode(DeferredLifecycleNode):
             max_tokens=self._value("answer_tokens"),
             remote=parameters.remote_config(self._value),
             fallback=self._value("fallback_model"),
+            backend=parameters.chosen_backend(self._value),
         )
 
     def _subscribe(self) -> None:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sa2va_cli.backend import add_backend, chosen_profile
 from sa2va_cli.inputs import positive
 from sa2va_model.errors import InputError
 
@@ -26,6 +28,7 @@ EXAMPLES = """examples:
   sa2va bench tracker --preset sam2-large --resolution 1024 --objects 1,16 --against sam2 --random-weights
   sa2va bench tracker --sam2 sam2.1_hiera_small.pt --resolution 512
   sa2va bench tracker --preset sam3 --resolution 252 --random-weights
+  sa2va bench tracker --backend onnx --onnx tiny_onnx            graphs beside PyTorch
   sa2va bench tracker --soak 10000 --preset nano"""
 
 PRESETS = ("tiny", "nano", "sam2-tiny", "sam2-small", "sam2-base+", "sam2-large", "sam3")
@@ -64,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", default="auto", metavar="P", help="auto, reference, float32 or bfloat16"
     )
+    add_backend(parser)
     parser.add_argument("--soak", type=positive, metavar="N", help="N frames of coming and going")
 
 
@@ -77,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.against and not isinstance(segmenter.config, Sam2Config):
         raise InputError("--against sam2 is for SAM-2's weights; --preset or --sam2 is of SAM 3")
     device = segmenter.device
-    chosen = pick_runtime(args.profile, device, segmenter.config)
+    chosen = pick_runtime(chosen_profile(args), device, segmenter.config)
     report: dict[str, Any] = {
         "preset": args.preset,
         "sam2": args.sam2,
@@ -187,7 +191,7 @@ def _race(
 
     frames, prompts = _clip(args, segmenter, objects)
     runtimes: dict[str, Runtime] = {chosen.profile.arithmetic: chosen}
-    if args.against:
+    if args.against or args.backend != "torch":
         plain = pick_runtime("float32", segmenter.device, segmenter.config)
         runtimes.setdefault("float32", plain)
     before = resident_bytes()
@@ -215,7 +219,7 @@ def _race(
         "grown_mb": round(grown / 1e6, 1),
     }
     # Behind the race, whose figures stay if it fails. Stages of a graph cannot be timed one by one.
-    apart = pick_runtime(args.profile, segmenter.device, segmenter.config, graphs=False)
+    apart = replace(chosen, profile=replace(chosen.profile, graphs=False))
     detail = stages(apart.segmenter(segmenter), frames[: max(12, len(frames) // 2)], prompts)
     result["stages_ms"] = {name: round(value, 2) for name, value in detail.items()}
     _print(result)

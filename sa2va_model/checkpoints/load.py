@@ -36,7 +36,7 @@ from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.mllm.registry import family
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.segmentation.backends.registry import check_profile
+from sa2va_model.segmentation.backends.registry import Profile, check_profile
 from sa2va_model.segmentation.kinds import as_stored
 from sa2va_model.segmentation_half import SegmentationHalf, SegmentingModel
 
@@ -101,7 +101,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     *,
     bits: int | None = None,
-    profile: str = "auto",
+    profile: Profile = "auto",
 ) -> Sa2VA:
     """Loads a checkpoint; all tasks take the fastest way that the device has.
 
@@ -115,7 +115,7 @@ def load_model(
             on CUDA. SAM-2's weights are float32.
         bits: 8 or 4 = the language model's blocks are quantised (bitsandbytes); None = they are not.
         profile: how SAM-2 is computed: auto = the fastest with practically the same masks, float32, bfloat16, or
-            reference = its own modules and no graphs, for training and for comparisons to the last bit.
+            reference = its own modules and no graphs, for training and for comparisons to the last bit; or a backend.
 
     Raises:
         InputError: no such checkpoint, a corrupt file, a missing, unknown or misshapen tensor, a tokenizer that does
@@ -149,7 +149,7 @@ def load_model(
 
 
 def load_half(
-    folder: str | Path | None = None, device: str = "auto", *, profile: str = "auto"
+    folder: str | Path | None = None, device: str = "auto", *, profile: Profile = "auto"
 ) -> SegmentationHalf:
     """Loads SAM-2 of a checkpoint and nothing else, for a robot whose sentences are understood elsewhere.
 

@@ -184,7 +184,9 @@ def _examples(spec: GraphSpec) -> Iterator[Mapping[str, Tensor]]:
 
 
 def _exported(spec: GraphSpec) -> onnx.ModelProto:
-    shapes = tuple(dict(spec.dynamic[name]) if name in spec.dynamic else None for name in spec.inputs)
+    shapes = tuple(
+        dict(spec.dynamic[name]) if name in spec.dynamic else None for name in spec.inputs
+    )
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             spec.module.eval(),

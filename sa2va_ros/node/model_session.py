@@ -11,7 +11,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sa2va_model.io.frames import Frame
 from sa2va_model.tracking.track_names import TrackNames
 from sa2va_model.tracks import FrameResult
 from sa2va_ros.interfaces.conversation import Conversation
+from sa2va_ros.node.backend_choice import BackendChoice
 
 if TYPE_CHECKING:
     from sa2va_model.sa2va import Sa2VA
@@ -46,6 +47,7 @@ class EngineSettings:
         history_turns, max_tokens: of questions about the scene.
         remote: where sentences are understood; None = on board.
         fallback: folder of the model that answers while the link is lost; "" = sentences wait.
+        backend: who computes SAM-2.
     """
 
     model: str
@@ -58,6 +60,7 @@ class EngineSettings:
     max_tokens: int
     remote: RemoteConfig | None = None
     fallback: str = ""
+    backend: BackendChoice = field(default_factory=BackendChoice)
 
 
 class ModelSession:
@@ -110,6 +113,7 @@ class ModelSession:
                 settings.device,
                 settings.dtype,
                 settings.threads,
+                settings.backend,
             )
             model = self._shared.take(self._camera, key, lambda: _load(folder, settings))
         self.adapter, self._settings, self.model = settings.adapter, settings, model
@@ -127,6 +131,7 @@ class ModelSession:
         from sa2va_model.checkpoints.load import suit_threads
         from sa2va_serve.client.robot import RemoteModel
 
+        profile = settings.backend.profile()
         self.remote = RemoteModel.open(
             folder,
             remote,
@@ -138,6 +143,7 @@ class ModelSession:
             torch.set_num_threads(settings.threads)
         else:
             suit_threads(self.remote.half)
+        self.remote.half.use_profile(profile)
         self.adapter, self._settings, self.model = settings.adapter, settings, self.remote.half
         self._begin()
 
@@ -357,6 +363,7 @@ def _load(folder: Path | None, settings: EngineSettings) -> Sa2VA:
 
     from sa2va_model.checkpoints.load import load_model, suit_threads
 
+    profile = settings.backend.profile()  # what is wrong with it shows before the model is loaded
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     model = load_model(folder, device=settings.device, dtype=dtype)
     if settings.threads:
@@ -365,6 +372,7 @@ def _load(folder: Path | None, settings: EngineSettings) -> Sa2VA:
         suit_threads(model)
     if settings.adapter:
         _load_adapter(model, settings.adapter)
+    model.use_profile(profile)
     return model
 
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from sa2va_model.errors import InputError
+from sa2va_model.segmentation.backends.onnx.providers import CHOICES, ProviderOptions
 from sa2va_ros.node import tracking_parameters
+from sa2va_ros.node.backend_choice import BACKENDS, BackendChoice
 from sa2va_ros.node.model_session import DTYPES
 from sa2va_ros.node.tracking_parameters import live_config
 from sa2va_ros.support import parameter
@@ -21,7 +24,7 @@ from sa2va_serve.client.config import RemoteConfig, parse_grounder
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-__all__ = ["TABLE", "Parameter", "declare", "live_config", "remote_config"]
+__all__ = ["TABLE", "Parameter", "chosen_backend", "declare", "live_config", "remote_config"]
 
 MODEL: tuple[Parameter, ...] = (
     Parameter(
@@ -45,6 +48,28 @@ MODEL: tuple[Parameter, ...] = (
         span=(0, 256),
     ),
     *tracking_parameters.FIXED,
+    Parameter(
+        "backend",
+        "torch",
+        "Who computes SAM-2: torch, or onnx = ONNX Runtime with the graphs of `onnx`.",
+        choices=BACKENDS,
+    ),
+    Parameter("onnx", "", "Folder that `sa2va export` has written from the same model."),
+    Parameter(
+        "provider",
+        "auto",
+        "Of ONNX Runtime; auto = cuda where the model is on CUDA, else cpu.",
+        choices=CHOICES,
+    ),
+    Parameter(
+        "provider_fallback",
+        False,
+        "Operators that the provider lacks may run elsewhere; false = the node refuses to configure.",
+    ),
+    Parameter(
+        "engine_cache", "", "Folder in which TensorRT keeps its engines; empty = beside the graphs."
+    ),
+    Parameter("engine_float16", False, "TensorRT may compute in float16 (graphs in float32)."),
     Parameter(
         "answer_tokens",
         0,
@@ -326,3 +351,14 @@ def declare(node: Node, table: Iterable[Parameter] = TABLE) -> None:
         InputError: a value given at start is not allowed.
     """
     parameter.declare(node, table, ORDERED)
+
+
+def chosen_backend(value: Callable[[str], Any]) -> BackendChoice:
+    """Who computes SAM-2; `value` tells a parameter."""
+    options = ProviderOptions(
+        value("provider"),
+        half=value("engine_float16"),
+        cache=value("engine_cache"),
+        fallback=value("provider_fallback"),
+    )
+    return BackendChoice(value("backend"), value("onnx"), options)

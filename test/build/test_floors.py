@@ -155,7 +155,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"errors", "config", "cut_tensor", "segmenter_config", "tracks", "device", "conv_stem"},
         {"io", "keyframes"},
         {"mllm", "segmentation", "results", "regions"},
-        {"segmentation_half", "joint", "sa2va", "checkpoints", "config_json"},
+        {"segmentation_half", "joint", "sa2va", "checkpoints", "config_json", "export"},
         {"tracking"},
         {"testing"},
     ),
@@ -184,7 +184,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     "sa2va_cli": (
         {"main", "inputs", "output", "measure", "models", "truth"},
         {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluation", "verify_golden", "doctor",
-         "bench", "demo", "merge", "assemble", "annotate", "look", "exchange", "serve"},
+         "bench", "demo", "merge", "assemble", "annotate", "look", "exchange", "serve", "export"},
     ),
 }  # fmt: skip
 MOST_FILES = 20

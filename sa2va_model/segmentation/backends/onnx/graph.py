@@ -59,9 +59,7 @@ class Graph:
         for name, dims in self._entry.outputs.items():
             shape = [sizes[d] if isinstance(d, str) else d for d in dims]
             out = torch.empty(shape, device=device)
-            binding.bind_output(
-                name, "cuda", device.index or 0, "float32", shape, out.data_ptr()
-            )
+            binding.bind_output(name, "cuda", device.index or 0, "float32", shape, out.data_ptr())
             outputs.append(out)
         torch.cuda.current_stream(device).synchronize()  # ONNX Runtime has a stream of its own
         self.session.run_with_iobinding(binding)

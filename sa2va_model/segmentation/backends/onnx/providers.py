@@ -56,9 +56,7 @@ class ProviderOptions:
 
     def __post_init__(self) -> None:
         if self.provider not in CHOICES:
-            raise InputError(
-                f"provider is {self.provider!r}; expected one of {', '.join(CHOICES)}"
-            )
+            raise InputError(f"provider is {self.provider!r}; expected one of {', '.join(CHOICES)}")
 
 
 def runtime() -> ModuleType:
@@ -113,7 +111,7 @@ def open_session(
         session: InferenceSession = ort.InferenceSession(
             str(file), settings, providers=_providers(name, file, options, profile)
         )
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes have no common base
+    except Exception as error:
         raise InputError(f"{file}: ONNX Runtime cannot open it ({_one_line(error)})") from error
     if NAMES[name] not in session.get_providers():
         raise InputError(

@@ -13,7 +13,9 @@ TOKENS = 24
 """Of the decoder: six of its own, and clicks."""
 
 
-def limits_of(config: dict[str, Any], conditioning: int = 8, distractors: int = 4) -> dict[str, int]:
+def limits_of(
+    config: dict[str, Any], conditioning: int = 8, distractors: int = 4
+) -> dict[str, int]:
     """The most of each dimension that varies: N objects, M memory slots, P pointers, Q tokens.
 
     Args:
