@@ -10,6 +10,7 @@ Letters: C hidden channels, D memory channels, h = w = S / 16, S image size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,11 +18,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.memory_attention import MemoryAttention
+from sam2.modeling.sam.transformer import Attention
 from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
 from sa2va_model.device import DeviceTraits
-from sa2va_model.segmentation.backends.fused.kernels import Kernels
+from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
 from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
 from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention, Rotation
 from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
@@ -177,6 +179,23 @@ class AttentionGraph(nn.Module):
         return out.transpose(1, 2).unflatten(2, (self._side, self._side))
 
 
+class _PlainAttention(nn.Module):
+    """Tokens attend to tokens, as the package's attention."""
+
+    def __init__(self, source: Attention) -> None:
+        super().__init__()
+        self._source = source
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[N, Q, C] each, to the same."""
+        own = self._source
+        scale = scale_of(own.internal_dim // own.num_heads)
+        query, key, value = own.q_proj(q) * scale, own.k_proj(k), own.v_proj(v)
+        split = (x.unflatten(-1, (own.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+        out: Tensor = own.out_proj(attend(*split, None).transpose(1, 2).flatten(2))
+        return out
+
+
 class DecoderGraph(nn.Module):
     """Masks of N objects.
 
@@ -188,7 +207,10 @@ class DecoderGraph(nn.Module):
     def __init__(self, segmenter: Sam2, places: Tensor, kernels: Kernels) -> None:
         super().__init__()
         sam = segmenter.sam2_model
-        self._decoder = FastMaskDecoder(sam.sam_mask_decoder, places, kernels)
+        module = copy.deepcopy(sam.sam_mask_decoder)
+        for layer in module.transformer.layers:
+            layer.self_attn = _PlainAttention(layer.self_attn)
+        self._decoder = FastMaskDecoder(module, places, kernels)
         self._project = sam.obj_ptr_proj
 
     def forward(
@@ -314,7 +336,7 @@ def sam2_constants(segmenter: Sam2, image_size: int) -> dict[str, np.ndarray]:
             "no_click": encoder.not_a_point_embed.weight.flatten(),
             "no_pointer": sam.no_obj_ptr.flatten(),
         }
-    return {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}
 
 
 def _resized(segmenter: Sam2, config: Sam2Config) -> Sam2:

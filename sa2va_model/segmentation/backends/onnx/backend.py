@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.backends.base import Backend, Request, Segmenter
+from sa2va_model.segmentation.backends.base import Backend, Segmenter, SegmenterRequest
 from sa2va_model.segmentation.backends.onnx.fingerprint import fingerprint_of
 from sa2va_model.segmentation.backends.onnx.manifest import read_manifest
 from sa2va_model.segmentation.backends.onnx.model import OnnxSam2
@@ -35,7 +35,7 @@ def onnx_backend(folder: str | Path, options: ProviderOptions | None = None) -> 
     if wanted.provider != "auto":
         pick_provider(wanted.provider)
 
-    def make(request: Request) -> Segmenter:
+    def make(request: SegmenterRequest) -> Segmenter:
         size = request.image_size or request.weights.config.image_size
         entry = manifest.find(path, fingerprint_of(request.weights.sam2_model), size)
         return OnnxSam2(request.weights, path, entry, _settled(wanted, request.weights.device))

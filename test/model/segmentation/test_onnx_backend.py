@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported graphs answer as PyTorch does, and what does not fit is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sa2va_cli.bench.tracker_race import moving_squares
+from sa2va_model.checkpoints.load import save_model
+from sa2va_model.errors import InputError
+from sa2va_model.segmentation.backends.registry import pick_runtime
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.testing import nano_model
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from sa2va_model.export.static_shapes import dynamic_operators  # noqa: E402
+from sa2va_model.export.writer import ExportOptions, export  # noqa: E402
+from sa2va_model.segmentation.backends.onnx import providers  # noqa: E402
+from sa2va_model.segmentation.backends.onnx.backend import onnx_backend  # noqa: E402
+from sa2va_model.segmentation.backends.onnx.follower import OnnxFollower, bfloat16  # noqa: E402
+from sa2va_model.segmentation.backends.onnx.manifest import read_manifest  # noqa: E402
+from sa2va_model.segmentation.backends.onnx.model import OnnxSam2  # noqa: E402
+from sa2va_model.segmentation.sam2 import Sam2  # noqa: E402
+
+NAMES = ("image", "memory_attention", "decoder", "memory_encoder")
+
+
+@pytest.fixture(scope="module")
+def weights() -> Sam2:
+    return nano_model(seed=1).sam2
+
+
+@pytest.fixture(scope="module")
+def graphs(weights: Sam2, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "nano"
+    export("nano", [weights], folder, ExportOptions(), say=lambda line: None)
+    return folder
+
+
+@pytest.fixture
+def copied(graphs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(graphs, tmp_path / "graphs"))
+
+
+def on_graphs(folder: Path, weights: Sam2) -> OnnxSam2:
+    runtime = pick_runtime(onnx_backend(folder), weights.device, weights.config)
+    segmenter = runtime.segmenter(weights)
+    assert isinstance(segmenter, OnnxSam2)
+    return segmenter
+
+
+def test_graphs_are_static_and_equal_pytorch(graphs: Path) -> None:
+    manifest = read_manifest(graphs)
+    [entry] = manifest.segmenters
+    assert tuple(entry.graphs) == NAMES
+    for graph in entry.graphs.values():
+        assert graph.difference <= 1e-4
+        model = onnx.load(graphs / graph.file)
+        assert not dynamic_operators(model)
+        assert [o.version for o in model.opset_import if o.domain == ""] == [manifest.opset]
+        letters = {d for dims in graph.inputs.values() for d in dims if isinstance(d, str)}
+        assert letters <= {"N", "M", "P", "Q"}
+
+
+def test_objects_that_come_and_go_have_the_same_masks(graphs: Path, weights: Sam2) -> None:
+    """60 frames: objects are added, corrected and removed; memories fill and wrap around."""
+    fused = pick_runtime("float32", weights.device, weights.config).segmenter(weights)
+    frames, prompts = moving_squares(20, weights.config.image_size, 4)
+    trackers = []
+    for segmenter in (fused, on_graphs(graphs, weights)):
+        trackers.append(OnlineTracker(segmenter, TrackerConfig(max_objects=4)))
+    equal = total = 0
+    for index in range(60):
+        seen = []
+        for tracker in trackers:
+            if index in (0, 7, 9, 21):
+                tracker.add(f"object {index}", prompts[(0, 7, 9, 21).index(index)])
+            if index == 30:
+                tracker.remove("object 7")
+                tracker.add("object 0", prompts[0])
+            segmenter = tracker._segmenter
+            with torch.inference_mode():
+                features = segmenter.encode_image(frames[index % len(frames)][None])
+                seen.append(tracker.step(features))
+        assert seen[0].keys() == seen[1].keys()
+        for name, one in seen[0].items():
+            other = seen[1][name]
+            assert abs(one.object_score - other.object_score) < 1e-2
+            equal += int(((one.logits > 0) == (other.logits > 0)).sum())
+            total += one.logits.numel()
+    assert equal / total >= 0.999
+
+
+def test_mask_prompts_and_embeddings_answer_alike(graphs: Path, weights: Sam2) -> None:
+    fused = pick_runtime("float32", weights.device, weights.config).segmenter(weights)
+    other = on_graphs(graphs, weights)
+    torch.manual_seed(0)
+    size = weights.config.image_size
+    pixels, extra = torch.randn(1, 3, size, size), torch.randn(3, 1, weights.config.hidden_dim)
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[10:30, 10:30] = True
+    answers = []
+    with torch.inference_mode():
+        for segmenter in (fused, other):
+            features = segmenter.encode_image(pixels)
+            plain = segmenter.without_memory(features).expand(3, -1, -1, -1)
+            answers.append(segmenter.decode_tokens(features, plain, extra=extra))
+            answers.append(segmenter.adopt_mask(features, mask))
+    for one, two in zip(answers[:2], answers[2:], strict=True):
+        for field in ("logits", "pointers", "object_scores"):
+            assert torch.allclose(getattr(one, field), getattr(two, field), atol=1e-3)
+
+
+def test_a_follower_without_pytorch_gives_the_same_masks(graphs: Path, weights: Sam2) -> None:
+    fused = pick_runtime("float32", weights.device, weights.config).segmenter(weights)
+    tracker = OnlineTracker(fused, TrackerConfig(max_objects=4))
+    follower = OnnxFollower(graphs)
+    size = weights.config.image_size
+    frames = np.random.default_rng(0).integers(0, 255, (12, size, size, 3), dtype=np.uint8)
+    from sa2va_model.io.preprocessing import masks_to_image, sam_pixels
+    from sa2va_model.segmentation.types import Prompt
+
+    for index, frame in enumerate(frames):
+        if index in (0, 3):
+            tracker.add(str(index), Prompt.box(0.2, 0.2, 0.6, 0.7))
+            follower.add(
+                str(index),
+                box=(0.2 * size, 0.2 * size, 0.6 * size, 0.7 * size),
+                size=(size, size),
+            )
+        with torch.inference_mode():
+            want = tracker.step(fused.encode_image(sam_pixels(frame, weights.config)))
+        got = follower.step(frame)
+        assert list(got) == list(want)
+        for name, seen in want.items():
+            mask = masks_to_image(seen.logits, size, size, size)[0].numpy() > 0
+            assert np.mean(mask == got[name].mask) >= 0.999
+            assert got[name].quality == pytest.approx(seen.quality, abs=1e-3)
+    follower.remove("0")
+    assert list(follower.step(frames[0])) == ["3"]
+
+
+def test_the_follower_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; import sa2va_model.segmentation.backends.onnx.follower; "
+        "print([m for m in ('torch', 'transformers', 'sam2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_bfloat16_rounds_as_pytorch() -> None:
+    values = torch.randn(1000) * 10 ** torch.linspace(-6, 6, 1000)
+    assert np.array_equal(bfloat16(values.numpy()), values.bfloat16().float().numpy())
+
+
+# What does not fit.
+
+
+def test_graphs_of_another_model_are_refused(graphs: Path) -> None:
+    other = nano_model(seed=2).sam2
+    with pytest.raises(InputError, match="holds graphs of 'nano', not of this model's SAM-2"):
+        on_graphs(graphs, other)
+
+
+def test_a_size_that_was_not_exported_is_refused(graphs: Path, weights: Sam2) -> None:
+    runtime = pick_runtime(onnx_backend(graphs), weights.device, weights.config)
+    with pytest.raises(InputError, match="resolution 96 was not exported; expected one of 64"):
+        runtime.segmenter(weights, image_size=96)
+
+
+def test_a_missing_graph_is_refused(copied: Path) -> None:
+    next(copied.glob("*/decoder.onnx")).unlink()
+    with pytest.raises(InputError, match=r"decoder\.onnx: no such file; .* export again"):
+        onnx_backend(copied)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("opset", 11, "opset is 11; expected 20"),
+        ("format", 7, "format is 7; expected 1"),
+        ("segmenters", 3, "a field is missing or of the wrong kind"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    copied: Path, field: str, value: int, says: str
+) -> None:
+    file = copied / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(InputError, match=says):
+        onnx_backend(copied)
+
+
+def test_a_broken_graph_is_refused(copied: Path, weights: Sam2) -> None:
+    next(copied.glob("*/decoder.onnx")).write_bytes(b"no graph")
+    with pytest.raises(InputError, match=r"decoder\.onnx: ONNX Runtime cannot open it"):
+        on_graphs(copied, weights)
+
+
+@pytest.mark.parametrize("name", ["cuda", "tensorrt", "openvino"])
+def test_a_provider_that_is_not_there_is_refused(graphs: Path, name: str) -> None:
+    if providers.NAMES[name] in providers.runtime().get_available_providers():
+        pytest.skip("it is there")
+    with pytest.raises(InputError, match=f"provider '{name}' is not in this onnxruntime"):
+        onnx_backend(graphs, providers.ProviderOptions(name))
+
+
+def test_nodes_that_fell_to_another_provider_are_an_error(
+    graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by ONNX Runtime itself; here the name of the CPU's provider stands for another one."""
+    [entry] = read_manifest(graphs).segmenters
+    file = graphs / entry.graphs["memory_encoder"].file
+    real = providers.placements
+
+    def moved(session: object) -> dict:
+        [(_, nodes)] = real(session).items()  # type: ignore[arg-type]
+        return {"elsewhere": nodes}
+
+    monkeypatch.setattr(providers, "placements", moved)
+    with pytest.raises(InputError, match=r"not all nodes run on cpu: \d+ on elsewhere"):
+        providers.open_session(file, providers.ProviderOptions("cpu"), {})
+    allowed = providers.ProviderOptions("cpu", fallback=True)
+    assert providers.open_session(file, allowed, {})
+
+
+def test_the_placement_of_all_nodes_is_told(graphs: Path) -> None:
+    [entry] = read_manifest(graphs).segmenters
+    session = providers.open_session(
+        graphs / entry.graphs["decoder"].file, providers.ProviderOptions("cpu"), {}
+    )
+    placed = providers.placements(session)
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        pytest.skip("this onnxruntime does not tell")
+    assert set(placed) == {"cpu"}
+    assert placed["cpu"]["MatMul"] > 10
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path, weights: Sam2) -> None:
+    bad = nano_model(seed=1).sam2
+    with torch.no_grad():
+        bad.sam2_model.image_encoder.neck.convs[0].conv.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"image\.onnx: differs from PyTorch by"):
+        export("bad", [bad], tmp_path / "out", ExportOptions(), say=lambda line: None)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already; expected a new folder"):
+        export("x", [weights], tmp_path / "there", ExportOptions(), say=lambda line: None)
+    assert (tmp_path / "there" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", [100, 32])
+def test_a_size_that_no_model_has_is_refused(size: int) -> None:
+    with pytest.raises(InputError, match=f"resolution is {size}; expected a multiple of 32"):
+        ExportOptions((size,))
+
+
+# The command.
+
+
+def test_the_command_tells_what_runs_where_and_refuses(
+    graphs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sa2va_cli.main import main
+
+    assert main(["doctor", str(graphs)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("nodes on cpu") == 4
+    for arguments, says in (
+        (["doctor", str(tmp_path)], "no manifest.json in it"),
+        (["doctor", str(graphs), "--provider", "cuda"], "is not in this onnxruntime"),
+        (["track", "x.png", "-e", "a", "-o", "o", "--backend", "onnx"], "x.png"),
+        (["export", "-o", str(graphs)], "exists already; expected a new folder"),
+    ):
+        if (
+            "cuda" in arguments
+            and "CUDAExecutionProvider" in providers.runtime().get_available_providers()
+        ):
+            continue
+        assert main(arguments) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert says in line
+
+
+def test_the_command_tracks_on_graphs(graphs: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from sa2va_cli.main import main
+
+    save_model(nano_model(seed=1), tmp_path / "model", dtype=None)
+    (tmp_path / "frames").mkdir()
+    for index in range(3):
+        picture = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "frames" / f"{index}.png")
+    common = [str(tmp_path / "frames"), "--box", "10,10,40,40", "--model", str(tmp_path / "model")]
+    out = []
+    for name, more in (
+        ("torch", []),
+        ("onnx", ["--backend", "onnx", "--onnx", str(graphs)]),
+    ):
+        folder = tmp_path / name
+        assert main(["track", *common, "-o", str(folder), *more]) == 0
+        out.append({p.relative_to(folder): p.read_bytes() for p in folder.glob("masks/*/*.png")})
+    assert out[0]
+    assert out[0].keys() == out[1].keys()
+    same = [out[0][name] == out[1][name] for name in out[0]]
+    assert all(same)
+    refused = ["track", *common, "-o", str(tmp_path / "o"), "--onnx", str(graphs)]
+    assert main(refused) == 2
