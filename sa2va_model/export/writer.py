@@ -206,7 +206,7 @@ def _exported(spec: GraphSpec) -> onnx.ModelProto:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter tells at length what it does without."""
-    loggers = [logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.__trace", "onnxscript")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -94,7 +94,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Into a folder."""
-        text = json.dumps(asdict(self), indent=2, sort_keys=True)
+        text = json.dumps(asdict(self), indent=2)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     def sizes(self) -> tuple[int, ...]:
