@@ -191,8 +191,10 @@ class _PlainAttention(nn.Module):
         own = self._source
         scale = scale_of(own.internal_dim // own.num_heads)
         query, key, value = own.q_proj(q) * scale, own.k_proj(k), own.v_proj(v)
-        split = (x.unflatten(-1, (own.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-        out: Tensor = own.out_proj(attend(*split, None).transpose(1, 2).flatten(2))
+        query, key, value = (
+            x.unflatten(-1, (own.num_heads, -1)).transpose(1, 2) for x in (query, key, value)
+        )
+        out: Tensor = own.out_proj(attend(query, key, value, None).transpose(1, 2).flatten(2))
         return out
 
 

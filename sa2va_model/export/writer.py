@@ -117,7 +117,7 @@ def _segmenter(
         graphs[part] = write_graph(spec, folder, f"{name}/{part}.onnx", options.half)
         say(f"{name}/{part}.onnx  largest difference {graphs[part].difference:.1e}")
     constants = f"{name}/constants.npz"
-    np.savez(folder / constants, **sam2_constants(weights, size))
+    np.savez(folder / constants, allow_pickle=False, **sam2_constants(weights, size))
     config = asdict(replace(weights.config, image_size=size))
     return SegmenterEntry(print_, size, config, graphs, constants)
 

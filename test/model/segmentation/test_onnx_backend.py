@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from sa2va_cli.bench.tracker_race import moving_squares
-from sa2va_model.checkpoints.load import save_model
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.registry import pick_runtime
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
@@ -41,11 +40,9 @@ def weights() -> Sam2:
     return nano_model(seed=1).sam2
 
 
-@pytest.fixture(scope="module")
-def graphs(weights: Sam2, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "nano"
-    export("nano", [weights], folder, ExportOptions(), say=lambda line: None)
-    return folder
+@pytest.fixture
+def graphs(nano_graphs: Path) -> Path:
+    return nano_graphs / "graphs"
 
 
 @pytest.fixture
@@ -295,17 +292,22 @@ def test_the_command_tells_what_runs_where_and_refuses(
         assert says in line
 
 
-def test_the_command_tracks_on_graphs(graphs: Path, tmp_path: Path) -> None:
+def test_the_command_tracks_on_graphs(nano_graphs: Path, graphs: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     from sa2va_cli.main import main
 
-    save_model(nano_model(seed=1), tmp_path / "model", dtype=None)
     (tmp_path / "frames").mkdir()
     for index in range(3):
         picture = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(picture).save(tmp_path / "frames" / f"{index}.png")
-    common = [str(tmp_path / "frames"), "--box", "10,10,40,40", "--model", str(tmp_path / "model")]
+    common = [
+        str(tmp_path / "frames"),
+        "--box",
+        "10,10,40,40",
+        "--model",
+        str(nano_graphs / "model"),
+    ]
     out = []
     for name, more in (
         ("torch", []),

@@ -11,7 +11,7 @@ from torch import nn
 
 @torch.no_grad()
 def fingerprint_of(module: nn.Module) -> str:
-    """Of names, shapes and values; the same for float32, float16 and bfloat16 copies of one checkpoint."""
+    """Of names, shapes and values, which are compared in bfloat16."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         values = tensor.detach().to("cpu", torch.bfloat16).contiguous()
