@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.onnx.providers import CHOICES, ProviderOptions
 from sa2va_ros.node import tracking_parameters
 from sa2va_ros.node.backend_choice import BACKENDS, BackendChoice
