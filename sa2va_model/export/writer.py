@@ -20,6 +20,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.export.graphs import GraphSpec, sam2_constants, sam2_graphs
 from sa2va_model.export.static_shapes import dynamic_operators, fix_shapes
@@ -109,6 +110,10 @@ def export(
 def _segmenter(
     weights: Sam2, size: int, folder: Path, options: ExportOptions, say: Say
 ) -> SegmenterEntry:
+    if not isinstance(weights.config, Sam2Config):
+        raise InputError(
+            f"{type(weights.config).__name__}: expected a SAM-2; SAM 3 is not exported"
+        )
     print_ = fingerprint_of(weights.sam2_model)
     name = f"{print_[:8]}-{size}"
     (folder / name).mkdir(exist_ok=True)

@@ -209,10 +209,16 @@ class OnnxFollower:
         oldest, wide = self._config["memory_frames"] - 1, self._config["max_pointers"] - 1
         slots, pointers = [], []
         for memory in memories:
-            first = [(spatial, oldest) for spatial, _, _ in memory.prompted]
-            slots.append(first + [(s, memory.now - time - 1) for s, time in memory.recent])
-            known = [(p, memory.now - time) for _, p, time in memory.prompted]
-            pointers.append(known + [(p, memory.now - t) for p, t in memory.recent_pointers])
+            now, attended = memory.now, self._config["attended_prompts"] or self._most
+            first, rest = memory.prompted[-attended:], memory.prompted[:-attended]
+            # Prompted frames beyond the newest count as recent ones.
+            passing = [(s, now - t - 1) for s, _, t in rest if now - t <= oldest]
+            passing += [(s, now - t - 1) for s, t in memory.recent if now - t <= oldest]
+            slots.append([(s, oldest) for s, _, _ in first] + passing)
+            known = [(p, now - t) for _, p, t in first]
+            known += [(p, now - t) for _, p, t in rest if now - t <= wide]
+            known += [(p, now - t) for p, t in memory.recent_pointers if now - t <= wide]
+            pointers.append(known)
         values, code, slot_bias = _stack(slots)
         pointer, age, pointer_bias = _stack(pointers)
         given = {
