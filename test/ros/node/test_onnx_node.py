@@ -66,5 +66,5 @@ def test_a_node_without_its_graphs_ends_with_one_line(
 @pytest.mark.parametrize("changes", [{"backend": "onnx"}, {"onnx": "folder"}])
 def test_backend_and_graphs_go_together(changes: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected backend onnx with a folder of sa2va export"):
-        chosen_backend((VALUES | changes).__getitem__)
-    assert chosen_backend(VALUES.__getitem__) == "auto"
+        chosen_backend((VALUES | changes).__getitem__).profile()
+    assert chosen_backend(VALUES.__getitem__).profile() == "auto"
