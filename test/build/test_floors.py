@@ -182,7 +182,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"evaluation", "tiny", "annotate"},
     ),
     "sa2va_cli": (
-        {"main", "inputs", "output", "measure", "models", "truth"},
+        {"main", "inputs", "output", "measure", "models", "truth", "backend"},
         {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluation", "verify_golden", "doctor",
          "bench", "demo", "merge", "assemble", "annotate", "look", "exchange", "serve", "export"},
     ),
