@@ -172,13 +172,20 @@ def test_every_family_learns_in_every_mode(family: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "mode"), [("internlm2", "lora"), (QWEN2_5, "lora"), (QWEN3, "full")]
+    ("family", "mode", "segmenter"),
+    [
+        ("internlm2", "lora", "sam2"),
+        (QWEN2_5, "lora", "sam2"),
+        (QWEN3, "full", "sam2"),
+        (QWEN3, "lora", "sam3"),
+    ],
 )
 def test_two_steps_from_a_folder_to_an_adapter(
-    tmp_path: Path, folder: Path, family: str, mode: str
+    tmp_path: Path, folder: Path, family: str, mode: str, segmenter: str
 ) -> None:
+    """What upstream trains of the variant with SAM 3 is what it trains of the others, at the variant's own size."""
     base, run = tmp_path / "base", tmp_path / "run"
-    save_model(nano_model(family=family), base, dtype=torch.float32)
+    save_model(nano_model(family=family, segmenter=segmenter), base, dtype=torch.float32)
     settings = settings_from(
         {
             "data": str(folder),
@@ -206,5 +213,8 @@ def test_two_steps_from_a_folder_to_an_adapter(
     torch.testing.assert_close(found, same, atol=1e-4, rtol=1e-3)
     before = load_model(base, device="cpu").ground([rgb], "the white square").embeddings
     assert not torch.equal(before, same)
+    for name, weight in load_model(base, device="cpu").sam2.named_parameters():
+        kept = torch.equal(merged.sam2.get_parameter(name), weight)
+        assert kept or "sam_mask_decoder" in name, f"{name} is frozen upstream"
     names = {path: set(stored_tensors(path)) for path in (base, run / "merged")}
     assert names[base] == names[run / "merged"]
