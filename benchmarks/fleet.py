@@ -35,7 +35,7 @@ from sa2va_serve.wire import grounding_pb2_grpc as stubs
 from sa2va_sim.scene import sample_scene
 
 PICTURES = 8
-SENTENCES = ("the red mug", "the blue ball", "the green bottle", "the yellow box")
+SENTENCES = 4  # about each picture, three of them of what stands on it
 STAY = 10  # sentences about one picture, before a robot's next
 
 
@@ -51,23 +51,28 @@ class FleetTally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def pictures() -> list[np.ndarray]:
-    """Tables of the toy world, 320 x 240."""
+def pictures() -> list[tuple[np.ndarray, tuple[str, ...]]]:
+    """Tables of the toy world, 320 x 240, each with what is asked about it."""
     from sa2va_sim.simulator import Simulator
 
     out = []
     for seed in range(PICTURES):
-        simulator = Simulator(sample_scene(seed), 320, 240)
-        out.append(simulator.render().rgb)
+        scene = sample_scene(seed)
+        simulator = Simulator(scene, 320, 240)
+        named = [f"the {i.colour} {scene.world.stock[i.slot].shape}" for i in scene.items]
+        words = [*dict.fromkeys(named)][: SENTENCES - 1]
+        out.append((simulator.render().rgb, (*words, *["the grey car"] * (SENTENCES - len(words)))))
         simulator.close()
     return out
 
 
-def expected(model: Sa2VA, images: list[np.ndarray]) -> list[list[torch.Tensor]]:
+def expected(
+    model: Sa2VA, images: list[tuple[np.ndarray, tuple[str, ...]]]
+) -> list[list[torch.Tensor]]:
     """What the model answers on board, as it comes through the wire."""
     return [
-        [r.embeddings.half().float() for r in model.ground_many([image], SENTENCES)]
-        for image in images
+        [r.embeddings.half().float() for r in model.ground_many([image], words)]
+        for image, words in images
     ]
 
 
@@ -104,14 +109,14 @@ class RobotThread(threading.Thread):
 
     def _one(self, remote: Any, n: int, since: float) -> None:
         images, files, truth = self._truth
-        picture, sentence = (self._number + n // STAY) % len(images), n % len(SENTENCES)
+        picture, sentence = (self._number + n // STAY) % len(images), n % SENTENCES
         name, kind = f"{self._number}.{n}", 0.0 if self._pause else self._random.random()
         request = pb.GroundRequest(
             header=pb.Header(
                 robot_id=f"robot {self._number}", request_id=name, decoder=self._decoder
             ),
             keyframes=[pb.Keyframe(image=files[picture], stamp_ns=n)],
-            sentences=[SENTENCES[sentence]],
+            sentences=[images[picture][1][sentence]],
         )
         hurry, leave = 0 < kind < 0.02, 0.02 <= kind < 0.04
         while True:
@@ -135,8 +140,10 @@ class RobotThread(threading.Thread):
             break
         right = (reply.request_id, reply.stamp_ns) == (name, n)
         given = codec.decode_embeddings(reply.meanings[0].embeddings)
-        same = torch.equal(given, truth[picture][sentence])
-        self._count("right" if right and same else "WRONG")
+        mine = truth[picture][sentence]
+        near = given.shape == mine.shape and torch.allclose(given, mine, rtol=2**-9, atol=2e-3)
+        exact = "" if torch.equal(given, mine) else ", last bit of fp16"  # sums of another forward
+        self._count(f"right{exact}" if right and near else "WRONG")
         with self._tally.lock:
             self._tally.seconds.append(time.monotonic() - since)
             self._tally.queued.append(reply.timings.queue_ms / 1e3)
@@ -148,16 +155,17 @@ class RobotThread(threading.Thread):
             self._tally.counts[what] += 1
 
 
-def locally(model: Sa2VA, images: list[np.ndarray], robots: int, rounds: int) -> float:
+def locally(
+    model: Sa2VA, images: list[tuple[np.ndarray, tuple[str, ...]]], robots: int, rounds: int
+) -> float:
     """Seconds for a request when the robots' models answer one after the other, without a server."""
     sessions = [model.new_session() for _ in range(robots)]
     start = time.perf_counter()
     for n in range(rounds):
         for robot, session in enumerate(sessions):
+            image, words = images[(robot + n // STAY) % len(images)]
             with model.reading(session):
-                model.ground(
-                    [images[(robot + n // STAY) % len(images)]], SENTENCES[n % len(SENTENCES)]
-                )
+                model.ground([image], words[n % SENTENCES])
     return (time.perf_counter() - start) / (rounds * robots)
 
 
@@ -204,7 +212,8 @@ def main() -> None:
     model = load_model(device="cpu")
     suit_threads(model)
     images = pictures()
-    truth = images, [codec.encode_image(image, "png") for image in images], expected(model, images)
+    files = [codec.encode_image(image, "png") for image, _ in images]
+    truth = images, files, expected(model, images)
     alone = locally(model, images, args.robots, STAY)
     server, port = start_server(args.waiting if not args.open else 10_000)
     pause = args.robots / (args.rate * args.open) if args.open else 0.0
@@ -231,8 +240,11 @@ def main() -> None:
         "seconds": _percentiles(tally.seconds),
         "waiting": _percentiles(tally.queued),
         "model": _percentiles(tally.served),
+        "embeddings expected": sum(len(e) for row in truth[2] for e in row),
         "bytes of an answer": int(np.median(tally.sizes)),
-        "bytes of a picture, PNG and JPEG": [_bytes(images, kind) for kind in ("png", "jpeg")],
+        "bytes of a picture, PNG and JPEG": [
+            _bytes([image for image, _ in images], kind) for kind in ("png", "jpeg")
+        ],
         "server ended with": ended,
     }
     if args.open:

@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 import torch
-from fleet import SENTENCES, pictures
+from fleet import pictures
 
 from sa2va_model.checkpoints.load import load_model, suit_threads
 from sa2va_model.sa2va import Sa2VA
@@ -29,13 +29,13 @@ def main() -> None:
     overlaps: dict[str, list[float]] = {"png": [], "jpeg": []}
     changed = dict.fromkeys(overlaps, 0)
     sizes: dict[str, list[int]] = {"png": [], "jpeg": [], "answer": []}
-    for image in pictures():
-        here = model.ground_many([image], SENTENCES)
+    for image, words in pictures():
+        here = model.ground_many([image], words)
         for encoding, found in overlaps.items():
             data = codec.encode_image(image, encoding)
             sizes[encoding].append(len(data))
             for mine, reply in zip(
-                here, model.ground_many([codec.decode_image(data)], SENTENCES), strict=True
+                here, model.ground_many([codec.decode_image(data)], words), strict=True
             ):
                 message = codec.to_meaning(reply)
                 sizes["answer"].append(message.ByteSize())
