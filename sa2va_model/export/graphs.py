@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sa2va_model.config import Sam2Config
 from sa2va_model.device import DeviceTraits
+from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
 from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
 from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention, Rotation
@@ -256,7 +257,13 @@ def sam2_graphs(segmenter: Sam2, image_size: int | None = None) -> dict[str, Gra
     Args:
         segmenter: float32, on the CPU.
         image_size: side of the image, pixels; None = the model's own.
+
+    Raises:
+        InputError: the segmenter is another one than SAM-2.
     """
+    if not isinstance(segmenter.config, Sam2Config):
+        kind = type(segmenter.config).__name__.removesuffix("Config")
+        raise InputError(f"export: the segmenter is {kind}; expected SAM-2")
     config = replace(segmenter.config, image_size=image_size or segmenter.config.image_size)
     sized = _resized(segmenter, config)
     kernels, side = _GraphKernels(torch.float32, DeviceTraits()), config.feature_size

@@ -216,8 +216,9 @@ def segmenter_from_dict(values: Mapping[str, Any], where: str) -> SegmenterConfi
     unknown = sorted(set(section) - set(known))
     if unknown:
         raise InputError(f"{name} has unknown field {unknown[0]!r}; known: {', '.join(known)}")
-    given = {k: v for k, v in section.items() if v is not None}
-    return kind.config(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    given: dict[str, Any] = {k: v for k, v in section.items() if v is not None}
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return kind.config(**plain)
 
 
 def _section(values: Mapping[str, Any]) -> tuple[SegmenterKind, str] | None:

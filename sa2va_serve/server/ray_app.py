@@ -84,7 +84,7 @@ class RayGrounding:
         except ServeError as error:
             raise _told(grpc_context, error) from error
 
-    @serve.multiplexed(max_num_models_per_replica=ADAPTERS)
+    @serve.multiplexed(max_num_models_per_replica=ADAPTERS)  # type: ignore[untyped-decorator]
     async def _adapter(self, name: str) -> str:
         folder = self._folders.get(name)
         if folder is None:
@@ -126,7 +126,7 @@ def _told(grpc_context: Any, error: ServeError) -> Exception:
 
 def build(args: dict[str, Any]) -> Any:
     """The app, with the arguments of its YAML file."""
-    return RayGrounding.bind(**args)
+    return RayGrounding.bind(**args)  # type: ignore[attr-defined]
 
 
 def run_app(file: str) -> int:

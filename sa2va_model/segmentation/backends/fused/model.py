@@ -323,7 +323,8 @@ def _compiled(trunk: _Levels, profile: RuntimeProfile) -> _Levels:
     """The trunk as it is, or through Inductor: kernels only, the graph around them is ours."""
     if not profile.compiled:
         return trunk
-    return torch.compile(trunk.__call__, mode="max-autotune-no-cudagraphs", dynamic=False)
+    call = trunk.__call__  # type: ignore[operator]
+    return torch.compile(call, mode="max-autotune-no-cudagraphs", dynamic=False)
 
 
 def _fill(tensor: Tensor, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,8 @@ class PlainPyramid:
     """
 
     def __init__(self, neck: PlainNeck, fine: Sequence[nn.Conv2d], kernels: Kernels) -> None:
-        quarter, half, whole = neck.layers
+        layers: Sequence[Any] = list(neck.layers)
+        quarter, half, whole = layers
         self._first = _Upscale(quarter.scale_layers[0], None, kernels, gelu=True)
         self._second = _Upscale(quarter.scale_layers[2], quarter.proj1, kernels)
         self._half = _Upscale(half.scale_layers[0], half.proj1, kernels)
