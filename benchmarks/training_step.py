@@ -30,7 +30,8 @@ from sa2va_model.testing import nano_model
 from sa2va_training.data.sources import open_sources
 from sa2va_training.data.synth import write_scenes
 from sa2va_training.run.job import make_job
-from sa2va_training.run.loop import TrainingRun, make_accelerator
+from sa2va_training.run.launch import make_accelerator
+from sa2va_training.run.loop import TrainingRun
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.settings_files import settings_from
 

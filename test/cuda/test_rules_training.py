@@ -22,7 +22,7 @@ from sa2va_model.testing import nano_model
 from sa2va_training.data.synth import write_scenes
 from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run.job import make_job, open_all
-from sa2va_training.run.loop import make_accelerator
+from sa2va_training.run.launch import make_accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
+from sa2va_training.run.journal import read_journal
 from sa2va_training.tiny import loop, stages
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.crops import SIDE, CropBatches
@@ -27,6 +30,22 @@ SHARES = {
     "memory": {"flat-clips": 1.0},
     "together": {"flat": 1.0, "flat-clips": 1.0},
 }
+
+
+MEMBER = """
+import torch
+from sa2va_training.run.launch import join
+from sa2va_training.tiny.gradients import agree, average
+here = join(cpu=True)
+both, one = (torch.nn.Parameter(torch.zeros(())) for _ in range(2))
+both.grad = torch.tensor(1.0 + here.process_index)
+if here.process_index:
+    one.grad = torch.tensor(4.0)
+average(here, [both, one])
+clock = agree(here, float(here.process_index))
+print(f"{here.process_index} {[p.grad.item() for p in (both, one)]} {clock}\\n", end="", flush=True)
+here.end_training()
+"""
 
 
 def settings(kind: str, **changes: object) -> StageSettings:
@@ -148,6 +167,20 @@ def test_resumed_run_equals_straight_run(kind: str, data: Path, tmp_path: Path) 
     other = resumed.learner.state_dict()
     for name, value in straight.learner.state_dict().items():
         assert torch.equal(value, other[name]), name
+    rows = read_journal(straight.folder)
+    assert [row["step"] for row in rows] == [1, 4]  # a report, and what was measured at the end
+    assert any(name.startswith("held/") for name in rows[-1])
+
+
+def test_processes_share_their_gradients_and_their_clock(tmp_path: Path) -> None:
+    """One did not use the second parameter: it counts as zero there."""
+    script = tmp_path / "member.py"
+    script.write_text(MEMBER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    run = [*launch, "--master-port", "0", "--standalone", str(script)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")[:2]) == ["0 [1.5, 2.0] 0.0", "1 [1.5, 2.0] 0.0"]
 
 
 def test_halves_are_plugged_together(data: Path, tmp_path: Path) -> None:

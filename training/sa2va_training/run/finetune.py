@@ -25,7 +25,8 @@ from sa2va_training.data.held_out import HELD_OUT, save_held_out
 from sa2va_training.run import state
 from sa2va_training.run.job import Job, load_base, make_job, open_all, resolved
 from sa2va_training.run.judge import Judge, take_best
-from sa2va_training.run.loop import TrainingRun, make_accelerator
+from sa2va_training.run.launch import make_accelerator
+from sa2va_training.run.loop import TrainingRun
 from sa2va_training.run.outcome import Figures, finish, measured_before
 from sa2va_training.run.precision import decided
 from sa2va_training.run.settings import Settings, stepped

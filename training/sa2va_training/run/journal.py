@@ -28,6 +28,7 @@ class Journal:
 
     Args:
         start: steps that are done already; later lines are dropped.
+        total: steps of the run; None = not known.
         trackers: names of accelerate's.
     """
 
@@ -35,7 +36,7 @@ class Journal:
         self,
         run: Path,
         start: int,
-        total: int,
+        total: int | None,
         *,
         active: bool = True,
         trackers: Sequence[str] = ("tensorboard",),

@@ -10,7 +10,6 @@ step, so that the same global batch is the same step however it is cut. Everythi
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from sa2va_model.errors import InputError
@@ -31,42 +29,12 @@ from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run import state
 from sa2va_training.run.journal import Journal
 from sa2va_training.run.judge import Judge
-from sa2va_training.run.precision import decided
 from sa2va_training.run.settings import OptimiserSettings, Settings
 from sa2va_training.run.trainables import groups
 
 BAD_STEPS = 3
 """In a row, after which a run ends."""
 _START = 1e-5  # of the peak rate, where the warm-up begins (published)
-
-
-def make_accelerator(settings: Settings) -> Accelerator:
-    """The accelerator of this process, as the launcher's environment and the settings say.
-
-    Raises:
-        InputError: several processes were asked for and this one is alone.
-    """
-    cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
-    bf16 = decided(settings.precision, torch.device("cpu" if cpu else "cuda")) == "bf16"
-    # A process may train more than once and in another precision, which accelerate takes for a mistake.
-    AcceleratorState._reset_state()
-    # Frozen parts have buffers that never change, and all trained parts take part in every pass.
-    kwargs = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False)
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if bf16 else "no",
-        gradient_accumulation_steps=settings.batches.accumulate,
-        kwargs_handlers=[kwargs],
-        step_scheduler_with_optimizer=False,
-    )
-    # `accelerate launch` names a meeting place only for several processes, and on CPUs starts one all the same.
-    launched = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
-    if launched and accelerator.num_processes == 1:
-        raise InputError(
-            "accelerate launch asked for several processes and started one (on CPUs it needs MPI); "
-            "expected torchrun --nproc-per-node N $(which sa2va) train …"
-        )
-    return accelerator
 
 
 def rate(step: int, total: int, settings: OptimiserSettings) -> float:

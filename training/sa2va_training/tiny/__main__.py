@@ -2,6 +2,7 @@
 """Makes the model that ships, stage by stage.
 
 python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, resumed if it was begun
+torchrun --nproc-per-node 2 -m sa2va_training.tiny STAGE …   the same on two processes, each on a core
 python -m sa2va_training.tiny revive weights=DIR run=runs/shipped   what was exported, as a run to start from
 python -m sa2va_training.tiny export run=runs/together words=runs/polish weights=DIR
 
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import torch
 
 from sa2va_model.checkpoints.load import SHIPPED
 from sa2va_model.errors import InputError
-from sa2va_training.tiny.settings import RECIPE, stage_settings
-from sa2va_training.tiny.team import work
+from sa2va_training.run.allocator import keep_memory
+from sa2va_training.tiny.settings import RECIPE, StageSettings, stage_settings
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,11 +36,23 @@ def main(arguments: Sequence[str]) -> int:
         elif arguments[0] == "revive":
             _revive(**_values(arguments[1:], ("run", "weights")))
         else:
-            work(stage_settings(arguments[0], arguments[1:]))
+            _train(stage_settings(arguments[0], arguments[1:]))
     except InputError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     return 0
+
+
+def _train(settings: StageSettings) -> None:
+    from sa2va_training.tiny.learner import TinyLearner
+    from sa2va_training.tiny.loop import StageRun
+
+    keep_memory()
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    # Whatever the stages make on the way (masks, positions, targets) is made where the weights are.
+    with torch.device(settings.device):
+        StageRun(settings, TinyLearner()).train()
 
 
 def _values(items: Sequence[str], known: Sequence[str]) -> dict[str, str]:

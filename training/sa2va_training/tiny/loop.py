@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one stage: schedule, steps, log lines, checkpoints, and going on after an interruption.
+"""Runs one stage: schedule, steps, figures, checkpoints, and going on after an interruption.
 
 Every random choice of a step is a function of (seed, step), so that a run that is cut and resumed by steps equals an
 uninterrupted one bit for bit. A wall-clock budget counts training time only, over all sittings.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,24 +18,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.tiled import TiledMllm
-from sa2va_training.run.journal import LINES, json_line
+from sa2va_training.run.journal import Journal
+from sa2va_training.run.launch import join
 from sa2va_training.run.state import read_state, write_state
 from sa2va_training.tiny import clips, stages, together
 from sa2va_training.tiny.data import crops
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.feeder import BatchLoader, moved
 from sa2va_training.tiny.evaluation import evaluate
+from sa2va_training.tiny.gradients import agree, average
 from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, TinyLearner, take
 from sa2va_training.tiny.losses import plain
 from sa2va_training.tiny.norms import freeze_norms
 from sa2va_training.tiny.running_mean import RunningMean, weights_of
 from sa2va_training.tiny.settings import StageSettings
-from sa2va_training.tiny.team import Team
 
 RUNS = Path("runs")
 HALVES = {"sam": SAM_HALF, "stem": STEM, "sight": SIGHT, "words": WORD_HALF, "all": ("",)}
@@ -128,7 +130,7 @@ def _batches(settings: StageSettings, library: Library) -> Any:
 
 
 class StageRun:
-    """One stage in its folder `runs/NAME`: `last.pt`, `settings.json`, `log.txt`."""
+    """One stage in its folder `runs/NAME`: `last.pt`, `settings.json`, `metrics.jsonl`."""
 
     def __init__(
         self,
@@ -137,10 +139,9 @@ class StageRun:
         *,
         runs: Path = RUNS,
         data: Path | None = None,
-        team: Team | None = None,
     ) -> None:
         self.settings, self.learner = settings, learner
-        self.team = team or Team(0, 1)
+        self.accelerator = join(cpu=settings.device == "cpu")
         self.folder = runs / settings.name
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(settings.threads)
@@ -149,7 +150,7 @@ class StageRun:
         self.held = Library(settings.shares, "held", **places)
         self._loss = _loss(settings)
         self.device = torch.device(settings.device)
-        self._feeder = BatchLoader(self.batches, settings.feeders, self.team.size)
+        self._feeder = BatchLoader(self.batches, settings.feeders, self.accelerator.num_processes)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(learner, settings), lr=settings.rate, betas=(0.9, 0.98), fused=True
         )
@@ -185,7 +186,7 @@ class StageRun:
 
     def save(self) -> None:
         """Writes `last.pt`; a half-written file never replaces a good one."""
-        if self.team.rank:
+        if not self.accelerator.is_main_process:
             return
         state = {
             "learner": self.learner.state_dict(),
@@ -211,29 +212,31 @@ class StageRun:
 
     def train(self, until: int | None = None) -> None:
         """To the end of the budget, or to step `until`."""
+        main, total = self.accelerator.is_main_process, self.settings.steps or None
+        with Journal(self.folder, self.step, total, active=main, trackers=()) as journal:
+            self._train(journal, until)
+
+    def _train(self, journal: Journal, until: int | None) -> None:
         self._training_mode()
         seen = saved = self.elapsed
         if self.step == 0 and self.settings.start and self._looks:
-            self.look()
+            self._look(journal)
         while self.progress() < 1 and (until is None or self.step < until):
             begun = time.monotonic()
             self._one_step()
-            self.elapsed = self.team.agree(self.elapsed + time.monotonic() - begun)
+            self.elapsed = agree(self.accelerator, self.elapsed + time.monotonic() - begun)
             if self.step in (1, 10, 50) or self.step % 100 == 0:
-                self._report()
-            if (
-                self._looks
-                and self.settings.minutes
-                and self.elapsed - seen > 60 * self.settings.look
-            ):
+                self._report(journal)
+            look_due = self.settings.minutes and self.elapsed - seen > 60 * self.settings.look
+            if self._looks and look_due:
                 seen = self.elapsed
-                self.look()
+                self._look(journal)
             if self.elapsed - saved > _SAVE_SECONDS:
                 saved = self.elapsed
                 self.save()
         self.save()
         if self.progress() >= 1 and self._looks:
-            self.look()
+            self._look(journal)
 
     @property
     def _looks(self) -> bool:
@@ -250,7 +253,7 @@ class StageRun:
         for group in self.optimizer.param_groups:
             share = _HURRY * group["aid"] if settling else rate
             group["lr"] = group["base"] * share
-        draw = self.step * self.team.size + self.team.rank
+        draw = self.step * self.accelerator.num_processes + self.accelerator.process_index
         torch.manual_seed(self.settings.seed * 1_000_003 + draw)
         batch = moved(self._feeder.at(draw), self.device)
         rng = np.random.default_rng([self.settings.seed, draw, 1])
@@ -258,7 +261,7 @@ class StageRun:
         self.optimizer.zero_grad()
         loss.backward()
         held = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.team.average(held)
+        average(self.accelerator, held)
         norm = nn.utils.clip_grad_norm_(held, 1.0)
         self.optimizer.step()
         self.step += 1
@@ -267,40 +270,36 @@ class StageRun:
         for key, value in {**report, "loss": plain(loss), "norm": plain(norm)}.items():
             self._sums.setdefault(key, []).append(value)
 
-    def _report(self) -> None:
-        figures = {key: sum(values) / len(values) for key, values in self._sums.items()}
-        means = " ".join(f"{key} {value:.3f}" for key, value in figures.items())
-        if not self.team.rank:
-            with (self.folder / LINES).open("a", encoding="utf-8") as lines:
-                lines.write(json_line({"step": self.step, **figures, "seconds": self.elapsed}))
-        shown = self.step * self.team.size * self.settings.images * self.settings.each
-        pace = shown / max(self.elapsed, 1e-6)
-        self._say(f"step {self.step} {self.elapsed:.0f} s {pace:.0f} expr/s | {means}")
+    def _report(self, journal: Journal) -> None:
+        """The means since the last report."""
+        means = {key: sum(values) / len(values) for key, values in self._sums.items()}
+        processes = self.accelerator.num_processes
+        shown = self.step * processes * self.settings.images * self.settings.each
+        pace = {"expressions_per_second": shown / max(self.elapsed, 1e-6)}
+        journal.step({"step": self.step, **means, **pace, "seconds": self.elapsed})
         self._sums = {}
 
-    def look(self) -> dict[str, Any]:
-        """Evaluates on held-out pictures and logs it; the first worker does, the others wait at the next step."""
-        if self.team.rank:
-            return {}
-        begun = time.monotonic()
+    def _look(self, journal: Journal) -> None:
+        """Measure on held-out pictures; the main process does, the others wait at the next step."""
+        if not self.accelerator.is_main_process:
+            return
         self.learner.eval()
         self.held.refresh()
         if self.settings.kind == "memory":
-            result: dict[str, Any] = clips.evaluate_clips(
-                self.learner, self.held, self.settings.held
-            )
+            found: Any = clips.evaluate_clips(self.learner, self.held, self.settings.held)
         elif self.settings.kind == "together":
-            result = dict(together.evaluate_both(self.learner, self.held, self.settings.held))
+            found = together.evaluate_both(self.learner, self.held, self.settings.held)
         else:
-            result = evaluate(self.learner, self.held, self.settings.held, self.settings.kind)
+            found = evaluate(self.learner, self.held, self.settings.held, self.settings.kind)
         self._training_mode()
-        self._say(f"HELD step {self.step} ({time.monotonic() - begun:.0f} s): {json.dumps(result)}")
-        return result
+        journal.step({"step": self.step, **flattened("held", found)})
 
     def _say(self, text: str) -> None:
-        if self.team.rank:
-            return
-        line = f"{time.strftime('%H:%M:%S')} {self.settings.name}: {text}"
-        print(line, flush=True)  # noqa: T201
-        with (self.folder / "log.txt").open("a") as log:
-            log.write(line + "\n")
+        Console(stderr=True, quiet=not self.accelerator.is_main_process).print(text)
+
+
+def flattened(name: str, value: Any) -> dict[str, float]:
+    """The figures of nested tables, by their path: {"held/flat/giou/all": .9, …}."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {k: v for key, row in value.items() for k, v in flattened(f"{name}/{key}", row).items()}

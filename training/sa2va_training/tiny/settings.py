@@ -30,7 +30,8 @@ class StageSettings:
         averaged: share of the budget, at its end, of whose weights the mean is kept beside the last ones; what starts
             from the run or exports it takes the mean.
         settle: steps in which only the aids move, for models whose aids are new (`revival.py`).
-        workers: processes that share the work, each with `images` pictures a step and `threads` threads.
+        threads: of each process. As many processes as `torchrun` starts share the work, each with `images` pictures a
+            step.
         device: that the stage runs on: "cpu", "cuda" or "cuda:N".
         feeders: processes that make batches ahead; 0 = the training process makes them itself.
         look: evaluate every so many minutes; with `steps` only at the end.
@@ -63,7 +64,6 @@ class StageSettings:
     averaged: float = 0.0
     seed: int = 1
     threads: int = 1
-    workers: int = 1
     device: str = "cpu"
     feeders: int = 0
     spoken: bool = True
@@ -80,10 +80,6 @@ class StageSettings:
             raise InputError(
                 f"{self.name}: like is {self.like!r}; expected a stage of kind 'sight', "
                 f"as only that imitates a model, not {self.kind!r}"
-            )
-        if self.device != "cpu" and self.workers > 1:
-            raise InputError(
-                f"{self.name}: workers is {self.workers} on device {self.device!r}; expected 1 (feeders make batches)"
             )
         for share in ("none_share", "averaged"):
             if not 0 <= getattr(self, share) < 1:
