@@ -12,14 +12,7 @@ from __future__ import annotations
 
 from launch import LaunchDescription
 
-from sa2va_ros.support.launch_files import (
-    COMMON,
-    SIMULATED,
-    Arguments,
-    declared,
-    node,
-    tracker_of_simulator,
-)
+from sa2va_ros.support.launch_files import COMMON, SIMULATED, Arguments, node, simulation
 
 OWN: Arguments = {
     "seed": ("1", "which scene", None),
@@ -39,5 +32,4 @@ def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
     robot = node("sim_rover", {"seed": int})
     follower = node("follower", {"command": str, "distance": float, "duration": float})
-    tracker = tracker_of_simulator(TRACKER, "odom")
-    return LaunchDescription([*declared({**OWN, **TRACKER}), robot, tracker, follower])
+    return simulation(OWN, TRACKER, "odom", robot, follower)

@@ -12,14 +12,7 @@ from __future__ import annotations
 
 from launch import LaunchDescription
 
-from sa2va_ros.support.launch_files import (
-    COMMON,
-    SIMULATED,
-    Arguments,
-    declared,
-    node,
-    tracker_of_simulator,
-)
+from sa2va_ros.support.launch_files import COMMON, SIMULATED, Arguments, node, simulation
 
 OWN: Arguments = {
     "seed": ("1", "which table", None),
@@ -38,5 +31,4 @@ def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
     robot = node("sim_gantry", {"seed": int})
     picker = node("picker", {"command": str, "min_score": float})
-    tracker = tracker_of_simulator(TRACKER, "world")
-    return LaunchDescription([*declared({**OWN, **TRACKER}), robot, tracker, picker])
+    return simulation(OWN, TRACKER, "world", robot, picker)

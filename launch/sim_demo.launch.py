@@ -8,14 +8,7 @@ from __future__ import annotations
 
 from launch import LaunchDescription
 
-from sa2va_ros.support.launch_files import (
-    COMMON,
-    SIMULATED,
-    Arguments,
-    declared,
-    node,
-    tracker_of_simulator,
-)
+from sa2va_ros.support.launch_files import COMMON, SIMULATED, Arguments, node, simulation
 
 OWN: Arguments = {
     "scene": (
@@ -37,5 +30,4 @@ TRACKER: Arguments = {
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
     camera = node("sim_camera", {"scene": str, "seed": int, "rate": float})
-    tracker = tracker_of_simulator(TRACKER, "camera_optical_frame")
-    return LaunchDescription([*declared({**OWN, **TRACKER}), camera, tracker])
+    return simulation(OWN, TRACKER, "camera_optical_frame", camera)

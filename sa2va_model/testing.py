@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole Sa2VA with random weights, built in well under a second: what tests use in place of mocks."""
+"""A whole Sa2VA with random weights, built in well under a second, and clips: what tests use in place of mocks."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer, nano_config
+from sa2va_model.io.frames import Frame
 from sa2va_model.mllm.registry import family_of_nano
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2
@@ -60,3 +62,18 @@ def wake(segmenter: Sam2) -> None:
     for network in sam.sam_mask_decoder.output_hypernetworks_mlps:
         network.layers[-1].weight.data.mul_(20)
     sam.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(1.0)
+
+
+def noisy_clip(count: int, *, change: float = 12.0, seed: int = 0) -> list[Frame]:
+    """A slowly changing 40 x 30 clip at 10 Hz.
+
+    Args:
+        change: standard deviation of what every frame adds to a pixel.
+    """
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (30, 40, 3)).astype(float)
+    out = []
+    for i in range(count):
+        image = np.clip(image + rng.normal(0, change, image.shape), 0, 255)
+        out.append(Frame(image.astype(np.uint8), i / 10, i))
+    return out

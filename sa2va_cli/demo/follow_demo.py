@@ -1,30 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sa2va follow-demo`: a simulated base keeps what it is told at a distance, over ROS only, N times, and is measured.
-
-Four processes: `sim_rover` (base and camera), `tracker_node`, `follower` (the consumer) and this one, which only says
-the commands and asks the simulator for the truth.
-"""
+"""`sa2va follow-demo`: a simulated base keeps what it is told at a distance, over ROS only, and is measured."""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import tempfile
-import time
-from contextlib import ExitStack
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sa2va_cli.demo.episodes import (
+    Arena,
+    Cast,
+    add_episode_arguments,
+    check_episodes,
+    run_episodes,
+)
 from sa2va_cli.demo.follow_score import FollowEpisode, judge, summarise
-from sa2va_cli.demo.grasp_demo import add_episode_arguments, check_episodes, tracker
-from sa2va_cli.demo.ros_processes import keep_to_ourselves, need_ros, node, wait_for_all
-from sa2va_cli.output import write_json
 from sa2va_model.errors import InputError
-
-if TYPE_CHECKING:
-    from sa2va_ros.sim.referee import Referee
 
 NAME = "follow-demo"
 HELP = "Let a simulated base follow what it is told, over ROS 2 only, and measure how long it keeps it in view."
@@ -53,90 +44,37 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--seconds {args.seconds:g}: expected 5 to 3600")
     if not 0.4 <= args.distance <= 2.0:
         raise InputError(f"--distance {args.distance:g}: expected 0.4 to 2 metres")
-    need_ros()
-    keep_to_ourselves()
-    with ExitStack() as stack:
-        folder = Path(args.output or stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        episodes = _perform(args, folder, stack)
-    summary = summarise(episodes)
-    _print_summary(summary, truth=args.truth)
-    result = {
-        "masks": "truth" if args.truth else "model",
-        "distance": args.distance,
-        "summary": summary,
-        "episodes": [asdict(episode) for episode in episodes],
-    }
-    write_json(args.json, result)
-    if args.output:
-        write_json(folder / "following.json", result)
-        print(f"film {folder / 'episodes.mp4'}   figures {folder / 'following.json'}")
+    seconds, distance = float(args.seconds), float(args.distance)
+    cast = Cast(
+        "sim_rover",
+        "follower",
+        "follow",
+        robot_parameters={"seconds": seconds + 10},
+        consumer_parameters={"duration": seconds, "distance": distance},
+    )
+
+    def episode(arena: Arena) -> FollowEpisode:
+        started, result, score, took = arena.command("follow", 5 * seconds + 120, least=seconds)
+        done = judge(started, result, score, distance, took)
+        verdict = f"in view {done.in_view:.0%}" + (f", {done.cause}" if done.cause else "")
+        arena.ended(done.seed, verdict, done.success)
+        return done
+
+    def report(episodes: list[FollowEpisode]) -> dict[str, Any]:
+        summary = summarise(episodes)
+        _print_summary(summary, truth=args.truth)
+        return {"distance": args.distance, "summary": summary}
+
+    run_episodes(args, cast, episode=episode, line=_line, report=report, name="following.json")
     return 0
 
 
-def _perform(args: argparse.Namespace, folder: Path, stack: ExitStack) -> list[FollowEpisode]:
-    from sa2va_cli.demo.episode_video import EpisodeFilm
-    from sa2va_ros.sim.referee import Referee
-
-    film = None
-    if args.output:
-        film = EpisodeFilm(folder)
-        stack.callback(film.close)
-    referee = stack.enter_context(
-        Referee("sim_rover", "follow", "follow_result", watch=film.add if film else None)
+def _line(episode: FollowEpisode) -> str:
+    verdict = "followed" if episode.success else f"{episode.cause}: {episode.detail}"
+    return (
+        f"seed {episode.seed:<6d} {episode.command:20s} in view {episode.in_view:4.0%}  "
+        f"distance ±{episode.distance_error:.2f} m  {verdict}"
     )
-    logs = {name: folder / f"{name}.log" for name in ("tracker", "sim_rover", "follower")}
-    seconds, distance = float(args.seconds), float(args.distance)
-    processes = {
-        "tracker": stack.enter_context(tracker(args, logs["tracker"])),
-        "sim_rover": stack.enter_context(
-            node("sim_rover", logs["sim_rover"], seed=args.seed, seconds=seconds + 10)
-        ),
-        "follower": stack.enter_context(
-            node("follower", logs["follower"], duration=seconds, distance=distance)
-        ),
-    }
-    wait_for_all(referee.ready, processes, logs)
-    episodes = []
-    for number in range(args.episodes):
-        episode = _episode(args, referee, list(processes.values()), film)
-        episodes.append(episode)
-        verdict = "followed" if episode.success else f"{episode.cause}: {episode.detail}"
-        print(
-            f"{number + 1:3d}  seed {episode.seed:<6d} {episode.command:20s} in view {episode.in_view:4.0%}  "
-            f"distance ±{episode.distance_error:.2f} m  {verdict}",
-            flush=True,
-        )
-    return episodes
-
-
-def _episode(
-    args: argparse.Namespace,
-    referee: Referee,
-    processes: list[subprocess.Popen[bytes]],
-    film: Any,
-) -> FollowEpisode:
-    started = referee.ask("next_episode")
-    command = f"follow {started['expression']}"
-    if film is not None:
-        film.begin(command)
-    time.sleep(0.3)  # the camera shows the new scene
-    began = time.monotonic()
-    result = referee.command(
-        command,
-        5 * args.seconds + 120,
-        lambda: all(process.poll() is None for process in processes),
-    )
-    if result is not None and result["outcome"] == "refused":
-        time.sleep(
-            max(0.0, args.seconds - (time.monotonic() - began))
-        )  # the time counts all the same
-    seconds = time.monotonic() - began
-    episode = judge(started, result, referee.ask("score"), args.distance, seconds)
-    if film is not None:
-        verdict = f"in view {episode.in_view:.0%}" + (f", {episode.cause}" if episode.cause else "")
-        film.end(episode.seed, verdict, episode.success)
-    return episode
 
 
 def _print_summary(summary: dict[str, Any], *, truth: bool) -> None:

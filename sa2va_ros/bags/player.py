@@ -10,13 +10,11 @@ For machines without `ros2 bag play` (the PyPI wheels), and for `track_bag.launc
 from __future__ import annotations
 
 import importlib
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from rclpy.node import Node
 from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
@@ -27,7 +25,7 @@ from sa2va_ros.bags.bag import typestore
 from sa2va_ros.messages.images import fill_time
 from sa2va_ros.support.parameter import Parameter, declare
 from sa2va_ros.support.qos import reliable
-from sa2va_ros.support.spinning import context, spin
+from sa2va_ros.support.spinning import serve
 
 TABLE = (
     Parameter("bag", "", "Folder or file of the recording (sqlite3 or mcap)."),
@@ -154,18 +152,7 @@ def message_type(name: str) -> Any:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; the exit status is 2 if it could not start."""
-    with context(args) as told:
-        try:
-            player = BagPlayer(told)
-        except (InputError, rclpy.exceptions.ParameterException) as error:
-            print(f"bag_player: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-            return 2
-        try:
-            spin(player, told)
-        finally:
-            player.close()
-            player.destroy_node()
-    return 0
+    return serve("bag_player", BagPlayer, args)
 
 
 if __name__ == "__main__":

@@ -12,25 +12,18 @@ It needs `target_pose` and `tracks` of the tracker, `odom` of the base and `came
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass, field, replace
-from queue import Empty, SimpleQueue
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import PoseStamped, TransformStamped, Twist
 from nav_msgs.msg import Odometry
-from rclpy.node import Node
-from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
-from sa2va_ros.action import TrackExpression
+from sa2va_ros.clients.command_node import CAUSES, CommandNode, CommandResult
 from sa2va_ros.clients.following import (
     Follow,
     Pose2,
@@ -39,24 +32,19 @@ from sa2va_ros.clients.following import (
     in_fixed_frame,
     steer,
 )
-from sa2va_ros.clients.tracker_client import TrackerClient, TrackerError
+from sa2va_ros.clients.tracker_client import TrackerError
 from sa2va_ros.interfaces.commands import clean_text
 from sa2va_ros.messages.clouds import matrix_from_transform
 from sa2va_ros.messages.images import nanoseconds
 from sa2va_ros.msg import Track
-from sa2va_ros.support.parameter import Parameter, declare
+from sa2va_ros.support.parameter import Parameter
 from sa2va_ros.support.qos import NEWEST_IMAGE, reliable
-from sa2va_ros.support.spinning import context, spin
+from sa2va_ros.support.spinning import serve
 
 TABLE = (
-    Parameter("tracker", "sa2va_tracker", "Name of the tracker's node."),
-    Parameter(
-        "command", "", "Followed at the start, as if it had come on `follow`; empty = wait for one."
-    ),
     Parameter("distance", 0.7, "Metres to keep.", span=(0.2, 10.0), dynamic=True),
     Parameter("max_speed", 0.5, "Metres a second.", span=(0.01, 5.0), dynamic=True),
     Parameter("duration", 0.0, "Seconds to follow; 0 = until `stop`.", span=(0.0, 86400.0)),
-    Parameter("acquire_timeout", 15.0, "Seconds in which it must be found.", span=(0.5, 600.0)),
     Parameter("tries", 3, "How often it is asked for before it counts as not found.", span=(1, 20)),
     Parameter(
         "min_score",
@@ -70,15 +58,11 @@ TABLE = (
 )
 VERBS = re.compile(r"^(please\s+)?(follow|track|keep\s+up\s+with|come\s+after|go\s+after)\s+", re.I)
 _SAMPLE = 0.5  # seconds between two remembered places of the target
-_CAUSES = {
-    TrackExpression.Result.NOT_FOUND: "not found",
-    TrackExpression.Result.TIMEOUT: "not found",
-    TrackExpression.Result.LOST: "lost",
-}
+_COMMAND = "Followed at the start, as if it had come on `follow`; empty = wait for one."
 
 
 @dataclass(frozen=True)
-class FollowResult:
+class FollowResult(CommandResult):
     """What became of a command.
 
     Attributes:
@@ -88,51 +72,27 @@ class FollowResult:
         places: (time in seconds, x, y) of the target in `odom`, twice a second, as believed.
     """
 
-    command: str
-    outcome: str
-    cause: str = ""
-    detail: str = ""
     seconds: float = 0.0
     seen: float = 0.0
     places: tuple[tuple[float, float, float], ...] = field(default_factory=tuple)
 
 
-class Follower(Node):
+class Follower(CommandNode):
     """One command at a time, on a thread of its own; a new one ends the one before."""
 
     def __init__(self) -> None:
-        super().__init__("follower")
-        declare(self, TABLE)
-        self._stop_requested = threading.Event()
-        self._commands: SimpleQueue[str] = SimpleQueue()
+        super().__init__("follower", "follow", "follow_result", TABLE, _COMMAND)
         self._mount: TransformStamped | None = None
         self._history, self._lock = PoseHistory(), threading.Lock()
         self._odom = ""
-        self._tracker = TrackerClient(self, self._value("tracker"))
         self._speeds = self.create_publisher(Twist, "cmd_vel", reliable(5))
-        self._results = self.create_publisher(String, "follow_result", reliable(10))
-        self.create_subscription(String, "follow", self._on_follow, reliable(10))
         self.create_subscription(Odometry, "odom", self._on_odometry, NEWEST_IMAGE)
         self.create_subscription(
             TransformStamped, "camera_mount", self._on_mount, reliable(1, latched=True)
         )
-        if command := self._value("command"):
-            self._commands.put(command)
-        self._thread = threading.Thread(target=self._work, name="follower", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop the base and the thread."""
-        self._stop_requested.set()
-        self._thread.join(10)
-
-    def _value(self, name: str) -> Any:
-        return self.get_parameter(name).value
+        self._begin()
 
     # --- what is heard ----------------------------------------------------------------------------
-
-    def _on_follow(self, message: String) -> None:
-        self._commands.put(message.data)
 
     def _on_mount(self, message: TransformStamped) -> None:
         self._mount = message
@@ -148,23 +108,12 @@ class Follower(Node):
 
     # --- one command after the other --------------------------------------------------------------
 
-    def _interrupted(self) -> bool:
-        return self._stop_requested.is_set() or not self._commands.empty()
-
-    def _work(self) -> None:
-        while not self._stop_requested.is_set():
-            try:
-                command = self._commands.get(timeout=0.1)
-            except Empty:
-                continue
-            if command.strip().rstrip(".!").lower() == "stop":
-                continue
-            result = self._follow(command)
-            self._drive(0.0, 0.0)
-            detail = f", {result.cause}: {result.detail}" if result.cause else ""
-            self.get_logger().info(f"'{command}': {result.outcome}{detail}")
-            if not self._stop_requested.is_set():
-                self._results.publish(String(data=json.dumps(asdict(result))))
+    def _perform(self, command: str) -> FollowResult | None:
+        if command.strip().rstrip(".!").lower() == "stop":
+            return None
+        result = self._follow(command)
+        self._drive(0.0, 0.0)
+        return result
 
     def _follow(self, command: str) -> FollowResult:
         refused = FollowResult(command, "refused")
@@ -173,7 +122,7 @@ class Follower(Node):
             self._wait_ready(30.0)
             track = self._find(expression)
         except TrackerError as error:
-            return replace(refused, cause=_CAUSES.get(error.code, "error"), detail=str(error))
+            return replace(refused, cause=CAUSES.get(error.code, "error"), detail=str(error))
         except InputError as error:
             return replace(refused, cause="error", detail=str(error))
         try:
@@ -194,7 +143,7 @@ class Follower(Node):
                     expression, self._value("acquire_timeout"), stop_requested=self._interrupted
                 )
             except TrackerError as error:
-                if error.code not in _CAUSES or number == tries - 1:
+                if error.code not in CAUSES or number == tries - 1:
                     raise
         raise AssertionError("tries is at least 1")
 
@@ -301,18 +250,7 @@ class Follower(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is asked to stop; the exit status is 2 if it could not start."""
-    with context(args) as stop_requested:
-        try:
-            follower = Follower()
-        except (InputError, rclpy.exceptions.ParameterException) as error:
-            print(f"follower: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-            return 2
-        try:
-            spin(follower, stop_requested)
-        finally:
-            follower.close()
-            follower.destroy_node()
-    return 0
+    return serve("follower", lambda _: Follower(), args)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sa2va_ros.clients.command_node import CommandResult
+
 
 @dataclass(frozen=True)
-class PickResult:
+class PickResult(CommandResult):
     """What became of a command.
 
     Attributes:
@@ -17,10 +19,6 @@ class PickResult:
         seconds: of each stage.
     """
 
-    command: str
-    outcome: str
-    cause: str = ""
-    detail: str = ""
     score: float = 0.0
     attempts: int = 0
     grasp: tuple[float, ...] = ()

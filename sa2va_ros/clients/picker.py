@@ -12,41 +12,27 @@ before the fingers close.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
-import sys
-import threading
 import time
 import traceback
-from dataclasses import asdict, replace
-from queue import Empty, SimpleQueue
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import rclpy
-from rclpy.node import Node
-from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
-from sa2va_ros.action import TrackExpression
 from sa2va_ros.clients.arm import OPENING, PARKED, Arm, ArmError
+from sa2va_ros.clients.command_node import CAUSES, CommandNode
 from sa2va_ros.clients.grasping import Grasp, NoGraspError, plan_grasp, rival, whole, without
 from sa2va_ros.clients.pick_result import PickResult
 from sa2va_ros.clients.table_view import Refusal, TableView
-from sa2va_ros.clients.tracker_client import TrackerClient, TrackerError
+from sa2va_ros.clients.tracker_client import TrackerError
 from sa2va_ros.interfaces.commands import clean_text
 from sa2va_ros.msg import Track
-from sa2va_ros.node.parameters import Parameter, declare
-from sa2va_ros.support.qos import reliable
-from sa2va_ros.support.spinning import context, spin
+from sa2va_ros.node.parameters import Parameter
+from sa2va_ros.support.spinning import serve
 
 TABLE = (
-    Parameter("tracker", "sa2va_tracker", "Name of the tracker's node."),
-    Parameter(
-        "command", "", "Picked up at the start, as if it had come on `pick`; empty = wait for one."
-    ),
-    Parameter("acquire_timeout", 15.0, "Seconds in which it must be found.", span=(0.5, 600.0)),
     Parameter(
         "min_score",
         0.35,
@@ -74,64 +60,26 @@ STEADY = 0.02  # metres that the pose of a thing at rest may move
 MOVED = 0.03  # metres between what was planned and what is seen now, before the fingers go down
 EMPTY = 0.004  # metres between closed fingers that hold nothing
 _LOST = (Track.STATE_LOST, Track.STATE_NOT_FOUND, Track.STATE_STOPPED)
-_CAUSES = {
-    TrackExpression.Result.NOT_FOUND: "not found",
-    TrackExpression.Result.TIMEOUT: "not found",
-    TrackExpression.Result.LOST: "lost",
-}
+_COMMAND = "Picked up at the start, as if it had come on `pick`; empty = wait for one."
 
 
-class Picker(Node):
+class Picker(CommandNode):
     """One command at a time, on a thread of its own."""
 
     def __init__(self) -> None:
-        super().__init__("picker")
-        declare(self, TABLE)
-        self._stop_requested = threading.Event()
-        self._commands: SimpleQueue[str] = SimpleQueue()
+        super().__init__("picker", "pick", "pick_result", TABLE, _COMMAND)
         self.view = TableView(self, self._stop_requested)
-        self._tracker = TrackerClient(self, self._value("tracker"))
         self._arm = Arm(self, self._stop_requested.is_set)
-        self._results = self.create_publisher(String, "pick_result", reliable(10))
-        self.create_subscription(String, "pick", self._on_pick, reliable(10))
-        if command := self._value("command"):
-            self._commands.put(command)
-        self._thread = threading.Thread(target=self._work, name="picker", daemon=True)
-        self._thread.start()
+        self._begin()
 
-    def close(self) -> None:
-        """Stop the arm's thread."""
-        self._stop_requested.set()
-        self._thread.join(10)
-
-    def _value(self, name: str) -> Any:
-        return self.get_parameter(name).value
-
-    def _on_pick(self, message: String) -> None:
-        self._commands.put(message.data)
-
-    # --- one command after the other --------------------------------------------------------------
-
-    def _work(self) -> None:
-        while not self._stop_requested.is_set():
-            try:
-                command = self._commands.get(timeout=0.1)
-            except Empty:
-                continue
-            result = self._pick(command)
-            words = f"{result.cause}: {result.detail}" if result.cause else "in the gripper"
-            self.get_logger().info(f"'{command}': {result.outcome}, {words}")
-            if not self._stop_requested.is_set():
-                self._results.publish(String(data=json.dumps(asdict(result))))
-
-    def _pick(self, command: str) -> PickResult:
+    def _perform(self, command: str) -> PickResult:
         attempt = Attempt(self, command)
         try:
             return attempt.run()
         except (Refusal, NoGraspError) as error:
             return attempt.ended(error.cause, str(error))
         except TrackerError as error:
-            return attempt.ended(_CAUSES.get(error.code, "error"), str(error))
+            return attempt.ended(CAUSES.get(error.code, "error"), str(error))
         except (ArmError, InputError) as error:
             return attempt.ended("error", str(error))
         except Exception as error:  # noqa: BLE001 - one bad command must not end the thread that serves the next
@@ -324,18 +272,7 @@ class Attempt:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is asked to stop; the exit status is 2 if it could not start."""
-    with context(args) as stop_requested:
-        try:
-            picker = Picker()
-        except (InputError, rclpy.exceptions.ParameterException) as error:
-            print(f"picker: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-            return 2
-        try:
-            spin(picker, stop_requested)
-        finally:
-            picker.close()
-            picker.destroy_node()
-    return 0
+    return serve("picker", lambda _: Picker(), args)
 
 
 if __name__ == "__main__":

@@ -14,25 +14,22 @@ Stamps are the time of the start plus simulated time.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import TransformStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
-from sa2va_model.errors import InputError
 from sa2va_ros.messages.images import fill_image, fill_time
 from sa2va_ros.space.mask_to_object import quaternion
 from sa2va_ros.support.parameter import Parameter, declare
 from sa2va_ros.support.qos import reliable
-from sa2va_ros.support.spinning import context, spin
+from sa2va_ros.support.spinning import serve
 
 WORLD = "world"
 TABLE = (
@@ -169,23 +166,7 @@ def camera_transform(world_from_camera: np.ndarray, header: Header) -> Transform
 
 def run(make: Callable[[], SimCamera], name: str, args: list[str] | None) -> int:
     """Run a simulator until it is asked to stop; the exit status is 2 if it could not start."""
-    with context(args) as stop_requested:
-        try:
-            camera = make()
-        except (
-            InputError,
-            RuntimeError,
-            ImportError,
-            rclpy.exceptions.ParameterException,
-        ) as error:
-            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-            return 2
-        try:
-            spin(camera, stop_requested)
-        finally:
-            camera.close()
-            camera.destroy_node()
-    return 0
+    return serve(name, lambda _: make(), args, (RuntimeError, ImportError))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description import LaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -72,6 +73,17 @@ def tracker_of_simulator(handed: Iterable[str], frame: str) -> IncludeLaunchDesc
         camera_info_topic="camera_info",
         rviz_frame=frame,
     )
+
+
+def simulation(own: Arguments, handed: Arguments, frame: str, *nodes: Node) -> LaunchDescription:
+    """A simulator, the tracker on its topics, and who uses the results.
+
+    Args:
+        own: arguments of this launch file alone; `handed`: those that go on to tracker.launch.py.
+        frame: the fixed one of RViz.
+    """
+    followed = tracker_of_simulator(handed, frame)
+    return LaunchDescription([*declared({**own, **handed}), *nodes, followed])
 
 
 def node(executable: str, parameters: Mapping[str, type], **more: Any) -> Node:

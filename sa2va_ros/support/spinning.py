@@ -9,11 +9,13 @@ node then stops its threads, and the context goes last.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
@@ -82,3 +84,41 @@ def spin(
     finally:
         for served in (node, *others):
             executor.remove_node(served)
+
+
+class Closing(Protocol):
+    """A node with threads of its own."""
+
+    def close(self) -> None:
+        """End them."""
+
+    def destroy_node(self) -> None:
+        """Free what it has of ROS."""
+
+
+def serve(
+    name: str,
+    make: Callable[[threading.Event], Closing],
+    args: list[str] | None,
+    errors: tuple[type[Exception], ...] = (),
+) -> int:
+    """Make a node and run it until it is asked to stop; the exit status is 2 if it could not start.
+
+    Args:
+        make: a node, from the event that asks it to stop.
+        errors: that mean it cannot start, besides wrong parameters and other input.
+    """
+    expected = (InputError, rclpy.exceptions.ParameterException, *errors)
+    with context(args) as stop_requested:
+        try:
+            node = make(stop_requested)
+        except expected as error:
+            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+            return 2
+        try:
+            assert isinstance(node, Node)
+            spin(node, stop_requested)
+        finally:
+            node.close()
+            node.destroy_node()
+    return 0

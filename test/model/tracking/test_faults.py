@@ -15,24 +15,13 @@ import torch
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.types import ImageFeatures
-from sa2va_model.testing import nano_model
+from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.handover import Vision
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, TrackState
 
 QUIET = LiveConfig(verify_period=0)
 BESIDE = LiveConfig(background=True, verify_period=0)
-
-
-def frames(count: int, seed: int = 0) -> list[Frame]:
-    """A slowly changing 40 x 30 clip at 10 Hz."""
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (30, 40, 3)).astype(float)
-    out = []
-    for i in range(count):
-        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255)
-        out.append(Frame(image.astype(np.uint8), i / 10, i))
-    return out
 
 
 def events(results: Sequence[FrameResult]) -> list[Event]:
@@ -85,7 +74,7 @@ def test_a_dead_grounding_thread_is_replaced() -> None:
     model = made(Mortal)
     model.asked = 0  # type: ignore[assignment]
     live = LiveTracker(model, BESIDE)
-    clip = frames(6)
+    clip = noisy_clip(6)
     try:
         live.prompt(box=(5, 5, 25, 25), label="box")
         live.track("the mug")
@@ -108,7 +97,7 @@ def test_a_thread_that_is_killed_from_outside_is_replaced_too() -> None:
     others = set(threading.enumerate())
     live = LiveTracker(nano_model(), BESIDE)
     (thread,) = set(threading.enumerate()) - others
-    clip = frames(6)
+    clip = noisy_clip(6)
     try:
         live.process(clip[0])
         assert thread.ident is not None
@@ -143,7 +132,7 @@ def test_a_question_that_takes_too_long_fails() -> None:
     model = made(Hanging)
     model.gate = threading.Event()  # type: ignore[assignment]
     live = LiveTracker(model, replace(BESIDE, answer_limit=0.2))
-    clip = frames(6)
+    clip = noisy_clip(6)
     try:
         live.track("the mug")
         failed = process_until(live, clip, lambda r: EventKind.FAILED in {e.kind for e in r.events})
@@ -188,7 +177,7 @@ def with_eyes() -> tuple[LiveTracker, Eyes]:
 @pytest.mark.parametrize("background", [False, True])
 def test_a_language_model_that_throws_fails_the_track_alone(background: bool) -> None:
     live = LiveTracker(made(Throwing), replace(QUIET, background=background))
-    clip = frames(6)
+    clip = noisy_clip(6)
     try:
         live.prompt(box=(5, 5, 25, 25), label="box")
         live.track("the mug")
@@ -203,7 +192,7 @@ def test_a_language_model_that_throws_fails_the_track_alone(background: bool) ->
 
 def test_an_image_encoder_that_throws_costs_its_frames_alone() -> None:
     live, eyes = with_eyes()
-    clip = frames(24)
+    clip = noisy_clip(24)
     live.track("the mug")
     live.process(clip[0])
     eyes.fault = "throws"
@@ -219,7 +208,7 @@ def test_an_image_encoder_that_throws_costs_its_frames_alone() -> None:
 
 def test_nan_features_are_not_remembered() -> None:
     """A frame without numbers leaves no trace: the masks after it are those of a run that never saw it."""
-    clip = frames(8)
+    clip = noisy_clip(8)
     healthy = LiveTracker(nano_model(), QUIET)
     healthy.prompt(box=(5, 5, 25, 25), label="box")
     expected = [healthy.process(frame) for frame in (*clip[:3], *clip[4:])]
@@ -244,7 +233,7 @@ def test_nan_features_are_not_remembered() -> None:
 def test_a_sentence_said_in_the_dark_is_asked_again() -> None:
     live, eyes = with_eyes()
     eyes.fault = "nan"
-    clip = frames(4)
+    clip = noisy_clip(4)
     live.track("the mug")
     dark = live.process(clip[0])
     assert state_of(dark, "mug") == TrackState.PENDING
@@ -256,7 +245,7 @@ def test_a_sentence_said_in_the_dark_is_asked_again() -> None:
 
 def test_an_object_larger_than_the_image() -> None:
     live = LiveTracker(nano_model(), QUIET)
-    clip = frames(5)
+    clip = noisy_clip(5)
     live.prompt(mask=np.ones((30, 40), bool), label="wall")
     live.prompt(box=(-500, -500, 900, 900), label="room")
     results = [live.process(frame) for frame in clip]
@@ -269,7 +258,7 @@ def test_an_object_larger_than_the_image() -> None:
 
 def test_seventeen_objects_on_sixteen_slots() -> None:
     live = LiveTracker(nano_model(), replace(QUIET, max_objects=16))
-    clip = frames(4)
+    clip = noisy_clip(4)
     names = [live.track(f"the mug {n}") for n in range(17)]
     first = live.process(clip[0])
     (failed,) = [e for e in first.events if e.kind == EventKind.FAILED]

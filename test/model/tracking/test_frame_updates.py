@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Decoded, Prompt
-from sa2va_model.testing import nano_model
+from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, TrackState
 
@@ -36,15 +37,7 @@ VALUES = Calibration(
 CONFIG = LiveConfig(verify_period=0, search_period=60.0, calibration=VALUES)
 
 
-def frames(count: int) -> list[Frame]:
-    """A slowly changing 40 x 30 clip at 10 Hz."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (30, 40, 3)).astype(float)
-    out = []
-    for i in range(count):
-        image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255)
-        out.append(Frame(image.astype(np.uint8), i / 10, i))
-    return out
+frames = partial(noisy_clip, change=4.0)
 
 
 class Scripted(Sa2VA):

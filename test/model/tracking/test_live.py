@@ -19,7 +19,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import GroundingResult, Sa2VA
-from sa2va_model.testing import nano_model
+from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.config import LifecycleConfig
 from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker
 from sa2va_model.tracking.lifecycle import Lifecycle
@@ -30,17 +30,6 @@ from sa2va_model.tracks import EventKind, FrameResult, Reason, TrackState
 QUIET = LiveConfig(verify_period=0)
 
 
-def frames(count: int, seed: int = 0) -> list[Frame]:
-    """A slowly changing 40 x 30 clip at 10 Hz."""
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (30, 40, 3)).astype(float)
-    out = []
-    for i in range(count):
-        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255)
-        out.append(Frame(image.astype(np.uint8), i / 10, i))
-    return out
-
-
 def kinds(results: Sequence[FrameResult]) -> list[str]:
     return [event.kind.name for result in results for event in result.events]
 
@@ -48,10 +37,10 @@ def kinds(results: Sequence[FrameResult]) -> list[str]:
 def test_a_sentence_becomes_a_track() -> None:
     live = LiveTracker(nano_model(), QUIET)
     name = live.track("the red mug")
-    results = [live.process(frame) for frame in frames(5)]
+    results = [live.process(frame) for frame in noisy_clip(5)]
     assert name == "red_mug"
     assert kinds(results) == ["STARTED", "FOUND"]
-    for frame, result in zip(frames(5), results, strict=True):
+    for frame, result in zip(noisy_clip(5), results, strict=True):
         (track,) = result.tracks
         assert (result.stamp, result.index) == (frame.stamp, frame.index)
         assert track.state == TrackState.TRACKING
@@ -64,7 +53,7 @@ def test_a_sentence_becomes_a_track() -> None:
 def test_what_is_not_there_is_not_found() -> None:
     live = LiveTracker(nano_model(answers=False), QUIET)
     live.track("the red mug")
-    first, second = (live.process(frame) for frame in frames(2))
+    first, second = (live.process(frame) for frame in noisy_clip(2))
     assert kinds([first]) == ["STARTED", "NOT_FOUND"]
     assert first.tracks[0].state == TrackState.NOT_FOUND
     assert first.tracks[0].mask is None
@@ -77,19 +66,19 @@ def test_an_unknown_word_is_a_reason_of_its_own() -> None:
     model.vocabulary = Vocabulary(*words)
     live = LiveTracker(model, QUIET)
     live.track("the xylophone")
-    result = live.process(frames(1)[0])
+    result = live.process(noisy_clip(1)[0])
     told = result.events[-1]
     assert (told.kind, told.reason) == (EventKind.NOT_FOUND, Reason.UNKNOWN_WORD)
     assert told.detail == "I do not know the word 'xylophone'."
     live.track("the red sneakers")
-    told = live.process(frames(2)[1]).events[-1]
+    told = live.process(noisy_clip(2)[1]).events[-1]
     assert (told.kind, told.reason) == (EventKind.FOUND, Reason.WORDS)
     assert "I do not know the word 'sneakers'; I looked for 'the red object'." in told.detail
 
 
 def test_plain_commands_replace_and_names_stay_unique() -> None:
     live = LiveTracker(nano_model(), QUIET)
-    clip = frames(4)
+    clip = noisy_clip(4)
     names = [live.track("the red mug"), live.track("the red mug there")]
     live.process(clip[0])
     assert names == ["red_mug", "red_mug_there"]
@@ -104,7 +93,7 @@ def test_plain_commands_replace_and_names_stay_unique() -> None:
 
 def test_a_name_is_given_once() -> None:
     live = LiveTracker(nano_model(), replace(QUIET, merge_duplicates=False))
-    clip = frames(6)
+    clip = noisy_clip(6)
     names = [live.track("the mug")]
     live.process(clip[0])
     live.stop("mug")
@@ -132,7 +121,7 @@ def test_a_tracker_that_takes_over_keeps_the_tracks_and_gives_other_names() -> N
     second = LiveTracker(nano_model(), QUIET, names)
     second.resume(kept, "the mug")
     other = second.track("the ball")
-    result = second.process(frames(1)[0])
+    result = second.process(noisy_clip(1)[0])
     assert [track.id for track in result.tracks] == [kept, other]
     assert other != ended
     assert second.stop(kept) == 1
@@ -168,7 +157,7 @@ def test_prompts_outside_the_image_fail_with_the_reason() -> None:
     live.prompt(points=np.array([[3, 40]]))
     live.prompt(mask=np.ones((5, 5), bool))
     live.prompt(box=(30, 20, 60, 60), label="half outside")
-    result = live.process(frames(1)[0])
+    result = live.process(noisy_clip(1)[0])
     failed = [event.detail for event in result.events if event.kind == EventKind.FAILED]
     assert len(failed) == 3
     assert "outside the image of 40x30" in failed[0]
@@ -187,7 +176,7 @@ def test_too_many_tracks_fail_and_the_others_live() -> None:
     live = LiveTracker(nano_model(), LiveConfig(max_objects=1, verify_period=0))
     live.track("the mug")
     live.track("the ball")
-    result = live.process(frames(1)[0])
+    result = live.process(noisy_clip(1)[0])
     assert kinds([result]) == ["STARTED", "FAILED", "FOUND"]
     assert [track.id for track in result.tracks] == ["mug"]
 
@@ -195,7 +184,7 @@ def test_too_many_tracks_fail_and_the_others_live() -> None:
 def test_a_bad_frame_is_refused_and_the_tracks_live_on() -> None:
     live = LiveTracker(nano_model(), QUIET)
     live.track("the mug")
-    clip = frames(3)
+    clip = noisy_clip(3)
     live.process(clip[0])
     with pytest.raises(InputError, match="size is 20x10; expected 40x30"):
         live.process(Frame(np.zeros((10, 20, 3), np.uint8), 0.1, 1))
@@ -207,7 +196,7 @@ def test_a_bad_frame_is_refused_and_the_tracks_live_on() -> None:
 def test_a_reset_forgets_and_says_so() -> None:
     live = LiveTracker(nano_model(), QUIET)
     live.track("the mug")
-    clip = frames(2)
+    clip = noisy_clip(2)
     live.process(clip[0])
     live.reset("time went back")
     result = live.process(clip[1])
@@ -250,7 +239,7 @@ class LateAnswers(GroundingWorker):
 
 def test_a_late_answer_is_replayed_to_the_newest_frame() -> None:
     """Grounding that takes six frames ends with the same mask as grounding that takes none."""
-    clip = frames(9)
+    clip = noisy_clip(9)
     prompt_live = LiveTracker(nano_model(), QUIET)
     prompt_live.track("the red mug")
     expected = [prompt_live.process(frame) for frame in clip]
@@ -272,7 +261,7 @@ def test_a_late_answer_is_replayed_to_the_newest_frame() -> None:
 def test_tracking_goes_on_while_the_model_thinks() -> None:
     model = held_model()
     live = LiveTracker(model, LiveConfig(background=True, verify_period=0))
-    clip = frames(6)
+    clip = noisy_clip(6)
     try:
         live.prompt(box=(5, 5, 25, 25), label="box")
         live.track("the mug")
@@ -344,7 +333,7 @@ def test_memory_that_drifts_starts_again_from_the_words() -> None:
     """A track that follows something else than the words mean is corrected, and says so."""
     live = LiveTracker(nano_model(), LiveConfig(verify_period=0.2, agreement=1.1))
     live.track("the mug")
-    results = [live.process(frame) for frame in frames(20)]
+    results = [live.process(frame) for frame in noisy_clip(20)]
     assert "REGROUNDED" in kinds(results)
     assert all(result.tracks[0].state == TrackState.TRACKING for result in results)
 
@@ -352,7 +341,7 @@ def test_memory_that_drifts_starts_again_from_the_words() -> None:
 def test_agreement_refreshes_the_memory_quietly() -> None:
     live = LiveTracker(nano_model(), LiveConfig(verify_period=0.2, agreement=0.0))
     live.track("the mug")
-    results = [live.process(frame) for frame in frames(20)]
+    results = [live.process(frame) for frame in noisy_clip(20)]
     assert kinds(results) == ["STARTED", "FOUND"]
     keyframes = [result.tracks[0].last_keyframe for result in results]
     assert keyframes[-1] is not None
@@ -376,7 +365,7 @@ def test_a_slow_model_changes_nothing_about_a_file() -> None:
         model.__class__ = kind
         live = LiveTracker(model, LiveConfig(verify_period=0.2, agreement=0.0))
         live.track("the mug")
-        results = [live.process(frame) for frame in frames(12)]
+        results = [live.process(frame) for frame in noisy_clip(12)]
         runs.append([result.tracks[0].last_keyframe for result in results])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 5
@@ -404,7 +393,7 @@ def test_a_denied_object_loses_its_mask() -> None:
     model.asked = 0
     live = LiveTracker(model, LiveConfig(verify_period=0.5, search_period=0.5))
     live.track("the mug")
-    results = [live.process(frame) for frame in frames(50)]
+    results = [live.process(frame) for frame in noisy_clip(50)]
     told = kinds(results)
     assert told[:2] == ["STARTED", "FOUND"]
     assert told[2:] == ["OCCLUDED", "LOST"]
@@ -416,7 +405,7 @@ def test_a_stopped_track_does_not_come_back_with_a_late_answer() -> None:
     model = nano_model()
     answers = LateAnswers(model, background=False)
     live = LiveTracker(model, QUIET, grounding=answers)
-    clip = frames(3)
+    clip = noisy_clip(3)
     live.track("the mug")
     live.process(clip[0])
     live.stop()
@@ -427,7 +416,7 @@ def test_a_stopped_track_does_not_come_back_with_a_late_answer() -> None:
 
 def test_a_stream_that_nobody_asks_about_costs_nothing() -> None:
     live = LiveTracker(nano_model(), QUIET)
-    idle, busy = frames(2)
+    idle, busy = noisy_clip(2)
     assert "encode" not in live.process(idle).milliseconds
     live.track("the mug")
     assert "encode" in live.process(busy).milliseconds
@@ -443,7 +432,7 @@ def test_what_belongs_to_a_frame_comes_back_with_its_result_and_lives_as_long_as
     live = LiveTracker(nano_model(), LiveConfig(verify_period=0, ring=8))
     live.track("the mug")
     watched = []
-    for frame in frames(20):
+    for frame in noisy_clip(20):
         companion = Companion()
         watched.append(weakref.ref(companion))
         result = live.process(replace(frame, companion=companion))

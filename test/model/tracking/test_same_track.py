@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_model.io.frames import Frame
 from sa2va_model.mllm.chat import Phrase
 from sa2va_model.sa2va import GroundingResult, Sa2VA
-from sa2va_model.testing import nano_model
+from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.track_table import same_words
 from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, TrackState
@@ -23,15 +23,7 @@ APART = replace(QUIET, merge_duplicates=False)
 LEFT, RIGHT = (2, 2, 18, 28), (22, 2, 38, 28)
 
 
-def frames(count: int) -> list[Frame]:
-    """A slowly changing 40 x 30 clip at 10 Hz."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (30, 40, 3)).astype(float)
-    out = []
-    for i in range(count):
-        image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255)
-        out.append(Frame(image.astype(np.uint8), i / 10, i))
-    return out
+frames = partial(noisy_clip, change=4.0)
 
 
 def events(results: Sequence[FrameResult], kind: EventKind) -> list[Event]:
