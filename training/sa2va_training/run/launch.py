@@ -2,7 +2,6 @@
 """This process among those that train one model: alone or several, as it was launched.
 
 torchrun --nproc-per-node 2 $(which sa2va) train finetune.yaml
-torchrun --nproc-per-node 2 -m sa2va_training.tiny words
 accelerate launch …     plain, DDP, FSDP2 or DeepSpeed
 """
 
