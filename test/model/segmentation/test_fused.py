@@ -246,3 +246,23 @@ def test_encoders_are_compared_tensor_by_tensor() -> None:
     assert same_encoder(one, other)
     other.sam2_model.image_encoder.neck.convs[0].conv.bias.data.add_(1e-3)
     assert not same_encoder(one, other)
+
+
+def test_products_are_of_matrices_without_gaps_between_rows() -> None:
+    """oneDNN takes a loop a hundred times slower for a slice of longer rows, such as keys cut from a joint product."""
+    joint = torch.randn(6, 12)
+    seen: list[Tensor] = []
+
+    def product(x: Tensor, other: Tensor, *rest: object) -> Tensor:
+        seen.extend((x, other))
+        return x @ other.T
+
+    own = kernels.Kernels(torch.float32, CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops.mkldnn, "_linear_pointwise", product, raising=False)
+        patch.setattr(kernels, "onednn_linear", lambda dtype: True)
+        query, key, value = joint.chunk(3, dim=-1)
+        out = own.attend_one(query, key, value)
+    assert seen
+    assert all(m.is_contiguous() or m.T.is_contiguous() for m in seen)
+    assert torch.allclose(out, (query @ key.T).softmax(-1) @ value, atol=1e-6)

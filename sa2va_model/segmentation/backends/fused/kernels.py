@@ -150,12 +150,13 @@ class Kernels:
         Args:
             query: [Q, d], key: [L, d], value: [L, e]; e may differ from d.
         """
-        # oneDNN falls back to a loop a hundred times slower where rows are a slice of longer rows.
         return self._product(self._product(query, key).softmax(-1), value.contiguous().T)
 
     def _product(self, x: Tensor, other: Tensor) -> Tensor:
         """x @ other.T for two matrices [M, K] and [N, K] that are both data."""
         if self.traits.packed_products and x.dtype == torch.float32 and onednn_linear(x.dtype):
+            # oneDNN falls back to a loop a hundred times slower where rows are a slice of longer rows.
+            x, other = _dense_rows(x), _dense_rows(other)
             return torch.ops.mkldnn._linear_pointwise(x, other, None, "none", [], "")
         return x @ other.T
 
@@ -205,3 +206,9 @@ class Norm:
 def scale_of(width: int) -> float:
     """What queries of one head of this width are multiplied with."""
     return 1.0 / math.sqrt(width)
+
+
+def _dense_rows(matrix: Tensor) -> Tensor:
+    """The matrix without gaps between its rows, or its columns."""
+    gaps = not (matrix.is_contiguous() or matrix.T.is_contiguous())
+    return matrix.contiguous() if gaps else matrix
