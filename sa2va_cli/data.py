@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sa2va_cli.inputs import positive
+from sa2va_cli.inputs import positive, seed, side
 from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
@@ -95,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sim, flat, things (make realistic), each also as -clips; things-unseen; garden",
     )
     scenes.add_argument("--count", type=positive, default=100, metavar="N", help="scenes")
-    scenes.add_argument("--first", type=int, default=5_000_000, metavar="SEED", help="first seed")
-    scenes.add_argument("--size", type=positive, default=320, metavar="N", help="side in pixels")
+    scenes.add_argument("--first", type=seed, default=5_000_000, metavar="SEED", help="first seed")
+    scenes.add_argument("--size", type=side, default=320, metavar="N", help="side in pixels")
     scenes.add_argument("--split", default="train", metavar="SPLIT", help="train, val or test")
     checked = actions.add_parser("check", help="read everything once and say what is wrong")
     looked = actions.add_parser(

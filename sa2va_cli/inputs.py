@@ -142,6 +142,20 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """An argparse type: the seed of a random generator."""
+    if not text.isdecimal() or len(text) > 10 or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"'{text:.40}', expected a whole number from 0 to 2^32-1")
+    return int(text)
+
+
+def side(text: str) -> int:
+    """An argparse type: the side of a picture that is drawn, pixels."""
+    if not text.isdecimal() or len(text) > 5 or not 32 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"'{text:.40}', expected 32 to 4096 pixels")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """An argparse type: seconds, 0 or more."""
     try:

@@ -281,6 +281,7 @@ class TrackJob:
                 frame, factor = limit_size(original, self._args.size)
                 try:
                     reset = order.check(frame.stamp)
+                    order.accept(frame.stamp)
                 except InputError as error:
                     self._skip(f"frame {frame.index}: {error}", progress.say)
                     continue

@@ -58,6 +58,8 @@ class ModelConfig:
     extra_answers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
         if self.keyframes < 1:
             raise InputError(f"keyframes is {self.keyframes}; expected 1 or more")
 

@@ -11,9 +11,12 @@ from dataclasses import asdict
 from typing import Any
 
 from sa2va_model.config import ModelConfig
+from sa2va_model.config_fields import renamed_fields
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.registry import family, recognise
 from sa2va_model.segmentation.kinds import segmenter_from_dict
+
+_OWN = ("keyframes", "max_new_tokens", "extra_answers")
 
 
 def config_from_json(
@@ -35,9 +38,7 @@ def config_from_json(
         return ModelConfig(
             mllm=recognise(values, where).read(values, where, processor or {}),
             sam2=segmenter_from_dict(values, where),
-            keyframes=values.get("keyframes", 5),
-            max_new_tokens=values.get("max_new_tokens", 2048),
-            extra_answers=tuple(values.get("extra_answers", ())),
+            **renamed_fields(ModelConfig, values, {name: name for name in _OWN}),
         )
     except (TypeError, KeyError, ValueError) as error:
         if isinstance(error, InputError):

@@ -115,7 +115,15 @@ class Sam2Config(SegmenterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._expect("stages", len(self.stages) == 4, "four block counts")
+        four = len(self.stages) == 4 and min(self.stages) > 0
+        self._expect("stages", four, "four block counts")
+        wide = len(self.window_spec) == 4 and min(self.window_spec) > 1
+        self._expect("window_spec", wide, "four sides of 2 or more")
+        last = sum(self.stages) - 1
+        known = all(0 <= block <= last for block in self.global_blocks)
+        self._expect("global_blocks", known, f"numbers of blocks, up to {last}")
+        levels = all(0 <= level < 4 for level in self.top_down_levels)
+        self._expect("top_down_levels", levels, "levels 0 to 3")
         self._expect("num_heads", self.num_heads > 0 and self.embed_dim % self.num_heads == 0,
                      f"a divisor of embed_dim {self.embed_dim}")  # fmt: skip
 

@@ -243,7 +243,7 @@ def settings_of(values: dict[str, Any], base: Path, dataset: str, overrides: lis
         try:
             values[key] = parse_yaml(text)
         except yaml.YAMLError as error:
-            raise InputError(f"{item!r}: the value is no YAML") from error
+            raise InputError(f"{item!r:.120}: the value is no YAML") from error
     asked = {f.name: values.pop(f.name) for f in fields(Asking) if f.name in values}
     if str(values.get("format", "")).lstrip("g").startswith("refcoco") and "wording" not in asked:
         asked["wording"] = "{} in this image"

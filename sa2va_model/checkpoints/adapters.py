@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation_half import SegmentationHalf, SegmentingModel
@@ -218,19 +219,19 @@ def read_adapter(folder: str | Path) -> Adapter:
         inside = path / "adapter"
         hint = f"; did you mean {inside}?" if (inside / INFO).is_file() else ""
         raise InputError(f"{path}: no {INFO} in it; expected an adapter folder{hint}")
-    try:
-        values: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise InputError(f"{file}: format is {found!r}; expected {FORMAT}")
+    values: Any = read_json(file, dict)
+    if values.get("format") != FORMAT:
+        raise InputError(f"{file}: format is {values.get('format')!r:.80}; expected {FORMAT}")
     for name, kind in (("base", str), ("parts", list), ("lora", bool)):
         if not isinstance(values.get(name), kind):
             raise InputError(
-                f"{file}: field {name!r} is {values.get(name)!r}; expected a {kind.__name__}"
+                f"{file}: field {name!r} is {values.get(name)!r:.80}; expected a {kind.__name__}"
             )
+    if not all(isinstance(part, str) for part in values["parts"]):
+        raise InputError(f"{file}: field 'parts' holds something else than names of tensors")
     notes = values.get("notes") or {}
+    if not isinstance(notes, dict):
+        raise InputError(f"{file}: field 'notes' is {notes!r:.80}; expected a JSON object")
     return Adapter(path, values["base"], tuple(values["parts"]), values["lora"], notes)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 
 FILE = "calibration.json"
 _PART = 1 << 18  # bytes at both ends of a weights file
@@ -90,8 +91,8 @@ class Calibration:
         path = folder / FILE
         if not path.is_file():
             return Calibration()
+        content = read_json(path, dict)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             values = Calibration.of(content["values"])
             made_for = content["weights"]
         except (ValueError, KeyError, TypeError) as error:

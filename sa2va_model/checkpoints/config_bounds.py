@@ -16,9 +16,10 @@ from sa2va_model.checkpoints.safetensors_files import Stored
 from sa2va_model.errors import InputError
 
 _COUNTS = re.compile(r"(layers?|depth|blocks?|stages)$")  # each of them has tensors
-_SIDES = re.compile(r"(size|dim|channels|width|heads|experts|frames|pointers)s?$")
+_SIDES = re.compile(r"(size|dim|channels|width|heads|experts|frames|pointers|spec)s?$")
 _LOOPS = re.compile(r"(tiles|dynamic_patch|keyframes)$")
-LEAST_SIDE, MOST_LOOPS = 4096, 1024
+_TOKENS = re.compile(r"new_tokens$")
+LEAST_SIDE, MOST_LOOPS, MOST_TOKENS = 4096, 1024, 2**17
 
 
 def check_sizes(values: Mapping[str, Any], stored: Mapping[str, Stored], file: Path) -> None:
@@ -32,6 +33,7 @@ def check_sizes(values: Mapping[str, Any], stored: Mapping[str, Stored], file: P
             f"the largest tensor of the files has a side of {side}",
         ),
         (_LOOPS, MOST_LOOPS, f"expected at most {MOST_LOOPS}"),
+        (_TOKENS, MOST_TOKENS, f"expected at most {MOST_TOKENS}"),
     )
     for place, number in _numbers(values, ""):
         key = place.rstrip("]0123456789").rstrip("[").rpartition(".")[2]

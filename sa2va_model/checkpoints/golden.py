@@ -7,7 +7,6 @@ logits, hidden states, embeddings, and per object and frame the masks, scores, p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sa2va_model.checkpoints.golden_stages import GoldenStage, equal, within
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_model.mllm.base import Mllm
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 
@@ -90,7 +90,12 @@ def _manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
     if not file.is_file():
         raise InputError(f"{path}: no manifest.json in it; expected a golden folder")
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_json(file, dict)
+    for name, case in values.items():
+        if not isinstance(case, dict):
+            raise InputError(f"{file}: {name} is {case!r:.80}; expected a JSON object")
+        if not name.startswith("_") and not (path / f"{name}.safetensors").is_file():
+            raise InputError(f"{path}: no {name}.safetensors in it; {file.name} names it")
     return values
 
 

@@ -33,6 +33,8 @@ def find_folder(name: str | Path) -> Path:
         InputError: there is no such folder, and no such checkpoint on the hub or no way to reach it.
     """
     path = Path(name).expanduser()
+    if max((len(part.encode()) for part in path.parts), default=0) > 255:
+        raise InputError(f"{str(name)[:60]}…: no such folder; no file has so long a name")
     if path.is_dir():
         return path
     if path.exists():

@@ -32,6 +32,7 @@ from sa2va_model.config import ModelConfig
 from sa2va_model.config_json import config_from_json, config_to_json
 from sa2va_model.device import prepare, traits_of
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.mllm.registry import family
 from sa2va_model.mllm.vocabulary import Vocabulary
@@ -270,12 +271,5 @@ def read_config(path: Path) -> ModelConfig:
 
 def _read_json(file: Path) -> dict[str, Any]:
     refuse_pointer(file)
-    try:
-        values: Any = json.loads(
-            file.read_text(encoding="utf-8-sig")
-        )  # editors on Windows write a mark
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON ({one_line(error)})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: holds a {type(values).__name__}; expected a JSON object")
+    values: dict[str, Any] = read_json(file, dict)
     return values

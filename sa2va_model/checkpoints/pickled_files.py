@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -49,7 +50,9 @@ def load_pickled(path: Path, *, mmap: bool = False) -> Any:
             are left out.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about protocols of foreign pickles
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except _UNREADABLE as error:
         if mmap and isinstance(error, RuntimeError) and "mmap" in str(error):
             return load_pickled(path)  # the format of before torch 1.6

@@ -7,7 +7,6 @@ Older fine-tunings come as `.bin` or `.pth` (`pickled_files.py`), which are read
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor
 from sa2va_model.checkpoints.pickled_files import PICKLED, PickledFile
 from sa2va_model.checkpoints.stored_names import official_names
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 
 WINDOW = 64 * 2**20
 """Bytes read between two openings of a file: pages of a mapped file count as memory until it is closed."""
@@ -64,8 +64,8 @@ def weight_files(path: Path) -> list[Path]:
     index = path / INDEX
     if index.is_file():
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            named = set(read_json(index, dict)["weight_map"].values())
+        except (KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{index}: not a readable index of weights ({error})") from error
         # Names from a file are names: nothing outside of the folder is opened.
         missing = sorted(

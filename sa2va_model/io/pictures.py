@@ -80,7 +80,7 @@ def decode_pixels(
     if not raw.startswith((_JPEG, _PNG)):
         return _by_pillow(raw, name, upright=upright)
     end, width, height = whole_picture(raw, name)
-    _check_pixels(name, width, height)
+    check_pixels(name, width, height)
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
     flags |= 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -176,7 +176,8 @@ def _walk_png(data: bytes) -> tuple[int, int, int]:
             return at, width, height
 
 
-def _check_pixels(name: str, width: int, height: int) -> None:
+def check_pixels(name: str, width: int, height: int) -> None:
+    """InputError for a picture that would take all memory."""
     if width * height > MAX_PIXELS:
         raise InputError(
             f"{name} is {width}x{height}, expected at most {MAX_PIXELS >> 20} million pixels"
@@ -188,7 +189,7 @@ def _by_pillow(raw: bytes, name: str, *, upright: bool) -> np.ndarray:
         raise InputError(f"{name} is HEIC, which is not read; expected {READABLE}")
     try:
         with Image.open(io.BytesIO(raw)) as picture:
-            _check_pixels(name, *picture.size)
+            check_pixels(name, *picture.size)
             picture.load()
             turned = ImageOps.exif_transpose(picture) if upright else picture
             return _stored(turned)

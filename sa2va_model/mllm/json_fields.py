@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from sa2va_model.errors import InputError
@@ -21,13 +20,3 @@ def json_object(values: Mapping[str, Any], name: str, where: str) -> Mapping[str
         said = "is missing" if found is None else f"is a {type(found).__name__}"
         raise InputError(f"{where}: field {name!r} {said}; expected a JSON object")
     return found
-
-
-def known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `values` that are fields of the dataclass `cls`, lists turned into tuples."""
-    names = {f.name for f in fields(cls)}
-    return {
-        k: tuple(v) if isinstance(v, list) else v
-        for k, v in values.items()
-        if k in names and v is not None
-    }

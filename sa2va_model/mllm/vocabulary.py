@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 
 FILE = "vocabulary.json"
 _PLACEHOLDER = "object"
@@ -84,8 +85,8 @@ class Vocabulary:
         file = folder / FILE
         if not file.is_file():
             return None
+        values = read_json(file, dict)
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
             things, colours, others = (
                 _lower(values[name]) for name in ("things", "colours", "others")
             )

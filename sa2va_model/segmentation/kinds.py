@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from sa2va_model.config_fields import typed_fields
 from sa2va_model.cut_tensor import CutTensor
 from sa2va_model.errors import InputError
 from sa2va_model.segmenter_config import Sam2Config, Sam3Config, SegmenterConfig
@@ -216,9 +217,7 @@ def segmenter_from_dict(values: Mapping[str, Any], where: str) -> SegmenterConfi
     unknown = sorted(set(section) - set(known))
     if unknown:
         raise InputError(f"{name} has unknown field {unknown[0]!r}; known: {', '.join(known)}")
-    given: dict[str, Any] = {k: v for k, v in section.items() if v is not None}
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return kind.config(**plain)
+    return kind.config(**typed_fields(kind.config, section, f"{name}."))
 
 
 def _section(values: Mapping[str, Any]) -> tuple[SegmenterKind, str] | None:

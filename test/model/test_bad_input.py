@@ -395,6 +395,33 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str | None]] = {
         lambda f: (f / "config.json").write_text('{"a": ' + "1" * 10_000 + "}"),
         "not valid JSON",
     ),
+    "a list for a width": (
+        config(lambda c: c["sam2_config"].update(embed_dim=[[[]]])),
+        r"sam2_config\.embed_dim is \[\[\[\]\]\]; expected a whole number",
+    ),
+    "a share for a window": (
+        config(lambda c: c["sam2_config"].update(window_spec=[8, 0.5, 8, 4])),
+        r"window_spec\[1\] is 0\.5; expected a whole number",
+    ),
+    "a window of a billion": (
+        config(lambda c: c["sam2_config"].update(window_spec=[8, 10**9, 8, 4])),
+        r"window_spec\[1\] is 1000000000",
+    ),
+    "blocks that are not there": (
+        config(lambda c: c["sam2_config"].update(global_blocks=[999])),
+        "global_blocks is",
+    ),
+    "a negative length": (config(lambda c: c.update(max_new_tokens=-1)), "max_new_tokens is -1"),
+    "an endless length": (config(lambda c: c.update(max_new_tokens=10**9)), "max_new_tokens is"),
+    "text for a length": (config(lambda c: c.update(max_new_tokens="x")), "max_new_tokens is 'x'"),
+    "a vocabulary without a bottom": (
+        lambda f: (f / "vocabulary.json").write_text("[" * 100_000),
+        r"vocabulary\.json: not valid JSON",
+    ),
+    "a calibration that is a number": (
+        lambda f: (f / "calibration.json").write_text("5"),
+        r"calibration\.json: holds a int; expected a JSON object",
+    ),
     "no keyframes": (config(lambda c: c.update(keyframes=0)), "keyframes is 0"),
     "a word for the keyframes": (config(lambda c: c.update(keyframes="five")), "config.json"),
 }

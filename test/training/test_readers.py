@@ -308,7 +308,7 @@ def change(path: Path, old: str, new: str) -> None:
         ("simple", "annotations.jsonl", '"objects": ["1", "2"]', '"objects": ["9"]',
          "object '9', which is not in 'objects'"),
         ("simple", "annotations.jsonl", '"clip": "images/run", ', "", "line 2: has no picture"),
-        ("simple", "annotations.jsonl", ", null, []", ", nul, []", "line 2 is no JSON"),
+        ("simple", "annotations.jsonl", ", null, []", ", nul, []", "line 2: not valid JSON"),
         ("simple", "annotations.jsonl", "null, []]", "null]", "object 'hand' has 2 masks, expected 3"),
         ("simple", "annotations.jsonl", '[["1"], ["2"]]', '[["1"]]', "2 <p>phrases</p> and 'objects' 1"),
         ("simple", "annotations.jsonl", '"image": "images/a.png", "labels": "masks/a.png"', '"clip": "images/run"',

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_model.config import ModelConfig
+from sa2va_model.config_fields import renamed_fields, typed_fields
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.family import BaseMllm, MllmFamily
-from sa2va_model.mllm.json_fields import json_object, known_fields
+from sa2va_model.mllm.json_fields import json_object
 from sa2va_model.mllm.llm import language_model, nano_text
 from sa2va_model.mllm.models import internvit
 from sa2va_model.mllm.models.internlm2 import INTERNLM2, internlm2_tensors
@@ -94,21 +95,27 @@ class InternVLConfig:
         )
 
 
+# The official code ignores `max_dynamic_patch` and always uses 12 tiles.
+_IN_FILES = {"ps_version": "pixel_shuffle_version", "min_dynamic_patch": "min_tiles"} | {
+    name: name
+    for name in (
+        "downsample_ratio",
+        "select_layer",
+        "dynamic_image_size",
+        "use_thumbnail",
+        "max_tiles",
+    )
+}
+
+
 def read(values: Mapping[str, Any], where: str, _: Mapping[str, Any]) -> InternVLConfig:
     """What `config.json` says."""
     llm, vision = (json_object(values, name, where) for name in ("llm_config", "vision_config"))
     return InternVLConfig(
-        vision=VisionConfig(**known_fields(VisionConfig, vision)),
+        vision=VisionConfig(**typed_fields(VisionConfig, vision, "vision_config.")),
         llm=dict(llm),
         template=str(values.get("template") or "qwen_chat").replace("-", "_"),
-        downsample_ratio=values.get("downsample_ratio", 0.5),
-        pixel_shuffle_version=values.get("ps_version", "v2"),
-        select_layer=values.get("select_layer", -1),
-        dynamic_image_size=values.get("dynamic_image_size", True),
-        use_thumbnail=values.get("use_thumbnail", True),
-        min_tiles=values.get("min_dynamic_patch", 1),
-        # The official code ignores the checkpoint's value here and always uses 12.
-        max_tiles=values.get("max_tiles", 12),
+        **renamed_fields(InternVLConfig, values, _IN_FILES),
     )
 
 

@@ -67,7 +67,7 @@ class VisionConfig:
     stem_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
+        if not self.patch_size or self.image_size % self.patch_size:
             raise InputError(
                 f"vision_config.image_size is {self.image_size}; "
                 f"expected a multiple of patch_size {self.patch_size}"

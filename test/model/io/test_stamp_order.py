@@ -15,6 +15,7 @@ def judged(*stamps: float) -> list[str]:
     for stamp in stamps:
         try:
             out.append(order.check(stamp))
+            order.accept(stamp)
         except InputError:
             out.append("x")
     return out
@@ -37,3 +38,23 @@ def test_a_jump_is_believed_at_the_fifth_image() -> None:
 
 def test_a_slow_camera_is_no_jump() -> None:
     assert judged(*(60.0 * n for n in range(8))) == [""] * 8
+
+
+def test_what_is_not_used_counts_for_nothing() -> None:
+    """The caller may refuse what was judged: it cannot be decoded, say."""
+    order = StampOrder()
+    order.accept(10.0)
+    assert order.check(15.0) == ""
+    with pytest.raises(InputError, match=r"0\.500 s before the last one"):
+        order.check(9.5)
+    assert order.check(10.1) == ""
+
+
+def test_a_recording_that_is_played_fast_makes_long_steps() -> None:
+    order = StampOrder()
+    for stamp in (1.0, 1.1):
+        order.check(stamp)
+        order.accept(stamp)
+    assert order.check(41.0, waited=2.0) == ""
+    with pytest.raises(InputError, match="after the last one"):
+        order.check(41.0, waited=0.1)

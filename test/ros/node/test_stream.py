@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_ros.node.stream import BELIEVED_AFTER, ImageStream
+from sa2va_model.io.stamp_order import PATIENCE
+from sa2va_ros.node.stream import ImageStream
 
 START = 1_790_000_000_000_000_003  # nanoseconds
 
@@ -62,7 +63,7 @@ def test_late_images_are_refused_and_a_clock_set_back_starts_anew() -> None:
         stream.admit(image(9.8))
     with pytest.raises(InputError, match=r"0\.000 s before"):
         stream.admit(image(10.0))
-    for k in range(BELIEVED_AFTER - 1):
+    for k in range(PATIENCE - 1):
         with pytest.raises(InputError, match="before the last one"):
             stream.admit(image(2.0 + k / 10))
     admitted = stream.admit(image(2.5))
@@ -74,12 +75,12 @@ def test_late_images_are_refused_and_a_clock_set_back_starts_anew() -> None:
 @pytest.mark.parametrize("wrong", [-9.0, -1e6, 60.0, 1e6])
 def test_one_wrong_stamp_forgets_nothing(wrong: float) -> None:
     stream = ImageStream()
-    for k in range(3 * BELIEVED_AFTER):
+    for k in range(3 * PATIENCE):
         assert stream.admit(image(10.0 + k / 10)).reset == ""
         if k % 2:  # now and then, however often
             with pytest.raises(InputError, match="expected one that follows it"):
                 stream.admit(image(10.0 + k / 10 + wrong))
-    for k in range(2 * BELIEVED_AFTER):  # nor do stamps that do not follow each other
+    for k in range(2 * PATIENCE):  # nor do stamps that do not follow each other
         with pytest.raises(InputError):
             stream.admit(image(10.0 + wrong * (1 if k % 2 else 2)))
     assert stream.admit(image(12.0)).reset == ""
@@ -89,7 +90,7 @@ def test_a_pause_or_a_jump_ahead_is_followed_without_forgetting() -> None:
     stream = ImageStream()
     stream.admit(image(0.0))
     assert stream.admit(image(9.0)).reset == ""
-    for k in range(BELIEVED_AFTER - 1):
+    for k in range(PATIENCE - 1):
         with pytest.raises(InputError, match="after the last one"):
             stream.admit(image(500.0 + k))
     assert stream.admit(image(505.0)).reset == ""
@@ -102,7 +103,7 @@ def test_one_image_of_another_size_is_refused_a_changed_camera_is_followed() -> 
     with pytest.raises(InputError, match="size changed from 6x4 to 5x8; expected the size of"):
         stream.admit(image(0.1, size=(8, 5)))
     assert stream.admit(image(0.2)).reset == ""
-    for i in range(BELIEVED_AFTER - 1):
+    for i in range(PATIENCE - 1):
         with pytest.raises(InputError):
             stream.admit(image(1.0 + i, size=(8, 5)))
     changed = stream.admit(image(9.0, size=(8, 5)))

@@ -16,6 +16,7 @@ from typing import Any
 
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import natural_key
+from sa2va_model.io.json_files import read_json
 from sa2va_training.data.sample import Dataset, Sample
 
 HELD_OUT = "held_out.json"
@@ -185,15 +186,16 @@ def read_held_out(run: Path, name: str, root: Path) -> frozenset[str]:
         InputError: the run has no such list, or none for this dataset.
     """
     file = run / HELD_OUT
+    values: dict[str, Any] = read_json(file, dict)
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read; expected the folder of a run") from error
-    same = [v for v in values.values() if v["root"] == str(root.resolve())]
-    found = same or [v for key, v in values.items() if key == name]
+        same = [v for v in values.values() if v["root"] == str(root.resolve())]
+        found = same or [v for key, v in values.items() if key == name]
+        pictures = [str(root / picture) for picture in found[0]["pictures"]] if found else []
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{file}: expected the root and the pictures of each dataset") from error
     if not found:
         raise InputError(f"{file}: knows {', '.join(values)}; expected {name} among them")
-    return frozenset(str(root / picture) for picture in found[0]["pictures"])
+    return frozenset(pictures)
 
 
 def _relative(picture: str, root: Path) -> str:

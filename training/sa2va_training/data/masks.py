@@ -19,6 +19,8 @@ from pycocotools import mask as coco
 
 from sa2va_model.errors import InputError
 
+FARTHEST = 1e6  # pixels from the corner; polygons are walked along their edges
+
 
 class Mask(Protocol):
     """A mask that can be read."""
@@ -70,12 +72,14 @@ def _decode_rle(rle: Mapping[str, Any], height: int, width: int, where: str) -> 
     size, counts = rle["size"], rle["counts"]
     if not isinstance(size, Sequence) or [height, width] != [*size]:
         raise InputError(
-            f"{where}: RLE size is {size!r} ([H, W]), expected [{height}, {width}] like the picture"
+            f"{where}: RLE size is {size!r:.40} ([H, W]), expected [{height}, {width}] like the picture"
         )
     if isinstance(counts, (str, bytes)):
         raw = counts.encode() if isinstance(counts, str) else counts
         coded: Any = {"size": [height, width], "counts": raw}
     elif isinstance(counts, Sequence):
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise InputError(f"{where}: RLE counts hold something else than numbers of pixels")
         if sum(counts) != height * width:
             raise InputError(
                 f"{where}: RLE counts add up to {sum(counts)} pixels, expected {height * width}"
@@ -96,8 +100,8 @@ def _decode_polygon(points: Sequence[Any], height: int, width: int, where: str) 
         raise InputError(
             f"{where}: polygon has {len(points)} numbers, expected x1, y1, x2, y2, … of 3 points or more"
         )
-    if not all(isinstance(value, (int, float)) for value in points):
-        raise InputError(f"{where}: polygon holds something that is no number")
+    if not all(isinstance(value, (int, float)) and abs(value) <= FARTHEST for value in points):
+        raise InputError(f"{where}: polygon holds something that is no place, expected pixels")
     coded = coco.frPyObjects([[float(value) for value in points]], height, width)
     decoded: np.ndarray = coco.decode(coded)[:, :, 0].astype(bool)
     return decoded

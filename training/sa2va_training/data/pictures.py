@@ -13,6 +13,7 @@ import numpy as np
 
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import VideoFile, check_size, read_image
+from sa2va_model.io.pictures import check_pixels
 
 _ORIENTATION = 0x0112  # EXIF tag
 
@@ -139,10 +140,13 @@ def _head_size(path: Path) -> tuple[int, int]:
 
     try:
         with Image.open(path) as image:
+            check_pixels(str(path), *image.size)
             lying = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)  # as decoding turns it
             return (image.width, image.height) if lying else (image.height, image.width)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: is no picture, expected a PNG or JPEG image") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{path}: is no picture that can be read, expected a PNG or JPEG image"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}, expected an image file") from error
 

@@ -27,6 +27,7 @@ from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_training.data.folder import ANNOTATIONS
 from sa2va_training.data.masks import encode_mask, read_labels
+from sa2va_training.data.readers.records import Record, read_json_lines
 
 AGREEMENT = 0.8
 """IoU of what both directions say, from which on it is believed."""
@@ -180,11 +181,7 @@ def _records(root: Path) -> list[dict[str, Any]]:
         raise InputError(
             f"{root}: has no {ANNOTATIONS}; expected a folder made by `sa2va data from-bag`"
         )
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON lines ({error})") from error
+    return [dict(Record(value, where).data) for where, value in read_json_lines(file)]
 
 
 def _write_records(root: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_training.data.held_out import all_pictures, annotated, divide
 from sa2va_training.data.readers.registry import DatasetConfig, open_dataset, read_yaml
 from sa2va_training.data.readers.simple import SimpleFolder
@@ -245,8 +245,8 @@ def _format(folder: Path) -> str:
     file = folder / "annotations.json"
     if file.is_file() and not (folder / "annotations.jsonl").is_file():
         try:
-            records = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
+            records = read_json(file)
+        except InputError:
             return "simple"  # its reader says what is wrong
         if isinstance(records, list) and records and isinstance(records[0], dict):
             return "finetune" if "mask" in records[0] else "simple"

@@ -19,6 +19,7 @@ from sa2va_model.checkpoints.hub import find_folder
 from sa2va_model.checkpoints.load import SHIPPED, load_model, save_model
 from sa2va_model.checkpoints.safetensors_files import stored_tensors
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_model.sa2va import Sa2VA
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -57,7 +58,7 @@ def save_merged(model: Sa2VA, base: str | None, folder: Path) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name not in _OTHER:
             shutil.copyfile(file, folder / file.name)
-    values = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    values = read_json(source / "config.json", dict)
     for key in {"torch_dtype", "dtype"} & values.keys():
         values[key] = str(dtype).removeprefix("torch.")
     text = json.dumps(values, indent=2) + "\n"

@@ -53,7 +53,9 @@ class PartSettings:
     def __post_init__(self) -> None:
         _one_of("train.mode", self.mode, MODES)
         _one_of("train.embeddings", self.embeddings, ("none", "special", "all"))
-        _above("train.rank", self.rank, 0)
+        _between("train.rank", self.rank, 1, 4096)
+        for name in ("dropout", "memory_dropout"):
+            _share(f"train.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,15 @@ class OptimiserSettings:
 
     def __post_init__(self) -> None:
         _above("optimiser.rate", self.rate, 0)
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"optimiser.warmup is {self.warmup}; expected 0 <= share < 1")
+        _above("optimiser.clip", self.clip, 0)
+        _share("optimiser.warmup", self.warmup)
+        _between("optimiser.floor", self.floor, 0, 1)
+        for name in ("heads", "decoder", "encoder", "decay"):
+            _between(f"optimiser.{name}", getattr(self, name), 0, 1e6)
+        if len(self.betas) != 2:
+            raise InputError(f"optimiser.betas is {self.betas}; expected two shares")
+        for beta in self.betas:
+            _share("optimiser.betas", beta)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,13 @@ class LossSettings(MaskLossSettings):
 
     def __post_init__(self) -> None:
         _one_of("loss.target", self.target, ("area", "nearest"))
+        for name in ("mask", "dice", "text", "decision", "keep", "names", "gaze"):
+            _between(f"loss.{name}", getattr(self, name), 0, 1e6)
+        for name in ("score", "quality"):
+            _between(f"loss.{name}", getattr(self, name), -1, 1e6)
+        _between("loss.points", self.points, 0, 2**20)
+        _between("loss.oversample", self.oversample, 1, 100)
+        _between("loss.importance", self.importance, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -170,21 +186,16 @@ class DataSettings:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        if self.frames < 0:
-            raise InputError(f"batches.frames is {self.frames}; expected 0 or more")
-        if self.step < 0:
-            raise InputError(f"batches.step is {self.step}; expected 0 or more")
-        for name in ("batch", "accumulate", "expressions", "stride"):
-            _above(f"batches.{name}", getattr(self, name), 0)
+        for name in ("batch", "accumulate", "expressions", "stride", "max_tokens"):
+            _between(f"batches.{name}", getattr(self, name), 1, 2**20)
+        limits = (("frames", 1024), ("step", 2**20), ("variants", 2**20), ("workers", 256))
+        for name, most in limits:
+            _between(f"batches.{name}", getattr(self, name), 0, most)
+        _between("batches.cache_gb", self.cache_gb, 0, 1e6)
         _one_of("batches.layout", self.layout, ("branches", "conversation"))
         _one_of("batches.augment", self.augment, ("none", "light", "strong"))
-        for name in ("alone", "talk", "collage", "denied", "near", "naming"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(
-                    f"batches.{name} is {getattr(self, name)}; expected 0 <= share < 1"
-                )
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"batches.held_out is {self.held_out}; expected 0 <= share < 1")
+        for name in ("alone", "talk", "collage", "denied", "near", "naming", "held_out"):
+            _share(f"batches.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -239,8 +250,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
-        if not 0 <= self.aside < 1:
-            raise InputError(f"aside is {self.aside}; expected 0 <= share < 1")
+        _share("aside", self.aside)
+        _between("epochs", self.epochs, 0, 1e6)
+        _between("forget", self.forget, 0, 1)
         if self.loss.gaze and self.batches.layout != "branches":
             raise InputError(
                 f"loss.gaze is {self.loss.gaze} with batches.layout {self.batches.layout!r}; expected 'branches'"
@@ -282,6 +294,16 @@ def stepped(settings: Settings, processes: int) -> Settings:
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise InputError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise InputError(f"{name} is {value}; expected 0 <= share < 1")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; expected {low:g} to {high:g}")
 
 
 def _above(name: str, value: float, low: float) -> None:

@@ -8,18 +8,22 @@ written beside every checkpoint and are enough to go on.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 
 from sa2va_model.errors import InputError
-from sa2va_training.data.plain_yaml import parse_yaml
+from sa2va_training.data.plain_yaml import parse_yaml, read_yaml_file
 from sa2va_training.data.shipped import find_config
 from sa2va_training.run.settings import Settings
 
+LARGEST = 2**32 - 1
+"""Of whole numbers: what seeds of numpy and torch share."""
+LONGEST = 4096  # characters of an override
 _WHOLE = ("data", "rehearsal", "validation")
 """What is replaced as a whole: mappings that are values."""
 
@@ -44,10 +48,7 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML file's keys and values, on top of those of the file that it `extends`."""
     if path in below:
         raise InputError(f"{path}: extends itself by way of {below[-1]}")
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    values = read_yaml_file(path)
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -71,6 +72,8 @@ def _over(values: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    if len(text) > LONGEST:
+        raise InputError(f"override {text!r:.80}: expected at most {LONGEST} characters")
     try:
         return parse_yaml(text)
     except yaml.YAMLError:
@@ -105,11 +108,11 @@ def _build(cls: type[Any], values: Mapping[str, Any], where: str, prefix: str) -
             hint = (
                 f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(sorted(known))}"
             )
-            raise InputError(f"{where}: unknown key {prefix}{key}; {hint}")
+            raise InputError(f"{where}: unknown key {prefix}{key!s:.80}; {hint}")
         hint_type = hints[key]
         if is_dataclass(hint_type):
             if not isinstance(value, Mapping):
-                raise InputError(f"{where}: {prefix}{key} is {value!r}; expected keys below it")
+                raise InputError(f"{where}: {prefix}{key} is {value!r:.80}; expected keys below it")
             assert isinstance(hint_type, type)
             found[key] = _build(hint_type, value, where, f"{prefix}{key}.")
         else:
@@ -119,36 +122,57 @@ def _build(cls: type[Any], values: Mapping[str, Any], where: str, prefix: str) -
 
 def _converted(kind: Any, value: Any, where: str, name: str) -> Any:
     """A YAML value as its field wants it."""
-    wrong = InputError(f"{where}: {name} is {value!r}; expected {_words(kind)}")
     if kind is Any:
         return value
-    if kind is bool or kind is int:
-        whole = isinstance(value, float) and kind is int and value == int(value)
-        if isinstance(value, bool) is not (kind is bool) or not isinstance(value, (int, float)):
-            raise wrong
-        if not isinstance(value, int) and not whole:
-            raise wrong
-        return kind(value)
-    if kind is float:
-        try:  # YAML reads 1e-4 as text
-            return float(value) if not isinstance(value, bool) else _refuse(wrong)
-        except (TypeError, ValueError):
-            raise wrong from None
-    if kind is str:
-        return value if isinstance(value, str) else _refuse(wrong)
-    if kind == (str | None):
-        return value if value is None or isinstance(value, str) else _refuse(wrong)
-    inner = kind.__args__[0]  # a tuple
-    items = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_converted(inner, item, where, name) for item in items)
+    if get_origin(kind) is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_converted(kind.__args__[0], item, where, name) for item in items)
+    try:
+        return _PLAIN[kind](value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: {name} is {value!r:.80}; expected {_words(kind)}") from None
 
 
-def _refuse(error: InputError) -> Any:
-    raise error
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, (bool, str)) or value != int(value) or not 0 <= value <= LARGEST:
+        raise TypeError
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise TypeError
+    return float(value)  # YAML reads 1e-4 as text
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+_PLAIN: dict[Any, Callable[[Any], Any]] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _text,
+    str | None: lambda value: None if value is None else _text(value),
+}
 
 
 def _words(kind: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    names = {
+        bool: "true or false",
+        int: f"a whole number from 0 to {LARGEST}",
+        float: "a number",
+        str: "text",
+    }
     return names.get(kind, "a list" if "tuple" in str(kind) else "text or null")
 
 

@@ -12,6 +12,7 @@ Nothing else has to be kept: data, augmentation, dropout and sampled points are 
 from __future__ import annotations
 
 import json
+import operator
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from torch import nn
 
 from sa2va_model.checkpoints.pickled_files import load_pickled
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.settings_files import load_settings, save_settings
 
@@ -59,9 +61,10 @@ def latest(run: Path) -> Checkpoint | None:
         return None
     file = found[-1] / "meta.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return Checkpoint(found[-1], values["step"], values["base"], values["processes"])
-    except (ValueError, KeyError, TypeError) as error:
+        values = read_json(file, dict)
+        step, processes = operator.index(values["step"]), operator.index(values["processes"])
+        return Checkpoint(found[-1], step, str(values["base"]), processes)
+    except (KeyError, TypeError) as error:
         raise InputError(f"{file}: not readable ({error}); expected a checkpoint's data") from error
 
 

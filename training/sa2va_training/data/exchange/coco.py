@@ -15,9 +15,11 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_training.data.exchange.imported import (
     Imported,
     Marked,
+    picture_beside,
     picture_name,
     pictures_below,
     split_of,
@@ -43,7 +45,7 @@ def read_coco(root: Path) -> Iterator[Imported]:
         names = {c["id"]: str(c["name"]) for c in coco.loadCats(coco.getCatIds())}
         for number in coco.getImgIds():
             (image,) = coco.loadImgs(number)
-            path = _picture(image, file, places)
+            path = _picture(image, file, root, places)
             objects, left = [], Counter[str]()
             for entry in coco.loadAnns(coco.getAnnIds(imgIds=number)):
                 if not entry.get("segmentation"):
@@ -60,10 +62,9 @@ def read_coco(root: Path) -> Iterator[Imported]:
 
 def _is_coco(file: Path) -> bool:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+        return {"images", "annotations", "categories"} <= read_json(file, dict).keys()
+    except InputError:
         return False
-    return isinstance(values, dict) and {"images", "annotations", "categories"} <= values.keys()
 
 
 def _load(file: Path) -> COCO:
@@ -74,11 +75,11 @@ def _load(file: Path) -> COCO:
         raise InputError(f"{file}: is no COCO file ({error!r})") from error
 
 
-def _picture(image: dict[str, Any], file: Path, places: dict[str, list[Path]]) -> Path:
+def _picture(image: dict[str, Any], file: Path, root: Path, places: dict[str, list[Path]]) -> Path:
     """Where a picture lies: beside the file, or the one below the folder whose path ends as its name."""
     name = Path(str(image["file_name"]))
-    if (file.parent / name).is_file():
-        return file.parent / name
+    if beside := picture_beside(file, image["file_name"], root):
+        return beside
     found = places.get(name.name, [])
     if len(found) > 1:
         tail = name.parts
@@ -86,7 +87,9 @@ def _picture(image: dict[str, Any], file: Path, places: dict[str, list[Path]]) -
             p for p in found if file.stem.partition("_")[2] in p.parts
         ]
     if len(found) != 1:
-        raise InputError(f"{file}: picture {image['file_name']!r} is not there, or not one only")
+        raise InputError(
+            f"{file}: picture {image['file_name']!r:.120} is not there, or not one only"
+        )
     return found[0]
 
 

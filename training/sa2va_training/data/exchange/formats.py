@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_training.data.exchange.coco import read_coco
 from sa2va_training.data.exchange.imported import Imported, Importer
 from sa2va_training.data.exchange.label_images import read_davis, read_index, read_voc
@@ -51,10 +51,9 @@ def recognise(root: Path) -> str:
 
 def _json(file: Path) -> dict[str, object]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+        return dict(read_json(file, dict))
+    except InputError:
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def named(found: Iterator[Imported], names: Mapping[int, str]) -> Iterator[Imported]:

@@ -18,6 +18,8 @@ from typing import Any
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import IMAGE_SUFFIXES, natural_key
 from sa2va_training.data.folder import ANNOTATIONS
+from sa2va_training.data.masks import decode_mask
+from sa2va_training.data.pictures import ImageFile
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -119,6 +121,7 @@ def _record(one: Imported, root: Path) -> dict[str, Any]:
         key = str(thing.label or number)
         objects[key] = {"name": thing.name} if thing.name else {}
         if thing.masks:
+            _check_masks(one, thing)
             objects[key]["masks"] = list(thing.masks) if one.clip else thing.masks[0]
         if thing.name:
             by_name.setdefault(thing.name, []).append(key)
@@ -127,6 +130,23 @@ def _record(one: Imported, root: Path) -> dict[str, Any]:
     if one.split:
         record["split"] = one.split
     return record
+
+
+def _check_masks(one: Imported, thing: Marked) -> None:
+    """InputError for a mask that no reader would take."""
+    for picture, mask in zip(one.pictures, thing.masks, strict=True):
+        decode_mask(mask, *ImageFile(picture).size(), f"{picture}: object {thing.name!r:.40}")
+
+
+def picture_beside(file: Path, name: Any, root: Path) -> Path | None:
+    """The picture that an annotation file names; None = it is not there, or not below `root`."""
+    if not isinstance(name, str) or not name.isprintable():
+        return None
+    path = (file.parent / name.replace("\\", "/")).resolve()
+    try:
+        return path if path.is_file() and path.is_relative_to(root.resolve()) else None
+    except OSError:  # a name too long for any file
+        return None
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import read_json
 from sa2va_training.data.exchange.imported import (
     SPLITS,
     Imported,
     Marked,
+    picture_beside,
     picture_name,
     pictures_below,
 )
 from sa2va_training.data.pictures import ImageFile
-from sa2va_training.data.plain_yaml import parse_yaml
+from sa2va_training.data.plain_yaml import read_yaml_file
 
 _CIRCLE = 32  # corners
 
@@ -32,20 +33,20 @@ def read_labelme(root: Path) -> Iterator[Imported]:
     """
     found = False
     for file in sorted(root.rglob("*.json")):
-        try:
-            values: Any = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{file}: not valid JSON ({error})") from error
+        values = read_json(file)
         if not isinstance(values, dict) or not {"shapes", "imagePath"} <= values.keys():
             continue
         found = True
-        path = file.parent / Path(str(values["imagePath"]).replace("\\", "/"))
-        if not path.is_file():
-            raise InputError(f"{file}: its picture {values['imagePath']!r} is not there")
+        path = picture_beside(file, values["imagePath"], root)
+        if path is None:
+            raise InputError(f"{file}: its picture {values['imagePath']!r:.120} is not there")
+        shapes = values["shapes"]
+        if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+            raise InputError(f"{file}: shapes is {shapes!r:.80}; expected a list of JSON objects")
         parts: dict[tuple[str, Any], list[list[float]]] = {}
         left = Counter[str]()
-        for number, shape in enumerate(values["shapes"]):
-            outline = _outline(shape)
+        for number, shape in enumerate(shapes):
+            outline = _outline(shape, file)
             if outline is None:
                 left[f"a {shape.get('shape_type', 'shape')}"] += 1
                 continue
@@ -58,9 +59,12 @@ def read_labelme(root: Path) -> Iterator[Imported]:
         raise InputError(f"{root}: has no labelme file (shapes, imagePath) in it")
 
 
-def _outline(shape: dict[str, Any]) -> list[float] | None:
+def _outline(shape: dict[str, Any], file: Path) -> list[float] | None:
     """A shape as a polygon; None if it has no inside."""
-    points = [(float(x), float(y)) for x, y in shape.get("points", [])]
+    try:
+        points = [(float(x), float(y)) for x, y in shape.get("points", [])]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file}: points of a shape are not pairs of numbers") from error
     kind = shape.get("shape_type") or "polygon"
     if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
@@ -110,7 +114,7 @@ def read_yolo(root: Path) -> Iterator[Imported]:
 
 def _names(root: Path) -> dict[int, str]:
     for file in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
-        values = parse_yaml(file.read_text(encoding="utf-8"))
+        values = read_yaml_file(file)
         names = values.get("names") if isinstance(values, dict) else None
         if isinstance(names, dict):
             return {int(k): str(v) for k, v in names.items()}

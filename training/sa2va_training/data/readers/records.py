@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.json_files import parse_json, read_json
 from sa2va_training.data.sample import Sample
 
 _WORDS = {str: "text", int: "a whole number", list: "a list", dict: "an object", float: "a number"}
@@ -111,32 +111,14 @@ def _few(names: Iterable[Any]) -> str:
     return ", ".join(listed[:6]) + (", …" if len(listed) > 6 else "") if listed else "no fields"
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file; InputError naming line and column if it is damaged."""
-    try:
-        with path.open("rb") as file:
-            return json.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected a JSON file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no JSON ({error})") from error
-
-
 def read_json_lines(path: Path) -> list[tuple[str, Any]]:
     """A file with one JSON value per line: (where, value) of each; empty lines are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}, expected one JSON object per line") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append((f"{path}: line {number}", json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: line {number} is no JSON ({error})") from error
-    return found
+    places = ((f"{path}: line {number}", line) for number, line in enumerate(lines, start=1))
+    return [(where, parse_json(line, where)) for where, line in places if line.strip()]
 
 
 def read_json_list(path: Path) -> list[Any]:

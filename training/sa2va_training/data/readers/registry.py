@@ -10,10 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sa2va_model.errors import InputError
-from sa2va_training.data.plain_yaml import parse_yaml
+from sa2va_training.data.plain_yaml import read_yaml_file
 from sa2va_training.data.readers import (
     chat,
     clips,
@@ -184,12 +182,7 @@ def read_yaml(path: Path, *, lists: bool = False) -> Any:
     Raises:
         InputError: missing, damaged or something else.
     """
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    values = read_yaml_file(path)
     if isinstance(values, dict) or (lists and isinstance(values, list)):
         return values
     raise InputError(f"{path}: expected a mapping such as 'format: simple'")
