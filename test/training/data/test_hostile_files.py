@@ -112,8 +112,8 @@ CORNERS = [[10, 10], [30, 10], [30, 30]]
     [
         ("coco", coco("a.png", SQUARE), ""),
         ("labelme", labelme("a.png", CORNERS), ""),
-        ("coco", coco("a.png", [[1e300, 1, 5, 5, 7, 7]]), "no place"),
-        ("coco", coco("a.png", [[float("nan"), 1, 5, 5, 7, 7]]), "no place"),
+        ("coco", coco("a.png", [[1e300, 1, 5, 5, 7, 7]]), "no number of pixels"),
+        ("coco", coco("a.png", [[float("nan"), 1, 5, 5, 7, 7]]), "no number of pixels"),
         ("coco", coco("a.png", {"size": [10**9, 10**9], "counts": [5]}), "RLE size"),
         ("coco", coco("a.png", {"size": [40, 40], "counts": [-5, 1605]}), "RLE counts"),
         ("coco", coco("a.png", "word"), "segmentation is a str"),
@@ -124,7 +124,7 @@ CORNERS = [[10, 10], [30, 10], [30, 30]]
         ("labelme", labelme("/etc/hostname", CORNERS), "is not there"),
         ("labelme", labelme("a\0.png", CORNERS), "is not there"),
         ("labelme", labelme("a.png", 5), "not pairs of numbers"),
-        ("labelme", labelme("a.png", [[1e300, 1], [2, 2], [3, 5]]), "no place"),
+        ("labelme", labelme("a.png", [[1e300, 1], [2, 2], [3, 5]]), "no number of pixels"),
         ("labelme", {"imagePath": "a.png", "shapes": 5}, "shapes is 5"),
     ],
 )

@@ -101,7 +101,7 @@ def _decode_polygon(points: Sequence[Any], height: int, width: int, where: str) 
             f"{where}: polygon has {len(points)} numbers, expected x1, y1, x2, y2, … of 3 points or more"
         )
     if not all(isinstance(value, (int, float)) and abs(value) <= FARTHEST for value in points):
-        raise InputError(f"{where}: polygon holds something that is no place, expected pixels")
+        raise InputError(f"{where}: polygon holds something that is no number of pixels")
     coded = coco.frPyObjects([[float(value) for value in points]], height, width)
     decoded: np.ndarray = coco.decode(coded)[:, :, 0].astype(bool)
     return decoded
