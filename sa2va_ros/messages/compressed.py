@@ -17,6 +17,7 @@ import numpy as np
 from sa2va_model.errors import InputError
 from sa2va_model.io.pictures import READABLE, as_picture, decode_pixels
 from sa2va_ros.messages.encodings import DISTANCES, ENCODINGS, PICTURES, metres
+from sa2va_ros.messages.rvl import decode_rvl
 
 _FORMAT = re.compile(
     r"^(?:(?P<source>[^;]*);)?\s*(?P<codec>\S*)(?:\s+compressed)?\s*(?P<target>\S*)\s*$"
@@ -83,13 +84,13 @@ def rgb_from_compressed(message: Any) -> np.ndarray:
 def depth_from_compressed(message: Any, scale: float = 0.0) -> np.ndarray:
     """The distances of a `sensor_msgs/CompressedImage`: float32 [H, W] metres, NaN where nothing was measured.
 
-    Reads `compressedDepth` (PNG) of 16UC1 and 32FC1, and 16-bit PNG or TIFF.
+    Reads `compressedDepth` (PNG, RVL) of 16UC1 and 32FC1, and 16-bit PNG or TIFF.
 
     Args:
         scale: metres for one unit; 0 = millimetres for integers, metres for floats.
 
     Raises:
-        InputError: a picture of colours, RVL compression, or data that cannot be decoded.
+        InputError: a picture of colours, or data that cannot be decoded.
     """
     form, named, data = Format.of(message.format), _named(message), bytes(message.data)
     if "compresseddepth" in form.codec.lower():
@@ -107,12 +108,11 @@ def depth_from_compressed(message: Any, scale: float = 0.0) -> np.ndarray:
 
 
 def _from_compressed_depth(form: Format, data: bytes, named: str, scale: float) -> np.ndarray:
-    if "rvl" in (form.target + form.codec).lower():
-        raise InputError(f"{named}: RVL is not read; expected compressedDepth with format png")
     if len(data) <= _DEPTH_HEADER.size:
-        raise InputError(f"{named}: is cut short; expected a header and a PNG")
+        raise InputError(f"{named}: is cut short; expected a header, and a PNG or RVL data")
     _, numerator, offset = _DEPTH_HEADER.unpack_from(data)
-    pixels = decode_pixels(data[_DEPTH_HEADER.size :], named)
+    rvl = "rvl" in (form.target + form.codec).lower()
+    pixels = (decode_rvl if rvl else decode_pixels)(data[_DEPTH_HEADER.size :], named)
     if pixels.ndim != 2 or pixels.dtype != np.uint16:
         raise InputError(
             f"{named}: holds {pixels.dtype} {list(pixels.shape)}; expected 16-bit grey"

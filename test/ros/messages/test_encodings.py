@@ -157,8 +157,68 @@ def test_a_colour_picture_is_no_depth() -> None:
     for form in ("jpeg", "rgb8; png compressed bgr8"):
         with pytest.raises(InputError, match="is a picture"):
             depth_from_compressed(packed(form, encoded(".png", SMOOTH)))
-    with pytest.raises(InputError, match="RVL is not read"):
-        depth_from_compressed(packed("16UC1; compressedDepth rvl", np.zeros(40, np.uint8)))
+
+
+def rvl(depth: np.ndarray) -> np.ndarray:
+    """The published encoder, word for word."""
+    nibbles: list[int] = []
+
+    def put(value: int) -> None:
+        while True:
+            nibble, value = value & 7, value >> 3
+            nibbles.append(nibble | (8 if value else 0))
+            if not value:
+                return
+
+    values, at, previous = depth.ravel().tolist(), 0, 0
+    while at < len(values):
+        zeros = next((n for n, v in enumerate(values[at:]) if v), len(values) - at)
+        count = next((n for n, v in enumerate(values[at + zeros :]) if not v), None)
+        count = len(values) - at - zeros if count is None else count
+        put(zeros)
+        put(count)
+        for value in values[at + zeros : at + zeros + count]:
+            delta, previous = value - previous, value
+            put((delta << 1) ^ (delta >> 31))
+        at += zeros + count
+    nibbles += [0] * (-len(nibbles) % 8)
+    words = [
+        sum(n << (28 - 4 * k) for k, n in enumerate(nibbles[i : i + 8]))
+        for i in range(0, len(nibbles), 8)
+    ]
+    size = struct.pack("<iffII", 0, 0.0, 0.0, depth.shape[1], depth.shape[0])
+    return np.frombuffer(size + np.array(words, "<u4").tobytes(), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["noise", "holes", "empty", "full"])
+def test_rvl_gives_back_every_number(kind: str) -> None:
+    rng = np.random.default_rng(4)
+    depth = rng.integers(1, 65535, (HEIGHT, WIDTH)).astype(np.uint16)
+    if kind == "holes":
+        depth[rng.random(depth.shape) < 0.5] = 0
+        depth[-5:] = 0
+    elif kind == "empty":
+        depth[:] = 0
+    elif kind == "full":
+        depth[:] = 1500
+    found = depth_from_compressed(packed("16UC1; compressedDepth rvl", rvl(depth)))
+    np.testing.assert_array_equal(np.nan_to_num(found * 1000).round(), depth)
+    tenths = depth_from_compressed(packed("16UC1; compressedDepth rvl", rvl(depth)), 0.0001)
+    np.testing.assert_allclose(tenths, found / 10, rtol=1e-6)
+
+
+def test_rvl_that_is_damaged_is_refused() -> None:
+    whole = rvl(np.full((HEIGHT, WIDTH), 1500, np.uint16))
+    for data, says in (
+        (whole[:15], "cut short"),
+        (whole[:20], "cut short"),
+        (whole[:200], "beyond its 3072 pixels or its data"),
+        (np.r_[whole[:12], np.full(8, 255, np.uint8), whole[20:]], "expected at most"),
+        (np.r_[whole[:20], np.full(400, 255, np.uint8)], "cut short"),
+        (np.r_[whole[:20], np.full(400, 15, np.uint8), whole[20:]], "ends after"),
+    ):
+        with pytest.raises(InputError, match=says):
+            depth_from_compressed(packed("16UC1; compressedDepth rvl", data))
 
 
 def test_errors_list_only_what_is_taken() -> None:
