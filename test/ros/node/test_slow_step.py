@@ -92,7 +92,7 @@ def client(
     wait_for(listening.get_publisher_count, 20, "diagnostics")
     client.camera = Camera(client)
     client.command("the wall")
-    client.stream_until(None, lambda c: any(t.area for t in c.got["tracks"][-1].tracks))
+    client.stream_until(None, lambda c: any(t.has_3d for t in c.got["tracks"][-1].tracks))
     yield client
     client.camera.close()
     assert node.process.poll() is None, node.output
