@@ -397,3 +397,24 @@ def test_an_interrupted_run_loses_nothing(make, tmp_path, nano_folder, number: i
     assert (summary["complete"], summary["problem"]) == (False, "interrupted")
     # a frame may have its masks and not yet its record, never the other way round
     assert abs(len(list(VideoFile(out / "overlay.mp4"))) - len(records)) <= 1
+
+
+def test_a_track_that_failed_is_status_1(video, tmp_path, capsys) -> None:
+    """Weights that are finite, and overflow while the words are understood."""
+    import torch
+
+    from sa2va_cli.main import main
+    from sa2va_model.checkpoints.load import save_model
+    from sa2va_model.testing import nano_model
+
+    model = nano_model(0, answers=True)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith("text_hidden_fcs."):
+                weight.fill_(3e38)
+    save_model(model, tmp_path / "model", dtype=None)
+    out = tmp_path / "out"
+    words = ["track", video, "-e", "the ball", "-o", out, "--model", tmp_path / "model"]
+    assert main([*map(str, words), "--frames", "2", "--device", "cpu"]) == 1
+    (track,) = json.loads((out / "summary.json").read_text())["tracks"]
+    assert "not finite" in track["failed"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
@@ -206,3 +207,17 @@ def test_an_adapter_cannot_make_the_loader_run_for_ever(
         return
     with pytest.raises(InputError, match=says):
         load_adapter(nano_model(), tmp_path)
+
+
+def test_what_was_read_of_a_picture_does_not_outlive_a_change_of_adapter(tmp_path: Path) -> None:
+    trained(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    fresh, changed = nano_model(), nano_model()
+    plain = changed.ground([picture], "the mug").embeddings.clone()
+    load_adapter(fresh, tmp_path)
+    load_adapter(changed, tmp_path)
+    wanted = fresh.ground([picture], "the mug").embeddings
+    assert torch.equal(changed.ground([picture], "the mug").embeddings, wanted)
+    assert not torch.allclose(wanted, plain)
+    unload_adapter(changed)
+    assert torch.equal(changed.ground([picture], "the mug").embeddings, plain)

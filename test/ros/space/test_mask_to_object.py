@@ -12,6 +12,7 @@ from sa2va_model.errors import InputError
 from sa2va_ros.space.mask_to_object import (
     Camera,
     CloudConfig,
+    depth_deviation,
     matrix_of,
     object_from_mask,
     oriented_box,
@@ -198,3 +199,12 @@ def test_quaternions_and_matrices_are_inverse() -> None:
     for values in np.random.default_rng(4).normal(size=(50, 4)):
         matrix = matrix_of(*values)
         assert matrix_of(*quaternion(matrix)) == pytest.approx(matrix)
+
+
+@pytest.mark.parametrize("metres", [0.5, 2.0, 4.0])
+def test_the_variance_of_depth_is_the_square_of_its_deviation(metres: float) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[90:150, 130:190] = True  # around the axis, where the ray is z
+    depth = np.full((HEIGHT, WIDTH), metres, np.float32)
+    found = object_from_mask(mask, depth, RGB, CAMERA)
+    assert np.sqrt(found.covariance[2, 2]) == pytest.approx(depth_deviation(metres), rel=0.05)

@@ -200,3 +200,11 @@ def test_settings_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(InputError, match="extends itself"):
         load_settings(tmp_path / "a.yaml")
+
+
+def test_dropout_is_another_in_each_step_and_part() -> None:
+    from sa2va_training.run.loop import dropout_seed
+
+    places = [(seed, step, part) for seed in range(3) for step in range(5) for part in range(4)]
+    assert len({dropout_seed(*place) for place in places}) == len(places)
+    assert dropout_seed(1, 2, 3) == dropout_seed(1, 2, 3)

@@ -205,9 +205,8 @@ class TrainingRun:
         rank, parallel = self.accelerator.process_index, self.accelerator.num_processes
         for number, batch in enumerate(batches):
             # Dropout is a function of the step too.
-            torch.manual_seed(
-                hash((self.settings.seed, self.done, number * parallel + rank)) % 2**62
-            )
+            part = number * parallel + rank
+            torch.manual_seed(dropout_seed(self.settings.seed, self.done, part))
             with self.accelerator.accumulate(self.wrapped):
                 out = self.wrapped(batch, totals)
                 self.accelerator.backward(out["loss"] * scale)
@@ -276,3 +275,8 @@ class TrainingRun:
             if found[by] and weights.get(name, 1.0):
                 out[name] = found[name] / found[by]
         return out
+
+
+def dropout_seed(seed: int, step: int, part: int) -> int:
+    """Where the random numbers of a forward pass begin: other ones in each step and for each part of a batch."""
+    return hash((seed, step, part)) % 2**62
