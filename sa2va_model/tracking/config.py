@@ -172,10 +172,6 @@ class LiveConfig:
         for name in ("search_period", "replay_periods", "answer_limit", "verify_share"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if self.search_limit < self.search_period:
-            raise InputError(
-                f"search_limit is {self.search_limit}; expected search_period {self.search_period} or more"
-            )
         if not 0 < self.duplicate_overlap <= 1:
             raise InputError(
                 f"duplicate_overlap is {self.duplicate_overlap}; expected above 0, at most 1"

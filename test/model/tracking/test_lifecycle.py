@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from sa2va_model.checkpoints.calibration import Calibration
-from sa2va_model.errors import InputError
-from sa2va_model.tracking.config import LifecycleConfig, LiveConfig
+from sa2va_model.tracking.config import LifecycleConfig
 from sa2va_model.tracking.evidence import EVIDENCE_LIMIT
 from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracking.visibility_test import EmbeddingProbe
@@ -84,11 +83,3 @@ def test_what_is_found_again_must_pass_the_visibility_test(*, visible: bool) -> 
     glance = probe.look(torch.zeros(8), cast(Any, None), row=0)
     assert glance.visible is visible
     assert glance.evidence == (1.5 if visible else -EVIDENCE_LIMIT)
-
-
-def test_a_search_that_would_grow_shorter_is_refused() -> None:
-    assert LiveConfig(search_period=4.0, search_limit=4.0).search_limit == 4.0
-    with pytest.raises(
-        InputError, match=r"search_limit is 4\.0; expected search_period 4\.5 or more"
-    ):
-        LiveConfig(search_period=4.5, search_limit=4.0)

@@ -12,8 +12,9 @@ import pytest
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracking.config import LiveConfig
-from sa2va_ros.node.parameters import TABLE
+from sa2va_ros.node.parameters import ORDERED, TABLE
 from sa2va_ros.node.tracking_parameters import FIELDS, NOT_SET, live_config
+from sa2va_ros.support.parameter import _check_order
 
 ROWS = {row.name: row for row in TABLE}
 
@@ -77,6 +78,13 @@ def test_values_that_do_not_fit_are_refused() -> None:
         live_config(given.__getitem__)
     with pytest.raises(InputError, match="verify_share is 0"):
         replace(LiveConfig(), verify_share=0)
+
+
+def test_a_search_that_begins_with_its_longest_pause_is_refused() -> None:
+    values = {row.name: row.default for row in TABLE}
+    _check_order(values, ORDERED)
+    with pytest.raises(InputError, match=r"search_period is 9\.0; expected at most search_limit"):
+        _check_order(values | {"search_period": 9.0}, ORDERED)
 
 
 def test_the_table_needs_no_torch() -> None:
