@@ -75,7 +75,7 @@ def test_a_vocabulary_survives_its_file(tmp_path: Path) -> None:
     file = WORDS.write(tmp_path)
     assert Vocabulary.read(tmp_path) == WORDS
     file.write_text("[]")
-    with pytest.raises(InputError, match=r"vocabulary\.json: expected an object"):
+    with pytest.raises(InputError, match=r"vocabulary\.json: holds a list; expected a JSON object"):
         Vocabulary.read(tmp_path)
 
 
