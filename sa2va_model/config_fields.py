@@ -11,7 +11,7 @@ from typing import Any
 from sa2va_model.errors import InputError
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_NUMBERS = {int: int, float: (int, float)}
+_NUMBERS: dict[type, Any] = {int: int, float: (int, float)}
 
 
 def typed_fields(cls: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sa2va_model.errors import InputError
 
-_WORDS = {dict: "a JSON object", list: "a JSON list"}
+_WORDS: dict[type, str] = {dict: "a JSON object", list: "a JSON list"}
 
 
 def parse_json(text: str | bytes, where: object) -> Any:
