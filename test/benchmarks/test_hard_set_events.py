@@ -33,7 +33,7 @@ def told(events: ModuleType, masks: str, said: list[tuple[int, str]]) -> object:
 def figures(
     events: ModuleType, there: str, masks: str, said: list[tuple[int, str]]
 ) -> dict[str, float]:
-    tally = events.Tally()
+    tally = events.EventTally()
     visible = np.array([1.0 if v == "#" else 0.0 for v in there])
     tally.add(visible, told(events, masks, said), rate=10.0, lost_after=1.0)
     found: dict[str, float] = tally.figures()

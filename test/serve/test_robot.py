@@ -310,7 +310,7 @@ def test_the_command_tracks_with_a_server(
 def test_torchrun_gives_each_process_its_share_of_a_dataset(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sa2va_cli.evaluate import _own_device, _own_shard, _shard
+    from sa2va_cli.evaluation.evaluate import _own_device, _own_shard, _shard
 
     assert _shard(_own_shard()) == (0, 1)
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
