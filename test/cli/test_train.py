@@ -283,7 +283,7 @@ def test_pictures_set_aside_choose_how_far_to_go(base: Path, data: Path, tmp_pat
     """Nothing is good enough here, so all places are tried; the adapter holds the weights of the best one."""
     out = tmp_path / "o"
     words = ["train", "finetune.yaml", f"data={data}", f"output={out}", "steps=3", *SMALL]
-    more = [f"rehearsal={data}", "aside=0.4", "forget=-2", "optimiser.rate=0.01", "merge=false"]
+    more = [f"rehearsal={data}", "aside=0.4", "forget=-1", "optimiser.rate=0.01", "merge=false"]
     assert main([*words, *more, "--model", str(base)]) == 0
     results = json.loads((out / "results.json").read_text())
     assert list(results["aside"]) == [str(share) for share in (0.0, *SHARES)]

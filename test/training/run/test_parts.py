@@ -160,7 +160,7 @@ def test_settings_are_read_written_and_checked(tmp_path: Path) -> None:
         ("train=3", "expected keys below it"),
         ("train.mode=half", "expected one of lora, full, decoder, memory"),
         ("rank", "expected key=value"),
-        ("train.rank=0", r"train\.rank is 0; expected more than 0"),
+        ("train.rank=0", r"train\.rank is 0; expected 1 to 4096"),
     ):
         with pytest.raises(InputError, match=words):
             load_settings(file, [override])

@@ -210,7 +210,7 @@ class Settings:
         rehearsal: what the model must not forget; drawn with this weight against `data`: {"data": …, "weight": 0.3}.
         aside: share of the rehearsed pictures that is not trained on but chooses how far to go from the weights of
             before to those of after; 0 = all the way. See `sa2va_training.run.blend`.
-        forget: how much gIoU may fall on those pictures.
+        forget: how much gIoU may fall on those pictures; below 0 = must rise.
         model: checkpoint folder; null = the tiny model that ships.
         output: the run's folder.
         steps: optimiser steps; 0 = `epochs` times the data.
@@ -252,7 +252,7 @@ class Settings:
         _one_of("precision", self.precision, PRECISIONS)
         _share("aside", self.aside)
         _between("epochs", self.epochs, 0, 1e6)
-        _between("forget", self.forget, 0, 1)
+        _between("forget", self.forget, -1, 1)  # below 0: it must rise
         if self.loss.gaze and self.batches.layout != "branches":
             raise InputError(
                 f"loss.gaze is {self.loss.gaze} with batches.layout {self.batches.layout!r}; expected 'branches'"
