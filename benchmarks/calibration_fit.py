@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from hard_set_events import GONE, RIGHT, Tally, Told
+from hard_set_events import GONE, RIGHT, EventTally, Told
 from scipy.optimize import minimize
 
 from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
@@ -238,7 +238,7 @@ def tally(
     scored: bool,
 ) -> dict[str, float]:
     """The figures of all recorded clips."""
-    total = Tally()
+    total = EventTally()
     for clip in clips:
         visible = np.array([m.visible for m in clip])
         told = replay(clip, values, limits, scored=scored)

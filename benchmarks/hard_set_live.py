@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from hard_set_events import RIGHT, Tally, Told
+from hard_set_events import RIGHT, EventTally, Told
 from hard_set_start import ASKED, TruthfulWords, fit_embedding
 
 from sa2va_model.io.frames import Frame
@@ -29,7 +29,7 @@ class LiveScore:
         log: one line per clip, for people.
     """
 
-    tally: Tally = field(default_factory=Tally)
+    tally: EventTally = field(default_factory=EventTally)
     named: list[bool] = field(default_factory=list)
     visible: list[float] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
