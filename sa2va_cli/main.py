@@ -34,7 +34,9 @@ class Subcommand:
 COMMANDS = {
     "track": Subcommand("track", "follow objects through a video, an image folder or a rosbag2"),
     "ask": Subcommand("ask", "ask about an image or a video; captions, with masks if wanted"),
-    "verify-golden": Subcommand("verify_golden", "check a checkpoint against its golden files"),
+    "verify-golden": Subcommand(
+        "evaluation.verify_golden", "check a checkpoint against its golden files"
+    ),
     "bench": Subcommand("bench.command", "measure speed on this machine"),
     "train": Subcommand("train", "fine-tune a model on one's own data"),
     "assemble": Subcommand("assemble", "put a base MLLM and a SAM-2 together to train from"),

@@ -183,7 +183,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     ),
     "sa2va_cli": (
         {"main", "inputs", "output", "measure", "models", "truth", "backend"},
-        {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluation", "verify_golden", "doctor",
+        {"track_outputs", "ask_output", "track", "ask", "data", "train", "evaluation", "doctor",
          "bench", "demo", "merge", "assemble", "annotate", "look", "exchange", "serve", "export"},
     ),
 }  # fmt: skip

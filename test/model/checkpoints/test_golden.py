@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sa2va_model.checkpoints.golden import verify
-from sa2va_model.checkpoints.golden_masks import mask_stages
 from sa2va_model.checkpoints.load import load_model
+from sa2va_model.checkpoints.recorded.masks import mask_stages
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing
 from sa2va_model.sa2va import Sa2VA

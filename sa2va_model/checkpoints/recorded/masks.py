@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa2va_model.checkpoints.golden_stages import TOLERANCE, GoldenStage, largest, within
+from sa2va_model.checkpoints.recorded.stages import TOLERANCE, GoldenStage, largest, within
 from sa2va_model.io import preprocessing as images
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.memory_bank import MemoryBank

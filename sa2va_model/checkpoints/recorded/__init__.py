@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparisons with recorded answers of the official code, stage by stage."""
