@@ -118,6 +118,7 @@ class GroundingView:
 
     def deliver(self, answered: Answered) -> None:
         """Keep an answer until it is asked for."""
+        self._open.discard(f"{self.name}{_BETWEEN}{answered.question.track_id}")
         self._answers.put(answered)
 
     def tell(self, notice: Notice) -> None:

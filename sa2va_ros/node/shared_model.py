@@ -26,7 +26,8 @@ class SharedModel:
     """The model of several cameras."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # never held while a model loads: cameras end meanwhile
+        self._loading = False
         self._model: Sa2VA | None = None
         self._key: tuple[Any, ...] = ()
         self._users: set[str] = set()
@@ -43,15 +44,27 @@ class SharedModel:
             InputError: another model is held; others as `load` raises them.
         """
         with self._lock:
+            self._lock.wait_for(lambda: not self._loading)
             if self._model is not None and key != self._key:
                 raise InputError(
                     f"{user}: asks for the model {key}, and the other cameras hold {self._key}; "
                     "expected the same model, adapter, device, dtype and threads for all"
                 )
-            if self._model is None:
-                self._model, self._key = load(), key
-            self._users.add(user)
-            return self._model
+            if self._model is not None:
+                self._users.add(user)
+                return self._model
+            self._loading = True
+        model = None
+        try:
+            model = load()
+            return model
+        finally:
+            with self._lock:
+                self._loading = False
+                if model is not None:
+                    self._model, self._key = model, key
+                    self._users.add(user)
+                self._lock.notify_all()
 
     def put_back(self, user: str) -> None:
         """One user less; the model is let go with the last."""

@@ -119,6 +119,38 @@ def test_the_model_is_loaded_once_and_freed_with_its_last_camera() -> None:
     assert shared.take("front", ("another",), load) is not first
 
 
+def test_a_camera_ends_while_another_one_loads() -> None:
+    shared, go_on = SharedModel(), threading.Event()
+
+    def load() -> object:
+        assert go_on.wait(30)
+        return nano_model()
+
+    got: list[object] = []
+    loading = threading.Thread(target=lambda: got.append(shared.take("front", ("m",), load)))
+    waiting = threading.Thread(target=lambda: got.append(shared.take("wrist", ("m",), load)))
+    loading.start()
+    waiting.start()
+    shared.put_back("third")  # does not wait for the model
+    go_on.set()
+    loading.join(30)
+    waiting.join(30)
+    assert len(got) == 2
+    assert got[0] is got[1]
+    assert shared.several
+
+
+def test_a_model_that_does_not_load_is_tried_again() -> None:
+    shared = SharedModel()
+
+    def fail() -> object:
+        raise InputError("no such folder")
+
+    with pytest.raises(InputError, match="no such folder"):
+        shared.take("front", ("m",), fail)
+    assert shared.take("front", ("m",), nano_model) is not None
+
+
 def test_turns_come_in_the_order_in_which_they_were_asked_for() -> None:
     lock, order = FairLock(), []
 
@@ -153,6 +185,8 @@ def test_two_cameras_track_as_two_processes_do(
     """A box on one camera is not seen on the other; what is said to all is looked for on both."""
     from std_msgs.msg import String
 
+    from sa2va_ros.srv import AddPrompt
+
     settings = {"model": nano_folder, "threads": 1, "status_period": 0.1, "verify_period": 0.0}
     start_node(**settings, remaps=("__ns:=/alone",))
     topics = {"image_topic": "image", "depth_topic": "depth", "camera_info_topic": "camera_info"}
@@ -168,13 +202,12 @@ def test_two_cameras_track_as_two_processes_do(
     masks: dict[str, list[bytes]] = {}
     for which in (alone, clients["front"]):
         which.stream(which.image(PICTURES["front"]))
-        which.send("prompt", box())
-        which.stream_until(PICTURES["front"], lambda c: c.got["tracks"][-1].tracks)
+        asked = AddPrompt.Request(prompt=box())
+        assert which.call(AddPrompt, "sa2va_tracker/add_prompt", asked).accepted
         which.got["mask"].clear()
-        for _ in range(3):
-            which.stream(which.image(PICTURES["front"]))
-        wait_for(lambda w=which: len(w.got["mask"]) >= 3, 20, "masks")
-        masks[which.node.get_namespace()] = [bytes(m.data) for m in which.got["mask"]]
+        sent = [which.stream(which.image(PICTURES["front"])).header for _ in range(4)]
+        by_header = wait_for(lambda w=which, all_of=sent: masks_of(w, all_of), 20, "masks")
+        masks[which.node.get_namespace()] = by_header
     assert any(any(mask) for mask in masks["/alone"])
     assert masks["/alone"] == masks["/two/front"]
     wrist = clients["wrist"]
@@ -192,6 +225,12 @@ def test_two_cameras_track_as_two_processes_do(
         status = client.status_after(lambda s: s.processed > 0)
         assert status.input_fps > 0, name
     assert node.stop() == 0, node.output
+
+
+def masks_of(client: Any, headers: list[Any]) -> list[bytes] | None:
+    """The masks of those images, once they are all there."""
+    found = [m for m in client.got["mask"] if m.header in headers]
+    return [bytes(m.data) for m in found] if len(found) == len(headers) else None
 
 
 def box() -> Any:
