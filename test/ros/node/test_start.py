@@ -91,7 +91,9 @@ def test_it_ends_although_a_grounding_does_not(
     client.wait_connected()
     client.command("the red mug")
     client.stream_until(PICTURE, lambda c: EventKind.STARTED in [e.type for e in c.got["events"]])
-    assert node.stop(seconds=30.0) == 0, node.output  # benchmarks/ros_faults.py measures how soon
+    assert node.stop(seconds=30.0) == 0, (
+        node.output
+    )  # benchmarks/ros/ros_faults.py measures how soon
     assert "it is not waited for" in node.output
 
 

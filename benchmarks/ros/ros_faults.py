@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tracker node survives: each fault on a node of real DDS, with counts, as a table.
 
-    python benchmarks/ros_faults.py [--model FOLDER] [--only NAME ...]
+    python benchmarks/ros/ros_faults.py [--model FOLDER] [--only NAME ...]
 
 The default model has random weights: its masks mean nothing, but it tracks, and it is quick. A fault is
 survived if the process lives, says what happened, and the tracks go on or are honestly ended.

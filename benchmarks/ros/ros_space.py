@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """3D errors in centimetres against the simulator, at 0.5 to 1.5 m.
 
-    python benchmarks/ros_space.py [--scenes 24] [--seed 0] [--model FOLDER] [--size 640x480]
+    python benchmarks/ros/ros_space.py [--scenes 24] [--seed 0] [--model FOLDER] [--size 640x480]
 
 What is published is the centroid of the visible surface: the mean of the points under the mask's pixels.
 It is compared with the same from the simulator's true mask and true depth, and with the middle of the

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How late results are and what the node adds, over DDS, with the camera in another process.
 
-    python benchmarks/ros_latency.py [--model FOLDER|nano] [--size 640x480] [--rate 8] [--seconds 30]
+    python benchmarks/ros/ros_latency.py [--model FOLDER|nano] [--size 640x480] [--rate 8] [--seconds 30]
 
 Overhead: from the image callback to the publication of tracks, less the tracker's step; told by the
 node in its diagnostics. Latency: `TrackArray.latency` beside what this process measures, from the

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load, drops and latency of the node under a slow model: a camera at 30 Hz, steps slowed on purpose.
 
-    python benchmarks/ros_load.py --steps 0.05 0.3 1.0 --images 40 --goals 10
+    python benchmarks/ros/ros_load.py --steps 0.05 0.3 1.0 --images 40 --goals 10
 
 For each step: the share of published images with 3D, whether every stamp is that of a camera image, how the process
 grows, and how old the newest result gets (at most one step and one period are to be expected). Then README's step 5,

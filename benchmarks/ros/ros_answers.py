@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How soon the node answers while it loads a model, and while every image takes its time.
 
-    python benchmarks/ros_answers.py --step 1.0 --seconds 10
+    python benchmarks/ros/ros_answers.py --step 1.0 --seconds 10
 
 Lifecycle state, parameters and services are asked one after the other, from the first moment on; seconds p50, p95 and
 longest of each state. The aim is 0.2 s. The model that ships, its real load (imports of torch included).

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looking a track's frame up at now, as Nav2's following server does: on real tf2, which must be installed.
 
-    python benchmarks/ros_tf.py --steps 0.05 0.15 0.3 --seconds 10
+    python benchmarks/ros/ros_tf.py --steps 0.05 0.15 0.3 --seconds 10
 
 The tracker's results are in `base_link` (a static transform to the camera). For each step of the model: the share of
 lookups at now, with 0.1 s of patience, that find `<id>` (stamped with its image) and `<id>_predicted`; how old the

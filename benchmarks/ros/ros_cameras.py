@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a second camera costs: memory of one process with one and with two cameras, and of two processes.
 
-    python benchmarks/ros_cameras.py [--seconds 20] [--model DIR]
+    python benchmarks/ros/ros_cameras.py [--seconds 20] [--model DIR]
 
 Simulated cameras at 10 Hz; one object is followed on each. Resident memory in MiB, processed images a second.
 """
