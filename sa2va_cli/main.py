@@ -42,7 +42,7 @@ COMMANDS = {
     "assemble": Subcommand("assemble", "put a base MLLM and a SAM-2 together to train from"),
     "merge": Subcommand("merge", "make an adapter a part of its model"),
     "export": Subcommand("export", "write SAM-2 as ONNX graphs, for ONNX Runtime and TensorRT"),
-    "data": Subcommand("data", "make, complete and check datasets"),
+    "data": Subcommand("data.command", "make, complete and check datasets"),
     "annotate": Subcommand("annotate", "write expressions for the objects of a dataset"),
     "evaluate": Subcommand(
         "evaluation.evaluate", "measure a model on a dataset, as the benchmarks do"

@@ -286,6 +286,12 @@ def _listing(types: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in sorted(types.items())) or "no topics"
 
 
+def topics_of(path: Path | str) -> dict[str, str]:
+    """The topics of a bag and their types."""
+    parts = open_parts(Path(path))
+    return {name: kind for part in parts for name, (kind, _) in part.topics.items()}
+
+
 def read_messages(path: Path | str, topic: str) -> Iterator[tuple[int, Any]]:
     """The messages of one topic, ours or standard, as (nanoseconds of recording, message), up to a damage."""
     store, parts = typestore(), open_parts(Path(path))

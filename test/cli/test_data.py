@@ -13,8 +13,8 @@ import pytest
 
 from sa2va_cli.main import main
 from sa2va_sim.painted.scene import flat_clip
+from sa2va_training.data.clip_masks import agreed
 from sa2va_training.data.folder import FolderWriter
-from sa2va_training.data.propagate import _agreed
 from sa2va_training.data.readers.simple import SimpleFolder
 
 
@@ -128,13 +128,13 @@ def test_masks_are_kept_where_both_directions_agree() -> None:
     near[2, 2:8] = False
     far[2:5] = False
     drawn = {0: one, 9: one}
-    assert _agreed(4, drawn, one, near) is one  # the nearer drawing's direction
-    assert _agreed(6, drawn, one, near) is near
-    assert _agreed(4, drawn, one, far) is None
-    assert _agreed(4, drawn, one, None) is None
-    assert _agreed(12, drawn, far, None) is far  # beyond the last drawing there is one direction
+    assert agreed(4, drawn, one, near) is one  # the nearer drawing's direction
+    assert agreed(6, drawn, one, near) is near
+    assert agreed(4, drawn, one, far) is None
+    assert agreed(4, drawn, one, None) is None
+    assert agreed(12, drawn, far, None) is far  # beyond the last drawing there is one direction
     gone = np.zeros((10, 10), bool)
-    assert _agreed(4, drawn, gone, gone) is gone
+    assert agreed(4, drawn, gone, gone) is gone
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ Everything else stays without annotation: nothing is learned there, which is bet
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,18 @@ import numpy as np
 import torch
 
 from sa2va_model.errors import InputError
-from sa2va_model.io import preprocessing as images
-from sa2va_model.io.frames import natural_key, read_image
-from sa2va_model.io.pictures import IMAGE_SUFFIXES
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
+from sa2va_training.data.clip_masks import (
+    Clip,
+    agreed,
+    carry,
+    mask_of,
+    read_records,
+    write_records,
+)
 from sa2va_training.data.folder import ANNOTATIONS
 from sa2va_training.data.masks import encode_mask, read_labels
-from sa2va_training.data.readers.records import Record, read_json_lines
-
-AGREEMENT = 0.8
-"""IoU of what both directions say, from which on it is believed."""
-
-Masks = dict[int, np.ndarray | None]
-"""By label, on one frame: bool [H, W], empty = it is not there; None = lost, nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -62,39 +58,6 @@ class Filled:
     objects: Mapping[str, str]
 
 
-class Clip:
-    """One clip of a simple folder: its frames and its label images."""
-
-    def __init__(self, root: Path, record: dict[str, Any], number: int) -> None:
-        self.root, self.record = root, record
-        self.name = str(record["clip"])
-        self.where = f"{root / ANNOTATIONS}: record {number}"
-        folder = root / self.name
-        if not folder.is_dir():
-            raise InputError(f"{self.where}: clip {self.name!r} is no folder")
-        files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
-        self.files = sorted(files, key=lambda f: natural_key(f.name))
-        place = Path("masks") / Path(self.name).relative_to("images")
-        self.labels = root / str(record.get("labels") or place)
-
-    def label_file(self, t: int) -> Path:
-        """Where the label image of a frame lies, or would lie."""
-        return self.labels / f"{self.files[t].stem}.png"
-
-    def read(self, t: int) -> np.ndarray:
-        """uint8 [H, W, 3]."""
-        return read_image(self.files[t])
-
-    def drawn(self) -> dict[int, np.ndarray]:
-        """Label images that people drew, by frame: int32 [H, W]."""
-        read_labels.cache_clear()
-        found = {}
-        for t in range(len(self.files)):
-            if self.label_file(t).is_file():
-                found[t] = read_labels(self.label_file(t))
-        return found
-
-
 def propagate_folder(
     model: Sa2VA,
     root: Path,
@@ -115,7 +78,7 @@ def propagate_folder(
     Raises:
         InputError: the folder, a clip or a label image cannot be read, or nothing is drawn.
     """
-    records = _records(root)
+    records = read_records(root)
     chosen = [
         Clip(root, record, n)
         for n, record in enumerate(records)
@@ -142,7 +105,7 @@ def propagate_folder(
         _describe(clip.record, names or {})
         called = {label: str(o.get("name", "")) for label, o in clip.record["objects"].items()}
         filled.append(replace(found, objects=called))
-        _write_records(root, records)
+        write_records(root, records)
     return filled
 
 
@@ -175,22 +138,6 @@ def _check_names(
                 )
 
 
-def _records(root: Path) -> list[dict[str, Any]]:
-    file = root / ANNOTATIONS
-    if not file.is_file():
-        raise InputError(
-            f"{root}: has no {ANNOTATIONS}; expected a folder made by `sa2va data from-bag`"
-        )
-    return [dict(Record(value, where).data) for where, value in read_json_lines(file)]
-
-
-def _write_records(root: Path, records: Iterable[dict[str, Any]]) -> None:
-    fresh = root / f"{ANNOTATIONS}.new"
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(root / ANNOTATIONS)
-
-
 @torch.inference_mode()
 def _draw_box(model: Sa2VA, clip: Clip, box: BoxPrompt) -> None:
     """SAM-2's mask for a box, put into the label image of its frame as if it had been drawn."""
@@ -210,16 +157,9 @@ def _draw_box(model: Sa2VA, clip: Clip, box: BoxPrompt) -> None:
     decoded = model.sam2.decode(features, model.sam2.without_memory(features), prompt)
     file = clip.label_file(box.frame)
     labels = read_labels(file).copy() if file.is_file() else np.zeros((height, width), np.int32)
-    labels[_mask(model, decoded.logits, (height, width))] = box.label
+    labels[mask_of(model, decoded.logits, (height, width))] = box.label
     file.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(file), labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
-
-
-def _mask(model: Sa2VA, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """bool [H, W] of logits [1, 1, 4h, 4w]."""
-    large = images.masks_to_image(logits, model.config.sam2.image_size, *size)
-    found: np.ndarray = (large[0] > 0).cpu().numpy()
-    return found
 
 
 def _fill(
@@ -227,17 +167,22 @@ def _fill(
 ) -> Filled:
     count = len(clip.files)
     labels = _labels(drawn)
-    forwards = _carry(model, clip, drawn, range(count), tick)
-    backwards = _carry(model, clip, drawn, range(count - 1, -1, -1), tick)
+    drafts = clip.drafted()
+    forwards = carry(model, clip, drawn, range(count), tick)
+    backwards = carry(model, clip, drawn, range(count - 1, -1, -1), tick)
     objects = clip.record.setdefault("objects", {})
     made = still_open = 0
     for label in labels:
+        known = objects.get(str(label), {}).get("masks") or [None] * count
         masks: list[Any] = []
         for t in range(count):
             if t in drawn:
                 mask: np.ndarray | None = drawn[t] == label
             else:
-                mask = _agreed(t, drawn, forwards[t].get(label), backwards[t].get(label))
+                mask = agreed(t, drawn, forwards[t].get(label), backwards[t].get(label))
+                if mask is None and clip.files[t].stem in drafts.get(str(label), ()):
+                    masks.append(known[t])  # a draft of `label`, which nobody has drawn over
+                    continue
                 made += mask is not None
                 still_open += mask is None
             masks.append(None if mask is None else encode_mask(mask) if mask.any() else [])
@@ -247,73 +192,6 @@ def _fill(
     notes = clip.record.setdefault("notes", {})
     notes["drawn"] = [clip.files[t].stem for t in sorted(drawn)]
     return Filled(clip.name, len(drawn), made, still_open, {})
-
-
-def _carry(
-    model: Sa2VA,
-    clip: Clip,
-    drawn: Mapping[int, np.ndarray],
-    order: Iterable[int],
-    tick: Callable[[], None],
-) -> dict[int, Masks]:
-    """What the tracker sees on every frame when it goes through them in this order."""
-    tracker = OnlineTracker(model.sam2)
-    found: dict[int, Masks] = {}
-    lost: set[str] = set()
-    for t in order:
-        tick()
-        found[t] = {}
-        if t not in drawn and not tracker.ids:
-            continue
-        rgb = clip.read(t)
-        if t in drawn:
-            _correct(tracker, clip, t, drawn[t], rgb.shape)
-            lost.clear()
-        seen = tracker.step(model.encode_image(rgb))
-        if t in drawn:
-            continue
-        for name, one in seen.items():
-            if one.object_score <= 0:
-                lost.add(name)
-            mask = None if name in lost else _mask(model, one.logits, rgb.shape[:2])
-            found[t][int(name)] = mask
-    return found
-
-
-def _correct(
-    tracker: OnlineTracker, clip: Clip, t: int, labels: np.ndarray, shape: tuple[int, ...]
-) -> None:
-    """Tells the tracker what was drawn; what the drawing does not show is not there."""
-    if labels.shape != shape[:2]:
-        raise InputError(
-            f"{clip.label_file(t)}: is {labels.shape[1]}x{labels.shape[0]}; "
-            f"expected {shape[1]}x{shape[0]} like its picture"
-        )
-    present = {str(v) for v in np.unique(labels[labels > 0]).tolist()}
-    for name in tracker.ids:
-        if name not in present:
-            tracker.remove(name)
-    for name in sorted(present, key=int):
-        tracker.add(name, Prompt(mask=torch.from_numpy(labels == int(name))))
-
-
-def _agreed(
-    t: int,
-    drawn: Mapping[int, np.ndarray],
-    forwards: np.ndarray | None,
-    backwards: np.ndarray | None,
-) -> np.ndarray | None:
-    """One object's mask on a frame that nobody drew, if it can be trusted."""
-    before = [d for d in drawn if d < t]
-    after = [d for d in drawn if d > t]
-    if not before or not after:
-        return forwards if before else backwards
-    if forwards is None or backwards is None:
-        return None
-    common, either = (forwards & backwards).sum(), (forwards | backwards).sum()
-    if common < AGREEMENT * either:
-        return None
-    return forwards if t - max(before) <= min(after) - t else backwards
 
 
 def _describe(record: dict[str, Any], names: Mapping[int, str]) -> None:

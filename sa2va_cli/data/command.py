@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sa2va_cli.data import drafts
 from sa2va_cli.inputs import positive, seed, side
 from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
@@ -24,6 +25,8 @@ EXAMPLES = """examples:
       then draw label images for a few frames: my_folder/masks/kitchen/00000.png, pixel value = number of the object
   sa2va data propagate my_folder --name 1="the blue mug" --name 2="the red block"
   sa2va data propagate my_folder --box 1=0:120,80,200,170 --name 1="the blue mug"     a box instead of a drawing
+  sa2va data label my_folder -e "the blue mug" -e "the red block"       drafts by the model, the doubtful ones listed
+  sa2va data harvest my_folder run.mcap        what a robot's tracks saw on the images of that recording
   sa2va data import roboflow_export -o my_folder            COCO, YOLO-seg, labelme, VOC, DAVIS, index PNG
   sa2va data export my_folder -o instances.json             as COCO
   sa2va data synth -o rehearsal --kind sim --count 200
@@ -68,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL=FRAME:x0,y0,x1,y1",
         help="annotate an object with a box in pixels",
     )
+    drafted, harvested = drafts.add_label(actions), drafts.add_harvest(actions)
     taken = actions.add_parser("import", help="a folder of another tool: COCO, YOLO, labelme, …")
     taken.add_argument("source", metavar="SOURCE", help="folder with pictures and annotations")
     taken.add_argument("-o", "--output", metavar="FOLDER", required=True, help="new dataset folder")
@@ -104,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     looked.add_argument("-o", "--output", metavar="FOLDER", help="where to (default: DATASET/look)")
     looked.add_argument("--count", type=positive, default=40, metavar="N", help="samples to draw")
-    for action in (bag, carry, taken, given, scenes, checked, looked):
+    for action in (bag, carry, drafted, harvested, taken, given, scenes, checked, looked):
         _add_common(action)
     for action in (checked, looked):
         action.add_argument(
@@ -127,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace], tuple[int, dict[str, Any]]]] = {
         "from-bag": _from_bag,
         "propagate": _propagate,
+        "label": drafts.label,
+        "harvest": drafts.harvest,
         "import": _import,
         "export": _export,
         "synth": _synth,
