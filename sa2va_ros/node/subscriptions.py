@@ -5,10 +5,14 @@ Best effort matches every publisher. But Fast DDS, the default middleware, then 
 is larger than its shared memory segment (512 KiB; a VGA colour image has 900): not one arrives. So a
 topic whose publishers all offer reliable is subscribed reliably, as rosbag2 and the `ros2` command do,
 and a best effort publisher that joins turns it back.
+
+A reader of Fast DDS was seen to go deaf for good on a busy machine, with its publisher alive: a topic that
+has fallen silent is subscribed anew.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 LOOK_SECONDS = 0.5  # between two looks at who publishes
+SILENCE_SECONDS = 5.0  # of a publisher, after which it is subscribed anew; twice as long each time it stays silent
+DOUBLINGS = 4  # at most
 
 
 @dataclass
@@ -35,6 +41,13 @@ class _Wired:
     receive: Callable[[Any], None]
     qos: QoSProfile
     subscription: Any = None
+    heard: float | None = None  # monotonic seconds, the newest message; None = none yet
+    renewals: int = 0  # since then
+
+    def hear(self, message: Any) -> None:
+        """Hand a message over."""
+        self.heard, self.renewals = time.monotonic(), 0
+        self.receive(message)
 
     @property
     def reliability(self) -> ReliabilityPolicy:
@@ -47,10 +60,13 @@ class CameraTopics:
 
     `qos_overrides.<topic>.subscription.*` are honoured. Their reliability has one more value, `automatic`, which is the
     default: best effort, and reliable while every publisher is.
+
+    Args:
+        silence: seconds without a message from a publisher, after which it is subscribed anew.
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, silence: float = SILENCE_SECONDS) -> None:
+        self._node, self._silence = node, silence
         self._wired: list[_Wired] = []
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(LOOK_SECONDS, self._look, clock=steady)
@@ -65,9 +81,7 @@ class CameraTopics:
         wired = _Wired(kind, topic, receive, own)
         if qos.depth > 1:
             wired.receive = _draining(wired, receive)
-        wired.subscription = self._node.create_subscription(
-            kind, topic, wired.receive, own, qos_overriding_options=_OVERRIDES
-        )
+        self._attach(wired)
         self._wired.append(wired)
         self._suit(wired)
         return str(wired.subscription.topic_name)
@@ -104,6 +118,7 @@ class CameraTopics:
     def _look(self) -> None:
         for wired in self._wired:
             self._suit(wired)
+            self._revive(wired)
 
     def _suit(self, wired: _Wired) -> None:
         """Ask for what all publishers offer, unless a parameter says what is wanted."""
@@ -118,15 +133,30 @@ class CameraTopics:
         if wanted == wired.reliability:
             return
         wired.qos = QoSProfile(depth=wired.qos.depth, reliability=wanted)
-        # The new one first, so that there is no moment without.
-        before, wired.subscription = (
-            wired.subscription,
-            self._node.create_subscription(
-                wired.kind, wired.topic, wired.receive, wired.qos, qos_overriding_options=_OVERRIDES
-            ),
-        )
-        self._node.destroy_subscription(before)
+        self._attach(wired)
         self._node.get_logger().debug(f"{name}: subscribed {wanted.name.lower()}")
+
+    def _revive(self, wired: _Wired) -> None:
+        """Subscribe anew what was heard, is published, and has been silent for long."""
+        now, silence = time.monotonic(), self._silence * 2 ** min(wired.renewals, DOUBLINGS)
+        if wired.heard is None or now - wired.heard < silence:
+            return
+        name, wired.heard, wired.renewals = wired.subscription.topic_name, now, wired.renewals + 1
+        if self._node.count_publishers(name):
+            self._attach(wired)
+            why = "its publisher may pause, or the middleware lost it"
+            self._node.get_logger().info(
+                f"{name}: silent for {silence:g} s; subscribed anew ({why})"
+            )
+
+    def _attach(self, wired: _Wired) -> None:
+        """Make the subscription; the new one first, so that there is no moment without."""
+        before = wired.subscription
+        wired.subscription = self._node.create_subscription(
+            wired.kind, wired.topic, wired.hear, wired.qos, qos_overriding_options=_OVERRIDES
+        )
+        if before is not None:
+            self._node.destroy_subscription(before)
 
 
 def _draining(wired: _Wired, receive: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,23 @@ class Client:
                 self.send("image", self.image(pixels))
             time.sleep(0.05)
         return value
+
+    @contextmanager
+    def camera(self, pixels: np.ndarray, period: float = 0.05) -> Iterator[None]:
+        """Send images from a thread meanwhile."""
+        over = threading.Event()
+
+        def send() -> None:
+            while not over.wait(period):
+                self.send("image", self.image(pixels))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def call(self, kind: Any, name: str, request: Any, seconds: float = 60.0) -> Any:
         """Call a service and return its answer."""

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A camera's subscription that goes deaf is made anew, over DDS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
+
+
+@pytest.fixture
+def node() -> Iterator[Any]:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    made = rclpy.create_node("deaf", context=context)
+    yield made
+    made.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+def test_a_topic_that_has_fallen_silent_is_subscribed_anew(node: Any) -> None:
+    from rclpy.executors import SingleThreadedExecutor
+    from std_msgs.msg import String
+
+    from sa2va_ros.node.subscriptions import CameraTopics
+    from sa2va_ros.support.qos import NEWEST_IMAGE
+
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    topics = CameraTopics(node, silence=0.2)
+    got: list[Any] = []
+    topics.subscribe(String, "image", got.append, NEWEST_IMAGE)
+    sends = node.create_publisher(String, "image", 1)
+
+    def send_until(count: int) -> None:
+        end = time.monotonic() + 60.0
+        while len(got) < count:
+            assert time.monotonic() < end, f"{len(got)} messages"
+            sends.publish(String(data=str(len(got))))
+            executor.spin_once(timeout_sec=0.02)
+
+    send_until(3)
+    [wired] = topics._wired
+    before = wired.subscription
+    before.callback = lambda message: None  # as a reader that the middleware forgot
+    send_until(6)
+    assert wired.subscription is not before
+    assert wired.renewals == 0
+    topics.clear()
+    executor.remove_node(node)
