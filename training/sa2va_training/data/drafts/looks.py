@@ -68,8 +68,7 @@ def _again(model: Sa2VA, rgb: np.ndarray, words: str, first: np.ndarray) -> np.n
 
 def _joined(masks: np.ndarray) -> np.ndarray:
     """Several masks [K, H, W] as one, bool [H, W]; empty for none."""
-    found: np.ndarray = masks.astype(bool).any(0)
-    return found
+    return np.asarray(masks.astype(bool).any(0))
 
 
 def second_window(mask: np.ndarray) -> tuple[slice, slice]:
