@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from sa2va_model.errors import InputError
 from sa2va_model.segmenter_config import Sam2Config, SegmenterConfig
 
+SEG_MODES = ("single", "repetitive", "unique")
+
 
 class FamilyConfig(Protocol):
     """What anybody may ask of the configuration that a family of language models has of its own.
@@ -49,6 +51,9 @@ class ModelConfig:
         keyframes: how many frames of a clip the language model sees and SAM-2 is prompted on (official: 5).
         extra_answers: sentences this model was trained to answer a referring question with, beside
             `chat.ANSWERS`; known ones are checked in one forward.
+        seg: how keyframes are prompted: "single" = one `[SEG]` for all of them (published); "repetitive" = one `[SEG]`
+            for each; "unique" = each its own token, `[SEG]`, `[SEG 2]` … (Table 12 of the paper). Of the last two,
+            whoever takes one embedding per object has that of the first keyframe.
     """
 
     mllm: FamilyConfig
@@ -56,8 +61,11 @@ class ModelConfig:
     keyframes: int = 5
     max_new_tokens: int = 2048
     extra_answers: tuple[str, ...] = ()
+    seg: str = "single"
 
     def __post_init__(self) -> None:
+        if self.seg not in SEG_MODES:
+            raise InputError(f"seg is {self.seg!r:.40}; expected one of {', '.join(SEG_MODES)}")
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}; expected 1 or more")
         if self.keyframes < 1:

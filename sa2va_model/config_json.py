@@ -16,7 +16,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.mllm.registry import family, recognise
 from sa2va_model.segmentation.kinds import segmenter_from_dict
 
-_OWN = ("keyframes", "max_new_tokens", "extra_answers")
+_OWN = ("keyframes", "max_new_tokens", "extra_answers", "seg")
 
 
 def config_from_json(
@@ -55,6 +55,7 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
         "keyframes": config.keyframes,
         "max_new_tokens": config.max_new_tokens,
         "extra_answers": list(config.extra_answers),
+        **({} if config.seg == "single" else {"seg": config.seg}),
         config.sam2.SECTION: asdict(config.sam2),
         **own.write(config.mllm),
     }

@@ -49,6 +49,7 @@ class GroundingResult:
         note: what was done about them, for people.
         thought: what the model thought aloud before it answered, `[SEG]` and the like included.
         evidence: [E, d], one prompt for each [SEG] of the thought: what it looked at, not what was asked for.
+        by_keyframe: [K, F, d], a prompt of its own for each keyframe; None = `embeddings` are for all of them.
     """
 
     text: str
@@ -60,6 +61,7 @@ class GroundingResult:
     note: str = ""
     thought: str = ""
     evidence: Tensor | None = None
+    by_keyframe: Tensor | None = None
 
     @property
     def said(self) -> str:

@@ -157,7 +157,11 @@ class SegmentingModel(nn.Module):
             for _, reply in replies
         ]
         embeddings = torch.cat([part for parts in given for part in parts])
-        followed, scores = self.follow_clip(frames, embeddings, keyframes)
+        prompts = embeddings
+        every = [r.by_keyframe for _, r in replies if r.by_keyframe is not None and r.found]
+        if every:
+            prompts = torch.cat(every)
+        followed, scores = self.follow_clip(frames, prompts, keyframes)
         found = iter(
             Target(None, embedding, tuple(masks), quality)
             for embedding, masks, quality in zip(embeddings, followed, scores, strict=True)

@@ -97,6 +97,8 @@ def fingerprint(model: Sa2VA) -> str:
     """
     digest = hashlib.sha256()
     sizes = {k: model.config.llm.get(k) for k in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    if model.config.seg != "single":
+        sizes["seg"] = model.config.seg
     digest.update(json.dumps([sizes, model.config.sam2.image_size], sort_keys=True).encode())
     for name, tensor in _in_signing_order(model):
         norm = name.startswith("mllm.language_model.") and "norm" in name

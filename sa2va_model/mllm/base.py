@@ -72,6 +72,8 @@ class Mllm(nn.Module):
                 "expected the tokenizer of this checkpoint"
             )
         self.seg_id = self._token_id(prompts.SEG)
+        tokens = prompts.seg_tokens(config.seg, config.keyframes)
+        self.seg_ids = tuple(dict.fromkeys(self._token_id(token) for token in tokens))
         self.image_id, self.image_end_id = (self._token_id(token) for token in image_tokens)
         self.stop_ids, self._stop_texts = self._stops(template.stop_words)
         self._stages: GraphedStages | None = None

@@ -15,6 +15,8 @@ SEG = "[SEG]"
 PHRASE_START, PHRASE_END = "<p>", "</p>"
 REGION_START, REGION_END = "<vp>", "</vp>"
 IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
+RUN = re.compile(r"\[SEG\](?:\s*\[SEG(?: \d+)?\])+")
+"""One object's tokens where each keyframe has one; see `ModelConfig.seg`."""
 SPECIAL_TOKENS = (SEG, PHRASE_START, PHRASE_END, REGION_START, REGION_END)
 IMAGE_PLACEHOLDER = "<image>"
 MAX_EXPRESSION = 500
@@ -208,6 +210,15 @@ def parse_answer(text: str, stop_words: Sequence[str] = ()) -> tuple[str, tuple[
         else:
             plain = _join(plain, re.sub(r"\s+", " ", _CONTROL.sub(" ", piece)))
     return plain.rstrip(), tuple(phrases)
+
+
+def seg_tokens(mode: str, count: int) -> tuple[str, ...]:
+    """What one object's `[SEG]` is for so many keyframes, in `ModelConfig.seg`'s words."""
+    if mode == "single":
+        return (SEG,)
+    if mode == "repetitive":
+        return (SEG,) * count
+    return (SEG, *(f"[SEG {number}]" for number in range(2, count + 1)))
 
 
 def _join(plain: str, piece: str) -> str:

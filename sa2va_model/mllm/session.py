@@ -197,6 +197,8 @@ class MllmSession:
     ) -> GroundingResult:
         mllm = self._mllm
         raw = mllm.tokenizer.decode(list(generated.ids))
+        if pointing and mllm.config.seg != "single":
+            return self._by_keyframe(raw, generated)
         plain, phrases = prompts.parse_answer(raw, mllm.template.stop_words)
         if not pointing:
             states = generated.own[:0]
@@ -213,6 +215,21 @@ class MllmSession:
         return GroundingResult(
             plain, raw, phrases, targets, generated, thought=thought, evidence=evidence
         )
+
+    def _by_keyframe(self, raw: str, generated: Generated) -> GroundingResult:
+        """Each object has a run of tokens, one for each keyframe; a run that is too short ends with its last."""
+        mllm = self._mllm
+        plain, phrases = prompts.parse_answer(
+            prompts.RUN.sub(prompts.SEG, raw), mllm.template.stop_words
+        )
+        runs, count = generated.runs_of(mllm.seg_ids), mllm.config.keyframes
+        if not runs:
+            return GroundingResult(plain, raw, phrases, self._project(generated.own[:0]), generated)
+        filled = [torch.cat([run, run[-1:].expand(count, -1)])[:count] for run in runs]
+        every = self._project(torch.cat(filled)).unflatten(0, (len(runs), count))
+        if not bool(torch.isfinite(every).all()):
+            raise FloatingPointError("the [SEG] embedding is not finite (NaN or Inf)")
+        return GroundingResult(plain, raw, phrases, every[:, 0], generated, by_keyframe=every)
 
     def _thought(self, raw: str, generated: Generated, count: int) -> tuple[str, int, int]:
         """What was thought, and from which to which of `count` embeddings are its own.

@@ -93,6 +93,20 @@ class Generated:
         """[prompt + new - 1, C]."""
         return torch.cat([self.shared, self.own])
 
+    def runs_of(self, tokens: Sequence[int]) -> list[Tensor]:
+        """States at each run of some tokens that were fed back, [n, C] each."""
+        fed = self.ids[:-1]
+        own = self.own[len(self.own) - len(fed) :]
+        found: list[list[int]] = []
+        for n, token in enumerate(fed):
+            if token not in tokens:
+                continue
+            if found and found[-1][-1] == n - 1:
+                found[-1].append(n)
+            else:
+                found.append([n])
+        return [own[places] for places in found]
+
     def states_at(self, token: int) -> Tensor:
         """States at the new tokens equal to `token` that were fed back: [K, C].
 

@@ -85,6 +85,8 @@ def follow_clip(
 ) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """Masks of [K, d] embeddings on all frames of a clip: keyframes are prompted, the others tracked.
 
+    [K, F, d] embeddings are one for each keyframe; of fewer the last one serves the keyframes that are left.
+
     Every keyframe is prompted alone, then memory carries the masks to the frames between and behind them; frames
     before the first keyframe are tracked backwards. With the first frames as keyframes this is the official flow.
 
@@ -117,9 +119,13 @@ def follow_clip(
                 clip_length=len(frames),
             ),
         )
-        for k, embedding in enumerate(embeddings):
-            tracker.add(str(k), Prompt(embedding=embedding), frames=len(keyframes))
-        for t in (*keyframes, *part):
+        if embeddings.ndim == 2:
+            for k, embedding in enumerate(embeddings):
+                tracker.add(str(k), Prompt(embedding=embedding), frames=len(keyframes))
+        for n, t in enumerate((*keyframes, *part)):
+            if embeddings.ndim == 3 and n < len(keyframes):
+                for k, each in enumerate(embeddings):
+                    tracker.add(str(k), Prompt(embedding=each[min(n, len(each) - 1)]))
             features = kept.get(t)
             if features is None:
                 features = encode(frames[t])
@@ -141,7 +147,10 @@ def _decode_each(
     """A clip of keyframes only: no memory is read, so none is written."""
     masks, scores = out
     for t, frame in enumerate(frames):
-        shown = decode_embeddings(segmenter, encode(frame), embeddings, *frame.shape[:2])
+        given = embeddings
+        if embeddings.ndim == 3:
+            given = embeddings[:, min(t, embeddings.shape[1] - 1)]
+        shown = decode_embeddings(segmenter, encode(frame), given, *frame.shape[:2])
         scores[:, t] = shown.scores
         for k, mask in enumerate(shown.masks):
             masks[k][t] = mask

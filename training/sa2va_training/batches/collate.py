@@ -84,6 +84,7 @@ class _Row:
     first: list[bool]
     seg: list[int]
     targets: list[int]
+    frames: list[int | None]  # that each [SEG] is for; None = all
 
 
 class Collator:
@@ -160,9 +161,11 @@ class Collator:
             for t in needed:
                 pixels.append(images.sam_pixels(item.frames[t], self.config.sam2))
                 pixel_keys.append(item.keys[t])
-            for place, target in zip(row.seg, row.targets, strict=True):
+            for place, target, only in zip(row.seg, row.targets, row.frames, strict=True):
                 seg.append((b, place))
                 for f, t in enumerate(needed):
+                    if only not in (None, t):
+                        continue
                     if target >= 0 and item.sample.targets[target].masks[t] is None:
                         continue  # nobody annotated it
                     height, width = item.frames[t].shape[:2]
@@ -268,6 +271,7 @@ class Collator:
             [False] * len(prefix),
             [],
             [],
+            [],
         )
         lead = self.family.lead if block else ""
         shift = following - len(prefix)
@@ -277,7 +281,7 @@ class Collator:
             opening = lead if k == 0 or item.independent else f"\n{self._head}"
             if exchange.region is not None:
                 opening = prompts.region_text([counts.pop(0)]) + lead
-            self._append(row, exchange, opening, branch, position)
+            self._append(row, exchange, opening, branch, position, len(item.frames))
         if len(row.ids) > self.max_tokens:
             raise InputError(
                 f"{item.sample.record}: {len(row.ids)} tokens; expected at most {self.max_tokens} (data.max_tokens)"
@@ -285,11 +289,19 @@ class Collator:
         return row
 
     def _append(
-        self, row: _Row, exchange: Exchange, opening: str, branch: int, position: int
+        self,
+        row: _Row,
+        exchange: Exchange,
+        opening: str,
+        branch: int,
+        position: int,
+        frames: int,
     ) -> None:
         """One exchange at the end of a row; every token but the last predicts its successor."""
+        mode = self.config.seg
+        tokens = prompts.seg_tokens(mode, max(frames, 1))
         asked = self._ids(opening + exchange.question + self._tail)
-        answer = self._ids(exchange.answer + self._end)
+        answer = self._ids(exchange.answer.replace(prompts.SEG, "".join(tokens)) + self._end)
         ids = [*asked, *answer]
         labels = [IGNORED] * (len(asked) - 1) + list(answer) + [IGNORED]
         if exchange.decision is not None:
@@ -305,13 +317,22 @@ class Collator:
         row.first += [said and n == len(asked) - 1 for n in range(len(ids))]
         axes = len(row.positions[0])
         row.positions += [(place,) * axes for place in range(position, position + len(ids))]
-        places = [start + n for n, i in enumerate(ids) if i == self.mllm.seg_id and n >= len(asked)]
-        if len(places) != len(exchange.targets):
+        marks = self.mllm.seg_ids
+        places = [start + n for n, i in enumerate(ids) if i in marks and n >= len(asked)]
+        if mode == "unique" and frames > len(marks):
             raise InputError(
-                f"answer {exchange.answer!r} has {len(places)} {prompts.SEG} for {len(exchange.targets)} masks"
+                f"batches.frames: {frames} frames, and the model has {len(marks)} [SEG] of their own; expected as many"
+            )
+        if len(places) != len(exchange.targets) * len(tokens):
+            raise InputError(
+                f"answer {exchange.answer!r} has {len(places) // len(tokens)} {prompts.SEG} for "
+                f"{len(exchange.targets)} masks"
             )
         row.seg += places
-        row.targets += exchange.targets
+        row.targets += [target for target in exchange.targets for _ in tokens]
+        row.frames += [
+            None if mode == "single" else f for _ in exchange.targets for f in range(len(tokens))
+        ]
 
     def _padded(self, rows: Sequence[_Row]) -> dict[str, Tensor]:
         length = max(len(row.ids) for row in rows)

@@ -10,6 +10,15 @@ cells:
     figure: [referring, images, all, cIoU]                   # path in results.json, task first
     published: {Sa2VA-8B: 0.816}
     tolerance: 0.01
+  - column: MMBench
+    elsewhere: "VLMEvalKit: MMBench_DEV_EN"                  # how it is measured, where not here
+extends: table06                                             # cells of another table before these,
+columns: [RefCOCO, RefCOCO+]                                 # of which only some are taken
+recipe: paper.yaml                                           # a table whose models are trained first:
+rows:
+  - row: without image QA
+    train: {data: {mixture: table02, drop: [llava]}}         # settings; roots lie below the data root
+    columns: [RefCOCO]                                       # what it is measured on; default: everything
 """
 
 from __future__ import annotations
@@ -24,7 +33,8 @@ from sa2va_training.data.readers import read_yaml
 from sa2va_training.data.shipped import find_config
 
 Json = dict[str, Any]
-_KEYS = ("column", "dataset", "had", "figure", "published", "tolerance")
+_KEYS = ("column", "dataset", "had", "figure", "published", "tolerance", "elsewhere")
+_FIELDS = ("title", "source", "cells", "extends", "columns", "recipe", "rows")
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class TableCell:
         figure: task, row and figure in the results.
         published: by model, as fractions.
         tolerance: difference that counts as the same.
+        elsewhere: what measures it; "" = it is measured here.
     """
 
     column: str
@@ -44,16 +55,38 @@ class TableCell:
     had: str = ""
     published: Mapping[str, float] = field(default_factory=dict)
     tolerance: float = 0.01
+    elsewhere: str = ""
+
+
+@dataclass(frozen=True)
+class TrainedRow:
+    """A row whose model is trained first.
+
+    Attributes:
+        train: settings that differ from the recipe, by their dotted names.
+        columns: what it is measured on; () = all cells.
+    """
+
+    name: str
+    train: Mapping[str, Any]
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper."""
+    """A table of the paper.
+
+    Attributes:
+        recipe: settings file of `rows`.
+        rows: models that are trained; none = the model that is given is measured.
+    """
 
     name: str
     title: str
     source: str
     cells: tuple[TableCell, ...]
+    recipe: str = "paper.yaml"
+    rows: tuple[TrainedRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,12 +96,19 @@ class TableRow:
     Attributes:
         ours, paper: fractions.
         note: what is missing.
+        row: of a table whose models are trained.
     """
 
     cell: TableCell
     ours: float | None = None
     paper: float | None = None
     note: str = ""
+    row: str = ""
+
+    @property
+    def title(self) -> str:
+        """Row and column."""
+        return f"{self.row}: {self.cell.column}" if self.row else self.cell.column
 
     @property
     def difference(self) -> float | None:
@@ -80,6 +120,7 @@ class TableRow:
         apart = self.difference
         return {
             "column": self.cell.column,
+            **({"row": self.row} if self.row else {}),
             "ours": self.ours,
             "paper": self.paper,
             "difference": apart,
@@ -96,15 +137,49 @@ def read_table(name: str) -> PaperTable:
     """
     path = find_config(name, "paper")
     values = read_yaml(path)
-    cells = values.get("cells")
-    if not isinstance(cells, list) or not cells:
+    if unknown := sorted(set(values) - set(_FIELDS)):
+        raise InputError(f"{path}: unknown field {unknown[0]!r}; expected {', '.join(_FIELDS)}")
+    cells = values.get("cells", [] if "extends" in values else None)
+    if not isinstance(cells, list) or not (cells or "extends" in values):
         raise InputError(f"{path}: field 'cells' is {cells!r:.60}; expected a list of cells")
     made = tuple(_cell(cell, f"{path}: cells[{n}]") for n, cell in enumerate(cells))
+    if "extends" in values:
+        made = (*_inherited(str(values["extends"]), values.get("columns"), path), *made)
     names = [cell.column for cell in made]
     if len(set(names)) < len(names):
         raise InputError(f"{path}: a column occurs twice; expected names of their own")
     title, source = str(values.get("title", path.stem)), str(values.get("source", ""))
-    return PaperTable(path.stem, title, source, made)
+    given = values.get("rows") or []
+    if not isinstance(given, list):
+        raise InputError(f"{path}: field 'rows' is {given!r:.60}; expected a list of rows")
+    rows = tuple(_trained(row, names, f"{path}: rows[{n}]") for n, row in enumerate(given))
+    recipe = str(values.get("recipe", "paper.yaml"))
+    return PaperTable(path.stem, title, source, made, recipe, rows)
+
+
+def _inherited(name: str, columns: Any, path: Path) -> list[TableCell]:
+    """Cells of another table."""
+    others = {cell.column: cell for cell in read_table(name).cells}
+    wanted = list(others) if columns is None else columns
+    for column in wanted if isinstance(wanted, list) else [wanted]:
+        if column not in others:
+            raise InputError(
+                f"{path}: columns: {name} has no {column!r}; it has {', '.join(others)}"
+            )
+    return [others[column] for column in wanted]
+
+
+def _trained(values: Any, known: Sequence[str], where: str) -> TrainedRow:
+    if not isinstance(values, Mapping) or set(values) - {"columns"} != {"row", "train"}:
+        raise InputError(f"{where}: is {values!r:.60}; expected row, train and perhaps columns")
+    if not isinstance(values["train"], Mapping) or not isinstance(values["row"], str):
+        raise InputError(f"{where}: expected row (text) and train (a mapping of settings)")
+    columns = values.get("columns") or []
+    if not isinstance(columns, list) or not set(columns) <= set(known):
+        raise InputError(
+            f"{where}: columns is {columns!r:.80}; expected some of {', '.join(known)}"
+        )
+    return TrainedRow(values["row"], dict(values["train"]), tuple(columns))
 
 
 def _cell(values: Any, where: str) -> TableCell:
@@ -113,21 +188,20 @@ def _cell(values: Any, where: str) -> TableCell:
     unknown = sorted(set(values) - set(_KEYS))
     if unknown:
         raise InputError(f"{where}: unknown field {unknown[0]!r}; expected {', '.join(_KEYS)}")
+    published = {str(k): float(v) for k, v in (values.get("published") or {}).items()}
+    had, tolerance = str(values.get("had", "")), float(values.get("tolerance", 0.01))
+    if isinstance(values.get("column"), str) and isinstance(values.get("elsewhere"), str):
+        nothing = ("", "", "")
+        return TableCell(
+            values["column"], {}, nothing, had, published, tolerance, elsewhere=values["elsewhere"]
+        )
     figure, dataset = values.get("figure"), values.get("dataset")
     if not isinstance(figure, list) or len(figure) != 3:
         raise InputError(f"{where}: figure is {figure!r}; expected task, row and figure")
     if not isinstance(dataset, Mapping) or not isinstance(values.get("column"), str):
         raise InputError(f"{where}: expected column (text) and dataset (a mapping)")
     task, row, name = map(str, figure)
-    published = {str(k): float(v) for k, v in (values.get("published") or {}).items()}
-    return TableCell(
-        values["column"],
-        dict(dataset),
-        (task, row, name),
-        str(values.get("had", "")),
-        published,
-        float(values.get("tolerance", 0.01)),
-    )
+    return TableCell(values["column"], dict(dataset), (task, row, name), had, published, tolerance)
 
 
 def figure_of(results: Mapping[str, Any], path: Sequence[str]) -> float:
@@ -156,7 +230,7 @@ def markdown(table: PaperTable, rows: Sequence[TableRow], model: str) -> str:
     lines += ["| column | ours | paper | difference | |", "|---|---|---|---|---|"]
     for row in rows:
         values = (_percent(row.ours), _percent(row.paper), _percent(row.difference, sign=True))
-        lines.append(f"| {row.cell.column} | {' | '.join(values)} | {row.note} |")
+        lines.append(f"| {row.title} | {' | '.join(values)} | {row.note} |")
     return "\n".join(lines) + "\n"
 
 

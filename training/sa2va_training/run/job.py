@@ -31,6 +31,7 @@ from sa2va_training.objectives.learner import Before, Learner
 from sa2va_training.objectives.memory import MemoryLearner
 from sa2va_training.objectives.names import vocabulary
 from sa2va_training.run.allocator import keep_memory
+from sa2va_training.run.seg import with_seg
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.trainables import Trainables, prepare
 
@@ -73,6 +74,7 @@ def load_base(settings: Settings, accelerator: Accelerator) -> Sa2VA:
     device = accelerator.device
     name = "cpu" if device.type == "cpu" else str(device)
     model = load_model(settings.model, device=name, profile="reference")
+    with_seg(model, settings.train.seg, settings.batches.frames)
     model.vocabulary = None  # what it is taught next is not on the list
     if settings.precision == "fp32":
         model.float()

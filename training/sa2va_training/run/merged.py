@@ -24,8 +24,8 @@ from sa2va_model.sa2va import Sa2VA
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
-_OTHER = ("config.json", "calibration.json", "README.md")
-"""The configuration is treated below; the others speak of the base's own weights."""
+_OTHER = ("config.json", "calibration.json", "vocabulary.json", "README.md")
+"""The configuration is treated below; the others speak of the base's own weights, and of the words it was taught."""
 
 
 def merge(base: str | None, adapter: Path, output: Path) -> Path:
@@ -55,10 +55,22 @@ def save_merged(model: Sa2VA, base: str | None, folder: Path) -> None:
     source = SHIPPED if base is None else find_folder(base)
     dtype = stored_dtype(source)
     save_model(model, folder, dtype=dtype)
-    for file in sorted(source.iterdir()):
-        if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name not in _OTHER:
-            shutil.copyfile(file, folder / file.name)
     values = read_json(source / "config.json", dict)
+    other = model.config.seg != values.get(
+        "seg", "single"
+    )  # with tokens that the base's tokenizer may lack
+    for file in sorted(source.iterdir()):
+        if not file.is_file() or file.name.endswith(_WEIGHTS) or file.name in _OTHER:
+            continue
+        if not (other and (folder / file.name).is_file()):
+            shutil.copyfile(file, folder / file.name)
+    if other:
+        written = read_json(folder / "config.json", dict)
+        values |= {
+            key: written[key]
+            for key in ("seg", "keyframes", "llm_config", "text_config")
+            if key in written
+        }
     for key in {"torch_dtype", "dtype"} & values.keys():
         values[key] = str(dtype).removeprefix("torch.")
     text = json.dumps(values, indent=2) + "\n"

@@ -28,6 +28,7 @@ from sa2va_training.run.blend import settle
 from sa2va_training.run.job import Job
 from sa2va_training.run.journal import draw_curves, read_journal
 from sa2va_training.run.merged import save_merged
+from sa2va_training.run.seg import with_seg
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.trainables import Trainables, prepare
 
@@ -160,6 +161,7 @@ def _write_adapter(job: Job, gathered: Mapping[str, Any] | None) -> tuple[Sa2VA,
         model, trained = _whole(settings, gathered)
     device = job.accelerator.device
     fresh = load_model(settings.model, device="cpu" if device.type == "cpu" else str(device))
+    with_seg(fresh, settings.train.seg, settings.batches.frames)
     notes = {"data": [source.name for source in job.sources], "steps": job.total}
     aside = [source.aside for source in job.sources if source.aside is not None]
     notes |= settle(model, trained.names, fresh, aside, forget=settings.forget, seed=settings.seed)
@@ -171,7 +173,9 @@ def _write_adapter(job: Job, gathered: Mapping[str, Any] | None) -> tuple[Sa2VA,
 
 def _whole(settings: Settings, gathered: Mapping[str, Any]) -> tuple[Sa2VA, Trainables]:
     """A model of our own with the whole numbers of a sharded run."""
-    model = load_model(settings.model, device="cpu")
+    model = with_seg(
+        load_model(settings.model, device="cpu"), settings.train.seg, settings.batches.frames
+    )
     trained = prepare(model, settings.train)
     prefix = "model."
     numbers = {k.removeprefix(prefix): v for k, v in gathered.items() if k.startswith(prefix)}

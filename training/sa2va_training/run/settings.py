@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sa2va_model.config import SEG_MODES
 from sa2va_model.errors import InputError
 from sa2va_training.objectives.losses import MaskLossSettings
 
@@ -33,6 +34,9 @@ class PartSettings:
         text_hidden, projector, decoder: train `text_hidden_fcs`, `mlp1`, SAM-2's mask decoder.
         vision: also the vision model. Always in mode "full".
         encoder: also SAM-2's image encoder (published: never).
+        seg: how keyframes are prompted, as `ModelConfig.seg` ("single", "repetitive" or "unique"); "" = as the model
+            was made. Another one changes the model that the run begins with, so its adapter fits no other: use
+            `merged/`.
         checkpointing: recompute activations of the language model backwards, which saves memory.
     """
 
@@ -48,10 +52,14 @@ class PartSettings:
     decoder: bool = True
     vision: bool = False
     encoder: bool = False
+    seg: str = ""
     checkpointing: bool = True
 
     def __post_init__(self) -> None:
         _one_of("train.mode", self.mode, MODES)
+        _one_of("train.seg", self.seg, ("", *SEG_MODES))
+        if self.seg not in ("", "single") and self.mode == "memory":
+            raise InputError(f"train.seg is {self.seg!r} in mode memory; expected single")
         _one_of("train.embeddings", self.embeddings, ("none", "special", "all"))
         _between("train.rank", self.rank, 1, 4096)
         for name in ("dropout", "memory_dropout"):
