@@ -24,6 +24,7 @@ from sa2va_training.data.folder import FolderWriter
 from sa2va_training.data.masks import ArrayMask
 from sa2va_training.data.pictures import ArrayPicture
 from sa2va_training.data.sample import ObjectMasks, Referring, Sample
+from sa2va_training.run.merged import save_merged
 from sa2va_training.run.seg import with_seg
 from sa2va_training.run.settings import DataSettings, PartSettings
 
@@ -130,6 +131,17 @@ def test_a_wider_vocabulary_changes_nothing_else(tmp_path: Path) -> None:
     frames = [frame.rgb for frame in noisy_clip(4)]
     answer = back.segment_video(frames, "it")
     assert answer.masks.shape[1:] == (4, 30, 40)
+
+
+def test_a_merged_model_is_not_held_to_the_words_of_its_base(tmp_path: Path) -> None:
+    save_model(nano_model(), tmp_path / "base")
+    words = json.dumps({"things": ["mug"], "colours": [], "others": []})
+    (tmp_path / "base" / "vocabulary.json").write_text(words)
+    model = load_model(tmp_path / "base", device="cpu")
+    assert model.vocabulary is not None
+    model.vocabulary = None  # as `load_adapter` leaves it
+    save_merged(model, str(tmp_path / "base"), tmp_path / "merged")
+    assert load_model(tmp_path / "merged", device="cpu").vocabulary is None
 
 
 def test_wrong_modes_are_named() -> None:
