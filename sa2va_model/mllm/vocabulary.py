@@ -173,9 +173,9 @@ def _bare(question: str) -> str:
 
 
 def _plain_case(text: str) -> str:
-    """ "THE Red mug" as "the red mug"; a capital that only begins the sentence stays."""
+    """ "THE Red mug" as "the red mug", for the middle of a sentence; a question keeps the capital that begins it."""
     first, _, rest = text.partition(" ")
-    begins = first[:1].isupper() and first[1:] == first[1:].lower()
+    begins = "?" in text and first[:1].isupper() and first[1:] == first[1:].lower()
     return " ".join(part for part in (first if begins else first.lower(), rest.lower()) if part)
 
 

@@ -210,6 +210,10 @@ class BagImages:
         if video is not None:
             for rgb, given in video.finish():
                 yield rgb, *given
+            for _ in range(video.missing):
+                self._skip(
+                    f"{self.name}: video packets that no picture came of, expected keyframes"
+                )
 
     def _header(self, message: Any) -> Any:
         """The header; CompressedVideo has its fields without one."""

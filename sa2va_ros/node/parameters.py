@@ -130,7 +130,7 @@ START: tuple[Parameter, ...] = (
         "depth_transport",
         "raw",
         "raw: subscribe `depth` (sensor_msgs/Image); compressed: `depth/compressed` (16-bit PNG); compressedDepth: "
-        "`depth/compressedDepth`.",
+        "`depth/compressedDepth` (PNG or RVL).",
         choices=("raw", "compressed", "compressedDepth"),
     ),
     Parameter(

@@ -22,6 +22,8 @@ CENTRE = 3.0  # how far outside of the image, in image sizes, the optical axis m
 STEEPEST = (
     20.0  # tangent of the angle to the axis (87 degrees) beyond which depth along z says nothing
 )
+SQUARE = 4.0  # how many times wider than high a pixel may be, or higher than wide (binning along one side is 2)
+SKEW = 0.05  # of the focal length
 BENDING = 1e4  # no coefficient of a real lens is larger
 ROUND_TRIP = 1.0  # pixels by which undistorting and distorting again may differ
 
@@ -176,11 +178,20 @@ def _check_plausible(named: str, field: str, matrix: np.ndarray, height: int, wi
             f"{named}: {field} is {matrix.ravel().tolist()}; expected focal lengths above 0"
         )
     low, high = (share * max(width, height) for share in FOCAL)
+    if max(fx, fy) > SQUARE * min(fx, fy):
+        raise InputError(
+            f"{named}: focal lengths are {fx:g} and {fy:g} pixels; expected them alike (up to {SQUARE:g} times)"
+        )
     if not (low <= fx <= high and low <= fy <= high):
         raise InputError(
             f"{named}: focal lengths are {fx:g} and {fy:g} pixels; expected {low:g} to {high:g}"
         )
-    if abs(cx) > CENTRE * width or abs(cy) > CENTRE * height:
+    empty = [matrix[1, 0], *matrix[2, :2], matrix[2, 2] * (matrix[2, 2] - 1)]
+    if np.abs(empty).max() > 1e-6 or abs(matrix[0, 1]) > SKEW * fx:
+        raise InputError(
+            f"{named}: {field} is {matrix.ravel().tolist()}; expected fx 0 cx, 0 fy cy, 0 0 1 row by row"
+        )
+    if abs(cx) > CENTRE * width or abs(cy) > CENTRE * height or cx == cy == 0:
         raise InputError(
             f"{named}: the optical axis is at {cx:g},{cy:g}; expected it near the image of {width}x{height}"
         )
@@ -198,6 +209,9 @@ def _distortion(message: Any, named: str) -> tuple[tuple[float, ...], str]:
             )
         return (), "plumb_bob"
     counts = MODELS[model].counts
+    fewer = max((count for count in counts if count <= len(numbers)), default=0)
+    if not any(numbers[fewer:]):
+        numbers = numbers[:fewer]  # fields of a fixed length, filled up with zeros
     if numbers and len(numbers) not in counts:
         raise InputError(
             f"{named}: d has {len(numbers)} numbers; expected 0 or {' or '.join(map(str, counts))} for {model}"

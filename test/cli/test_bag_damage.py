@@ -106,34 +106,103 @@ def _messages(make: Any, tmp_path: Path) -> list[Any]:
     return [store.deserialize_cdr(message.data, message.kind) for message in found]
 
 
-@pytest.mark.parametrize("kind", VIDEO_TYPES)
-def test_video_topics_are_decoded_with_their_stamps(
-    tmp_path: Path, frames: list[np.ndarray], kind: str
-) -> None:
+def packets_of(pictures: list[np.ndarray], group: int = 8) -> list[bytes]:
+    """H.264 with a keyframe every `group` pictures."""
+    codec = av.CodecContext.create("libx264", "w")
+    codec.width, codec.height, codec.pix_fmt = 128, 96, "yuv420p"  # type: ignore[attr-defined]
+    codec.gop_size = group  # type: ignore[attr-defined]
+    codec.options = {"bf": "0", "tune": "zerolatency", "crf": "10", "sc_threshold": "0"}
+    codec.time_base = 1  # type: ignore[assignment]
+    shown = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures]
+    return [bytes(packet) for frame in shown for packet in codec.encode(frame)]  # type: ignore[attr-defined]
+
+
+def video_bag(folder: Path, kind: str, told: str, packets: list[bytes]) -> BagImages:
+    """A recording at 25 Hz."""
     store = typestore()
     for name, definition in VIDEO_TYPES.items():
         store.register(get_types_from_msg(definition, name))
-    codec = av.CodecContext.create("libx264", "w")
-    codec.width, codec.height, codec.pix_fmt = 128, 96, "yuv420p"  # type: ignore[attr-defined]
-    codec.options = {"bf": "0", "tune": "zerolatency", "crf": "10"}
-    codec.time_base = 1  # type: ignore[assignment]
-    packets = []
-    for picture in frames:
-        packets += codec.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))  # type: ignore[attr-defined]
-    with Writer(tmp_path / "bag", version=8) as writer:
+    with Writer(folder, version=8) as writer:
         link = writer.add_connection("/v", kind, typestore=store)
-        for number, packet in enumerate(packets[2:] if len(packets) > 20 else packets):
+        for number, packet in enumerate(packets):
             message = fresh(store, kind)
             due = 10**18 + number * 40_000_000
             stamp = message.timestamp if hasattr(message, "timestamp") else message.header.stamp
             stamp.sec, stamp.nanosec = divmod(due, 10**9)
-            name = "format" if hasattr(message, "format") else "encoding"
-            setattr(message, name, "h264" if name == "format" else "libx264;yuv420p;bgr8")
-            message.data = np.frombuffer(bytes(packet), np.uint8)
+            setattr(message, "format" if hasattr(message, "format") else "encoding", told)
+            message.data = np.frombuffer(packet, np.uint8)
             writer.write(link, due, store.serialize_cdr(message, kind))
-    source = BagImages(tmp_path / "bag")
+    return BagImages(folder)
+
+
+def with_lengths(packet: bytes) -> bytes:
+    """Start codes replaced by lengths, as in MP4."""
+    units = [unit for unit in packet.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1") if unit]
+    return b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
+
+
+FOXGLOVE, FFMPEG = VIDEO_TYPES
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "form"),
+    [
+        (FOXGLOVE, "h264", bytes),
+        (FFMPEG, "libx264;yuv420p;bgr8", bytes),
+        (FFMPEG, "avc1", with_lengths),
+    ],
+)
+def test_video_topics_are_decoded_with_their_stamps(
+    tmp_path: Path, frames: list[np.ndarray], kind: str, told: str, form: Any
+) -> None:
+    source = video_bag(tmp_path / "bag", kind, told, [form(p) for p in packets_of(frames)])
     got = list(source)
     assert source.fps == pytest.approx(25)
+    assert source.skipped == 0
     assert [round(f.stamp, 6) for f in got] == [round(0.04 * n, 6) for n in range(len(frames))]
     for frame, picture in zip(got, frames, strict=True):
         assert np.abs(frame.rgb.astype(int) - picture).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "lost"),
+    [
+        ("begins in a group", [0, 1]),
+        ("empty", [5]),
+        ("zeros", [5, 6, 7]),
+        ("cut", [5, 6, 7]),
+    ],
+)
+def test_a_damaged_packet_costs_its_group_and_is_counted(
+    tmp_path: Path, frames: list[np.ndarray], fault: str, lost: list[int]
+) -> None:
+    pictures = (frames * 4)[:16]
+    packets = packets_of(pictures)
+    if fault == "begins in a group":
+        packets, pictures = packets[6:], pictures[6:]
+    else:
+        changed = {"empty": b"", "zeros": bytes(9), "cut": packets[5][: len(packets[5]) // 2]}
+        packets[5] = changed[fault]
+    source = video_bag(tmp_path / "bag", FOXGLOVE, "h264", packets)
+    got = list(source)
+    left = [n for n in range(len(pictures)) if n not in lost]
+    assert [round(f.recorded - 10**18) // 40_000_000 for f in got] == left
+    assert source.skipped == len(lost)
+    assert "video packet" in source.first_skipped
+
+
+def test_parameter_sets_may_come_in_a_packet_of_their_own(
+    tmp_path: Path, frames: list[np.ndarray]
+) -> None:
+    first, *others = packets_of(frames)
+    at = first.rindex(b"\0\0\1\x65")  # the picture; before it are its parameter sets
+    source = video_bag(tmp_path / "bag", FFMPEG, "h264", [first[:at], first[at:], *others])
+    assert len(list(source)) == len(frames)
+    assert source.skipped == 0
+
+
+def test_packets_of_which_no_picture_comes_are_counted(tmp_path: Path) -> None:
+    source = video_bag(tmp_path / "bag", FOXGLOVE, "h264", packets_of(NOISE[:3])[1:])
+    with pytest.raises(InputError, match="before the first keyframe with its parameter sets"):
+        list(source)
+    assert source.skipped == 2

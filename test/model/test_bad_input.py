@@ -386,6 +386,26 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str | None]] = {
         config(lambda c: c["sam2_config"].update(embed_dim=10**9)),
         r"embed_dim is 1000000000, but the largest tensor",
     ),
+    "rotation by nothing": (
+        config(lambda c: language(c).update(rope_theta=0)),
+        r"config\.json: .*rope_theta is 0; expected a number from 1 to 1e\+12",
+    ),
+    "a word for a rotation": (
+        config(lambda c: language(c).update(rope_theta="x")),
+        r"rope_theta is 'x'; expected a number",
+    ),
+    "a rotation scaled by nothing": (
+        config(lambda c: language(c).update(rope_scaling={"rope_type": "linear", "factor": 0})),
+        r"rope_scaling\.factor is 0; expected a number",
+    ),
+    "a norm that divides by nothing but its epsilon": (
+        config(lambda c: language(c).update(rms_norm_eps=1e300)),
+        r"rms_norm_eps is 1e\+300; expected a number",
+    ),
+    "no attention heads": (
+        config(lambda c: language(c).update(num_attention_heads=0)),
+        "num_attention_heads is 0; expected 1 or more",
+    ),
     "a billion tiles": (config(lambda c: c.update(max_tiles=10**9)), "max_tiles is 1000000000"),
     "JSON without a bottom": (
         lambda f: (f / "config.json").write_text("[" * 100_000),

@@ -25,6 +25,8 @@ WORDS = Vocabulary(
     [
         ("the red mug", "the red mug", ()),
         ("THE RED MUG", "the red mug", ()),
+        ("Mug", "mug", ()),
+        ("Red Mug", "red mug", ()),
         ("Where is the Teddy Bear?", "Where is the teddy bear?", ()),
         ("the boxes", "the boxes", ()),
         ("the xylophone", "", ("xylophone",)),

@@ -66,6 +66,16 @@ def test_regions_and_binning(
         (info(640, 480, k=[1e-300, 0, 320, 0, 1e-300, 240, 0, 0, 1]), "focal lengths are 1e-300"),
         (info(640, 480, k=[1e-3, 0, 320, 0, 1e-3, 240, 0, 0, 1]), "expected 32 to 128000"),
         (info(640, 480, k=[F, 0, 1e9, 0, F, 240, 0, 0, 1]), r"optical axis is at 1e\+09,240"),
+        (
+            info(640, 480, k=[F, 0, 320, 0, 60, 240, 0, 0, 1]),
+            "600 and 60 pixels; expected them alike",
+        ),
+        (
+            info(640, 480, k=[F, 0, 0, 0, F, 0, 320, 240, 1]),
+            "expected fx 0 cx, 0 fy cy",
+        ),  # by columns
+        (info(640, 480, k=[F, 320, 0, 0, F, 240, 0, 0, 1]), "expected fx 0 cx, 0 fy cy"),
+        (info(640, 480, k=[F, 0, 0, 0, F, 0, 0, 0, 1]), "optical axis is at 0,0"),
         (info(640, 480, k=[float("nan")] * 9), "expected focal lengths above 0"),
         (info(640, 480, d=[1e300] * 5), r"d is \[1e\+300"),
         (info(640, 480, d=[float("nan")] * 5), r"d is \[nan"),
@@ -94,3 +104,19 @@ def test_a_fisheye_is_undone(name: str) -> None:
     rays = camera.rays(pixels[:, 0], pixels[:, 1])
     np.testing.assert_allclose(rays[:, :2], directions, atol=1e-6)
     assert np.isnan(camera.rays(np.array([-1e5]), np.array([0.0]))[0, :2]).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "numbers", "kept"),
+    [
+        ("equidistant", [0.1, 0.01, 0.001, 0.0001, 0.0], 4),
+        ("plumb_bob", [0.1, -0.2, 0, 0, 0, 0], 5),
+        ("plumb_bob", [0.0] * 2, 0),
+        ("rational_polynomial", [0.1, 0, 0, 0, 0, 0, 0, 0], 8),
+    ],
+)
+def test_zeros_behind_the_coefficients_are_no_coefficients(
+    model: str, numbers: list[float], kept: int
+) -> None:
+    camera = camera_from_info(info(d=numbers, distortion_model=model))
+    assert camera.distortion == tuple(numbers[:kept])
