@@ -2,7 +2,8 @@
 """What the demos with a simulated robot share: options, processes, one command an episode, and the report.
 
 Four processes: the simulator (robot and camera), the tracker, the consumer, and this one, which only says the commands
-and asks the simulator for the truth.
+and asks the simulator for the truth. Their time is the simulator's, which waits for a machine or a tracker that is
+slower.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
@@ -23,6 +23,8 @@ from sa2va_model.errors import InputError
 
 Episode = TypeVar("Episode")
 Json = dict[str, Any]
+PACE = 0.3  # seconds
+SIMULATED: dict[str, Any] = {"use_sim_time": True}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,21 @@ def add_episode_arguments(parser: argparse.ArgumentParser, *, episodes: int) -> 
         help="masks come from the simulator's truth and not from the model: measures the rest alone",
     )
     parser.add_argument(
+        "--pace",
+        type=float,
+        default=PACE,
+        metavar="S",
+        help=f"seconds by which the tracker may be behind before simulated time waits for it (default {PACE:g}); "
+        "0 = it waits for nobody",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="simulated seconds in a second, at most (default 1)",
+    )
+    parser.add_argument(
         "-o", "--output", metavar="DIR", help="film, pictures and the logs of the processes"
     )
 
@@ -66,6 +83,9 @@ def check_episodes(args: argparse.Namespace) -> None:
         raise InputError(f"--episodes {args.episodes}: expected 1 or more")
     if not 0 <= args.seed <= 2**31 - 1 - args.episodes:
         raise InputError(f"--seed {args.seed}: expected 0 to {2**31 - 1 - args.episodes}")
+    for name, least, most in (("pace", 0.0, 60.0), ("speed", 0.01, 100.0)):
+        if not least <= (value := getattr(args, name)) <= most:
+            raise InputError(f"--{name} {value:g}: expected {least:g} to {most:g}")
     if args.model and not Path(args.model).is_dir():
         raise InputError(f"--model {args.model}: no such folder; expected a checkpoint folder")
 
@@ -93,14 +113,16 @@ class Arena:
         watch = self._film.add if self._film else None
         referee = Referee(cast.robot, cast.topic, f"{cast.topic}_result", watch=watch)
         self._referee = stack.enter_context(referee)
+        world = {"seed": args.seed, "pace": float(args.pace), "speed": float(args.speed)}
+        self._settle = max(0.3, args.pace + 0.2)
         logs = {name: folder / f"{name}.log" for name in ("tracker", cast.robot, cast.consumer)}
         processes: dict[str, subprocess.Popen[bytes]] = {
             "tracker": stack.enter_context(_tracker(args, logs["tracker"])),
             cast.robot: stack.enter_context(
-                node(cast.robot, logs[cast.robot], seed=args.seed, **cast.robot_parameters)
+                node(cast.robot, logs[cast.robot], **world, **cast.robot_parameters)
             ),
             cast.consumer: stack.enter_context(
-                node(cast.consumer, logs[cast.consumer], **cast.consumer_parameters)
+                node(cast.consumer, logs[cast.consumer], **SIMULATED, **cast.consumer_parameters)
             ),
         }
         self._processes = list(processes.values())
@@ -112,22 +134,22 @@ class Arena:
         """A new scene and one command.
 
         Args:
-            limit: seconds after which the episode is given up.
+            limit: simulated seconds after which the episode is given up.
             least: seconds that an episode counts, also if it was refused at once.
 
         Returns:
-            What the simulator said of the scene, the consumer's result, the score and the seconds it took.
+            What the simulator said of the scene, the consumer's result, the score and the simulated seconds it took.
         """
         started = self._referee.ask("next_episode")
         command = f"{verb} {started['expression']}"
         if self._film is not None:
             self._film.begin(command)
-        time.sleep(0.3)  # the camera shows the new scene
-        began = time.monotonic()
+        self._referee.rest(self._settle)  # the tracker sees the new scene
+        began = self._referee.now()
         result = self._referee.command(command, limit, self._alive)
         if result is not None and result["outcome"] == "refused":
-            time.sleep(max(0.0, least - (time.monotonic() - began)))
-        seconds = time.monotonic() - began
+            self._referee.rest(max(0.0, least - (self._referee.now() - began)))
+        seconds = self._referee.now() - began
         return started, result, self._referee.ask("score"), seconds
 
     def ended(self, seed: int, verdict: str, success: bool) -> None:
@@ -142,9 +164,9 @@ class Arena:
 def _tracker(args: argparse.Namespace, log: Path) -> AbstractContextManager[Any]:
     """The tracker's process: the model's, or the one that uses the simulator's masks."""
     if args.truth:
-        return node("truth_tracker", log, **reliably("image", "depth"))
+        return node("truth_tracker", log, **SIMULATED, **reliably("image", "depth"))
     model = {"model": args.model or "", "device": args.device}
-    return node("tracker_node", log, **model, **reliably("image", "depth"))
+    return node("tracker_node", log, **model, **SIMULATED, **reliably("image", "depth"))
 
 
 def run_episodes(

@@ -57,7 +57,7 @@ def judge(
         started: the simulator's answer to `next_episode`; `truth`: that to `score`.
         result: the follower's, or None if it said nothing in time.
         distance: that was to be kept, metres.
-        seconds: wall clock from the command to the result.
+        seconds: simulated, from the command to the result.
     """
     said = result or {"outcome": "none", "cause": "error", "detail": "no result in time"}
     times, distances = np.asarray(truth["time"]), np.asarray(truth["distance"])

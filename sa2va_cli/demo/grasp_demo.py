@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   sa2va grasp-demo --truth --episodes 20       the simulator's masks instead of the model: manipulation alone
   sa2va grasp-demo --episodes 3 -o out/grasp   also writes a film and a picture of each end
   ros2 run sa2va_ros grasp_demo --episodes 3   the same command"""
-EPISODE_SECONDS = 180.0  # after which an episode is given up
+EPISODE_SECONDS = 180.0  # simulated, after which an episode is given up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

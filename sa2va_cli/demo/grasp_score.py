@@ -33,7 +33,7 @@ class GraspEpisode:
         cause: of a failure, one of CAUSES; "" of a success.
         believed: what the robot said: held, refused, failed or none (no answer).
         closed: the fingers closed on something, or where something was thought to be.
-        seconds: from the command to the result, wall clock.
+        seconds: from the command to the result, simulated.
         grasp_error: metres in the plane from the planned grasp to the object's place; NaN without a plan.
     """
 

@@ -16,6 +16,7 @@ from builtin_interfaces.msg import Duration
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from sa2va_ros.support.deadline import Deadline
 from sa2va_ros.support.qos import reliable
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Arm:
     """
 
     def __init__(self, node: Node, stop_requested: Callable[[], bool]) -> None:
-        self._stop_requested = stop_requested
+        self._node, self._stop_requested = node, stop_requested
         self._changed = threading.Condition()
         self._state: dict[str, float] = {}
         self._effort = 0.0
@@ -63,9 +64,9 @@ class Arm:
         Raises:
             ArmError: nothing came.
         """
-        end = time.monotonic() + seconds
+        deadline = Deadline(self._node, seconds)
         while not (self._state and self._trajectory.get_subscription_count()):
-            if time.monotonic() > end or self._stop_requested():
+            if deadline.passed or self._stop_requested():
                 raise ArmError("no joint_states, or nobody takes joint_trajectory")
             time.sleep(0.02)
 
@@ -101,16 +102,18 @@ class Arm:
 
     def grip(self, opening: float = 0.0) -> float:
         """Bring the fingers to an opening (0 = press) and return how far they are apart when they rest."""
-        seconds = abs(self.opening - opening) / CLOSING + 0.1
+        began, last = self.opening, np.inf
+        seconds = abs(began - opening) / CLOSING + 0.1
         self._send((*self._goal[:4], opening), seconds)
-        self._sleep(seconds)
-        last = np.inf
-        for _ in range(10):  # until they move no more
-            now = self.opening
-            if abs(now - last) < 0.0005:
-                break
-            last = now
+        deadline = Deadline(self._node, 4 * seconds + 5)
+        # Until they are there, or have moved and rest: a goal may reach the driver late.
+        while not (deadline.passed or self._stop_requested()):
             self._sleep(0.1)
+            here = self.opening
+            rests = abs(here - last) < 0.0005 and abs(here - began) > 0.002
+            if rests or abs(here - opening) < 0.002:
+                break
+            last = here
         return self.opening
 
     def _send(self, goal: tuple[float, ...], seconds: float) -> None:
@@ -120,8 +123,7 @@ class Arm:
         self._trajectory.publish(JointTrajectory(joint_names=list(JOINTS), points=[point]))
 
     def _arrive(self, goal: tuple[float, ...], seconds: float) -> None:
-        # By joint states, not by the clock: a simulator on a busy machine is slower than time.
-        end = time.monotonic() + 4 * seconds + 5
+        deadline = Deadline(self._node, 4 * seconds + 5)
         with self._changed:
             while True:
                 gaps = [
@@ -132,13 +134,13 @@ class Arm:
                     return
                 if self._stop_requested():
                     raise ArmError("stopped")
-                if time.monotonic() > end:
+                if deadline.passed:
                     here = ", ".join(f"{name} {self._state[name]:.3f}" for name in JOINTS[:4])
                     wanted = ", ".join(f"{value:.3f}" for value in goal)
                     raise ArmError(f"did not arrive at {wanted}: {here}")
                 self._changed.wait(0.1)
 
     def _sleep(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._stop_requested():
-            time.sleep(0.02)
+        deadline = Deadline(self._node, seconds)
+        while not (deadline.passed or self._stop_requested()):
+            time.sleep(0.01)

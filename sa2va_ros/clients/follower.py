@@ -37,6 +37,7 @@ from sa2va_ros.interfaces.commands import clean_text
 from sa2va_ros.messages.clouds import matrix_from_transform
 from sa2va_ros.messages.images import nanoseconds
 from sa2va_ros.msg import Track
+from sa2va_ros.support.deadline import Deadline
 from sa2va_ros.support.parameter import Parameter
 from sa2va_ros.support.qos import NEWEST_IMAGE, reliable
 from sa2va_ros.support.spinning import serve
@@ -148,9 +149,9 @@ class Follower(CommandNode):
         raise AssertionError("tries is at least 1")
 
     def _wait_ready(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        deadline = Deadline(self, seconds)
         while self._mount is None or self._history.newest is None:
-            if time.monotonic() > end or self._interrupted():
+            if deadline.passed or self._interrupted():
                 missing = "camera_mount" if self._mount is None else "odom"
                 raise InputError(
                     f"nothing came on {missing}; expected where the camera and the base are"

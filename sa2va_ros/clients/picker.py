@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import time
 import traceback
 from dataclasses import replace
 
@@ -30,6 +29,7 @@ from sa2va_ros.clients.tracker_client import TrackerError
 from sa2va_ros.interfaces.commands import clean_text
 from sa2va_ros.msg import Track
 from sa2va_ros.node.parameters import Parameter
+from sa2va_ros.support.deadline import now
 from sa2va_ros.support.spinning import serve
 
 TABLE = (
@@ -94,7 +94,7 @@ class Attempt:
         self._picker, self._command = picker, command
         self._tracker, self._arm = picker._tracker, picker._arm
         self._result = PickResult(command, "refused")
-        self._began = time.monotonic()
+        self._began = now(picker)
         self._closed = self._moved = False
         self._missed = "error", "not tried"  # why the last attempt ended
 
@@ -149,10 +149,10 @@ class Attempt:
         return replace(self._result, outcome=outcome, cause=cause, detail=detail)
 
     def _lap(self, stage: str) -> None:
-        now = time.monotonic()
-        spent = self._result.seconds.get(stage, 0.0) + now - self._began
+        here = now(self._picker)
+        spent = self._result.seconds.get(stage, 0.0) + here - self._began
         seconds = {**self._result.seconds, stage: round(spent, 3)}
-        self._result, self._began = replace(self._result, seconds=seconds), now
+        self._result, self._began = replace(self._result, seconds=seconds), here
 
     def _park(self) -> None:
         """Out of the camera's sight, from wherever it is: up first, then open and aside."""

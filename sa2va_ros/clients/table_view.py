@@ -17,6 +17,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from sa2va_ros.messages.clouds import matrix_from_transform
 from sa2va_ros.messages.images import array_from_image, depth_from_image, nanoseconds
 from sa2va_ros.space.cameras import camera_from_info
+from sa2va_ros.support.deadline import Deadline
 from sa2va_ros.support.qos import NEWEST_IMAGE, reliable
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class TableView:
     """
 
     def __init__(self, node: Node, stop_requested: threading.Event) -> None:
-        self._stop_requested = stop_requested
+        self._node, self._stop_requested = node, stop_requested
         self._depths: deque[Image] = deque(maxlen=10)
         self._masks: deque[Image] = deque(maxlen=10)
         self._info: Any = None
@@ -88,9 +89,9 @@ class TableView:
         Raises:
             Refusal: there is no depth image or no camera_info.
         """
-        end = time.monotonic() + DEPTH_SECONDS
+        deadline = Deadline(self._node, DEPTH_SECONDS)
         while not self._depths or self._info is None:
-            if time.monotonic() > end or self._stop_requested.is_set():
+            if deadline.passed or self._stop_requested.is_set():
                 raise Refusal("error", "no depth image or no camera_info")
             time.sleep(0.02)
         points, eye = self._points(self._depths[-1], None)

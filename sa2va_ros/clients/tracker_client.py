@@ -8,7 +8,6 @@ user's own; the executor that spins the node must be another one.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sa2va_ros.action import TrackExpression
 from sa2va_ros.messages.images import nanoseconds
 from sa2va_ros.msg import Track, TrackArray
 from sa2va_ros.srv import GetTrackCloud, RemoveTrack
+from sa2va_ros.support.deadline import Deadline
 from sa2va_ros.support.deferred import REQUESTS
 
 if TYPE_CHECKING:
@@ -182,11 +182,11 @@ class TrackerClient:
     ) -> Any:
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
-        end = time.monotonic() + seconds
+        deadline = Deadline(self._node, seconds)
         while not done.wait(0.05):
             if stop_requested():
                 raise TrackerError("stopped")
-            if time.monotonic() > end:
+            if deadline.passed:
                 raise TrackerError(f"the tracker did not send {what} within {seconds:.0f} s")
         return future.result()
 
@@ -220,15 +220,14 @@ class TrackerClient:
 
     def watch(self, track_id: str, images: int, seconds: float, since: int = 0) -> list[Sight]:
         """What becomes of a track on `images` further images taken after `since`; fewer if time runs out."""
-        end = time.monotonic() + seconds
+        deadline = Deadline(self._node, seconds)
         with self._changed:
             while True:
                 kept = self._sights.get(track_id, ())
                 found = [sight for sight in kept if sight.stamp > since]
-                left = end - time.monotonic()
-                if len(found) >= images or left <= 0:
+                if len(found) >= images or deadline.passed:
                     return found[:images]
-                self._changed.wait(left)
+                self._changed.wait(0.05)
 
 
 def points_of(cloud: Any) -> np.ndarray:

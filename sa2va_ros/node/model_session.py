@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from sa2va_model.tracking.track_names import TrackNames
 from sa2va_model.tracks import FrameResult
 from sa2va_ros.interfaces.conversation import Conversation
 from sa2va_ros.node.backend_choice import BackendChoice
+from sa2va_ros.support.quiet_imports import quiet_imports
 
 if TYPE_CHECKING:
     from sa2va_model.sa2va import Sa2VA
@@ -126,6 +128,7 @@ class ModelSession:
         from sa2va_serve.needs import need
 
         need("grpc", "remote")
+        _import_model()
         import torch
 
         from sa2va_model.checkpoints.load import suit_threads
@@ -356,9 +359,16 @@ def _existing(settings: EngineSettings) -> Path | None:
     return folder
 
 
+def _import_model() -> None:
+    """Import what a model needs: seconds, in which everything else goes on."""
+    with quiet_imports():
+        for name in ("checkpoints.load", "tracking.live"):
+            importlib.import_module(f"sa2va_model.{name}")
+
+
 def _load(folder: Path | None, settings: EngineSettings) -> Sa2VA:
-    # Here and not at the top: torch takes seconds, and without it the node can still say what
-    # is missing.
+    # Not at the top: torch takes seconds, and without it the node can still say what is missing.
+    _import_model()
     import torch
 
     from sa2va_model.checkpoints.load import load_model, suit_threads

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs episodes from outside: asks the simulator for the next one, says the command, hears the result, asks for the
-truth. Everything over ROS."""
+truth. Everything over ROS, in simulated time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter as RosParameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from sa2va_ros.messages.images import nanoseconds, rgb_from_image
 from sa2va_ros.msg import TrackerStatus
+from sa2va_ros.support.deadline import Deadline, now
 from sa2va_ros.support.qos import NEWEST_IMAGE, reliable
 
 
@@ -45,7 +47,10 @@ class Referee:
         self._answers: list[dict[str, Any]] = []
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        self._node = rclpy.create_node("referee", namespace=namespace, context=self._context)
+        simulated = [RosParameter("use_sim_time", value=True)]
+        self._node = rclpy.create_node(
+            "referee", namespace=namespace, context=self._context, parameter_overrides=simulated
+        )
         self._said = self._node.create_publisher(String, say, reliable(10))
         self._node.create_subscription(String, hear, self._on_result, reliable(10))
         latched = reliable(1, latched=True)
@@ -93,7 +98,9 @@ class Referee:
         working = (TrackerStatus.ACTIVE, TrackerStatus.DEGRADED)
         active = self.status is not None and self.status.state in working
         listeners = self._said.get_subscription_count()
-        return bool(active and listeners and self._service("next_episode").service_is_ready())
+        told = self._node.get_clock().now().nanoseconds > 0
+        served = self._service("next_episode").service_is_ready()
+        return bool(active and listeners and told and served)
 
     def ask(self, service: str, seconds: float = 30.0) -> dict[str, Any]:
         """Call one of the simulator's Trigger services; its message is JSON.
@@ -121,14 +128,24 @@ class Referee:
         """
         self._answers.clear()
         self._said.publish(String(data=text))
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        deadline = Deadline(self._node, seconds)
+        while not deadline.passed:
             if self._answers:
                 return self._answers[-1]
             if not alive():
                 raise RuntimeError("a node ended before the episode was over; see its log")
             time.sleep(0.02)
         return None
+
+    def now(self) -> float:
+        """Seconds of simulated time."""
+        return now(self._node)
+
+    def rest(self, seconds: float) -> None:
+        """Let simulated time pass."""
+        deadline = Deadline(self._node, seconds)
+        while not deadline.passed:
+            time.sleep(0.01)
 
     def _service(self, name: str) -> Any:
         if name not in self._services:

@@ -6,18 +6,26 @@ truth_target       latched JSON {"expression": "the green bottle", "value": 3}: 
 ~/next_episode     std_srvs/Trigger: the scene of the next seed, the first time that of `seed`; the
                    message is JSON with the sentence
 ~/score            std_srvs/Trigger: the truth about what was done so far, as JSON
+/clock             rosgraph_msgs/Clock: simulated time, for nodes with `use_sim_time`
+
+Simulated time never runs ahead of what this machine can do, and with `pace` not of the tracker either: what a robot
+reaches does not depend on how busy the machine is.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from abc import abstractmethod
 from typing import Any
 
+from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from sa2va_ros.messages.images import fill_time, nanoseconds
+from sa2va_ros.msg import TrackArray
 from sa2va_ros.sim.camera import SimCamera, names
 from sa2va_ros.support.parameter import Parameter
 from sa2va_ros.support.qos import reliable
@@ -31,11 +39,20 @@ TABLE = (
     Parameter("width", 320, "Pixels.", span=(16, 4096)),
     Parameter("height", 240, "Pixels.", span=(16, 4096)),
     Parameter(
+        "pace",
+        0.0,
+        "Simulated seconds by which the newest `tracks` may be behind: time waits for a tracker that is slower. "
+        "0 = it waits for nobody.",
+        span=(0.0, 60.0),
+    ),
+    Parameter("speed", 1.0, "Simulated seconds in a second, at most.", span=(0.01, 100.0)),
+    Parameter(
         "frame_id", "camera_optical_frame", "Frame of the images: x right, y down, z forward."
     ),
 )
 SLICE = 0.02  # seconds by which the world moves on at once
 _BEHIND = 0.5  # seconds; a machine that falls back further lets simulated time slow down
+_PATIENCE = 2.0  # seconds after which time goes on by one image all the same: the last one may have got lost
 
 
 class SimRobot(SimCamera):
@@ -44,10 +61,17 @@ class SimRobot(SimCamera):
     def __init__(self, name: str, table: tuple[Parameter, ...]) -> None:
         self._episodes = 0
         self._simulated, self._told_state = 0.0, 0.0
+        self._free, self._freed = math.inf, time.monotonic()  # until when time may run; since when
         super().__init__(name, table)
         self.create_service(Trigger, "~/next_episode", self._next_episode)
         self.create_service(Trigger, "~/score", self._tell_score)
         self._state_period = 1.0 / self._value("state_rate")
+        self._clock_topic = self.create_publisher(Clock, "/clock", reliable(10))
+        self._speed, self._pace = self._value("speed"), self._value("pace")
+        if self._pace:
+            # A shorter one would hold time before the next image is taken.
+            self._pace = max(self._pace, 1.5 * self._period)
+            self.create_subscription(TrackArray, "tracks", self._on_tracks, reliable(10))
 
     # --- what a robot adds ------------------------------------------------------------------------
 
@@ -110,14 +134,13 @@ class SimRobot(SimCamera):
     # --- time -------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        now = time.monotonic() - self._began
-        if now - self._simulated > _BEHIND:
-            self._began += now - self._simulated - _BEHIND
-            now = time.monotonic() - self._began
+        now, before = self._until(), self._simulated
         while self._simulated + SLICE <= now:
             self._simulator.step(SLICE)
             self._simulated += SLICE
             self._looked()
+        if self._simulated > before:
+            self._tell_clock()
         if self._simulated - self._told_state >= self._state_period:
             self._told_state = self._simulated
             self._tell_state(self._start + round(self._simulated * 1e9))
@@ -125,3 +148,26 @@ class SimRobot(SimCamera):
         if due > self._frame:
             self._frame = due
             self._publish()
+
+    def _until(self) -> float:
+        """Up to when simulated time may run now, in seconds since the start."""
+        spent = time.monotonic()
+        now = (spent - self._began) * self._speed
+        if spent - self._freed > _PATIENCE:
+            self._free, self._freed = max(self._free, self._simulated) + self._period, spent
+        limit = min(self._simulated + _BEHIND, self._free)
+        if now > limit:
+            self._began += (now - limit) / self._speed
+            now = limit
+        return now
+
+    def _on_tracks(self, message: TrackArray) -> None:
+        behind = (nanoseconds(message.header.stamp) - self._start) / 1e9
+        if math.isinf(self._free) or behind + self._pace > self._free:
+            self._free = behind + self._pace
+        self._freed = time.monotonic()
+
+    def _tell_clock(self) -> None:
+        message = Clock()
+        fill_time(message.clock, self._start + round(self._simulated * 1e9))
+        self._clock_topic.publish(message)

@@ -12,7 +12,6 @@ Besides what `sim_camera` and `sim_robot` tell:
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -65,12 +64,12 @@ class SimRover(SimRobot):
     def _drive(self, message: Twist) -> None:
         try:
             self._simulator.drive(message.linear.x, message.angular.z)
-            self._commanded = time.monotonic()
+            self._commanded = self._simulated
         except ValueError as error:
             self.get_logger().warning(f"cmd_vel refused: {error}", throttle_duration_sec=1.0)
 
     def _looked(self) -> None:
-        if time.monotonic() - self._commanded > _STOP_AFTER:
+        if self._simulated - self._commanded > _STOP_AFTER:
             self._simulator.drive(0.0, 0.0)
 
     def _rendered(self, frame: Any) -> None:

@@ -34,7 +34,7 @@ from sa2va_ros.tracker_node import TrackerNode, run
 
 MIN_PIXELS = 20  # of a mask; fewer are not seen
 OCCLUDED_SECONDS = 1.0  # after which an object out of sight is lost
-WAIT = 0.5  # seconds for a label image that is on its way
+WAIT = 2.0  # seconds for a label image that is on its way
 
 
 @dataclass(frozen=True)

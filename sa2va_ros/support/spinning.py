@@ -26,6 +26,7 @@ from rclpy.signals import SignalHandlerOptions
 from sa2va_model.errors import InputError
 
 LAST_RESULTS_SECONDS = 0.2  # in which the last results are sent
+SWITCH_SECONDS = 0.001  # after which a thread that computes in Python lets the one that answers in
 WAKE_SECONDS = 0.1  # how long a signal may wait for a node without work
 
 
@@ -72,6 +73,8 @@ def spin(
     executor = SingleThreadedExecutor()
     for served in (node, *others):
         executor.add_node(served)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         while not stop_requested.is_set() and node.context.ok():
             executor.spin_once(timeout_sec=WAKE_SECONDS)
@@ -82,6 +85,7 @@ def spin(
     except ExternalShutdownException:
         pass  # somebody shut the context down
     finally:
+        sys.setswitchinterval(interval)
         for served in (node, *others):
             executor.remove_node(served)
 

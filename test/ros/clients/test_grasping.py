@@ -262,7 +262,10 @@ class Looks:
         looks = self
         tracker = SimpleNamespace(stop=self.stopped.append)
         arm = SimpleNamespace(wait_ready=lambda seconds: None)
-        picker: Any = SimpleNamespace(_tracker=tracker, _arm=arm, _value={"looks": 2}.get)
+        clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=0))
+        picker: Any = SimpleNamespace(
+            _tracker=tracker, _arm=arm, _value={"looks": 2}.get, get_clock=lambda: clock
+        )
         self.attempt: Any = Short(picker, "pick up the mug")
 
 

@@ -22,7 +22,7 @@ def sa2va(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def ran(folder: Path, name: str, *words: str) -> dict[str, Any]:
-    done = sa2va(*words, "--truth", "-o", str(folder))
+    done = sa2va(*words, "--episodes", "1", "--truth", "-o", str(folder))
     logs = {log.name: log.read_text()[-1500:] for log in folder.glob("*.log")}
     assert done.returncode == 0, (done.stdout, done.stderr, logs)
     assert not any("Traceback" in text for text in logs.values()), logs
@@ -31,7 +31,7 @@ def ran(folder: Path, name: str, *words: str) -> dict[str, Any]:
 
 
 def test_a_gripper_picks_up_what_it_is_told(tmp_path: Path) -> None:
-    result = ran(tmp_path, "grasping", "grasp-demo", "--episodes", "1", "--seed", "1")
+    result = ran(tmp_path, "grasping", "grasp-demo", "--seed", "1", "--speed", "5")
     episode = result["episodes"][0]
     assert episode["success"], result
     assert episode["command"] == "the red bottle"
@@ -41,7 +41,7 @@ def test_a_gripper_picks_up_what_it_is_told(tmp_path: Path) -> None:
 
 
 def test_a_base_keeps_what_it_is_told_in_view(tmp_path: Path) -> None:
-    words = ("follow-demo", "--episodes", "1", "--seed", "1", "--seconds", "14")
+    words = ("follow-demo", "--seed", "1", "--seconds", "14", "--speed", "2")
     episode = ran(tmp_path, "following", *words)["episodes"][0]
     assert episode["success"], episode
     assert episode["in_view"] > 0.9
@@ -55,6 +55,7 @@ def test_a_base_keeps_what_it_is_told_in_view(tmp_path: Path) -> None:
         (("grasp-demo", "--episodes", "0"), "--episodes 0: expected 1 or more"),
         (("grasp-demo", "--seed", "-1"), "--seed -1: expected 0 to"),
         (("grasp-demo", "--sentences", "attribute+smell"), "'smell' is none of attribute, size"),
+        (("grasp-demo", "--pace", "-1"), "--pace -1: expected 0 to 60"),
         (("grasp-demo", "--model", "/no/such"), "--model /no/such: no such folder"),
         (("follow-demo", "--seconds", "1"), "--seconds 1: expected 5 to 3600"),
         (("follow-demo", "--distance", "9"), "--distance 9: expected 0.4 to 2 metres"),
