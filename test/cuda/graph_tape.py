@@ -1,96 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
 """CUDA graphs without a GPU: the kernels of a capture are written down once and repeated on the same memory.
 
-As with real graphs, numbers that Python knew at the capture are fixed, and tensors are read and written where they
-were. Streams and events do nothing.
+As with real graphs: numbers that Python knew at the capture are fixed; tensors are read and written where they were,
+also when whoever had them is gone (`reads_freed`); kernels of another device than the one that was current at the
+capture are not in the graph; what the host computes is not either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import weakref
 from typing import Any
 
+import stand_in
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import _disable_current_modes
 
-_OPEN: list[Tape] = []
-
-
-def capturing() -> bool:
-    """A graph is being captured."""
-    return bool(_OPEN)
+_OPEN: list[Graph] = []
 
 
-class Tape(TorchDispatchMode):
-    """Writes kernels down as they run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps: list[tuple[Any, Any, Any, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.steps.append((func, args, kwargs or {}, out))
-        return out
-
-    def replay(self) -> None:
-        """Runs them again; what was made then is filled anew."""
-        for func, args, kwargs, out in self.steps:
-            new = func(*args, **kwargs)
-            for old, fresh in zip(tree_leaves(out), tree_leaves(new), strict=True):
-                if isinstance(old, Tensor) and old is not fresh and not _same_memory(old, fresh):
-                    old.copy_(fresh)
+class Memory:
+    """A tensor's memory on the device: lives as long as a tensor that uses it."""
 
 
 class Graph:
     """In place of `torch.cuda.CUDAGraph`."""
 
     captured = 0  # by all graphs so far
+    reads_freed = 0  # replays that touched memory which nobody had any more
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Any, Any, Any, tuple[Tensor, ...]]] = []
+        self._given: dict[int, weakref.ref[Memory]] = {}
+        self._own: weakref.WeakSet[Memory] = weakref.WeakSet()
 
     def capture_begin(self, **_: Any) -> None:
         """As torch's; one capture in a process at a time."""
         assert not _OPEN, "a second capture in one process"
-        self._tape = Tape()
-        _OPEN.append(self._tape)
-        self._tape.__enter__()
+        self._device = stand_in.current_device()
+        _OPEN.append(self)
 
     def capture_end(self) -> None:
         """As torch's."""
         _OPEN.pop()
-        self._tape.__exit__(None, None, None)
         Graph.captured += 1
 
     def replay(self) -> None:
-        """As torch's."""
-        with torch.no_grad():
-            self._tape.replay()
+        """As torch's: kernels run again, what was made then is filled anew."""
+        Graph.reads_freed += any(memory() is None for memory in self._given.values())
+        with _disable_current_modes(), torch.no_grad():
+            for func, args, kwargs, made in self._steps:
+                fresh = func(*args, **kwargs)
+                for old, new in zip(made, tensors_of(fresh) if made else (), strict=True):
+                    old.copy_(new)
+
+    def note(
+        self, kernel: Any, device: int, used: list[Memory], out: Any, made: list[Memory]
+    ) -> None:
+        """Writes a kernel down.
+
+        Args:
+            kernel: function, arguments and keywords on plain tensors.
+            device: where it ran.
+            used: memory of its tensors.
+            out: what it gave, plain.
+            made: memory of its own that this has; none: it changed what it was given.
+        """
+        if device != self._device:
+            return
+        self._own.update(made)
+        for memory in used:
+            if memory not in self._own:
+                self._given.setdefault(id(memory), weakref.ref(memory))
+        self._steps.append((*kernel, tensors_of(out) if made else ()))
 
 
-class Quiet:
-    """In place of streams and events: whatever is asked of it, it does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_: None
+def tensors_of(out: Any) -> tuple[Tensor, ...]:
+    """What a kernel gave, as a tuple."""
+    return tuple(
+        t for t in (out if isinstance(out, list | tuple) else (out,)) if isinstance(t, Tensor)
+    )
 
 
-def install(put: Callable[[str, Any], Any]) -> None:
-    """Puts the substitutes into `torch.cuda` with `put(name, value)`."""
-    for name in ("Stream", "Event"):
-        put(name, Quiet)
-    for name in ("current_stream", "default_stream"):
-        put(name, lambda device=None: Quiet())
-    for name in ("device", "stream"):
-        put(name, lambda _: nullcontext())
-    put("CUDAGraph", Graph)
-    put("graph_pool_handle", lambda: (0, 1))
+def capturing() -> Graph | None:
+    """The graph that is being captured."""
+    return _OPEN[0] if _OPEN else None
 
 
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    first, second = getattr(one, "inner", one), getattr(other, "inner", other)
-    return first.data_ptr() == second.data_ptr() and first.shape == second.shape
+torch.cuda.CUDAGraph = Graph  # type: ignore[assignment, misc]

@@ -17,9 +17,11 @@ import torch
 @pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch knows real CUDA here")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_our_code_keeps_cudas_rules() -> None:
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join((here, os.environ.get("PYTHONPATH", "")))
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", str(Path(__file__).parent)],
-        env={**os.environ, "SA2VA_EMULATE_CUDA": "1"},
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "stand_in", here],
+        env={**os.environ, "SA2VA_EMULATE_CUDA": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=1150,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A nano run that a test can start in its own process: `python train_helpers.py FOLDER DATA [kill_at [precision]]`."""
+"""A nano run that a test can start in its own process: `python train_helpers.py FOLDER DATA [kill_at]`."""
 
 from __future__ import annotations
 
@@ -84,8 +84,6 @@ if __name__ == "__main__":
         changes = {"train": {"dropout": 0.0}, "batches": {"batch": 1}}
     if rest and int(rest[0]):
         kill_at(int(rest[0]))
-    if rest[1:]:
-        changes["precision"] = rest[1]
     work = make_run(settings(Path(folder), Path(data), **changes))
     work.train()
     if work.accelerator.is_main_process:
