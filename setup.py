@@ -92,6 +92,8 @@ EXTRAS = {
     ],
     "train": ["accelerate>=1.15,<2", "pycocotools>=2.0.11,<3", "tensorboard>=2.16,<3"],
     # METEOR's published number needs Java and `pycocoevalcap` (100 MB), which is used where it is installed.
+    # LeRobotDataset v3, both ways.
+    "data": ["pyarrow>=20"],
     "eval": ["scipy>=1.15,<2", "nltk>=3.10,<4"],
     # `--bits 8|4`: the language model of a large checkpoint on a small GPU.
     "quantised": ["bitsandbytes>=0.46,<1"],

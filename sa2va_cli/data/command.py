@@ -15,6 +15,7 @@ from sa2va_cli.models import add_adapter, open_model
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
+    from sa2va_model.io.frames import FrameSource
     from sa2va_training.data.check import Findings
     from sa2va_training.data.propagate import BoxPrompt
 
@@ -28,6 +29,8 @@ EXAMPLES = """examples:
   sa2va data label my_folder -e "the blue mug" -e "the red block"       drafts by the model, the doubtful ones listed
   sa2va data harvest my_folder run.mcap        what a robot's tracks saw on the images of that recording
   sa2va data import roboflow_export -o my_folder            COCO, YOLO-seg, labelme, VOC, DAVIS, index PNG
+  sa2va data import so101_pick -o my_folder --camera top    episodes of a LeRobotDataset v3
+  sa2va data from-bag run.mcap -o pick --layout lerobot --fps 10 --task "pick the mug"        and the way there
   sa2va data export my_folder -o instances.json             as COCO
   sa2va data synth -o rehearsal --kind sim --count 200
   sa2va data check my_folder
@@ -52,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bag.add_argument(
         "--stills", action="store_true", help="frames as single pictures instead of a clip"
     )
+    bag.add_argument(
+        "--layout",
+        default="simple",
+        metavar="L",
+        help="simple (default), or lerobot: one episode of a new LeRobotDataset v3 (needs --fps)",
+    )
+    bag.add_argument("--task", default="", metavar="WORDS", help="of a LeRobot episode")
     bag.add_argument("--limit", type=positive, metavar="N", help="stop after N frames")
     carry = actions.add_parser("propagate", help="a few annotated frames become all frames")
     add_adapter(carry)
@@ -78,7 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taken.add_argument(
         "--format",
         metavar="F",
-        help="coco, yolo, labelme, voc, davis or index (default: by its files)",
+        help="coco, yolo, labelme, voc, davis, index or lerobot (default: by its files)",
+    )
+    taken.add_argument(
+        "--camera", action="append", default=[], metavar="NAME", help="only this camera (lerobot)"
+    )
+    taken.add_argument(
+        "--every", type=positive, default=1, metavar="N", help="every N-th frame (lerobot)"
     )
     taken.add_argument(
         "--name",
@@ -155,7 +171,11 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
 
     if args.fps is not None and not 0 < args.fps < float("inf"):
         raise InputError(f"--fps is {args.fps}, expected a number above 0")
+    if args.layout not in ("simple", "lerobot"):
+        raise InputError(f"--layout {args.layout}: expected simple or lerobot")
     source = open_input(args.input, topic=args.topic)
+    if args.layout == "lerobot":
+        return _episode(source, args)
     folder, name = Path(args.output), args.name or Path(args.input).stem
     run = RecordingImport(folder, name, source.name, stills=args.stills)
     frames = track(source, "reading", total=source.frame_count, transient=True)
@@ -173,6 +193,20 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     print(f"(00000.png …, pixel value = number of the object), then: sa2va data propagate {folder}")
     record = {"folder": str(folder), "frames": run.kept, "clips": run.clips, "skipped": skipped}
     return 0, record
+
+
+def _episode(source: FrameSource, args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """A recording as the one episode of a LeRobotDataset."""
+    from sa2va_training.data.exchange.lerobot import LeRobotWriter
+    from sa2va_training.data.recording import chosen_frames
+
+    if args.fps is None or args.stills:
+        raise InputError("--layout lerobot: expected --fps and no --stills")
+    kept = chosen_frames(source, args.fps, args.limit)
+    with LeRobotWriter(Path(args.output), args.fps) as dataset:
+        count = dataset.add_episode(((frame.rgb, frame.stamp) for frame in kept), args.task)
+    print(f"{args.output}: LeRobotDataset v3, 1 episode of {count} frames")
+    return 0, {"folder": args.output, "frames": count, "episodes": 1}
 
 
 def _propagate(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
@@ -234,13 +268,15 @@ def _box(item: str) -> BoxPrompt:
 
 
 def _import(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    from sa2va_training.data.exchange.formats import FORMATS, named, recognise
+    from sa2va_training.data.exchange.formats import FORMATS, LEROBOT, named, recognise
     from sa2va_training.data.exchange.imported import write_folder
 
     source = Path(args.source).expanduser()
     kind = args.format or recognise(source)
+    if kind == LEROBOT:
+        return _import_lerobot(source, args)
     if kind not in FORMATS:
-        raise InputError(f"--format {kind}: expected one of {', '.join(FORMATS)}")
+        raise InputError(f"--format {kind}: expected one of {', '.join(FORMATS)} or {LEROBOT}")
     names = {_label(item, "--name"): _rest(item, "--name") for item in args.name}
     written = write_folder(named(FORMATS[kind](source), names), Path(args.output))
     print(
@@ -258,6 +294,17 @@ def _import(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         "objects": written.objects,
         "left_out": dict(written.left),
     }
+
+
+def _import_lerobot(source: Path, args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    from sa2va_training.data.exchange.lerobot import read_lerobot
+
+    taken = read_lerobot(source, Path(args.output), cameras=args.camera, every=args.every)
+    print(
+        f"{args.output}: {taken.clips} clips of {taken.episodes} episodes, {taken.frames} frames; "
+        f"nothing is marked yet: sa2va data label {args.output} -e WORDS, or draw and propagate"
+    )
+    return 0, {"folder": args.output, "format": "lerobot", **vars(taken)}
 
 
 def _export(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:

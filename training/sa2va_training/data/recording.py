@@ -69,7 +69,7 @@ class RecordingImport:
                 self._place.mkdir(parents=True, exist_ok=True)
                 self._marker.write_text(self.came_from, encoding="utf-8")
                 try:
-                    for frame in _chosen(frames, fps, limit):
+                    for frame in chosen_frames(frames, fps, limit):
                         self._add(writer, frame)
                 finally:
                     self._finish_clip(writer)
@@ -106,7 +106,8 @@ class RecordingImport:
         writer.put(what, notes=notes, recording=self.name)
 
 
-def _chosen(frames: Iterable[Frame], fps: float | None, limit: int | None) -> Iterator[Frame]:
+def chosen_frames(frames: Iterable[Frame], fps: float | None, limit: int | None) -> Iterator[Frame]:
+    """At most so many frames in a second of the recording, and so many in all; None = all."""
     due, kept = float("-inf"), 0
     for frame in frames:
         if frame.stamp + 1e-9 < due:

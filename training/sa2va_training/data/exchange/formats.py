@@ -12,8 +12,11 @@ from sa2va_model.io.json_files import read_json
 from sa2va_training.data.exchange.coco import read_coco
 from sa2va_training.data.exchange.imported import Imported, Importer
 from sa2va_training.data.exchange.label_images import read_davis, read_index, read_voc
+from sa2va_training.data.exchange.lerobot import is_lerobot
 from sa2va_training.data.exchange.outlines import read_labelme, read_yolo
 
+LEROBOT = "lerobot"
+"""Videos without marks; see `lerobot.read_lerobot`."""
 FORMATS: Mapping[str, Importer] = {
     "coco": read_coco,
     "yolo": read_yolo,
@@ -32,6 +35,8 @@ def recognise(root: Path) -> str:
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected a dataset to import")
+    if is_lerobot(root):
+        return LEROBOT
     if any((root / name).is_dir() for name in ("SegmentationObject", "SegmentationClass")):
         return "voc"
     if (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir():
