@@ -130,6 +130,8 @@ class LiveConfig:
         merge_duplicates: the same words on the same pixels are the same track: `track` returns the id of a track with
             these words, and one with another id ends where its first mask lies on the mask of the other.
         duplicate_overlap: IoU from which on two masks lie on each other.
+        max_instances: tracks that "every cup" may become.
+        keep_looking: look for further instances, less and less often up to `search_limit`, after all were found.
         calibration: None = the model's own.
     """
 
@@ -160,6 +162,8 @@ class LiveConfig:
     drift_after: int = 3
     merge_duplicates: bool = True
     duplicate_overlap: float = 0.8
+    max_instances: int = 8
+    keep_looking: bool = False
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
     visibility: VisibilityConfig = field(default_factory=VisibilityConfig)
     gate: GateConfig = field(default_factory=GateConfig)
@@ -169,6 +173,8 @@ class LiveConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.max_objects <= 254:
             raise InputError(f"max_objects is {self.max_objects}; expected 1 to 254")
+        if not 1 <= self.max_instances <= 254:
+            raise InputError(f"max_instances is {self.max_instances}; expected 1 to 254")
         for name in ("search_period", "replay_periods", "answer_limit", "verify_share"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")

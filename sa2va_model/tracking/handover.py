@@ -91,13 +91,17 @@ class Vision:
         return OnlineTracker(self.follower, config, policy, translate)
 
     @torch.inference_mode()
-    def decode(self, embedding: Tensor, features: ImageFeatures) -> Decoded:
-        """What a [SEG] embedding shows on an image, without memory; masks have the follower's size."""
+    def decode(self, prompt: Tensor | Prompt, features: ImageFeatures) -> Decoded:
+        """What a [SEG] embedding [C], or another prompt, shows on an image, without memory.
+
+        Masks have the follower's size.
+        """
         finder = self.finder
         if isinstance(features, FollowedFeatures) and features.finder is not None:
             features = features.finder()
         plain = finder.without_memory(features)
-        decoded = finder.decode(features, plain, Prompt(embedding=embedding))
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt(embedding=prompt)
+        decoded = finder.decode(features, plain, prompt)
         size = (self.follower.config.mask_size,) * 2
         if decoded.logits.shape[-2:] == size:
             return decoded

@@ -36,6 +36,7 @@ from sa2va_model.tracking.grounding_worker import (
     QuestionCounts,
 )
 from sa2va_model.tracking.handover import Vision
+from sa2va_model.tracking.instances import InstanceGroups, one_of
 from sa2va_model.tracking.language_updates import LanguageUpdates
 from sa2va_model.tracking.memory_gate import EvidenceModel, MemoryGate
 from sa2va_model.tracking.motion import CameraMotion
@@ -93,6 +94,7 @@ class LiveTracker:
         self._grounding = grounding or _ask_on_board(model, config)
         probe = EmbeddingProbe(eyes, gate, self._visibility)
         periods = config.replay_periods if config.background else None
+        replay = Replay(self._tracker, self._ring, periods)
         self._words = LanguageUpdates(
             config,
             calibration,
@@ -101,8 +103,18 @@ class LiveTracker:
             probe=probe,
             tracker=self._tracker,
             ring=self._ring,
-            replay=Replay(self._tracker, self._ring, periods),
+            replay=replay,
             keyframes=keyframes,
+        )
+        self._instances = InstanceGroups(
+            config,
+            self._table,
+            grounding=self._grounding,
+            vision=eyes,
+            visibility=self._visibility,
+            ring=self._ring,
+            replay=replay,
+            begin=self._words.begin,
         )
         self._frames = FrameUpdates(
             config,
@@ -123,6 +135,9 @@ class LiveTracker:
     def track(self, expression: str, *, track_id: str | None = None, replace: bool = False) -> str:
         """Find and follow what `expression` names, from the next frame on.
 
+        "every cup" and "all cups" become a track for each of them, up to `config.max_instances`: the first has the
+        returned id, the others are numbered like it, and all have the same expression.
+
         With `config.merge_duplicates`, the words of a track that lives mean that track: its id is returned, and the
         language model looks again at once.
 
@@ -138,7 +153,7 @@ class LiveTracker:
         """
         words = prompts.clean_expression(expression)
         merge = self._config.merge_duplicates
-        name, known = self._table.claim(words, track_id, merge=merge)
+        name, known = self._table.claim(words, track_id, merge=merge, one=one_of(words))
 
         def start(frame: Frame) -> None:
             if replace:
@@ -224,6 +239,7 @@ class LiveTracker:
         self._grounding.forget()
         for record in self._table:
             self._tracker.remove(record.id)
+        self._instances.forget()
         self._table.clear()
         self._ring.clear()
         self._size = None
@@ -241,7 +257,7 @@ class LiveTracker:
         def take_over(frame: Frame) -> None:
             self._config = changed
             self._visibility.reconfigure(changed.visibility)
-            for user in (self._words, self._frames):
+            for user in (self._words, self._frames, self._instances):
                 user.reconfigure(changed)
             for record in self._table:
                 record.reconfigure(changed.lifecycle)
@@ -279,6 +295,7 @@ class LiveTracker:
         self._drop_ended()
         if not self._broken and not idle:
             self._words.ask_due(frame)
+            self._instances.look_due(frame)
         height, width = frame.rgb.shape[:2]
         return FrameResult(
             frame.stamp,
@@ -333,8 +350,12 @@ class LiveTracker:
 
     def _take(self, answered: Answered, frame: Frame) -> None:
         """Take an answer; if the model fails on what follows from it, so does the track that waits for it."""
+        instances, name = self._instances, answered.question.track_id
         try:
-            self._words.take(answered, frame)
+            if name in instances:
+                instances.take(answered, frame)
+            else:
+                self._words.take(answered, frame)
         except Exception as error:  # noqa: BLE001  as above
             record = self._table.get(answered.question.track_id)
             if record is not None:
@@ -343,6 +364,9 @@ class LiveTracker:
 
     def _put_again(self, track_id: str, frame: Frame) -> None:
         """An answer came on a frame that cannot be used: the question is put again."""
+        if track_id in self._instances:
+            self._instances.again(track_id, frame)
+            return
         record = self._table.get(track_id)
         if record is None:
             return
@@ -357,8 +381,13 @@ class LiveTracker:
     # Starting and ending tracks, from the thread of the frames.
 
     def _start_spoken(self, name: str, words: str, frame: Frame) -> None:
-        record = self._table.add(name, words, frame, from_text=True)
-        if record is not None:
+        one = one_of(words)
+        record = self._table.add(name, words, frame, from_text=not one)
+        if record is None:
+            return
+        if one:
+            self._instances.start(name, one, frame)
+        else:
             self._words.ask(record, frame, Purpose.FIND)
 
     def _ask_again(self, name: str, words: str, frame: Frame) -> None:
@@ -368,6 +397,8 @@ class LiveTracker:
             self._table.drop(name)
             self._table.keep(name, words)
             self._start_spoken(name, words, frame)
+        elif name in self._instances:
+            self._instances.start(name, one_of(words), frame)
         else:
             record.check_at(frame.stamp)
 
@@ -398,8 +429,9 @@ class LiveTracker:
         self._words.begin(record, frame.stamp, frame, label)
 
     def _end_others(self, name: str, frame: Frame) -> None:
+        kept = (name, *self._instances.members(name))
         for record in self._table:
-            if record.id != name:
+            if record.id not in kept:
                 self._end(record.id, frame, Reason.REPLACED, f"replaced by {name!r}", name)
         self._drop_ended()
 
@@ -408,6 +440,7 @@ class LiveTracker:
         if record is not None and not record.ended:
             record.stopped()
             self._grounding.forget(name)
+            self._instances.forget(name)
             self._tracker.remove(name)
             self._table.tell(EventKind.STOPPED, record, frame, reason, why, other_id=other_id)
 

@@ -28,6 +28,15 @@ class TrackNames:
 
     def give(self, words: str) -> str:
         """A name made of the words that was never given before, safe as a file name and as a topic's value."""
+        stem, number = self._next(words)
+        return stem if number == 1 else f"{stem}_{number}"
+
+    def give_numbered(self, words: str) -> str:
+        """As `give`, with a number also if it is the first: one of several."""
+        stem, number = self._next(words)
+        return f"{stem}_{number}"
+
+    def _next(self, words: str) -> tuple[str, int]:
         plain = re.sub(r"^(the|a|an)\s+", "", words.lower())
         stem = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:LONGEST].strip("_") or "object"
         number = 1
@@ -38,4 +47,4 @@ class TrackNames:
             self._last[stem] = number
             if len(self._last) > REMEMBERED:
                 self._floor = max(self._floor, self._last.pop(next(iter(self._last))))
-        return stem if number == 1 else f"{stem}_{number}"
+        return stem, number

@@ -54,25 +54,35 @@ class TrackTable:
         with self._lock:
             return name in self._words
 
-    def new_id(self, wish: str, words: str = "") -> str:
-        """Return a name made of the wish that no track had before; `words`: of a track that is named by words."""
-        name = self._names.give(wish)
+    def new_id(self, wish: str, words: str = "", *, numbered: bool = False) -> str:
+        """Return a name made of the wish that no track had before.
+
+        Args:
+            words: of a track that is named by words.
+            numbered: it is one of several.
+        """
+        name = self._names.give_numbered(wish) if numbered else self._names.give(wish)
         self.keep(name, words)
         return name
 
-    def claim(self, words: str, track_id: str | None, *, merge: bool) -> tuple[str, bool]:
+    def claim(
+        self, words: str, track_id: str | None, *, merge: bool, one: str = ""
+    ) -> tuple[str, bool]:
         """Return the id for a sentence, and whether a track that lives has it.
 
         Args:
             track_id: the wished id; None = made from the words.
             merge: the same words mean the same track, unless another id is wished.
+            one: what one of several is called, from which the id of the first is made.
         """
         with self._lock:
             if merge:
                 for name, known in self._words.items():
                     if track_id in (None, name) and known and same_words(known, words):
                         return name, True
-            name = self._names.give(track_id or words)
+            names = self._names
+            wish = track_id or one or words
+            name = names.give_numbered(wish) if one and not track_id else names.give(wish)
             self._words[name] = words
             return name, False
 

@@ -6,6 +6,7 @@
     stop                   stop all tracks
     stop the red mug       stop the track of that id or expression
     stop sign              an object: commands are whole words; "stop" in quotes is an object, too
+    every mug              a track for each mug; also: all the mugs
     find the red mug       the red mug; find, track, follow, look for … go before an article
     what is on the table?  ask the scene (a text that ends in a question mark)
 
@@ -28,7 +29,7 @@ from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_ros.interfaces.target import ENDED, TargetChoice
 
 MAX_NAME = 80  # characters of a track's id
-_ARTICLES = ("the", "a", "an", "this", "that", "my", "your", "all", "both")
+_ARTICLES = ("the", "a", "an", "this", "that", "my", "your", "all", "both", "every", "each")
 _VERBS = re.compile(
     r"^(please\s+)?(find|track|follow|segment|look for|search for|keep an eye on)\s+"
     rf"(?=({'|'.join(_ARTICLES)})\b)",

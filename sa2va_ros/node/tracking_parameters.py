@@ -192,6 +192,17 @@ DYNAMIC = (
         "Overlap (IoU) from which on two masks are on the same pixels.",
         (0.05, 1.0),
     ),
+    _row(
+        "max_instances",
+        "max_instances",
+        "How many tracks `every cup` may become.",
+        (1, 254),
+    ),
+    _row(
+        "keep_looking",
+        "keep_looking",
+        "Look for further instances, less and less often up to `search_limit`, after all were found.",
+    ),
 )
 FIELDS = {field: row.name for field, row in _ROWS.items()}
 """Which parameter sets which field."""

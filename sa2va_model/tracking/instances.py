@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several instances of one description: "every cup" becomes one track for each cup.
+
+The language model points at one thing, or at several in one answer or one mask. What it points at is cut into objects
+(`object_masks.py`); then the found ones are painted over and it is asked again, until it sees no more. So a model that
+knows no plural counts as well, and what joins later is found in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa2va_model.io.frames import Frame
+from sa2va_model.segmentation.object_masks import objects_in, painted_over, same_object
+from sa2va_model.segmentation.types import ImageFeatures, Prompt
+from sa2va_model.tracking.config import LiveConfig
+from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
+from sa2va_model.tracking.grounding_worker import (
+    Answered,
+    GroundingQuestion,
+    GroundingService,
+    Purpose,
+)
+from sa2va_model.tracking.handover import Vision
+from sa2va_model.tracking.replay import Replay
+from sa2va_model.tracking.track_record import TrackRecord
+from sa2va_model.tracking.track_table import TrackTable
+from sa2va_model.tracking.visibility_test import VisibilityTest
+from sa2va_model.tracks import EventKind, Reason
+
+_EVERY = re.compile(r"^(?:every|each)\s+(?:single\s+)?(?:one of the\s+)?(.+)$", re.IGNORECASE)
+_ALL = re.compile(r"^all\s+(?:of\s+)?(?:the\s+)?(.+)$", re.IGNORECASE)
+_BEHIND_A_NOUN = r"\s(?:on|in|at|of|to|by|with|near|next|behind|under|above|below|beside|between|from|that|which)\b"
+
+Begin = Callable[[TrackRecord, float, Frame, str], None]
+
+
+def one_of(words: str) -> str:
+    """Return what one of many is called: "the cup" for "every cup" and "all the cups"; "" if one thing is meant."""
+    if found := _EVERY.match(words):
+        return f"the {found[1]}"
+    if found := _ALL.match(words):
+        rest = re.search(_BEHIND_A_NOUN, found[1])
+        head = found[1][: rest.start()] if rest else found[1]
+        return f"the {_singular(head)}{found[1][len(head) :]}"
+    return ""
+
+
+def _singular(words: str) -> str:
+    for ending, one in (("ies", "y"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss")):
+        if words.endswith(ending):
+            return words.removesuffix(ending) + one
+    return words[:-1] if words.endswith("s") and not words.endswith("ss") else words
+
+
+@dataclass
+class _Group:
+    """The instances of one description.
+
+    Attributes:
+        one: what one of them is called, "the cup".
+        first: the record that speaks for all until there is one.
+        shown: the painted frame of the open question, and what was painted over; None = no question is open.
+        look_at: stamp of the next look; None = all were found.
+    """
+
+    one: str
+    first: str
+    members: list[str] = field(default_factory=list)
+    shown: RingFrame | None = None
+    painted: list[np.ndarray] = field(default_factory=list)
+    look_at: float | None = None
+    wait: float = 0.0
+
+
+class InstanceGroups:
+    """Looks for the instances of descriptions, from the thread of the frames.
+
+    Args:
+        begin: begins the life of a track that was prompted.
+    """
+
+    def __init__(
+        self,
+        config: LiveConfig,
+        table: TrackTable,
+        *,
+        grounding: GroundingService,
+        vision: Vision,
+        visibility: VisibilityTest,
+        ring: FrameRing,
+        replay: Replay,
+        begin: Begin,
+    ) -> None:
+        self._config, self._table, self._begin = config, table, begin
+        self._grounding, self._vision, self._visibility = grounding, vision, visibility
+        self._ring, self._replay = ring, replay
+        self._groups: dict[str, _Group] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a track speaks for a group."""
+        return name in self._groups
+
+    def reconfigure(self, config: LiveConfig) -> None:
+        """Use other periods and limits from now on."""
+        self._config = config
+
+    def members(self, name: str) -> list[str]:
+        """Return the tracks of the group that a track speaks for."""
+        group = self._groups.get(name)
+        return list(group.members) if group else []
+
+    def start(self, name: str, one: str, frame: Frame) -> None:
+        """Look for all instances, from this frame on; again if they are known."""
+        group = self._groups.setdefault(name, _Group(one, name))
+        if group.shown is None:
+            self._look(group, frame)
+
+    def forget(self, name: str | None = None) -> None:
+        """Look no more for one group, or all; its tracks live on."""
+        for each in [key for key in self._groups if name in (None, key)]:
+            del self._groups[each]
+
+    def look_due(self, frame: Frame) -> None:
+        """Look for more where the time has come; forget groups that have ended."""
+        for name, group in list(self._groups.items()):
+            if group.shown is None and not self._living(group) and not self._config.keep_looking:
+                self.forget(name)
+            elif group.shown is None and group.look_at is not None and frame.stamp >= group.look_at:
+                self._look(group, frame)
+
+    def again(self, name: str, frame: Frame) -> None:
+        """An answer came on a frame that cannot be used: look again on the next."""
+        group = self._groups[name]
+        group.shown, group.look_at = None, frame.stamp
+
+    def take(self, answered: Answered, frame: Frame) -> None:
+        """Take an answer: new instances get tracks."""
+        question = answered.question
+        group = self._groups[question.track_id]
+        shown, group.shown = group.shown, None
+        if shown is None or self._ring.at(question.frame_index) is None:
+            group.look_at = (
+                frame.stamp
+            )  # the frame has gone, and with it what could be followed from it
+            return
+        reply = answered.reply
+        room = self._config.max_instances - len(self._living(group))
+        things: list[np.ndarray] = []
+        for embedding in reply.embeddings if reply is not None else ():
+            things += self._new(embedding, shown, [*group.painted, *things], room - len(things))
+        record = self._table.get(group.first)
+        for thing in things:
+            self._add(group, thing, reply.label if reply else "", question, frame)
+        if not things and not group.members and record is not None and record.life is None:
+            self._none(record, answered, frame)
+            return
+        self._plan(group, frame, found=len(things), room=room)
+
+    def _living(self, group: _Group) -> list[str]:
+        records = (self._table.get(name) for name in group.members)
+        return [record.id for record in records if record is not None and not record.ended]
+
+    def _look(self, group: _Group, frame: Frame) -> None:
+        """Ask about the newest frame, with what is known painted over."""
+        masks = [mask for name in group.members if (mask := self._mask(name, frame)) is not None]
+        picture = painted_over(frame.rgb, masks) if masks else frame.rgb
+        group.shown = RingFrame(replace(frame, rgb=picture), self._vision.encode)
+        group.painted = masks
+        purpose = Purpose.SEARCH if group.members else Purpose.FIND
+        self._grounding.ask(
+            GroundingQuestion(
+                group.first, group.one, [picture], frame.index, frame.index, frame.stamp, purpose
+            )
+        )
+
+    def _mask(self, name: str, frame: Frame) -> np.ndarray | None:
+        record = self._table.get(name)
+        view = record.view(frame.index) if record is not None else None
+        if view is None or not view.mask.any():
+            return None
+        return self._visibility.mask(view.mask.float() - 0.5, *frame.rgb.shape[:2])
+
+    def _new(
+        self, embedding: Tensor, shown: RingFrame, known: list[np.ndarray], most: int
+    ) -> list[np.ndarray]:
+        """What an embedding shows on a painted frame, as objects that are not known yet."""
+        if most <= 0:
+            return []
+        decoded = self._vision.decode(embedding, shown.features)
+        if not self._visibility.passes(decoded):
+            return []
+        height, width = shown.frame.rgb.shape[:2]
+        mask = self._visibility.mask(decoded.logits, height, width)
+        least = max(self._config.visibility.min_area * height * width, 1.0)
+
+        def at_point(x: float, y: float) -> np.ndarray | None:
+            return self._at_point(x, y, shown.features, height, width)
+
+        things = objects_in(mask, at_point, least, most)
+        return [thing for thing in things if not any(same_object(thing, other) for other in known)]
+
+    def _at_point(
+        self, x: float, y: float, features: ImageFeatures, height: int, width: int
+    ) -> np.ndarray | None:
+        points = torch.tensor([[x / width, y / height]], dtype=torch.float32)
+        click = Prompt(points=points, labels=torch.ones(1, dtype=torch.int32))
+        decoded = self._vision.decode(click, features)
+        if not self._visibility.passes(decoded):
+            return None
+        return self._visibility.mask(decoded.logits, height, width)
+
+    def _add(
+        self,
+        group: _Group,
+        mask: np.ndarray,
+        label: str,
+        question: GroundingQuestion,
+        frame: Frame,
+    ) -> None:
+        """Follow one more instance from the question's frame on."""
+        record = self._table.get(group.first)
+        if record is None or group.members:
+            words = record.expression if record is not None else group.one
+            name = self._table.new_id(group.one, numbered=True)
+            record = self._table.add(name, words, frame, from_text=False)
+            if record is None:
+                return
+        group.members.append(record.id)
+        self._replay.catch_up(record.id, Prompt(mask=torch.from_numpy(mask)), question, frame.index)
+        record.grounded(None, question.stamp)
+        self._begin(record, question.stamp, frame, label or group.one)
+
+    def _none(self, record: TrackRecord, answered: Answered, frame: Frame) -> None:
+        """There is not one."""
+        self.forget(record.id)
+        if answered.error:
+            self._table.fail(record, frame, Reason.MODEL, answered.error)
+            return
+        reply = answered.reply
+        record.not_found()
+        unknown = reply is not None and bool(reply.unknown)
+        reason = Reason.UNKNOWN_WORD if unknown else Reason.ABSENT
+        words = reply.said if reply is not None else ""
+        self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)
+
+    def _plan(self, group: _Group, frame: Frame, *, found: int, room: int) -> None:
+        """Look at once as long as there are more, later if that is wanted, or no more."""
+        config = self._config
+        if found and found < room:
+            group.look_at, group.wait = frame.stamp, config.search_period
+        elif config.keep_looking:
+            group.wait = min(max(group.wait, config.search_period) * 1.5, config.search_limit)
+            group.look_at = frame.stamp + group.wait
+        else:
+            group.look_at = None
