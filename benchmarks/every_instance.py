@@ -4,8 +4,8 @@
     python benchmarks/every_instance.py --scenes 100
     python benchmarks/every_instance.py --scenes 20 --model FOLDER --json out.json
 
-No GPU. Each scene is shown for some frames; what lives at the end is compared with what is there: the count is right, or
-all masks are (IoU above .5, one to one).
+No GPU. Each scene is shown for some frames; what lives at the end is compared with what is there: the count is right,
+or all masks are (IoU above .5, one to one).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Case:
 
 def cases(count: int) -> Iterator[Case]:
     """As many scenes of one to five of a kind each; things have one of two colours, so that kinds repeat."""
-    wanted = {n: -(-count // 5) for n in range(1, 6)}
+    wanted = dict.fromkeys(range(1, 6), -(-count // 5))
     simulator: Simulator | None = None
     seed = FIRST
     while any(wanted.values()):
@@ -145,10 +145,10 @@ def main() -> None:
             "recall": round(float(hits.sum() / (n * len(hits))), 3),
             "precision": round(float(hits.sum() / max(found.sum(), 1)), 3),
         }
-        print(n, table[str(n)])  # noqa: T201
+        print(n, table[str(n)])
     everything = [row for group in rows.values() for row in group]
     table["all"] = {"count_right": round(float(np.mean([row[0] for row in everything])), 3)}
-    print("all", table["all"])  # noqa: T201
+    print("all", table["all"])
     if given.json:
         given.json.write_text(json.dumps(table, indent=1))
 
