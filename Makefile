@@ -25,11 +25,11 @@ ifneq ($(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH)),)
   ROS := $(ROS_DISTRO)
   VENV_ARGS := --system-site-packages
   # Compiled messages of Humble and Jazzy want NumPy 1.
-  EXTRAS := sim,train,eval,data,remote,onnx,dev
+  EXTRAS := sim,train,eval,data,quantised,remote,onnx,dev
   ROS_REQUIREMENTS := "colcon-common-extensions>=0.3,<0.4" $(if $(filter humble jazzy kilted,$(ROS_DISTRO)),"numpy<2")
 else
   ROS := wheels
-  EXTRAS := ros,sim,train,eval,data,remote,onnx,dev
+  EXTRAS := ros,sim,train,eval,data,quantised,remote,onnx,dev
 endif
 
 # The wheels start Python again with their library path, once; the mark of a parent process would prevent that.

@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         settings = replace(settings, model=args.model)
     if args.device != "auto":
         settings = replace(settings, device=args.device)
+    if args.bits is not None:
+        settings = replace(settings, train=replace(settings.train, bits=args.bits))
     from sa2va_cli.output import write_json
     from sa2va_training.run.finetune import finetune
 
@@ -77,8 +79,6 @@ def _check_options(args: argparse.Namespace) -> None:
         raise InputError(
             f"--dtype {args.dtype}: trained numbers are float32; expected precision=bf16 or precision=fp32"
         )
-    if args.bits is not None:
-        raise InputError(f"--bits {args.bits}: training does not quantise; expected no --bits")
 
 
 def _resumed(args: argparse.Namespace) -> Settings:

@@ -45,6 +45,10 @@ def quantise(language_model: nn.Module, bits: int, dtype: torch.dtype, device: t
     return count
 
 
+PACKED = r".*\.inner"
+"""Pattern of the modules inside of quantised layers, which are none of the model's own."""
+
+
 def is_quantised(model: nn.Module) -> bool:
     """Whether any layer of `model` has fewer bits than its checkpoint."""
     return any(isinstance(module, _Quantised) for module in model.modules())
@@ -61,8 +65,13 @@ def _library() -> ModuleType:
     return found
 
 
-class _Quantised(nn.Module):
-    """A linear layer that quantises its weight when it gets it."""
+class _Quantised(nn.Linear):
+    """A linear layer that quantises its weight when it gets it.
+
+    LoRA is put beside it as beside any linear layer, so an adapter is the same whether its base was quantised or not.
+    """
+
+    inner: nn.Module
 
     def __init__(
         self,
@@ -72,7 +81,8 @@ class _Quantised(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # the weight of a linear layer is never made
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self._library, self._bits, self._device = library, bits, device
         sizes = (linear.in_features, linear.out_features)
         if bits == 4:
@@ -84,6 +94,12 @@ class _Quantised(nn.Module):
                 *sizes, bias=False, has_fp16_weights=False, threshold=6.0, device="meta"
             )
         self.bias = linear.bias
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """As it is packed."""
+        packed: Any = self.inner.weight
+        return packed
 
     def take_weight(self, weight: Tensor) -> None:
         """Quantises `weight` [out, in]."""
@@ -99,7 +115,7 @@ class _Quantised(nn.Module):
         self.inner.weight = packed
         self.inner.to(self._device)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        out: Tensor = self.inner(inputs).to(inputs.dtype)
+        out: Tensor = self.inner(input).to(input.dtype)
         return out if self.bias is None else out + self.bias

@@ -149,8 +149,8 @@ def test_options_that_would_change_nothing_are_refused(
     line = ["train", "finetune.yaml", f"data={data}", f"output={tmp_path / 'o'}"]
     assert main([*line, "--dtype", "bfloat16"]) == 2
     assert "expected precision=bf16" in capsys.readouterr().err
-    assert main([*line, "--bits", "4"]) == 2
-    assert "training does not quantise; expected no --bits" in capsys.readouterr().err
+    assert main([*line, "--bits", "4", "train.mode=full"]) == 2
+    assert "train.bits is 4 in mode full" in capsys.readouterr().err
 
 
 def test_an_adapter_that_is_not_finite_is_never_loaded(

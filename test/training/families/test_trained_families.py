@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sa2va_cli.main import main
 from sa2va_model.checkpoints.adapters import load_adapter
 from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.safetensors_files import stored_tensors
@@ -218,3 +219,39 @@ def test_two_steps_from_a_folder_to_an_adapter(
         assert kept or "sam_mask_decoder" in name, f"{name} is frozen upstream"
     names = {path: set(stored_tensors(path)) for path in (base, run / "merged")}
     assert names[base] == names[run / "merged"]
+
+
+@pytest.mark.parametrize(("family", "bits"), [("internlm2", 4), (QWEN2_5, 4)])
+def test_lora_learns_beside_quantised_weights(
+    tmp_path: Path, folder: Path, family: str, bits: int
+) -> None:
+    """QLoRA: packed weights stay as they are; the adapter fits the base, quantised or not, and is merged into it."""
+    pytest.importorskip("bitsandbytes", reason="the extra 'quantised' is not installed")
+    base, run = tmp_path / "base", tmp_path / "run"
+    save_model(nano_model(family=family), base, dtype=torch.float32)
+    words = ["train", "finetune.yaml", f"data={folder}", f"output={run}", "steps=2", "measure=2"]
+    few = ["train.rank=2", "loss.points=64", "batches.batch=2", "batches.accumulate=1"]
+    fast = ["optimiser.rate=0.004", "batches.workers=0"]
+    given = ["--model", str(base), "--device", "cpu", "--bits", str(bits)]
+    assert main([*words, *few, *fast, *given]) == 0
+    whole = load_model(base, device="cpu")
+    small = load_model(base, device="cpu", bits=bits)
+    layers = [m for m in small.modules() if hasattr(m, "take_weight")]
+    assert len(layers) > 5
+    packed = [m.weight.clone() for m in layers]
+    assert {w.dtype for w in packed} == {torch.uint8 if bits == 4 else torch.int8}
+    for model in (whole, small):
+        load_adapter(model, run / "adapter")
+    assert sum("lora_A" in name for name, _ in small.named_parameters()) == len(layers)
+    assert all(torch.equal(m.weight, w) for m, w in zip(layers, packed, strict=True))
+    merged = load_model(run / "merged", device="cpu")
+    rgb = cv2.imread(str(folder / "images/p0.png"))
+    assert rgb is not None
+    one, two, three = (
+        m.ground([rgb], "the white square").embeddings for m in (whole, merged, small)
+    )
+    torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-2)
+    assert torch.cosine_similarity(one, three).min() > 0.9
+    plain = load_model(base, device="cpu").ground([rgb], "the white square").embeddings
+    assert not torch.equal(one, plain)
+    assert "bits: 4" in (run / "settings.yaml").read_text()

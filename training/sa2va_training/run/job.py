@@ -73,7 +73,8 @@ def load_base(settings: Settings, accelerator: Accelerator) -> Sa2VA:
     """
     device = accelerator.device
     name = "cpu" if device.type == "cpu" else str(device)
-    model = load_model(settings.model, device=name, profile="reference")
+    bits = settings.train.bits or None
+    model = load_model(settings.model, device=name, profile="reference", bits=bits)
     with_seg(model, settings.train.seg, settings.batches.frames)
     model.vocabulary = None  # what it is taught next is not on the list
     if settings.precision == "fp32":

@@ -135,6 +135,13 @@ def finish(
             _seen_before(folder, name, found), found, folder / "qualitative.png"
         )
     if settings.merge:
+        if settings.train.bits:  # what was learnt beside quantised weights goes into the base's own
+            fresh = with_seg(
+                load_model(settings.model, device="cpu"),
+                settings.train.seg,
+                settings.batches.frames,
+            )
+            load_adapter(fresh, folder / "adapter")
         merge_adapter(fresh)
         save_merged(fresh, settings.model, folder / "merged")
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -160,7 +167,8 @@ def _write_adapter(job: Job, gathered: Mapping[str, Any] | None) -> tuple[Sa2VA,
     if gathered is not None:
         model, trained = _whole(settings, gathered)
     device = job.accelerator.device
-    fresh = load_model(settings.model, device="cpu" if device.type == "cpu" else str(device))
+    place = "cpu" if device.type == "cpu" else str(device)
+    fresh = load_model(settings.model, device=place, bits=settings.train.bits or None)
     with_seg(fresh, settings.train.seg, settings.batches.frames)
     notes = {"data": [source.name for source in job.sources], "steps": job.total}
     aside = [source.aside for source in job.sources if source.aside is not None]

@@ -34,6 +34,8 @@ class PartSettings:
         text_hidden, projector, decoder: train `text_hidden_fcs`, `mlp1`, SAM-2's mask decoder.
         vision: also the vision model. Always in mode "full".
         encoder: also SAM-2's image encoder (published: never).
+        bits: 4 or 8 = the language model's blocks are quantised and stay so, LoRA learns beside them (QLoRA, NF4 with
+            double quantisation; arXiv 2305.14314); 0 = they are not.
         seg: how keyframes are prompted, as `ModelConfig.seg` ("single", "repetitive" or "unique"); "" = as the model
             was made. Another one changes the model that the run begins with, so its adapter fits no other: use
             `merged/`.
@@ -52,11 +54,18 @@ class PartSettings:
     decoder: bool = True
     vision: bool = False
     encoder: bool = False
+    bits: int = 0
     seg: str = ""
     checkpointing: bool = True
 
     def __post_init__(self) -> None:
         _one_of("train.mode", self.mode, MODES)
+        if self.bits not in (0, 4, 8):
+            raise InputError(f"train.bits is {self.bits}; expected 4, 8 or 0")
+        if self.bits and self.mode not in ("lora", "decoder"):
+            raise InputError(
+                f"train.bits is {self.bits} in mode {self.mode}; expected lora or decoder"
+            )
         _one_of("train.seg", self.seg, ("", *SEG_MODES))
         if self.seg not in ("", "single") and self.mode == "memory":
             raise InputError(f"train.seg is {self.seg!r} in mode memory; expected single")

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sa2va_model.checkpoints.adapters import wrap_language_model
+from sa2va_model.checkpoints.quantisation import PACKED
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.sa2va import Sa2VA
@@ -135,9 +136,16 @@ def lora_config(model: Sa2VA, settings: PartSettings) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
-        exclude_modules=family_of(model.mllm).without_lora,
+        exclude_modules=_excluded(family_of(model.mllm).without_lora, bits=settings.bits),
         trainable_token_indices=rows,
     )
+
+
+def _excluded(pattern: str | None, *, bits: int) -> str | None:
+    """Modules that have no LoRA."""
+    if not bits:
+        return pattern
+    return PACKED if pattern is None else f"{pattern}|{PACKED}"
 
 
 def _embedding_name(language_model: nn.Module) -> str:
