@@ -3,8 +3,9 @@
 
     python benchmarks/ros/ros_load.py --steps 0.05 0.3 1.0 --images 40 --goals 10
 
-For each step: the share of published images with 3D, whether every stamp is that of a camera image, how the process
-grows, and how old the newest result gets (at most one step and one period are to be expected). Then README's step 5,
+For each step: the share of published images with 3D, whether every stamp is that of a camera image, resident memory at
+eleven moments, and how old a result is beyond the step that it took (one period of the camera is to be expected, and
+the way of an image through DDS). Then README's step 5,
 again and again: a TrackExpression goal, and GetTrackCloud without a name, whose points must be those of the object that
 was asked for. The scene is a picture of the simulator's table with its true depth and masks. `--small` takes pictures
 of 160x120 and a model with random weights, which cost nothing: what the node does with time, on any machine.
@@ -16,24 +17,18 @@ import argparse
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ros_peer import Node, Peer, nano_folder
 
 RATE = 30.0
-SLOW = """
-import sys, time
-from sa2va_ros import tracker_node
-from sa2va_ros.node.model_session import ModelSession
-process = ModelSession.process
-def slowly(self, frame):
-    end = time.monotonic() + {step}
-    result = process(self, frame)
-    time.sleep(max(end - time.monotonic(), 0.0))
-    return result
-ModelSession.process = slowly
-sys.exit(tracker_node.main())
+SLOW = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import ros_slow
+sys.exit(ros_slow.run({{step}}))
 """
 
 
@@ -107,13 +102,20 @@ def until(condition: Any, seconds: float, what: str) -> Any:
 def measure(peer: Peer, camera: CameraNode, node: Node, images: int) -> dict[str, Any]:
     """One step's figures over so many images."""
     peer.tracks.clear()
-    before = resident(node.process.pid)
-    until(lambda: len(peer.tracks) >= images, 60 + 3 * images, f"{images} images")
+    memory: list[float] = []
+
+    def enough() -> bool:
+        if len(peer.tracks) >= len(memory) * images / 10:
+            memory.append(round(resident(node.process.pid), 1))
+        return len(peer.tracks) >= images
+
+    until(enough, 60 + 3 * images, f"{images} images")
     results = list(peer.tracks)[:images]
     seen = [m for _, m in results if any(t.area for t in m.tracks)]
     ages = [m.latency for _, m in results]
     arrivals = [arrival for arrival, _ in results]
     steps = np.diff(arrivals) / 1e9
+    beyond = np.array(ages[1:]) - steps
     return {
         "images": len(results),
         "with a mask": len(seen),
@@ -124,7 +126,8 @@ def measure(peer: Peer, camera: CameraNode, node: Node, images: int) -> dict[str
         "between two results p50 (s)": round(float(np.median(steps)), 3),
         "latency p50 (s)": round(float(np.median(ages)), 3),
         "latency p95 (s)": round(float(np.percentile(ages, 95)), 3),
-        "grown (MiB)": round(resident(node.process.pid) - before, 1),
+        "beyond its step p50, p95 (s)": np.percentile(beyond, (50, 95)).round(3).tolist(),
+        "resident (MiB)": memory,
     }
 
 

@@ -3,7 +3,7 @@
 
     follow          std_msgs/String   "follow the red ball"; "stop" ends it
     follow_result   std_msgs/String   JSON: outcome (followed, refused, lost), cause, detail, seconds
-    cmd_vel         geometry_msgs/Twist, while it follows
+    cmd_vel         geometry_msgs/Twist, while it follows; TwistStamped with the parameter `stamped`
 
 It needs `target_pose` and `tracks` of the tracker, `odom` of the base and `camera_mount` (where the camera is in
 `base_link`, latched; with tf2 that is the static transform). On a robot with Nav2 its FollowObject action takes
@@ -19,8 +19,9 @@ import traceback
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped, TransformStamped, Twist
+from geometry_msgs.msg import PoseStamped, TransformStamped, Twist, TwistStamped
 from nav_msgs.msg import Odometry
+from std_msgs.msg import Header
 
 from sa2va_model.errors import InputError
 from sa2va_ros.clients.command_node import CAUSES, CommandNode, CommandResult
@@ -55,6 +56,11 @@ TABLE = (
         dynamic=True,
     ),
     Parameter("lost_timeout", 15.0, "Seconds out of sight after which it ends.", span=(1.0, 600.0)),
+    Parameter(
+        "stamped",
+        False,
+        "cmd_vel is TwistStamped in the base's frame, as Nav2 has it with `enable_stamped_cmd_vel`, not Twist.",
+    ),
     Parameter("rate", 20.0, "Commands to the base per second.", span=(1.0, 200.0)),
 )
 VERBS = re.compile(r"^(please\s+)?(follow|track|keep\s+up\s+with|come\s+after|go\s+after)\s+", re.I)
@@ -85,8 +91,9 @@ class Follower(CommandNode):
         super().__init__("follower", "follow", "follow_result", TABLE, _COMMAND)
         self._mount: TransformStamped | None = None
         self._history, self._lock = PoseHistory(), threading.Lock()
-        self._odom = ""
-        self._speeds = self.create_publisher(Twist, "cmd_vel", reliable(5))
+        self._odom = self._base = ""
+        kind = TwistStamped if self._value("stamped") else Twist
+        self._speeds = self.create_publisher(kind, "cmd_vel", reliable(5))
         self.create_subscription(Odometry, "odom", self._on_odometry, NEWEST_IMAGE)
         self.create_subscription(
             TransformStamped, "camera_mount", self._on_mount, reliable(1, latched=True)
@@ -104,7 +111,7 @@ class Follower(CommandNode):
         yaw = 2 * float(np.arctan2(turned.z, turned.w))  # a base on the floor turns about z only
         stamp = nanoseconds(message.header.stamp) / 1e9
         with self._lock:
-            self._odom = message.header.frame_id
+            self._odom, self._base = message.header.frame_id, message.child_frame_id
             self._history.add(Pose2(stamp, pose.position.x, pose.position.y, yaw))
 
     # --- one command after the other --------------------------------------------------------------
@@ -244,9 +251,13 @@ class Follower(CommandNode):
         return in_fixed_frame(position, matrix_from_transform(mount.transform), base)
 
     def _drive(self, speed: float, turn: float) -> None:
-        message = Twist()
-        message.linear.x, message.angular.z = float(speed), float(turn)
-        self._speeds.publish(message)
+        twist = Twist()
+        twist.linear.x, twist.angular.z = float(speed), float(turn)
+        if not self._value("stamped"):
+            self._speeds.publish(twist)
+            return
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._base)
+        self._speeds.publish(TwistStamped(header=header, twist=twist))
 
 
 def main(args: list[str] | None = None) -> int:

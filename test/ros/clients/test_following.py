@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,35 @@ def test_failures_have_their_cause(said: Any, cause: str) -> None:
     episode = judged(said, in_view=0.5)
     assert not episode.success
     assert episode.cause == cause
+
+
+def test_speeds_are_stamped_where_the_base_wants_it(
+    start_node: Callable[..., Any], start_client: Callable[[str], Any], wait_for: Any
+) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
+    from geometry_msgs.msg import TwistStamped
+    from nav_msgs.msg import Odometry
+    from std_msgs.msg import String
+
+    from sa2va_ros.support.qos import reliable
+
+    client = start_client("/stamped")
+    client.listen(TwistStamped, "cmd_vel", reliable(5))
+    say = client.node.create_publisher(String, "follow", reliable(10))
+    odom = client.node.create_publisher(Odometry, "odom", reliable(10))
+    node = start_node("follower", remaps=("__ns:=/stamped",), stamped=True)
+    place = Odometry(child_frame_id="base_link")
+    place.header.frame_id = "odom"
+    wait_for(lambda: say.get_subscription_count() and odom.get_subscription_count(), 240, "it")
+    wait_for(lambda: client.node.count_publishers("cmd_vel"), 60, "speeds")
+
+    def told() -> bool:
+        odom.publish(place)
+        say.publish(String(data=" "))  # refused; the base is stopped all the same
+        return any(message.header.frame_id for message in client.got["cmd_vel"])
+
+    wait_for(told, 60, f"a stamped speed: {node.output}")
+    newest = client.got["cmd_vel"][-1]
+    assert (newest.header.frame_id, newest.header.stamp.sec > 0) == ("base_link", True)
+    assert (newest.twist.linear.x, newest.twist.angular.z) == (0.0, 0.0)
+    assert node.stop() == 0, node.output

@@ -7,6 +7,7 @@ One node serves the tests of this file in turn; each starts from `stop`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -342,7 +343,8 @@ def test_it_can_be_paused_reloaded_and_resumed(client: Any, node: Any) -> None:
 
     for _ in range(2):
         change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
-        client.status_after(lambda s: s.state == s.UNCONFIGURED)
+        status = client.status_after(lambda s: s.state == s.UNCONFIGURED)
+        assert math.isnan(status.latency_p95), "of before the cleanup"
         change(Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
         client.wait_connected()
         client.stream(client.image(PICTURE))
