@@ -9,10 +9,8 @@ import numpy as np
 import torch
 
 from sa2va_model.errors import InputError
+from sa2va_model.segmentation.clicks import check_points
 from sa2va_model.segmentation.types import Prompt
-
-MAX_POINTS = 64
-"""Clicks of one prompt. SAM-2 attends to each of them on every image that is prompted; more say nothing new."""
 
 
 def visual_prompt(
@@ -27,7 +25,7 @@ def visual_prompt(
 
     Raises:
         InputError: it lies outside the image, is empty, not a number or in fractions of the image, has more than
-            `MAX_POINTS` points, or a mask has another size or type.
+            `clicks.MAX_POINTS` points, or a mask has another size or type.
     """
     height, width = shape[:2]
     if mask is not None:
@@ -74,15 +72,3 @@ def check_mask(mask: np.ndarray) -> np.ndarray:
             f"mask: is {mask.dtype} {list(mask.shape)}; expected bool or whole numbers [H, W]"
         )
     return mask.astype(bool, copy=False)
-
-
-def check_points(points: np.ndarray) -> None:
-    """InputError if clicks [N, 2] are too many, not numbers, or in fractions of the image."""
-    if len(points) > MAX_POINTS:
-        raise InputError(f"prompt has {len(points)} points; expected at most {MAX_POINTS}")
-    if not np.isfinite(points).all():
-        raise InputError("prompt has a point that is not a number; expected pixels")
-    if len(points) and points.max() < 1 and (points > 0).any():
-        raise InputError(
-            f"point: {points[0].tolist()} looks like fractions of the image; expected pixels"
-        )

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.visual_prompts import MAX_POINTS, check_points
+from sa2va_model.segmentation.clicks import MAX_POINTS, check_points
 from sa2va_model.tracks import Event, FrameResult, Track
 from sa2va_ros.messages.images import StampClock, array_from_image, fill_image, fill_time
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.visual_prompts import MAX_POINTS, visual_prompt
+from sa2va_model.segmentation.clicks import MAX_POINTS
+from sa2va_model.segmentation.visual_prompts import visual_prompt
 
 SHAPE = (48, 64, 3)
 

@@ -64,3 +64,12 @@ def test_what_lives_beside_torch_is_still_collected(monkeypatch: pytest.MonkeyPa
     with quiet_imports.quiet_imports():
         assert gc.isenabled()
     assert gc.get_freeze_count() == before
+
+
+def test_the_nodes_are_there_before_torch() -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
+    code = (
+        "import sys, sa2va_ros.tracker_node, sa2va_ros.cameras_node; print('torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert told.stdout.strip() == "False", told.stderr
