@@ -88,7 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who follows what was found: sa2va = the model's own SAM-2 (default); handover = the one of --sam2",
     )
     parser.add_argument(
-        "--sam2", default="", metavar="FILE.pt", help="a published SAM-2 or SAM-2.1 for handover"
+        "--sam2",
+        default="",
+        metavar="FILE.pt",
+        help="a published SAM-2, SAM 3 or EdgeTAM for handover",
     )
     parser.add_argument(
         "--resolution",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes and switches of a segmenter: what all kinds share, and what SAM-2 and SAM 3's tracker add.
+"""Sizes and switches of a segmenter: what all kinds share, and what SAM-2, SAM 3's tracker and EdgeTAM add.
 
 Prompt encoder, mask decoder, memory attention, memory encoder and memory are the same modules in every kind; kinds
 differ in the image encoder, in sizes and in some rules of memory, which are fields here.
@@ -90,6 +90,11 @@ class SegmenterConfig:
         """Side of the masks that the memory encoder takes."""
         return 16 * self.feature_size
 
+    @property
+    def memory_cells(self) -> int:
+        """Vectors of one spatial memory."""
+        return self.feature_size**2
+
 
 @dataclass(frozen=True)
 class Sam2Config(SegmenterConfig):
@@ -165,3 +170,54 @@ class Sam3Config(SegmenterConfig):
         self._expect("position_side", self.position_side > 0, "1 or more")
         last = self.global_blocks and max(self.global_blocks) == self.depth - 1
         self._expect("global_blocks", bool(last), f"the last one to be {self.depth - 1}")
+
+
+@dataclass(frozen=True)
+class EdgeTamConfig(SegmenterConfig):
+    """EdgeTAM. Defaults: as it is published (`edgetam.yaml` with the video predictor's own overrides).
+
+    Attributes:
+        widths, depths: of the four stages of the RepViT trunk.
+        top_down_levels: FPN levels that receive semantics from coarser ones.
+        global_latents: vectors of a memory that stand for the whole image.
+        window_latents: vectors of a memory that stand for a window of it each.
+        perceiver_layers: of the perceiver that makes them.
+        trained_size: side of the images that it was trained with, pixels.
+    """
+
+    SECTION: ClassVar[str] = "edgetam_config"
+
+    memory_layers: int = 2
+    object_score_gate: bool = True
+    binarize_prompted: bool = True
+    rounded_normalisation: bool = False
+    widths: tuple[int, ...] = (48, 96, 192, 384)
+    depths: tuple[int, ...] = (2, 2, 14, 2)
+    top_down_levels: tuple[int, ...] = (2, 3)
+    global_latents: int = 256
+    window_latents: int = 256
+    perceiver_layers: int = 2
+    trained_size: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("depths", len(self.depths) == 4 and min(self.depths) > 0, "four block counts")
+        wide = len(self.widths) == 4 and sorted(set(self.widths)) == list(self.widths)
+        self._expect("widths", wide and self.widths[0] > 1, "four widths, each above the last")
+        levels = all(0 <= level < 4 for level in self.top_down_levels)
+        self._expect("top_down_levels", levels, "levels 0 to 3")
+        self._expect("global_latents", self.global_latents > 0, "1 or more")
+        square = self.window_latents > 0 and self.window_side**2 == self.window_latents
+        self._expect("window_latents", square, "a square number")
+        self._expect("image_size", self.feature_size % self.window_side == 0,
+                     f"a multiple of {self.STRIDE * self.window_side}")  # fmt: skip
+
+    @property
+    def window_side(self) -> int:
+        """Windows of the image to the side."""
+        return round(self.window_latents**0.5)
+
+    @property
+    def memory_cells(self) -> int:
+        """Vectors of one spatial memory."""
+        return self.global_latents + self.window_latents

@@ -28,10 +28,11 @@ EXAMPLES = """examples:
   sa2va bench tracker --preset sam2-large --resolution 1024 --objects 1,16 --against sam2 --random-weights
   sa2va bench tracker --sam2 sam2.1_hiera_small.pt --resolution 512
   sa2va bench tracker --preset sam3 --resolution 252 --random-weights
+  sa2va bench tracker --preset edgetam --resolution 512 --random-weights
   sa2va bench tracker --backend onnx --onnx tiny_onnx            graphs beside PyTorch
   sa2va bench tracker --soak 10000 --preset nano"""
 
-PRESETS = ("tiny", "nano", "sam2-tiny", "sam2-small", "sam2-base+", "sam2-large", "sam3")
+PRESETS = ("tiny", "nano", "sam2-tiny", "sam2-small", "sam2-base+", "sam2-large", "sam3", "edgetam")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         default="tiny",
-        help="sizes: the model that ships (or --model), nano, SAM-2.1 or SAM 3 as published (need --random-weights)",
+        help="sizes: the model that ships (or --model), nano, SAM-2.1, SAM 3, EdgeTAM as published (--random-weights)",
     )
     parser.add_argument(
-        "--sam2", metavar="FILE.pt", help="a published SAM-2, SAM-2.1 or SAM 3 instead"
+        "--sam2", metavar="FILE.pt", help="a published SAM-2, SAM-2.1, SAM 3 or EdgeTAM instead"
     )
     parser.add_argument(
         "--random-weights", action="store_true", help="time a published size without its weights"
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     segmenter = _segmenter(args)
     if args.against and not isinstance(segmenter.config, Sam2Config):
-        raise InputError("--against sam2 is for SAM-2's weights; --preset or --sam2 is of SAM 3")
+        raise InputError("--against sam2 is for SAM-2's weights; --preset or --sam2 is of another")
     device = segmenter.device
     chosen = pick_runtime(chosen_profile(args), device, segmenter.config)
     report: dict[str, Any] = {
@@ -113,7 +114,7 @@ def _segmenter(args: argparse.Namespace) -> Sam2:
     device = pick_device(args.device)
     if args.sam2:
         return load_stock(args.sam2, image_size=args.resolution, device=device)
-    if args.preset.startswith("sam"):
+    if args.preset.startswith(("sam", "edgetam")):
         if not args.random_weights:
             raise InputError(
                 f"--preset {args.preset} has no weights; expected --random-weights, or --sam2 FILE.pt"
@@ -123,7 +124,7 @@ def _segmenter(args: argparse.Namespace) -> Sam2:
         return Sam2(config).eval().to(device)
     if args.resolution:
         raise InputError(
-            f"--resolution is for published sizes of SAM-2 and SAM 3; --preset is {args.preset}"
+            f"--resolution is for published sizes of segmenters; --preset is {args.preset}"
         )
     if args.preset == "nano":
         return nano_model().sam2.to(device)

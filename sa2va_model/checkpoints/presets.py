@@ -14,7 +14,7 @@ from sa2va_model.config import ModelConfig, Sam2Config
 from sa2va_model.config_json import config_from_json
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.registry import nano_fields
-from sa2va_model.segmenter_config import Sam3Config, SegmenterConfig
+from sa2va_model.segmenter_config import EdgeTamConfig, Sam3Config, SegmenterConfig
 
 CHAT_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 ALL_TOKENS = (
@@ -111,6 +111,18 @@ NANO_SEGMENTERS: dict[str, SegmenterConfig] = {
         memory_mlp_dim=32,
         decoder_mlp_dim=32,
         rounded_normalisation=False,
+    ),
+    "edgetam": EdgeTamConfig(
+        image_size=64,
+        widths=(8, 16, 24, 32),
+        depths=(1, 1, 2, 1),
+        hidden_dim=32,
+        memory_dim=8,
+        memory_mlp_dim=32,
+        decoder_mlp_dim=32,
+        global_latents=6,
+        window_latents=4,
+        trained_size=128,
     ),
     "sam3": Sam3Config(
         image_size=112,

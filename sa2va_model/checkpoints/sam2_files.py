@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock segmenters from the `.pt` files as they are published: SAM-2 and SAM-2.1 of any size, SAM 3.
+"""Stock segmenters from the `.pt` files as they are published: SAM-2 and SAM-2.1 of any size, SAM 3, EdgeTAM.
 
 Kind, size and generation are read off the tensors. The published configurations of SAM-2's four sizes differ in the
 image encoder only; SAM-2.1 has tensors that 2.0 lacks. `sam3.pt` holds a detector, whose image encoder is shared, and
-the tracker, which alone is taken. SAM-2 computes at any image size that is a multiple of 32, SAM 3 at one of 14.
+the tracker, which alone is taken. SAM-2 computes at any image size that is a multiple of 32, SAM 3 at one of 14,
+EdgeTAM at one of 256.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.pickled_files import load_pickled
 from sa2va_model.checkpoints.tensor_names import OURS, Names
 from sa2va_model.errors import InputError
-from sa2va_model.segmentation.kinds import MODULES, SAM3, kind_of
+from sa2va_model.segmentation.kinds import EDGETAM, MODULES, SAM3, kind_of
 from sa2va_model.segmentation.kinds import recognise as recognise_kind
 from sa2va_model.segmentation.sam2 import Sam2
-from sa2va_model.segmenter_config import Sam2Config, Sam3Config, SegmenterConfig
+from sa2va_model.segmenter_config import EdgeTamConfig, Sam2Config, Sam3Config, SegmenterConfig
 
 _COMMON = Sam2Config(
     object_score_gate=True,
@@ -60,6 +61,9 @@ SAM3_SIZES: dict[str, Sam3Config] = {
     "sam3": Sam3Config(half_normalisation=True, rounded_normalisation=False)
 }
 """SAM 3's tracker as it is published, with its own preprocessing."""
+EDGETAM_SIZES: dict[str, EdgeTamConfig] = {"edgetam": EdgeTamConfig()}
+"""EdgeTAM as it is published."""
+OTHERS: dict[str, Sam3Config | EdgeTamConfig] = {**SAM3_SIZES, **EDGETAM_SIZES}
 
 
 def stock_config(
@@ -77,10 +81,10 @@ def stock_config(
     config: SegmenterConfig
     if size in SIZES:
         config = replace(SIZES[size], pointer_positions=generation == "2.1")
-    elif size in SAM3_SIZES:
-        config = SAM3_SIZES[size]
+    elif size in OTHERS:
+        config = OTHERS[size]
     else:
-        known = ", ".join((*SIZES, *SAM3_SIZES))
+        known = ", ".join((*SIZES, *OTHERS))
         raise InputError(f"size of a segmenter is {size!r}; expected one of {known}")
     return replace(config, image_size=image_size or config.image_size)
 
@@ -92,7 +96,7 @@ def load_stock(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Sam2:
-    """Loads a published SAM-2, SAM-2.1 or SAM 3's tracker.
+    """Loads a published SAM-2, SAM-2.1, SAM 3's tracker or EdgeTAM.
 
     Args:
         image_size: side of the square that images are squashed to, pixels; None = as published.
@@ -140,7 +144,7 @@ def read_stock(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file; expected a SAM-2 checkpoint such as sam2.1_hiera_tiny.pt, or sam3.pt"
+            f"{path}: no such file; expected a SAM-2 checkpoint such as sam2.1_hiera_tiny.pt, sam3.pt or edgetam.pt"
         )
     content = load_pickled(path)
     tensors = content.get("model") if isinstance(content, Mapping) else None
@@ -176,8 +180,11 @@ def recognise(tensors: Mapping[str, Tensor], where: str = "checkpoint") -> Segme
     Raises:
         InputError: no published size has these shapes.
     """
-    if recognise_kind(tensors, where, begin="") is SAM3:
+    kind = recognise_kind(tensors, where, begin="")
+    if kind is SAM3:
         return _recognise_sam3(tensors, where)
+    if kind is EDGETAM:
+        return _recognise_edgetam(tensors, where)
     return _recognise_sam2(tensors, where)
 
 
@@ -191,6 +198,29 @@ def _recognise_sam3(tensors: Mapping[str, Tensor], where: str) -> Sam3Config:
     sizes = ", ".join(f"{c.depth} blocks of width {c.embed_dim}" for c in SAM3_SIZES.values())
     raise InputError(
         f"{where}: the image encoder has {len(blocks)} blocks of width {sorted(widths)}; expected SAM 3's {sizes}"
+    )
+
+
+def _recognise_edgetam(tensors: Mapping[str, Tensor], where: str) -> EdgeTamConfig:
+    """There is one size; a block's first convolution says how wide its stage is."""
+    widths: dict[int, int] = {}
+    depths: dict[int, int] = {}
+    for name, tensor in tensors.items():
+        block = re.fullmatch(
+            r"image_encoder\.trunk\.body\.stages_(\d+)\.blocks\.\d+\.token_mixer\.conv\.c\.weight",
+            name,
+        )
+        if block:
+            stage = int(block[1])
+            widths[stage], depths[stage] = tensor.shape[0], depths.get(stage, 0) + 1
+    found = [tuple(sizes[i] for i in sorted(sizes)) for sizes in (widths, depths)]
+    for config in EDGETAM_SIZES.values():
+        if [config.widths, config.depths] == found:
+            return config
+    own = EdgeTamConfig()
+    raise InputError(
+        f"{where}: the image encoder has stages {found[1]} of widths {found[0]}; "
+        f"expected EdgeTAM's {own.depths} of {own.widths}"
     )
 
 

@@ -29,6 +29,7 @@ from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
 from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention, Rotation
 from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
 from sa2va_model.segmentation.backends.fused.trunk import Pyramid, Trunk
+from sa2va_model.segmentation.rotary_codes import square_codes
 from sa2va_model.segmentation.sam2 import Sam2
 
 SCORES = 1 << 19
@@ -126,10 +127,10 @@ class AttentionGraph(nn.Module):
         module: MemoryAttention = sam.memory_attention
         side = self._side = config.feature_size
         width = module.layers[0].self_attn.internal_dim
-        self._rotation = _GraphRotation(width, side, position.device)
+        self._rotation = _GraphRotation(square_codes(width, side).to(position.device))
         self._attention = FastMemoryAttention(module, side, kernels, self._rotation)
         self._position = position.flatten(2).transpose(1, 2)  # [1, cells, C]
-        cells = segmenter.memory_position(position.device).flatten(1).T.float()
+        cells = segmenter.memory_position(position.device).float()
         temporal = sam.maskmem_tpos_enc.detach()[:, 0, 0].float()
         self._places = (cells + temporal[:, None]).flatten(1)  # [memory_frames, cells * D]
         self._parts = config.hidden_dim // config.memory_dim

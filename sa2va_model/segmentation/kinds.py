@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from sa2va_model.config_fields import typed_fields
 from sa2va_model.cut_tensor import CutTensor
 from sa2va_model.errors import InputError
-from sa2va_model.segmenter_config import Sam2Config, Sam3Config, SegmenterConfig
+from sa2va_model.segmenter_config import EdgeTamConfig, Sam2Config, Sam3Config, SegmenterConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from sa2va_model.segmentation.sam2_modules import MemoryParts
 
 MODULES = "grounding_encoder.sam2_model."
 """Begins the official names of all tensors of a segmenter of any kind."""
@@ -45,21 +47,22 @@ class SegmenterKind:
     Attributes:
         title: what users call it.
         config: its sizes and switches.
-        small: the field of `config.json` beside golden checkpoints that has their reduced sizes; `from_small` reads it.
-        mark: what the official names of its image encoder begin with, below `sam2_model.`.
+        mark: what the official names of its image encoder's trunk begin with, below `sam2_model.`.
         names: of its tensors.
         encoder: the image encoder as modules.
         fused: its two halves as `backends.fused` computes them: pixels to levels, levels to features.
+        small: the field of `config.json` beside golden checkpoints that has their reduced sizes, and who reads it.
+        memory: what it has in place of SAM-2's own memory.
     """
 
     title: str
     config: type[SegmenterConfig]
-    small: str
-    from_small: Callable[[Mapping[str, Any]], SegmenterConfig]
     mark: str
     names: Callable[[], SegmenterNames]
     encoder: Callable[[Any], nn.Module]
     fused: Callable[[], tuple[Any, Any]]
+    small: tuple[str, Callable[[Mapping[str, Any]], SegmenterConfig]] | None = None
+    memory: Callable[[Any], MemoryParts | None] = lambda config: None
 
 
 def _sam2_small(values: Mapping[str, Any]) -> Sam2Config:
@@ -133,27 +136,60 @@ def _fused_plain_vit() -> tuple[Any, Any]:
     return PlainTrunk, PlainPyramid
 
 
+def _edgetam_names() -> SegmenterNames:
+    from sa2va_model.segmentation.edgetam.names import NAMES
+
+    return NAMES
+
+
+def _repvit(config: EdgeTamConfig) -> nn.Module:
+    from sa2va_model.segmentation.edgetam.encoder import image_encoder
+
+    return image_encoder(config)
+
+
+def _fused_repvit() -> tuple[Any, Any]:
+    from sa2va_model.segmentation.backends.fused.repvit import FoldedRepVit
+    from sa2va_model.segmentation.backends.fused.trunk import Pyramid
+
+    return FoldedRepVit, Pyramid
+
+
+def _latent_memory(config: EdgeTamConfig) -> MemoryParts:
+    from sa2va_model.segmentation.edgetam.memory import LatentAttention, perceiver
+    from sa2va_model.segmentation.sam2_modules import MemoryParts
+
+    return MemoryParts(lambda: LatentAttention(config), perceiver(config))
+
+
 SAM2 = SegmenterKind(
     "SAM-2",
     Sam2Config,
-    "_sam2_small",
-    _sam2_small,
-    "image_encoder.",
+    "image_encoder.trunk.blocks.",
     _sam2_names,
     _hiera,
     _fused_hiera,
+    ("_sam2_small", _sam2_small),
 )
 SAM3 = SegmenterKind(
     "SAM 3",
     Sam3Config,
-    "_sam3_small",
-    _sam3_small,
     "backbone.vision_backbone.",
     _sam3_names,
     _plain_vit,
     _fused_plain_vit,
+    ("_sam3_small", _sam3_small),
 )
-KINDS = (SAM2, SAM3)
+EDGETAM = SegmenterKind(
+    "EdgeTAM",
+    EdgeTamConfig,
+    "image_encoder.trunk.body.",
+    _edgetam_names,
+    _repvit,
+    _fused_repvit,
+    memory=_latent_memory,
+)
+KINDS = (SAM2, SAM3, EDGETAM)
 
 
 def kind_of(config: SegmenterConfig) -> SegmenterKind:
@@ -211,8 +247,8 @@ def segmenter_from_dict(values: Mapping[str, Any], where: str) -> SegmenterConfi
         raise InputError(
             f"{where}: field {name!r} is a {type(section).__name__}; expected a JSON object"
         )
-    if name == kind.small:
-        return kind.from_small(section)
+    if kind.small and name == kind.small[0]:
+        return kind.small[1](section)
     known = sorted(f.name for f in fields(kind.config))
     unknown = sorted(set(section) - set(known))
     if unknown:
@@ -223,7 +259,7 @@ def segmenter_from_dict(values: Mapping[str, Any], where: str) -> SegmenterConfi
 def _section(values: Mapping[str, Any]) -> tuple[SegmenterKind, str] | None:
     """Which segmenter a `config.json` speaks of, and in which field."""
     for kind in KINDS:
-        for name in (kind.config.SECTION, kind.small):
+        for name in (kind.config.SECTION, *(kind.small or ())[:1]):
             if name in values:
                 return kind, name
     return None

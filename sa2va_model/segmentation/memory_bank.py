@@ -105,7 +105,7 @@ class MemoryBank:
         self._attended = config.attended_prompts or max_conditioning
         slots = self.recent + max_conditioning + distractor_slots
         pointers = self.recent_pointers + max_conditioning
-        shape = (rows + 1, slots, config.feature_size**2, config.memory_dim)
+        shape = (rows + 1, slots, config.memory_cells, config.memory_dim)
         # SAM-2 keeps spatial memories in bfloat16 whatever the model's dtype is.
         self._spatial = torch.zeros(shape, dtype=torch.bfloat16, device=device)
         self._pointers = torch.zeros(
@@ -119,7 +119,7 @@ class MemoryBank:
         self._prompted: list[list[int]] = [[] for _ in range(rows + 1)]  # slots, oldest first
         self.spare_row = rows
         self._spatial_time[rows, self.recent] = 0  # a batch's filling must have something to read
-        cells = segmenter.memory_position(device).flatten(1).T.float()  # [cells, memory_dim]
+        cells = segmenter.memory_position(device).float()  # [cells, memory_dim]
         temporal = segmenter.sam2_model.maskmem_tpos_enc.detach()[:, 0, 0].float()
         self._positions = cells + temporal[:, None]  # [memory_frames, cells, memory_dim]
 

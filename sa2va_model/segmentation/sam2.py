@@ -33,7 +33,8 @@ class Sam2(nn.Module):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
-        self.sam2_model = Sam2Modules(config, kind_of(config).encoder(config))
+        kind = kind_of(config)
+        self.sam2_model = Sam2Modules(config, kind.encoder(config), kind.memory(config))
 
     @property
     def device(self) -> torch.device:
@@ -234,7 +235,7 @@ class Sam2(nn.Module):
             prompted: the masks answer a prompt (see `binarize_prompted`).
 
         Returns:
-            [N, memory_dim, h, w], in the model's dtype.
+            [N, memory_cells, memory_dim], in the model's dtype.
         """
         sam = self.sam2_model
         masks = self.image_logits(decoded.logits)
@@ -247,7 +248,11 @@ class Sam2(nn.Module):
         if sam.no_obj_embed_spatial is not None:
             hidden = (decoded.object_scores <= 0).to(memory.dtype)[..., None, None]
             memory = memory + hidden * sam.no_obj_embed_spatial[..., None, None]
-        return memory
+        if sam.spatial_perceiver is not None:
+            places = self._places(memory.device).to(memory.dtype)
+            # One after the other: its views do not take a batch.
+            return torch.cat([sam.spatial_perceiver(one[None], places)[0] for one in memory])
+        return memory.flatten(2).transpose(1, 2)
 
     def _remember(self, features: ImageFeatures, masks: Tensor) -> Tensor:
         """The memory encoder: scaled masks [N, 1, 16h, 16w] to spatial memories [N, memory_dim, h, w]."""
@@ -259,10 +264,17 @@ class Sam2(nn.Module):
         return memory
 
     def memory_position(self, device: torch.device) -> Tensor:
-        """Sine position code of one spatial memory: [memory_dim, h, w]."""
+        """Position codes of one spatial memory: [memory_cells, memory_dim]."""
+        places, perceiver = self._places(device), self.sam2_model.spatial_perceiver
+        if perceiver is not None:
+            return perceiver(places.to(self.dtype), places.to(self.dtype))[1][0]
+        return places[0].flatten(1).T
+
+    def _places(self, device: torch.device) -> Tensor:
+        """Sine position code of the feature map, [1, memory_dim, h, w]."""
         side = self.config.feature_size
         probe = torch.zeros(1, self.config.memory_dim, side, side, device=device)
-        return self.sam2_model.memory_encoder.position_encoding(probe)[0]
+        return self.sam2_model.memory_encoder.position_encoding(probe)
 
     def attend(
         self, features: ImageFeatures, memory: Tensor, positions: Tensor, pointer_tokens: int
@@ -317,7 +329,7 @@ class Sam2(nn.Module):
         distractor: Tensor | None,
     ) -> None:
         """Encodes N masks and writes them to memory where they are admitted (see `MemoryBank.write`)."""
-        spatial = self.encode_memory(features, decoded).flatten(2).transpose(1, 2)
+        spatial = self.encode_memory(features, decoded)
         index = torch.tensor(rows, device=self.device)
         bank.write(index, spatial, decoded.pointers, recent, distractor)
 

@@ -7,6 +7,8 @@ Module names stay those of the package, so that stock and official weights load.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,20 +27,36 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from sa2va_model.conv_stem import ResidualStem
+from sa2va_model.segmentation.rotary_codes import square_codes
 from sa2va_model.segmenter_config import Sam2Config, SegmenterConfig
+
+
+@dataclass(frozen=True)
+class MemoryParts:
+    """What a kind of segmenter has in place of SAM-2's own memory.
+
+    Attributes:
+        attention: makes one layer's cross-attention to memory.
+        perceiver: makes few vectors of a memory and its position codes, of which memory then consists.
+    """
+
+    attention: Callable[[], nn.Module]
+    perceiver: nn.Module
 
 
 class Sam2Modules(SAM2Base):  # type: ignore[misc]
     """SAM-2 of the `sam2` package, built from a configuration; only sizes that it hard-codes are overridden.
 
-    SAM 3's tracker is the same behind another image encoder.
+    SAM 3's tracker is the same behind another image encoder, and so is EdgeTAM with another memory.
     """
 
-    def __init__(self, config: SegmenterConfig, encoder: nn.Module) -> None:
+    def __init__(
+        self, config: SegmenterConfig, encoder: nn.Module, memory: MemoryParts | None = None
+    ) -> None:
         self._config = config
         super().__init__(
             image_encoder=encoder,
-            memory_attention=_memory_attention(config),
+            memory_attention=_memory_attention(config, memory),
             memory_encoder=_memory_encoder(config),
             num_maskmem=config.memory_frames,
             image_size=config.image_size,
@@ -72,6 +90,7 @@ class Sam2Modules(SAM2Base):  # type: ignore[misc]
                 "dynamic_multimask_stability_thresh": 0.98,
             },
         )
+        self.spatial_perceiver = memory.perceiver if memory else None
 
     def _build_sam_heads(self) -> None:
         super()._build_sam_heads()
@@ -111,6 +130,11 @@ class _Rope(RoPEAttention):  # type: ignore[misc]
         self.freqs_cis = self.compute_cis(end_x=feat_sizes[0], end_y=feat_sizes[1])
         self.rope_k_repeat = rope_k_repeat
 
+    def codes(self, side: int) -> tuple[Tensor, Tensor]:
+        """Of queries [side * side, C / 2], and of one frame's keys: complex."""
+        square = square_codes(self.internal_dim // self.num_heads, side)
+        return square, square
+
 
 class _Neck(FpnNeck):  # type: ignore[misc]
     """The package adds levels in float32 and leaves it to autocast to go on from there; here they keep their type."""
@@ -145,17 +169,22 @@ def image_encoder(config: Sam2Config) -> ImageEncoder:
     if config.stem_blocks:
         width = config.embed_dim
         trunk.patch_embed.proj = ResidualStem((width, width), (0, config.stem_blocks), width)
-    neck = _Neck(
-        position_encoding=_sine(config.hidden_dim),
-        d_model=config.hidden_dim,
-        backbone_channel_list=trunk.channel_list,
-        fpn_top_down_levels=list(config.top_down_levels),
-        fpn_interp_model="nearest",
-    )
+    neck = pyramid(config.hidden_dim, trunk.channel_list, config.top_down_levels)
     return ImageEncoder(trunk=trunk, neck=neck, scalp=1)
 
 
-def _memory_attention(config: SegmenterConfig) -> MemoryAttention:
+def pyramid(width: int, channels: Sequence[int], top_down: Sequence[int]) -> FpnNeck:
+    """SAM-2's feature pyramid over a trunk with these channels, coarsest level first."""
+    return _Neck(
+        position_encoding=_sine(width),
+        d_model=width,
+        backbone_channel_list=list(channels),
+        fpn_top_down_levels=list(top_down),
+        fpn_interp_model="nearest",
+    )
+
+
+def _memory_attention(config: SegmenterConfig, memory: MemoryParts | None) -> MemoryAttention:
     side = config.feature_size
     shared: dict[str, Any] = {
         "rope_theta": 10000.0,
@@ -165,6 +194,7 @@ def _memory_attention(config: SegmenterConfig) -> MemoryAttention:
         "downsample_rate": 1,
         "dropout": 0.1,
     }
+    own = partial(_Rope, rope_k_repeat=True, kv_in_dim=config.memory_dim, **shared)
     layer = MemoryAttentionLayer(
         activation="relu",
         dim_feedforward=config.memory_mlp_dim,
@@ -174,7 +204,7 @@ def _memory_attention(config: SegmenterConfig) -> MemoryAttention:
         d_model=config.hidden_dim,
         pos_enc_at_cross_attn_keys=True,
         pos_enc_at_cross_attn_queries=False,
-        cross_attention=_Rope(rope_k_repeat=True, kv_in_dim=config.memory_dim, **shared),
+        cross_attention=memory.attention() if memory else own(),
     )
     return MemoryAttention(
         d_model=config.hidden_dim,

@@ -220,7 +220,7 @@ class OnlineTracker:
             return observe(decoded, prompted=True)[0]
         spatial = segmenter.encode_memory(features, decoded, prompted=True)
         row = self._objects[object_id].row
-        self._bank.prompt(row, spatial[0].flatten(1).T, decoded.pointers[0])
+        self._bank.prompt(row, spatial[0], decoded.pointers[0])
         self._policy.prompted(row, decoded)
         return observe(decoded, prompted=True)[0]
 

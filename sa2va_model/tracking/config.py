@@ -22,7 +22,7 @@ class PropagationConfig:
 
     Attributes:
         kind: "sa2va" = the checkpoint's own decoder and memory; "handover" = a stock SAM-2 follows.
-        stock: with handover, a published SAM-2 or SAM-2.1 file (.pt) of any size.
+        stock: with handover, a published SAM-2, SAM 3 or EdgeTAM file (.pt) of any size.
         resolution: side of the square that the follower sees, pixels: 1024, 512 or 256; 0 = as the weights were
             trained. 512 costs about an eighth of 1024; small objects suffer.
         profile: how it is computed, see `load_model`; "auto" = as the model's other tasks.

@@ -46,7 +46,7 @@ FIXED = (
     _row(
         "propagation.stock",
         "sam2",
-        "Published SAM-2 or SAM-2.1 file (.pt) of any size that follows with propagation handover.",
+        "Published SAM-2, SAM 3 or EdgeTAM file (.pt) of any size that follows with propagation handover.",
     ),
     _row(
         "propagation.resolution",

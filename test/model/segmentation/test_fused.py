@@ -33,6 +33,7 @@ CONFIGS = {
     "one mask, fallback": replace(NANO, multimask=False, stability_fallback=True),
     "one mask": replace(NANO, multimask=False, stability_fallback=False),
     "sam2.0, official": replace(NANO, pointer_positions=False, object_score_gate=False),
+    "edgetam": NANO_SEGMENTERS["edgetam"],
     "sam3": NANO_SEGMENTERS["sam3"],
     "sam3, windows that overhang": replace(NANO_SEGMENTERS["sam3"], image_size=140),
 }

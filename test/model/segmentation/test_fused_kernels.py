@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from sa2va_model.segmentation.backends.fused import layer_norm, rotate
 from sa2va_model.segmentation.backends.fused.memory_attention import Rotation
+from sa2va_model.segmentation.rotary_codes import square_codes
 
 needs_gpu = pytest.mark.skipif(
     layer_norm.triton is None or not torch.cuda.is_available(), reason="needs Triton and a CUDA GPU"
@@ -38,7 +39,7 @@ def test_a_sum_and_its_normalisation(kind: torch.dtype) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_rotation_in_place_leaves_the_first_rows_and_the_neighbours(device: str) -> None:
-    turn = Rotation(32, 5, torch.device(device))
+    turn = Rotation(square_codes(32, 5).to(device))
     rows = torch.randn(3, 4 + 2 * 25, 96, device=device)
     before, middle = rows.clone(), rows[..., 32:64]
     assert turn.turn(middle, 4).data_ptr() == middle.data_ptr()

@@ -67,7 +67,7 @@ def offline(frames: list[ImageFeatures], prompt: Prompt, length: int) -> Iterato
         length: of the clip.
     """
     segmenter = weights()
-    sam, places = segmenter.sam2_model, segmenter.memory_position(torch.device("cpu")).flatten(1).T
+    sam, places = segmenter.sam2_model, segmenter.memory_position(torch.device("cpu"))
     prompted: dict[int, tuple[Tensor, Tensor]] = {}
     tracked: dict[int, tuple[Tensor, Tensor]] = {}
     for t, image in enumerate(frames):
@@ -93,7 +93,7 @@ def offline(frames: list[ImageFeatures], prompt: Prompt, length: int) -> Iterato
             )
             decoded = segmenter.decode(image, conditioned)
         memory = segmenter.encode_memory(image, decoded, prompted=t < KEYFRAMES)
-        kept = (memory[0].flatten(1).T.bfloat16(), decoded.pointers[0])
+        kept = (memory[0].bfloat16(), decoded.pointers[0])
         (prompted if t < KEYFRAMES else tracked)[t] = kept
         yield decoded.logits
 

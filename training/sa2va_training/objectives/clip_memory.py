@@ -28,7 +28,7 @@ class ClipMemory:
 
     def __init__(self, segmenter: Sam2, *, gated: bool) -> None:
         self.sam2, self.gated = segmenter, gated
-        self.spatial: list[Tensor] = []  # [K, memory_dim, h, w] per frame
+        self.spatial: list[Tensor] = []  # [K, cells, memory_dim] per frame
         self.pointers: list[Tensor] = []  # [K, C] per frame
 
     def write(self, features: ImageFeatures, decoded: Decoded, *, prompted: bool) -> None:
@@ -45,9 +45,9 @@ class ClipMemory:
         now, recent = len(self.spatial), config.memory_frames - 1
         near = [(now - d, d - 1) for d in range(recent, 0, -1) if now - d >= 1]
         slots = [(0, recent), *near]
-        cells = self.sam2.memory_position(self.spatial[0].device).flatten(1).T
+        cells = self.sam2.memory_position(self.spatial[0].device)
         temporal = sam.maskmem_tpos_enc[:, 0, 0]
-        values = [self.spatial[t].flatten(2).permute(2, 0, 1) for t, _ in slots]
+        values = [self.spatial[t].transpose(0, 1) for t, _ in slots]
         positions = [(cells + temporal[code])[:, None] for _, code in slots]
         horizon = config.max_pointers - 1
         times = [0, *(now - d for d in range(1, horizon + 1) if now - d >= 1)]

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import torch
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
-from sam2.modeling.position_encoding import compute_axial_cis
 from torch import Tensor
 
 from sa2va_model.segmentation.backends.fused import rotate
@@ -26,17 +25,14 @@ from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale
 
 
 class Rotation:
-    """Rotary position codes of a square of cells, for vectors in half-split order.
+    """Rotary position codes, for vectors in half-split order.
 
     Args:
-        step: from one cell to the next.
+        codes: complex [cells, dim / 2] (see `rotary_codes`).
     """
 
-    def __init__(self, dim: int, side: int, device: torch.device, step: float = 1.0) -> None:
-        codes = compute_axial_cis(dim, side, side)
-        if step != 1.0:
-            codes = _stretched(dim, side, step)
-        codes = codes.to(device)
+    def __init__(self, codes: Tensor) -> None:
+        self.cells = len(codes)
         self._cos, self._sin = codes.real.contiguous(), codes.imag.contiguous()  # [cells, dim / 2]
 
     def turn(self, x: Tensor, first: int = 0) -> Tensor:
@@ -58,15 +54,6 @@ class Rotation:
         return out
 
 
-def _stretched(dim: int, side: int, step: float) -> Tensor:
-    """As the package's codes, with another distance between cells."""
-    speeds = 10000.0 ** -(torch.arange(0, dim, 4)[: dim // 4].float() / dim)
-    places = torch.arange(side, dtype=torch.float32) * step
-    turns = torch.outer(places, speeds)
-    columns, rows = turns.repeat(side, 1), turns.repeat_interleave(side, 0)
-    return torch.polar(torch.ones(()), torch.cat([columns, rows], dim=-1))
-
-
 _State = tuple[Tensor, Tensor | None]
 """[N, cells, C], and what has yet to be added to it."""
 
@@ -75,9 +62,14 @@ class _Layer:
     """One layer: self-attention, cross-attention to memory, two linear layers."""
 
     def __init__(
-        self, layer: MemoryAttentionLayer, rotation: Rotation, rows: int, kernels: Kernels
+        self,
+        layer: MemoryAttentionLayer,
+        rotation: Rotation,
+        reading: Rotation,
+        rows: int,
+        kernels: Kernels,
     ) -> None:
-        self._rotation, self._kernels = rotation, kernels
+        self._rotation, self._reading, self._kernels = rotation, reading, kernels
         self._norms = (Norm(layer.norm1), Norm(layer.norm2), Norm(layer.norm3))
         own, cross = layer.self_attn, layer.cross_attn_image
         width = own.internal_dim
@@ -135,7 +127,7 @@ class _Layer:
     def query(self, state: _State) -> tuple[Tensor, Tensor]:
         """The sum so far, and rotated and scaled queries of it."""
         x, normal = self._norms[1].after(*state)
-        return x, self._rotation.turn(self._query(normal))
+        return x, self._reading.turn(self._query(normal))
 
     def finish(self, x: Tensor, read: Tensor) -> _State:
         """Adds what was read from memory, [N, cells, memory_dim], and the linear layers."""
@@ -149,7 +141,7 @@ class FastMemoryAttention:
     Args:
         side: of the feature map, in cells.
         kernels: of matrix products.
-        rotation: how codes are applied; None = in the way of the device.
+        rotation: codes of the image and of memories alike, applied in its own way; None = the module's own codes.
     """
 
     def __init__(
@@ -159,12 +151,16 @@ class FastMemoryAttention:
         kernels: Kernels,
         rotation: Rotation | None = None,
     ) -> None:
-        width = module.layers[0].self_attn.internal_dim
-        device = module.norm.weight.device
-        self._rotation = rotation or Rotation(width, side, device)
-        self._cells, self.norm = side * side, Norm(module.norm)
-        self.layers = [_Layer(one, self._rotation, side * side, kernels) for one in module.layers]
+        first, device = module.layers[0], module.norm.weight.device
+        if rotation is not None:
+            image = query = self._key = rotation
+        else:
+            codes = (*first.self_attn.codes(side)[:1], *first.cross_attn_image.codes(side))
+            image, query, self._key = (Rotation(code.to(device)) for code in codes)
         self._kernels = kernels
+        self.norm = Norm(module.norm)
+        rows = side * side
+        self.layers = [_Layer(one, image, query, rows, kernels) for one in module.layers]
 
     def begin(self, tokens: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """The part that depends on the image only.
@@ -209,8 +205,8 @@ class FastMemoryAttention:
         """Projected keys [L, C]; spatial rows are rotated in place, pointers are not."""
         _, tokens, pointers = memory
         keys = layer.key(tokens)
-        spatial = keys[: len(keys) - pointers].view(-1, self._cells, keys.shape[-1])
-        spatial.copy_(self._rotation(spatial))
+        spatial = keys[: len(keys) - pointers].view(-1, self._key.cells, keys.shape[-1])
+        spatial.copy_(self._key(spatial))
         return keys
 
     def padded(
@@ -241,6 +237,6 @@ class FastMemoryAttention:
         for index, layer in enumerate(self.layers):
             if index:
                 x, query = layer.query(layer.attend_self(state))
-            keys = self._rotation.turn(layer.key(tokens), pointers)
+            keys = self._key.turn(layer.key(tokens), pointers)
             state = layer.finish(x, cross_attention(query, keys, values, lengths, bias))
         return self.norm.after(*state)[1].float()

@@ -228,7 +228,7 @@ class FusedSam2(Sam2):
             empty = scores.new_zeros(len(scores), 1)
             best = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
             given = Decoded(logits, logits, empty, best, pointers, scores)
-            spatial = self.encode_memory(image, given).flatten(2).transpose(1, 2)
+            spatial = self.encode_memory(image, given)
             bank.write(index, spatial, pointers, *flags)
             return ()
 

@@ -25,6 +25,7 @@ from transformers.models.sam3.modeling_sam3 import Sam3ViTLayer, Sam3ViTModel
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
 from sa2va_model.segmentation.backends.fused.memory_attention import Rotation
 from sa2va_model.segmentation.backends.fused.trunk import Tokens, merge, split
+from sa2va_model.segmentation.rotary_codes import square_codes
 from sa2va_model.segmentation.sam3.encoder import PlainNeck
 
 
@@ -62,7 +63,7 @@ class _Block:
         # Places of the whole image are squeezed to the range of one window's.
         step = 1.0 if layer.window_size else window / side
         device = attention.q_proj.weight.device
-        self._rotation = Rotation(width, self._window, device, step)
+        self._rotation = Rotation(square_codes(width, self._window, step).to(device))
         half = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
         order = (torch.arange(self._heads)[:, None] * width + half).flatten().to(device)
         factors = (scale_of(width), 1.0)

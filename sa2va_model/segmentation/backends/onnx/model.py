@@ -97,7 +97,7 @@ class OnnxSam2(Sam2):
     def encode_memory(
         self, features: ImageFeatures, decoded: Decoded, *, prompted: bool = False
     ) -> Tensor:
-        """Spatial memories of N objects on one frame: [N, memory_dim, h, w]."""
+        """Spatial memories of N objects on one frame: [N, memory_cells, memory_dim]."""
         hard = float(prompted and self.config.binarize_prompted)
         (memory,) = self.graphs["memory_encoder"](
             features.top,
@@ -105,8 +105,7 @@ class OnnxSam2(Sam2):
             (decoded.object_scores <= 0).float(),
             torch.tensor([hard], device=self.device),
         )
-        side = self.config.feature_size
-        return memory.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return memory
 
     def _prompt_tokens(
         self, count: int, points: Tensor | None, labels: Tensor | None, dense: Tensor | None
