@@ -228,7 +228,7 @@ class JointModel(SegmentingModel):
         exact: bool,
     ) -> list[GroundingResult]:
         asked = [prompts.referring_question(text) for text in texts]
-        shown = [frames[i] for i in choice.indices(len(frames))]
+        shown = choice.pictures(frames)
         replies = self._replies(
             [f"{prompts.IMAGE_PLACEHOLDER}\n{question}" for question in asked],
             shown,

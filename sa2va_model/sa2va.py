@@ -274,8 +274,7 @@ class Sa2VA(JointModel):
         if self.vocabulary is not None:
             question = self.vocabulary.read_question(question)
         choice = keyframes or KeyframeChoice("first", self.config.keyframes)
-        seen = choice.stages()[-1].indices(len(frames)) if len(frames) else ()
-        shown = [frames[i] for i in seen]
+        shown = choice.stages()[-1].pictures(frames) if len(frames) else []
         if regions and len(frames) != 1:
             raise InputError(f"regions: given with {len(frames)} frames; expected a single image")
         cells = self.config.region_size

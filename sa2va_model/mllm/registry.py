@@ -21,10 +21,11 @@ FAMILIES: dict[str, str | MllmFamily] = {
 }
 """By name: the file whose `FAMILY` it is, or the family itself."""
 
+_SAMTOK = "without Sa2VA, or SAMTok, which is read by sa2va_model.samtok.load_samtok"
 REFUSED = {
-    "SaSaSa2VAChatModel": "SaSaSa2VA, which has another protocol for clips; Sa2VA-4B or -26B loads",
-    "Qwen2_5_VLForConditionalGeneration": "Qwen2.5-VL without Sa2VA, or SAMTok; Sa2VA-Qwen2_5-VL-3B or -7B loads",
-    "Qwen3VLForConditionalGeneration": "Qwen3-VL without Sa2VA, or SAMTok; Sa2VA-Qwen3-VL-4B loads",
+    "Qwen2_5_VLForConditionalGeneration": f"Qwen2.5-VL {_SAMTOK}; Sa2VA-Qwen2_5-VL-3B or -7B loads",
+    "Qwen3VLForConditionalGeneration": f"Qwen3-VL {_SAMTOK}; Sa2VA-Qwen3-VL-4B loads",
+    "PerceptionLMForConditionalGeneration": "Perception LM, or SAMTok with it; Sa2VA-1B loads",
 }
 """What else is published, by `architectures`: what it is, and what loads instead."""
 

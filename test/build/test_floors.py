@@ -156,7 +156,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"io", "keyframes"},
         {"mllm", "segmentation", "results", "regions"},
         {"segmentation_half", "joint", "sa2va", "checkpoints", "config_json", "export"},
-        {"tracking"},
+        {"tracking", "ten_clips", "samtok"},
         {"testing"},
     ),
     "sa2va_ros": (

@@ -39,6 +39,7 @@ class InternVLConfig:
         vision: InternViT.
         llm: `llm_config`, passed on to transformers.
         template: chat template name; see `chat.TEMPLATES`.
+        ten_clips: SaSaSa2VA, which answers about a clip in ten parts (see `sa2va_model.ten_clips`).
     """
 
     vision: VisionConfig
@@ -51,6 +52,7 @@ class InternVLConfig:
     use_thumbnail: bool = True
     min_tiles: int = 1
     max_tiles: int = 12
+    ten_clips: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.downsample_ratio <= 1:
@@ -95,6 +97,8 @@ class InternVLConfig:
         )
 
 
+TEN_CLIPS = "SaSaSa2VAChatModel"
+"""SaSaSa2VA's class in `config.json`; tensors, template and images are Sa2VA's."""
 # The official code ignores `max_dynamic_patch` and always uses 12 tiles.
 _IN_FILES = {"ps_version": "pixel_shuffle_version", "min_dynamic_patch": "min_tiles"} | {
     name: name
@@ -115,13 +119,16 @@ def read(values: Mapping[str, Any], where: str, _: Mapping[str, Any]) -> InternV
         vision=VisionConfig(**typed_fields(VisionConfig, vision, "vision_config.")),
         llm=dict(llm),
         template=str(values.get("template") or "qwen_chat").replace("-", "_"),
+        ten_clips=values.get("architectures") == [TEN_CLIPS],
         **renamed_fields(InternVLConfig, values, _IN_FILES),
     )
 
 
 def write(config: InternVLConfig) -> dict[str, Any]:
     """What `read` reads."""
+    named = {"architectures": [TEN_CLIPS], "model_type": "sasasa2va_chat"}
     return {
+        **(named if config.ten_clips else {}),
         "template": config.template,
         "force_image_size": config.vision.image_size,
         "downsample_ratio": config.downsample_ratio,
@@ -256,7 +263,7 @@ def _base_fields(values: dict[str, Any]) -> dict[str, Any]:
 FAMILY = MllmFamily(
     name="internvl",
     title="InternVL",
-    architectures=("Sa2VAChatModel",),
+    architectures=("Sa2VAChatModel", TEN_CLIPS),
     recognise=lambda values: "llm_config" in values,
     read=read,
     write=write,

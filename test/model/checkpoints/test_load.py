@@ -196,8 +196,7 @@ def test_an_unknown_device_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "named"),
     [
-        ("SaSaSa2VAChatModel", "SaSaSa2VA"),
-        ("Qwen3VLForConditionalGeneration", "SAMTok; Sa2VA-Qwen3-VL-4B"),
+        ("Qwen3VLForConditionalGeneration", "or SAMTok, which is read by"),
     ],
 )
 def test_what_is_published_and_not_read_is_named(

@@ -13,9 +13,11 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.ten_clips import SAMPLINGS, segment_clip
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 
-TRACKING = ("offline", "live")
+TRACKING = ("offline", "live", "ten_clips")
+OFFERED = tuple(name for name in SAMPLINGS if name != "q_frame")
 _TOGETHER = 8  # expressions of a clip at once: its frames are encoded once for all of them
 
 
@@ -68,9 +70,11 @@ class Asking:
 
     Attributes:
         tracking: "offline" = as the paper evaluates: keyframes are prompted, the rest of the clip is tracked;
-            "live" = frame by frame, as on a robot: found on the first frames, followed, checked.
-        keyframes: "first" (published) or "uniform" (better on long clips), for "offline" and for questions.
-        count: number of keyframes; 0 = as many as the model was trained with.
+            "live" = frame by frame, as on a robot: found on the first frames, followed, checked; "ten_clips" = as
+            SaSaSa2VA does.
+        keyframes: "first" (published), "uniform" (better on long clips) or "mosaic", for "offline" and for questions.
+        count: number of keyframes; 0 = as many as the model was trained with; of a mosaic: pictures, 0 = 2.
+        sampling: of "ten_clips": one of `ten_clips.SAMPLINGS` but "q_frame", whose frames another model chooses.
         fps: of clips, which "live" needs to know how often to check.
         wording: what an expression on an image becomes before it is asked for; the published evaluation of RefCOCO
             says "Please segment {} in this image.", that of clips "Please segment {}.". Questions stay as they are.
@@ -81,6 +85,7 @@ class Asking:
     count: int = 0
     fps: float = 10.0
     wording: str = "{}"
+    sampling: str = "uniform"
 
     def __post_init__(self) -> None:
         if self.wording.count("{}") != 1:
@@ -89,8 +94,12 @@ class Asking:
             raise InputError(
                 f"tracking is {self.tracking!r}, expected one of {', '.join(TRACKING)}"
             )
-        if self.keyframes not in ("first", "uniform"):
-            raise InputError(f"keyframes is {self.keyframes!r}, expected 'first' or 'uniform'")
+        if self.keyframes not in ("first", "uniform", "mosaic"):
+            raise InputError(
+                f"keyframes is {self.keyframes!r}, expected 'first', 'uniform' or 'mosaic'"
+            )
+        if self.sampling not in OFFERED:
+            raise InputError(f"sampling is {self.sampling!r}, expected one of {', '.join(OFFERED)}")
         if not self.fps > 0:
             raise InputError(f"fps is {self.fps}, expected a number above 0")
 
@@ -100,7 +109,7 @@ class ModelPredictor:
 
     def __init__(self, model: Sa2VA, asking: Asking) -> None:
         self.model, self.asking = model, asking
-        count = asking.count or model.config.keyframes
+        count = asking.count or (2 if asking.keyframes == "mosaic" else model.config.keyframes)
         self._keyframes = KeyframeChoice(asking.keyframes, count)
 
     def refer_image(self, image: np.ndarray, expressions: Sequence[str]) -> list[np.ndarray]:
@@ -116,6 +125,9 @@ class ModelPredictor:
         """See `Predictor`."""
         if self.asking.tracking == "live":
             return [self._live(frames, expression) for expression in expressions]
+        if self.asking.tracking == "ten_clips":
+            sampling = self.asking.sampling
+            return [segment_clip(self.model, frames, text, sampling)[1] for text in expressions]
         shape = (len(frames), *frames[0].shape[:2])
         out: list[np.ndarray] = []
         for first in range(0, len(expressions), _TOGETHER):

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SAMTok: masks as two words.
+
+No answers of the official code are recorded; the reading of texts, the quantizer and the names are held fact by fact.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sa2va_model.checkpoints.load import load_model
+from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer
+from sa2va_model.config import Sam2Config
+from sa2va_model.errors import InputError
+from sa2va_model.mllm.registry import nano_fields
+from sa2va_model.samtok import words
+from sa2va_model.samtok.model import CLASSES, load_samtok
+from sa2va_model.samtok.tokenizer import FILE, MaskTokenizer, load_mask_tokenizer
+from sa2va_model.testing import wake
+
+NANO = NANO_SEGMENTERS["sam2"]
+PICTURE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def mask(*place: int) -> np.ndarray:
+    out = np.zeros((60, 80), bool)
+    out[place[0] : place[1], place[2] : place[3]] = True
+    return out
+
+
+@pytest.fixture(scope="module")
+def masks() -> MaskTokenizer:
+    assert isinstance(NANO, Sam2Config)
+    torch.manual_seed(5)
+    config = replace(
+        NANO, pointer_positions=True, object_score_gate=False, stability_fallback=False
+    )
+    tokenizer = MaskTokenizer(config).eval()
+    wake(tokenizer.sam2)
+    for book in tokenizer.codebooks:
+        book.weight.data.normal_(0, 1)
+        book.weight.data[words.BOOK] = 0
+    return tokenizer
+
+
+def test_words_of_a_text() -> None:
+    a, b = words.spell((7, 9)), words.spell((255, 0))
+    assert a == "<|mt_start|><|mt_0007|><|mt_0265|><|mt_end|>"
+    assert words.read(f"The cup {a} and the plate {b}.") == [(7, 9), (255, 0)]
+    assert words.read("nothing") == []
+    assert len(words.vocabulary()) == 514
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("<|mt_start|><|mt_0007|><|mt_end|>", [(7, -1)]),
+        ("<|mt_start|><|mt_0007|> on", [(7, -1)]),
+        ("<|mt_start|><|mt_0007|><|mt_0265|><|mt_0300|><|mt_end|>", [(7, 9)]),
+        ("<|mt_0007|><|mt_0265|>", [(7, 9)]),  # an even number: whatever stands around them
+        ("<|mt_start|><|mt_0007|><|mt_0008|><|mt_end|>", [(7, -1)]),  # of the first codebook twice
+        ("<|mt_start|><|mt_0300|><|mt_0301|><|mt_end|>", []),
+    ],
+)
+def test_words_that_a_model_gets_wrong(text: str, codes: list[words.Code]) -> None:
+    assert words.read(text) == codes
+
+
+def test_a_mask_becomes_two_entries_and_they_a_mask(masks: MaskTokenizer) -> None:
+    given = np.stack([mask(5, 30, 10, 40), mask(35, 55, 50, 78)])
+    codes = masks.encode(PICTURE, given)
+    assert codes == [*masks.encode(PICTURE, given[:1]), *masks.encode(PICTURE, given[1:])]
+    drawn = masks.decode(PICTURE, codes)
+    assert drawn.shape == (2, 60, 80)
+    assert np.array_equal(drawn[0], masks.decode(PICTURE, codes[:1])[0])
+    # A second entry of -1 is a second entry of nothing.
+    with torch.no_grad():
+        masks.codebooks[1].weight[3] = 0
+    one, other = masks.decode(PICTURE, [(codes[0][0], -1), (codes[0][0], 3)])
+    assert np.array_equal(one, other)
+    assert not np.array_equal(one, drawn[0])
+
+
+def test_entries_are_the_nearest_of_what_is_left(masks: MaskTokenizer) -> None:
+    first, second = (book.weight[: words.BOOK] for book in masks.codebooks)
+    vector = first[17] + 0.1 * second[200]
+    rest = vector - first[17]
+    expected = int(torch.cdist(rest[None], second)[0].argmin())
+    assert masks._nearest(vector) == (17, expected)
+
+
+def test_a_checkpoint_answers_with_masks(
+    masks: MaskTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nano in the published layout: plain Qwen3-VL, its tokenizer with words for masks, the mask tokenizer's file."""
+    tokenizer = byte_tokenizer(extra=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"))
+    tokenizer.add_tokens(words.vocabulary())
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\n"
+        "{% endfor %}<|im_start|>assistant\n"
+    )
+    fields = nano_fields("qwen3_vl", len(tokenizer))
+    kind = CLASSES["Qwen3VLForConditionalGeneration"]
+    known = {k: v for k, v in fields.items() if k in ("text_config", "vision_config")}
+    known |= {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in (
+            ("image", "<|image_pad|>"),
+            ("vision_start", "<|vision_start|>"),
+            ("vision_end", "<|vision_end|>"),
+        )
+    }
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**known)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    vision = model.config.vision_config
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "size": {"shortest_edge": 256, "longest_edge": 1024},
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    torch.save(masks.official(), tmp_path / FILE)
+    assert isinstance(NANO, Sam2Config)
+    config = replace(NANO, pointer_positions=True)
+    samtok = load_samtok(tmp_path, sam2=config)
+    answer = samtok.ask(PICTURE, "What is {}?", mask(5, 30, 10, 40)[None], max_new_tokens=3)
+    assert answer.masks.shape == (len(answer.codes), 60, 80)
+    said = "It is <|mt_start|><|mt_0007|><|mt_0265|><|mt_end|>."
+    monkeypatch.setattr(samtok.tokenizer, "decode", lambda *_, **__: said)
+    answer = samtok.ask(PICTURE, "Where is the cup?", max_new_tokens=1)
+    assert (answer.text, answer.codes) == (said, ((7, 9),))
+    assert np.array_equal(answer.masks, masks.decode(PICTURE, [(7, 9)]))
+    with pytest.raises(
+        InputError, match=r"SAMTok, which is read by sa2va_model\.samtok\.load_samtok"
+    ):
+        load_model(tmp_path, device="cpu")
+
+
+def test_what_is_no_mask_is_told(masks: MaskTokenizer, tmp_path: Path) -> None:
+    for given, words_of_it in (
+        (np.zeros((1, 60, 80), bool), "one is empty"),
+        (np.ones((1, 8, 8), bool), r"shape \[1, 8, 8\]; expected \[K, 60, 80\]"),
+    ):
+        with pytest.raises(InputError, match=words_of_it):
+            masks.encode(PICTURE, given)
+    with pytest.raises(InputError, match=r"mask words are \(256, 0\); expected two numbers of 0"):
+        masks.decode(PICTURE, [(256, 0)])
+    torch.save({"model": {}}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"has no quantizer\.codebooks"):
+        load_mask_tokenizer(tmp_path / "x.pth")
+    torch.save({**masks.official(), "stranger": torch.zeros(1)}, tmp_path / "x.pth")
+    assert isinstance(NANO, Sam2Config)
+    with pytest.raises(InputError, match="'stranger' has no place in a mask tokenizer"):
+        load_mask_tokenizer(tmp_path / "x.pth", config=replace(NANO, pointer_positions=True))
