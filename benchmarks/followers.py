@@ -2,6 +2,7 @@
 """Segmenters that follow by hand-over, beside each other: time of a step, and J&F on the simulator's hard clips.
 
     python benchmarks/followers.py --resolution 512                          time, random weights
+    python benchmarks/followers.py --presets sam3@252,large@256              the same, each at a side of its own
     python benchmarks/followers.py edgetam.pt sam2.1_hiera_tiny.pt --clips 60    time, then J&F of published files
 
 Every frame is drawn from each in turn, so that what else the machine does hits them alike; times are of the processor.
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE.pt", help="published files")
-    parser.add_argument("--presets", default="edgetam,tiny", help="sizes with random weights")
+    parser.add_argument(
+        "--presets", default="edgetam,tiny", help="sizes with random weights: NAME or NAME@SIDE"
+    )
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--objects", default="1,4")
     parser.add_argument("--frames", type=int, default=20)
@@ -51,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     followers = dict(_followers(args))
     for count in (int(part) for part in args.objects.split(",")):
-        frames, prompts = moving_squares(args.frames, args.resolution, count)
-        running = {name: ours(one, frames, prompts) for name, one in followers.items()}
+        running = {}
+        for name, one in followers.items():
+            running[name] = ours(one, *moving_squares(args.frames, one.config.image_size, count))
         for name, timing in race(running, args.frames, torch.device("cpu")).items():
             # Memory is full, and all that is made once is made, from the ninth frame on.
             print(f"{name:20} {count} objects  {np.median(timing.cpu[8:]):7.1f} ms of processor")
@@ -71,10 +75,11 @@ def _followers(args: argparse.Namespace) -> Iterator[tuple[str, Segmenter]]:
     for file in args.files:
         stock = load_stock(file, image_size=size)
         yield file.stem, pick_runtime("auto", device, stock.config).segmenter(stock)
-    for name in () if args.files else args.presets.split(","):
+    for preset in () if args.files else args.presets.split(","):
         torch.manual_seed(0)
-        stock = Sam2(stock_config(name, image_size=size)).eval()
-        yield name, pick_runtime("auto", device, stock.config).segmenter(stock)
+        name, _, own = preset.partition("@")
+        stock = Sam2(stock_config(name, image_size=int(own or size))).eval()
+        yield preset, pick_runtime("auto", device, stock.config).segmenter(stock)
 
 
 @torch.inference_mode()

@@ -113,7 +113,7 @@ class Stem(nn.Module):
         return out
 
 
-class Stage(nn.Module):
+class RepVitStage(nn.Module):
     """Blocks of one size; every other one is gated."""
 
     def __init__(self, inputs: int, width: int, depth: int) -> None:
@@ -134,7 +134,7 @@ class RepVit(nn.ModuleDict):
         inputs = (config.widths[0], *config.widths)
         stages = zip(inputs, config.widths, config.depths, strict=False)
         super().__init__({"stem": Stem(config.widths[0])})
-        self.update({f"stages_{i}": Stage(*sizes) for i, sizes in enumerate(stages)})
+        self.update({f"stages_{i}": RepVitStage(*sizes) for i, sizes in enumerate(stages)})
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """[B, 3, S, S] to [B, C, s, s] for s = S/4, S/8, S/16, S/32."""
@@ -146,7 +146,7 @@ class RepVit(nn.ModuleDict):
         return levels
 
 
-class Trunk(nn.Module):
+class RepVitTrunk(nn.Module):
     """RepViT as SAM-2's image encoder wants its trunk."""
 
     def __init__(self, config: EdgeTamConfig) -> None:
@@ -162,6 +162,6 @@ class Trunk(nn.Module):
 
 def image_encoder(config: EdgeTamConfig) -> ImageEncoder:
     """EdgeTAM's image encoder."""
-    trunk = Trunk(config)
+    trunk = RepVitTrunk(config)
     neck = pyramid(config.hidden_dim, trunk.channel_list, config.top_down_levels)
     return ImageEncoder(trunk=trunk, neck=neck, scalp=1)

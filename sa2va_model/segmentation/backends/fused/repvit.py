@@ -20,8 +20,8 @@ from sa2va_model.segmentation.edgetam.encoder import (
     Downsample,
     Gate,
     Mixer,
+    RepVitTrunk,
     Stem,
-    Trunk,
 )
 
 _Step = Callable[[Tensor], Tensor]
@@ -35,7 +35,7 @@ class FoldedRepVit:
         image_size: not needed; as the other trunks.
     """
 
-    def __init__(self, trunk: Trunk, image_size: int, kernels: Kernels) -> None:
+    def __init__(self, trunk: RepVitTrunk, image_size: int, kernels: Kernels) -> None:
         self._stages: list[list[_Step]] = []
         for name, part in trunk.body.items():
             if isinstance(part, Stem):
