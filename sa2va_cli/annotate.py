@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ HELP = "Write expressions for the objects of a dataset folder: object, scene, vi
 EXAMPLES = """examples:
   sa2va annotate my_clips --captioner http://gpu:8000/v1 --checker http://gpu:8001/v1#Qwen3-8B
   sa2va annotate my_clips --captioner model --checker model --model Sa2VA-8B --stage object
+  torchrun --nproc-per-node 8 -m sa2va_model annotate my_clips --captioner URL --checker URL      every 8th record each
   sa2va annotate clips --captioner truth --checker truth          simulated clips, by their names
 
 A back end is the URL of an OpenAI-compatible server (vLLM, ...; #NAME picks a model, OPENAI_API_KEY is sent), `model`
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     known: dict[str, Annotator] = {}
     captioner, checker = (_backend(word, args, known) for word in (args.captioner, args.checker))
     stages = [stage.strip() for stage in args.stage.split(",")]
-    tally = annotate(Path(args.folder), captioner, checker, stages=stages)
+    shard = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    tally = annotate(Path(args.folder), captioner, checker, stages=stages, shard=shard)
     print(
         f"{args.folder}: {tally.kept} objects have an expression, {tally.dropped} were dropped by the check"
     )

@@ -103,9 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL=WORDS",
         help="what an object of label images is called",
     )
-    given = actions.add_parser("export", help="a dataset folder as a COCO file")
+    given = actions.add_parser("export", help="a dataset folder as a COCO file, or as Ref-SAV")
     given.add_argument("folder", metavar="FOLDER", help="dataset folder")
-    given.add_argument("-o", "--output", metavar="FILE", required=True, help="instances.json")
+    given.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="instances.json; a folder for ref_sav"
+    )
+    given.add_argument("--format", default="coco", metavar="F", help="coco (default) or ref_sav")
     scenes = actions.add_parser("synth", help="simulated scenes with masks and expressions")
     scenes.add_argument("-o", "--output", metavar="FOLDER", required=True, help="dataset folder")
     scenes.add_argument(
@@ -311,6 +314,16 @@ def _export(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from sa2va_training.data.exchange.coco import write_coco
     from sa2va_training.data.readers.simple import SimpleFolder
 
+    if args.format not in ("coco", "ref_sav"):
+        raise InputError(f"--format {args.format}: expected coco or ref_sav")
+    if args.format == "ref_sav":
+        from sa2va_training.annotate.ref_sav import write_ref_sav
+
+        made = write_ref_sav(Path(args.folder), Path(args.output))
+        print(f"{args.output}: Ref-SAV.json, {made.videos} videos, {made.objects} objects")
+        if made.left:
+            print(f"left out: {made.left} objects that some frame leaves open", file=sys.stderr)
+        return 0, {"folder": args.output, **vars(made)}
     counts = write_coco(SimpleFolder(Path(args.folder)), Path(args.output))
     print(f"{args.output}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
     return 0, {"file": args.output, **counts}

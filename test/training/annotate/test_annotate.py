@@ -23,6 +23,7 @@ from sa2va_training.annotate.backends import Endpoint, KnownNames
 from sa2va_training.annotate.pictures import YELLOW, alone, bordered, crop
 from sa2va_training.annotate.pipeline import annotate, objects_of
 from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.readers.ref_sav import open_ref_sav
 from sa2va_training.data.readers.simple import SimpleFolder
 
 
@@ -155,6 +156,47 @@ def test_a_run_that_got_no_answers_goes_on_where_it_was(
     assert not again.unanswered
     answered = first.kept + first.dropped
     assert len(_Server.asked) - asked == 2 * (again.kept + again.dropped - answered)
+
+
+def test_shards_share_a_folder_and_the_whole_is_ref_sav(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["annotate", str(clips), "--captioner", "truth", "--checker", "truth"]
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets them
+    for n in range(2):
+        monkeypatch.setenv("RANK", str(n))
+        assert main(words) == 0
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    things = {thing.key: thing for thing in objects_of(clips)}
+    assert long_ones(clips) == {key: f"the {thing.name}" for key, thing in things.items()}
+    sizes = [
+        len((clips / f"annotate/object-{n}of2.jsonl").read_text().splitlines()) for n in (0, 1)
+    ]
+    assert sum(sizes) == len(things)
+    assert min(sizes) > 0
+    assert main(words) == 0  # one process afterwards asks nothing again
+    assert not (clips / "annotate/object.jsonl").exists()
+
+    out = tmp_path / "refsav"
+    assert main(["data", "export", str(clips), "--format", "ref_sav", "-o", str(out)]) == 0
+    assert main(["data", "export", str(clips), "--format", "ref_sav", "-o", str(out)]) == 2
+    back = open_ref_sav(out, "ref_sav", captions="both")
+    assert len(back) == 10
+    first = back[0]
+    assert len(first.frames) == 3
+    texts = [(r.text, r.kind) for r in first.referrings]
+    assert ("mine", "short") in texts  # the person's words are the short ones
+    truth = [t for key, t in things.items() if key.startswith("images/run0|")]
+    assert [t for t in texts if t[1] == "long"] == [(f"the {t.name}", "long") for t in truth]
+    long = [r.target for r in first.referrings if r.kind == "long"]
+    for target, thing in zip(long, truth, strict=True):
+        assert target is not None
+        assert np.array_equal(target.read(64, 64), thing.masks)
+    rgb = first.read_frames()
+    assert all(
+        np.abs(a.astype(int) - b).mean() < 8 for a, b in zip(rgb, truth[0].frames, strict=True)
+    )
 
 
 def test_what_is_shown_of_an_object() -> None:

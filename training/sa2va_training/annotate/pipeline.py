@@ -4,11 +4,13 @@
 FOLDER/annotate/{object,scene,video}.jsonl    one line for each object: what was asked, by whom, what was answered
 FOLDER/annotations.jsonl                      an expression of kind `long` for every object that came through
 
+Processes that share a folder (torchrun) take every n-th record each and write `STAGE-IofN.jsonl`; all of them are read.
 A line whose question is the same (pictures, prompt, back end) is not asked again, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,17 +72,20 @@ class AnnotationTally:
 
 
 class StageAnswers:
-    """The answers of one stage, by object; a line that a kill cut off is left out."""
+    """The answers of one stage, by object, of all processes; a line that a kill cut off is left out."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, folder: Path, stage: str, shard: tuple[int, int]) -> None:
+        number, count = shard
+        own = stage if count == 1 else f"{stage}-{number}of{count}"
+        self.file = folder / f"{own}.jsonl"
         self.lines: dict[str, Json] = {}
-        for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            self.lines[line["key"]] = line
+        for file in sorted([*folder.glob(f"{stage}.jsonl"), *folder.glob(f"{stage}-*.jsonl")]):
+            for text in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue
+                self.lines[line["key"]] = line
 
     def get(self, key: str, question: str, ask: Callable[[], Json]) -> Json:
         """What was answered to this question, or is answered now."""
@@ -100,12 +105,14 @@ def annotate(
     checker: Annotator,
     *,
     stages: Sequence[str] = STAGES,
+    shard: tuple[int, int] = (0, 1),
     tick: Callable[[], None] = lambda: None,
 ) -> AnnotationTally:
     """Writes expressions for every object of a folder's clips and pictures.
 
     Args:
         stages: the first one, two or three of `STAGES`; the last one's words become the expression.
+        shard: (i, n): this process takes every n-th record, beginning with the i-th.
         tick: called after each object.
 
     Raises:
@@ -115,9 +122,9 @@ def annotate(
         raise InputError(f"stages are {', '.join(stages)}; expected object, then scene, then video")
     kept = dropped = 0
     unanswered: list[str] = []
-    answers = {stage: StageAnswers(root / "annotate" / f"{stage}.jsonl") for stage in stages}
+    answers = {stage: StageAnswers(root / "annotate", stage, shard) for stage in stages}
     written: dict[str, list[Json]] = {}
-    for thing in objects_of(root):
+    for thing in objects_of(root, shard):
         try:
             text = _worded(thing, captioner, checker, answers)
         except UnansweredError as error:
@@ -129,14 +136,16 @@ def annotate(
                 written.setdefault(thing.clip, []).append(said)
         tick()
     _write(root, written)
-    if not kept + dropped + len(unanswered):
+    if not kept + dropped + len(unanswered) and shard[1] == 1:
         raise InputError(f"{root}: no object with a mask; expected labels and objects")
     return AnnotationTally(kept, dropped, tuple(unanswered))
 
 
-def objects_of(root: Path) -> Iterator[AnnotatedObject]:
-    """Every object that is seen on some annotated frame, clip after clip."""
-    for record, sample, found in SimpleFolder(root, root.name).marked():
+def objects_of(root: Path, shard: tuple[int, int] = (0, 1)) -> Iterator[AnnotatedObject]:
+    """Every object that is seen on some annotated frame, clip after clip; of a shard's records alone."""
+    for n, (record, sample, found) in enumerate(SimpleFolder(root, root.name).marked()):
+        if n % shard[1] != shard[0]:
+            continue
         if "clip" not in record and "image" not in record:
             continue  # videos and lists of frames are named by no one path
         frames = sample.read_frames()
@@ -194,6 +203,14 @@ def _worded(
 
 def _write(root: Path, written: Mapping[str, list[Json]]) -> None:
     """Puts the expressions beside those that are there; long ones of an earlier run are replaced."""
+    if not written:
+        return
+    with (root / ".annotate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the same run write, too
+        _put(root, written)
+
+
+def _put(root: Path, written: Mapping[str, list[Json]]) -> None:
     records = {
         str(r.data.get("clip") or r.data.get("image")): r.data
         for r in SimpleFolder(root, root.name).records
