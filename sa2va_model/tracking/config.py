@@ -178,6 +178,10 @@ class LiveConfig:
         for name in ("search_period", "replay_periods", "answer_limit", "verify_share"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if self.search_period > self.search_limit:
+            raise InputError(
+                f"search_period is {self.search_period}; expected at most search_limit ({self.search_limit})"
+            )
         if not 0 < self.duplicate_overlap <= 1:
             raise InputError(
                 f"duplicate_overlap is {self.duplicate_overlap}; expected above 0, at most 1"

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from sa2va_cli.inputs import box_prompt, point_prompt
 from sa2va_cli.measure import Memory, Slope, Times
-from sa2va_cli.output import JsonRecords, VideoWriter, plain, write_json
+from sa2va_cli.output import JsonRecords, VideoWriter, plain, write_json, write_png
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import VideoFile
 from sa2va_model.io.overlay import PALETTE, caption, draw_overlay
@@ -146,3 +147,14 @@ def test_prompts_scale_with_the_image() -> None:
     assert box_prompt("10,20,30,40").scaled(0.5).box == (5, 10, 15, 20)
     prompt = point_prompt("10,20;30,40,0").scaled(0.5)
     assert (prompt.points, prompt.labels) == (((5, 10), (15, 20)), (1, 0))
+
+
+def test_red_stays_red_in_videos_and_pictures(tmp_path: Path) -> None:
+    drawn = draw_overlay(np.full((120, 160, 3), (220, 30, 60), np.uint8), result())
+    video = VideoWriter(tmp_path / "v.mp4", 30.0)
+    video.add(drawn, 0.0)
+    video.close()
+    write_png(tmp_path / "p.png", drawn)
+    (frame,) = VideoFile(tmp_path / "v.mp4")
+    assert frame.rgb[60, 80] == pytest.approx((220, 30, 60), abs=6)
+    assert cv2.imread(str(tmp_path / "p.png"))[60, 80].tolist() == [60, 30, 220]

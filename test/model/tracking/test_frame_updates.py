@@ -34,7 +34,7 @@ VALUES = Calibration(
     denied=-2.0,
     redetect=True,
 )
-CONFIG = LiveConfig(verify_period=0, search_period=60.0, calibration=VALUES)
+CONFIG = LiveConfig(verify_period=0, search_period=60.0, search_limit=60.0, calibration=VALUES)
 
 
 frames = partial(noisy_clip, change=4.0)

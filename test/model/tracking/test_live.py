@@ -25,6 +25,7 @@ from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker
 from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.track_names import TrackNames
+from sa2va_model.tracking.visibility_test import VisibilityTest
 from sa2va_model.tracks import EventKind, FrameResult, Reason, TrackState
 
 QUIET = LiveConfig(verify_period=0)
@@ -58,6 +59,42 @@ def test_what_is_not_there_is_not_found() -> None:
     assert first.tracks[0].state == TrackState.NOT_FOUND
     assert first.tracks[0].mask is None
     assert not second.tracks
+
+
+def test_what_is_pointed_at_must_pass_the_visibility_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A [SEG] embedding always gives some mask."""
+    monkeypatch.setattr(VisibilityTest, "passes", lambda *_: False)
+    live = LiveTracker(nano_model(), QUIET)
+    live.track("the red mug")
+    first = live.process(noisy_clip(1)[0])
+    assert [(e.kind, e.reason) for e in first.events][1:] == [(EventKind.NOT_FOUND, Reason.NO_MASK)]
+
+
+@pytest.mark.parametrize(("visible", "taken"), [(True, "affirmed"), (False, "denied")])
+def test_an_answer_about_a_lost_object_counts_if_it_shows_it(
+    monkeypatch: pytest.MonkeyPatch, visible: bool, taken: str
+) -> None:
+    live = LiveTracker(nano_model(), replace(QUIET, background=False, search_period=0.01))
+    name = live.track("the red mug")
+    frames = noisy_clip(3)
+    live.process(frames[0])
+    record = live._table.get(name)
+    assert record is not None
+    assert record.life is not None
+    told: list[str] = []
+    for what in ("affirmed", "denied"):
+        monkeypatch.setattr(record, what, lambda *_, what=what: told.append(what))
+    monkeypatch.setattr(VisibilityTest, "passes", lambda *_: visible)
+    record.life.state = TrackState.LOST
+    record.search_at(0.0, 0.0)
+    for frame in frames[1:]:
+        live.process(frame)
+    assert told[:1] == [taken]
+
+
+def test_a_search_does_not_begin_with_more_than_its_longest_pause() -> None:
+    with pytest.raises(InputError, match=r"search_period is 9\.0; expected at most search_limit"):
+        LiveConfig(search_period=9.0, search_limit=4.0)
 
 
 def test_an_unknown_word_is_a_reason_of_its_own() -> None:

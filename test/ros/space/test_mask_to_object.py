@@ -172,6 +172,9 @@ def test_covariance_says_more_for_what_is_far_and_along_the_ray() -> None:
     far = object_from_mask(*ball((0.0, 0.0, 1.4), 0.05), RGB, CAMERA).covariance
     assert far[2, 2] > near[2, 2]
     assert far[2, 2] > 1.5e-3**2
+    # a variance: the square of what a stereo camera errs by at 0.6 and 1.4 m
+    assert near[2, 2] ** 0.5 == pytest.approx(0.001 + 0.0015 * 0.6**2, rel=0.5)
+    assert far[2, 2] ** 0.5 == pytest.approx(0.001 + 0.0015 * 1.4**2, rel=0.5)
     for covariance in (near, far):
         assert np.allclose(covariance, covariance.T)
         assert (np.linalg.eigvalsh(covariance) > 0).all()
