@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from sa2va_cli import ask
+from sa2va_cli.main import main
 from sa2va_model.results import GroundingResult, Turn
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
@@ -45,3 +51,29 @@ def test_a_seg_of_the_prompt_is_no_thought() -> None:
     assert len(reply.embeddings) == 2
     assert reply.evidence is not None
     assert len(reply.evidence) == 2
+
+
+def test_evidence_is_drawn_where_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sa2va ask --evidence -o OUT`: masks of the thought beside those of the answer, and in the overlay."""
+    model = nano_model()
+    reply = reply_of(model)
+    monkeypatch.setattr(model, "say", lambda *_, **__: (reply, Turn("", "")))
+    monkeypatch.setattr(ask, "open_model", lambda _: model)
+    picture = str(tmp_path / "picture.png")
+    Image.fromarray(FRAME).save(picture)
+    drawn = []
+    for name, more in (("plain", []), ("whole", ["--evidence"])):
+        out = tmp_path / name
+        assert main(["ask", picture, "Which is it?", "-o", str(out), *more]) == 0
+        written = json.loads((out / "answer.json").read_text())
+        assert written["thought"] == "A table [SEG] and [SEG]."
+        assert len(written["evidence"]) == 2
+        assert len(written["objects"]) == 1
+        assert (out / "evidence").is_dir() == bool(more)
+        drawn.append(np.array(Image.open(out / "overlay" / "00000.png")))
+    for k in range(2):
+        mask = np.array(Image.open(tmp_path / "whole" / "evidence" / str(k) / "00000.png"))
+        assert mask.shape == FRAME.shape[:2]
+    assert not np.array_equal(*drawn)
