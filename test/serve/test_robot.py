@@ -173,6 +173,46 @@ def test_a_slow_and_lossy_link_only_delays(half: SegmentationHalf, proxy: Proxy)
         assert set(r.kinds()) == {"STARTED", "FOUND"}
 
 
+def test_an_adapter_that_the_server_lacks_is_said(
+    half: SegmentationHalf, server: BackgroundServer
+) -> None:
+    with robot(half, server.port, replace(QUICK, adapter="garden")) as r:
+        r.live.track("the mug")
+        r.until(lambda: "DEGRADED" in r.kinds())
+        assert "no adapter 'garden'" in r.grounding.problem
+        assert r.states() == {TrackState.PENDING}
+
+
+def test_a_model_that_fails_and_a_sentence_that_cannot_be_used_cost_their_own_track(
+    half: SegmentationHalf, nano: Sa2VA, server: BackgroundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sa2va_serve.server import engine
+
+    def choosy(sentence: str) -> str:
+        if "can" in sentence:
+            raise InputError("expression: expected other words")
+        return sentence
+
+    def fail(*_: object) -> None:
+        hook.remove()
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine, "clean_expression", choosy)
+    with robot(half, server.port) as r:
+        r.until(lambda: r.grounding.connected)
+        hook = nano.mllm.vision_model.register_forward_pre_hook(fail)
+        r.live.track("the mug")
+        r.until(lambda: "FAILED" in r.kinds())
+        r.live.track("the can")
+        r.live.track("the bowl")
+        r.until(lambda: r.kinds().count("FAILED") == 2 and "FOUND" in r.kinds())
+        failed = [e for result in r.results for e in result.events if e.kind is EventKind.FAILED]
+        assert [e.expression for e in failed] == ["the mug", "the can"]
+        assert "out of memory" in failed[0].detail
+        assert "expected other words" in failed[1].detail
+        assert "DEGRADED" not in r.kinds()
+
+
 def test_another_model_is_not_asked(half: SegmentationHalf, server: BackgroundServer) -> None:
     config = replace(QUICK, address=f"127.0.0.1:{server.port}")
     r = Robot(half, RemoteGrounding(config, "0" * 32))
@@ -310,12 +350,13 @@ def test_the_command_tracks_with_a_server(
 def test_torchrun_gives_each_process_its_share_of_a_dataset(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sa2va_cli.evaluation.evaluate import _own_device, _own_shard, _shard
+    from sa2va_cli.evaluation.evaluate import _own_device
+    from sa2va_cli.inputs import own_shard, read_shard
 
-    assert _shard(_own_shard()) == (0, 1)
+    assert read_shard(own_shard()) == (0, 1)
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert _shard(_own_shard()) == (5, 8)
+    assert read_shard(own_shard()) == (5, 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [_own_device("auto"), _own_device("cpu")] == ["cuda:1", "cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
