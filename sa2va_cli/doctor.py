@@ -269,22 +269,22 @@ def check_graphs(args: argparse.Namespace) -> Iterator[Check]:
     kind = "float16 inside" if manifest.half else "float32"
     quantised = f", int8: {', '.join(manifest.quantised)}" if manifest.quantised else ""
     yield Check("source", "ok", f"{manifest.source}, opset {manifest.opset}, {kind}{quantised}")
-    for entry in manifest.segmenters:
-        for graph in entry.graphs.values():
-            limits = limits_of(entry.config)
-            open_ = replace(wanted, provider=name, fallback=True)
-            session = providers.open_session(folder / graph.file, open_, profile_of(graph, limits))
-            placed = providers.placements(session)
-            counts = {where: sum(nodes.values()) for where, nodes in placed.items()}
-            text = ", ".join(f"{count} nodes on {where}" for where, count in counts.items())
-            elsewhere = [where for where in counts if where != name]
-            worst = " ".join(
-                f"({', '.join(kind for kind, _ in placed[where].most_common(4))} on {where})"
-                for where in elsewhere
-            )
-            state = "missing" if elsewhere and not wanted.fallback else "ok"
-            text = f"{text or 'placement not told by this onnxruntime'}; {graph.difference:.0e} from PyTorch {worst}"
-            yield Check(graph.file, state, text.strip())
+    graphs = [(g, limits_of(e.config)) for e in manifest.segmenters for g in e.graphs.values()]
+    graphs += [(manifest.vision.graph, {})] if manifest.vision else []
+    open_ = replace(wanted, provider=name, fallback=True)
+    for graph, limits in graphs:
+        session = providers.open_session(folder / graph.file, open_, profile_of(graph, limits))
+        placed = providers.placements(session)
+        counts = {where: sum(nodes.values()) for where, nodes in placed.items()}
+        text = ", ".join(f"{count} nodes on {where}" for where, count in counts.items())
+        elsewhere = [where for where in counts if where != name]
+        worst = " ".join(
+            f"({', '.join(kind for kind, _ in placed[where].most_common(4))} on {where})"
+            for where in elsewhere
+        )
+        state = "missing" if elsewhere and not wanted.fallback else "ok"
+        text = f"{text or 'placement not told by this onnxruntime'}; {graph.difference:.0e} from PyTorch {worst}"
+        yield Check(graph.file, state, text.strip())
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Check]]] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sa2va export`: SAM-2 of a checkpoint as ONNX graphs, each checked against PyTorch."""
+"""`sa2va export`: SAM-2 of a checkpoint and its vision tower as ONNX graphs, each checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from sa2va_cli.inputs import positive
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
+    from sa2va_model.mllm.tiled import TiledMllm
     from sa2va_model.segmentation.sam2 import Sam2
 
 NAME = "export"
 HELP = (
-    "Write SAM-2 of a checkpoint as static ONNX graphs (image encoder, memory attention, decoder, memory encoder) with "
-    "a manifest. Every graph is checked against PyTorch. track, bench and the node then take --backend onnx --onnx DIR."
+    "Write SAM-2 of a checkpoint as static ONNX graphs (image encoder, memory attention, decoder, memory encoder), and "
+    "its language half's vision tower with the projector as a fifth, with a manifest. Every "
+    "graph is checked against PyTorch. track, bench and the node then take --backend onnx --onnx DIR."
 )
 EXAMPLES = """examples:
   sa2va export -o tiny_onnx                                   the tiny model that ships
@@ -46,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sam2", metavar="FILE.pt", help="also this SAM-2 or SAM-2.1, which follows by handover"
     )
+    parser.add_argument(
+        "--no-vision", action="store_true", help="without the language half's vision tower"
+    )
     parser.add_argument("--half", action="store_true", help="float16 inside, float32 at the edges")
 
 
@@ -61,29 +66,38 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'sa2va_ros[onnx]'") from error
     options = ExportOptions(args.resolution, half=args.half)
-    source, weights = _weights(args)
-    manifest = export(source, weights, folder, options, say=print)
+    source, weights, mllm = _weights(args)
+    manifest = export(source, weights, folder, options, say=print, mllm=mllm)
     print(f"{folder}: for --backend onnx --onnx {folder}")
     write_json(args.json, {"folder": str(folder), "sizes": manifest.sizes()})
     return 0
 
 
-def _weights(args: argparse.Namespace) -> tuple[str, list[Sam2]]:
-    """What it is called, and every SAM-2 of it, on the CPU in float32."""
-    from sa2va_model.checkpoints.load import load_half
+def _weights(args: argparse.Namespace) -> tuple[str, list[Sam2], TiledMllm | None]:
+    """What it is called, every SAM-2 of it, and the language half whose vision tower is exported; on the CPU."""
+    from sa2va_model.checkpoints.load import has_language_half, load_eyes, load_half
     from sa2va_model.checkpoints.sam2_files import load_stock
+    from sa2va_model.mllm.tiled import TiledMllm
 
     if args.source is not None and args.model is not None:
         raise InputError("MODEL is given twice, with and without --model")
     source = args.source if args.source is not None else args.model
-    size = args.resolution[0] if args.resolution else 1024
+    size = args.resolution[0] if args.resolution else None
+    mllm = None
     if source is not None and source.endswith((".pt", ".pth")):
         found = [load_stock(source, image_size=size)]
-    else:
+    elif args.no_vision or not has_language_half(source):
         found = [load_half(source, device="cpu").sam2]
+    else:
+        model = load_eyes(source)
+        found = [model.sam2]
+        if isinstance(model.mllm, TiledMllm):
+            mllm = model.mllm
+        else:
+            print("vision tower: sees grids of any size, stays in PyTorch")
     if args.sam2 is not None:
         found.append(load_stock(args.sam2, image_size=size))
-    return Path(source).name if source else "tiny", found
+    return Path(source).name if source else "tiny", found, mllm
 
 
 def _sizes(text: str) -> tuple[int, ...]:

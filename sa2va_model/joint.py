@@ -27,9 +27,11 @@ from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.draft_answers import DraftAnswers
 from sa2va_model.mllm.registry import build_mllm
 from sa2va_model.mllm.session import History, MllmSession
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.mllm.types import Choice, Generated
 from sa2va_model.mllm.vocabulary import Reading, Vocabulary
 from sa2va_model.results import GroundingResult
+from sa2va_model.segmentation.backends.base import Backend
 from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
 from sa2va_model.segmentation.backends.registry import Profile
 from sa2va_model.segmentation.sam2 import Sam2
@@ -70,12 +72,21 @@ class JointModel(SegmentingModel):
         """Where the weights are."""
         return self.mllm.device
 
+    def use_profile(self, profile: Profile, *, graphs: bool = True) -> None:
+        """As `SegmentingModel.use_profile`; a backend that does not fit the language half is refused at once."""
+        super().use_profile(profile, graphs=graphs)
+        if isinstance(profile, Backend):
+            with self._turns.take(self.device):
+                self._get_ready()
+
     def forget(self) -> None:
         """Drops all that was made of the weights or learnt while it ran; needed after weights were changed."""
         with self._turns.take(self.device):
             super().forget()
             self._book = DraftAnswers(self.mllm.answers)
             self.mllm.use_graphs(None)
+            if isinstance(self.mllm, TiledMllm):
+                self.mllm.use_vision(None)
             self._ready = False
 
     def forget_frames(self) -> None:
@@ -150,6 +161,9 @@ class JointModel(SegmentingModel):
             return
         captures = traits_of(self.device).captures and self._profile != "reference"
         self.mllm.use_graphs(Graphs if captures and self._with_graphs else None)
+        if isinstance(self.mllm, TiledMllm):
+            backend = self._profile if isinstance(self._profile, Backend) else None
+            self.mllm.use_vision(backend and backend.vision(self.mllm.vision_parts()))
         self._ready = True
 
     def ground(

@@ -31,11 +31,11 @@ def nano_model(
         torch.manual_seed(seed)
         model = Sa2VA(config, tokenizer).eval()
         wake(model.sam2)
-        _script_answer(model, found=answers)
+        script_answer(model, found=answers)
     return model
 
 
-def _script_answer(model: Sa2VA, *, found: bool) -> None:
+def script_answer(model: Sa2VA, *, found: bool = True) -> None:
     """Sets the word embeddings so that greedy decoding writes `[SEG]<stop>`, or `<stop>` at once.
 
     What ends every prompt (a newline or a colon) and `[SEG]` get embeddings of their own large directions, which

@@ -73,15 +73,19 @@ def furniture_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved nano model, `model`, and its SAM-2 as exported graphs, `graphs`: tracing them takes half a minute."""
+    """A saved nano model, `model`, and its exported graphs, `graphs`: tracing them takes half a minute."""
     for needed in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(needed)
     from sa2va_model.checkpoints.load import save_model
     from sa2va_model.export.writer import ExportOptions, export
+    from sa2va_model.mllm.tiled import TiledMllm
     from sa2va_model.testing import nano_model
 
     model = nano_model(seed=1)
     folder = tmp_path_factory.mktemp("onnx")
     save_model(model, folder / "model", dtype=None)
-    export("nano", [model.sam2], folder / "graphs", ExportOptions(), say=lambda line: None)
+    mllm = model.mllm
+    assert isinstance(mllm, TiledMllm)
+    quiet = ExportOptions()
+    export("nano", [model.sam2], folder / "graphs", quiet, say=lambda line: None, mllm=mllm)
     return folder

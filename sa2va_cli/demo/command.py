@@ -34,6 +34,7 @@ NAME = "demo"
 HELP = "Track objects of a simulated camera through the ROS 2 node, and measure it."
 EXAMPLES = """examples:
   sa2va demo -o out            writes out/demo.mp4, out/demo.png, out/demo.json, out/bag/
+  sa2va demo --onnx tiny_onnx   the tracker on graphs of sa2va export
   make demo                    the same, with everything it needs set up first"""
 NAMESPACE = "/sa2va"
 
@@ -46,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("demo", "kitchen"),
         default="demo",
         help="what stands on the table; kitchen: ordinary things (make realistic)",
+    )
+    parser.add_argument(
+        "--onnx", metavar="DIR", help="the tracker runs these exported graphs (backend onnx)"
     )
     parser.add_argument(
         "--rate", type=float, default=10.0, metavar="HZ", help="images per second of the camera"
@@ -105,7 +109,13 @@ def _perform(
         task = bar.add_task("starting the tracker", total=None)
         recorder = stack.enter_context(Recorder(bag, NAMESPACE))
         tracker = stack.enter_context(
-            node("tracker_node", logs["tracker_node"], model=args.model or "", device=args.device)
+            node(
+                "tracker_node",
+                logs["tracker_node"],
+                model=args.model or "",
+                device=args.device,
+                **({"backend": "onnx", "onnx": Path(args.onnx).resolve()} if args.onnx else {}),
+            )
         )
         wait_for(
             lambda: (

@@ -25,7 +25,7 @@ from sa2va_model.checkpoints.config_bounds import check_sizes
 from sa2va_model.checkpoints.hub import find_folder
 from sa2va_model.checkpoints.meta_init import check, fill, unallocated
 from sa2va_model.checkpoints.quantisation import is_quantised, quantise
-from sa2va_model.checkpoints.safetensors_files import INDEX, refuse_pointer, stored_tensors
+from sa2va_model.checkpoints.safetensors_files import INDEX, Stored, refuse_pointer, stored_tensors
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.checkpoints.tokenizer import read_tokenizer
 from sa2va_model.config import ModelConfig
@@ -35,6 +35,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.json_files import read_json
 from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.mllm.registry import family
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import Profile, check_profile
@@ -126,27 +127,46 @@ def load_model(
     path = SHIPPED if folder is None else find_folder(folder)
     target = prepare(pick_device(device))
     kind = pick_dtype(dtype, target)
-    config, stored = read_config(path), stored_tensors(path)
-    check_sizes(_read_json(path / "config.json"), stored, path / "config.json")
-    config = replace(config, sam2=as_stored(config.sam2, stored, str(path)))
-    if any(name.endswith(HEADS) for name in stored):
-        # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
-        # configurations still say what the base model did.
-        config = config.untied()
-    tokenizer = read_tokenizer(path)
-    model = _build(config, tokenizer, path)
-    names, language_model = Names(config), model.mllm.language_model
-    stored = {name: entry for name, entry in stored.items() if names.needed(name)}
-    check(model, stored, names, path, shared=_shared(config))
+    model, stored, names = _planned(path)
+    language_model = model.mllm.language_model
     if bits is not None:
         quantise(language_model, bits, kind, target)
     fill(model, stored, names, target, kind)
-    if config.tied:
+    if model.config.tied:
         language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
     model.calibration = Calibration.read(path)
     model.vocabulary = Vocabulary.read(path)
     model.use_profile(profile)
     return model
+
+
+def load_eyes(folder: str | Path | None = None) -> Sa2VA:
+    """Loads what sees, on the CPU in float32, for export: SAM-2, and vision tower and projector of a `TiledMllm`.
+
+    The language model has no memory for its weights.
+
+    Raises:
+        InputError: as `load_model`.
+    """
+    path = SHIPPED if folder is None else find_folder(folder)
+    model, stored, names = _planned(path)
+    parts = model.mllm.vision_parts() if isinstance(model.mllm, TiledMllm) else ()
+    wanted = {
+        id(tensor)
+        for part in (model.sam2, *parts)
+        for tensor in part.state_dict(keep_vars=True).values()
+    }
+    state = {k: v for k, v in model.state_dict(keep_vars=True).items() if id(v) in wanted}
+    seen = names.official({k: torch.empty_like(v, device="meta") for k, v in state.items()})
+    needed = {name: entry for name, entry in stored.items() if name in seen}
+    fill(model, needed, names, torch.device("cpu"), torch.float32)
+    return model
+
+
+def has_language_half(folder: str | Path | None) -> bool:
+    """Whether the files of a checkpoint hold more than SAM-2."""
+    path = SHIPPED if folder is None else find_folder(folder)
+    return any(not name.startswith(SEGMENTER) for name in stored_tensors(path))
 
 
 def load_half(
@@ -174,6 +194,23 @@ def load_half(
     half.calibration = Calibration.read(path)
     half.use_profile(profile)
     return half
+
+
+def _planned(path: Path) -> tuple[Sa2VA, dict[str, Stored], Names]:
+    """The model without memory for its weights, and what the files have for each of them."""
+    config, stored = read_config(path), stored_tensors(path)
+    check_sizes(_read_json(path / "config.json"), stored, path / "config.json")
+    config = replace(config, sam2=as_stored(config.sam2, stored, str(path)))
+    if any(name.endswith(HEADS) for name in stored):
+        # Published checkpoints store the head, because [SEG] and its kin were trained in both matrices, and their
+        # configurations still say what the base model did.
+        config = config.untied()
+    tokenizer = read_tokenizer(path)
+    model = _build(config, tokenizer, path)
+    names = Names(config)
+    stored = {name: entry for name, entry in stored.items() if names.needed(name)}
+    check(model, stored, names, path, shared=_shared(config))
+    return model, stored, names
 
 
 def _build(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> Sa2VA:

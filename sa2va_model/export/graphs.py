@@ -5,7 +5,7 @@ The blocks are those of the fused backend, on plain operators: rotary codes are 
 products and a softmax, and nothing depends on a shape that is not known but for the number of objects N, of memory
 slots M, of pointers P and of tokens Q. What is chosen, gated and kept stays with the host.
 
-Letters: C hidden channels, D memory channels, h = w = S / 16, S image size.
+Letters: C hidden channels, D memory channels, h = w = S / 16 (SAM 3: S / 14), S image size.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from sam2.modeling.memory_attention import MemoryAttention
 from sam2.modeling.sam.transformer import Attention
 from torch import Tensor, nn
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.device import DeviceTraits
-from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
 from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
-from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention, Rotation
+from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention
 from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
-from sa2va_model.segmentation.backends.fused.trunk import Pyramid, Trunk
+from sa2va_model.segmentation.backends.fused.rotation import Rotation
+from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.rotary_codes import square_codes
 from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmenter_config import SegmenterConfig
 
 SCORES = 1 << 19
 """Scores of one object that attention holds at once, about; they should stay in a processor's cache."""
@@ -53,14 +53,6 @@ class GraphSpec:
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
-class _GraphKernels(Kernels):
-    """Products and attention as plain operators."""
-
-    def attend_many(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(query key^T) value over leading batch dimensions."""
-        return attend(query, key, value, None)
-
-
 class _GraphRotation(Rotation):
     """Rotary codes as two products and a sum, out of place."""
 
@@ -75,6 +67,18 @@ class _GraphRotation(Rotation):
         return torch.cat(
             [low * self._cos - high * self._sin, low * self._sin + high * self._cos], dim=-1
         )
+
+
+class _GraphKernels(Kernels):
+    """Products, attention and rotary codes as plain operators."""
+
+    def rotation(self, codes: Tensor) -> Rotation:
+        """Out of place."""
+        return _GraphRotation(codes)
+
+    def attend_many(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """softmax(query key^T) value over leading batch dimensions."""
+        return attend(query, key, value, None)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -104,8 +108,9 @@ class ImageGraph(nn.Module):
         super().__init__()
         sam = segmenter.sam2_model
         encoder, decoder = sam.image_encoder, sam.sam_mask_decoder
-        self._trunk = Trunk(encoder.trunk, segmenter.config.image_size, kernels)
-        self._pyramid = Pyramid(encoder.neck, (decoder.conv_s0, decoder.conv_s1), kernels)
+        make_trunk, make_pyramid = kind_of(segmenter.config).fused()
+        self._trunk = make_trunk(encoder.trunk, segmenter.config.image_size, kernels)
+        self._pyramid = make_pyramid(encoder.neck, (decoder.conv_s0, decoder.conv_s1), kernels)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Levels, coarsest first."""
@@ -127,7 +132,7 @@ class AttentionGraph(nn.Module):
         module: MemoryAttention = sam.memory_attention
         side = self._side = config.feature_size
         width = module.layers[0].self_attn.internal_dim
-        self._rotation = _GraphRotation(square_codes(width, side).to(position.device))
+        self._rotation = kernels.rotation(square_codes(width, side).to(position.device))
         self._attention = FastMemoryAttention(module, side, kernels, self._rotation)
         self._position = position.flatten(2).transpose(1, 2)  # [1, cells, C]
         cells = segmenter.memory_position(position.device).float()
@@ -253,18 +258,12 @@ class MemoryGraph(nn.Module):
 
 
 def sam2_graphs(segmenter: Sam2, image_size: int | None = None) -> dict[str, GraphSpec]:
-    """The graphs of a SAM-2, by name.
+    """The graphs of a SAM-2 or of SAM 3's tracker, by name.
 
     Args:
         segmenter: float32, on the CPU.
         image_size: side of the image, pixels; None = the model's own.
-
-    Raises:
-        InputError: the segmenter is another one than SAM-2.
     """
-    if not isinstance(segmenter.config, Sam2Config):
-        kind = type(segmenter.config).__name__.removesuffix("Config")
-        raise InputError(f"export: the segmenter is {kind}; expected SAM-2")
     config = replace(segmenter.config, image_size=image_size or segmenter.config.image_size)
     sized = _resized(segmenter, config)
     kernels, side = _GraphKernels(torch.float32, DeviceTraits()), config.feature_size
@@ -349,7 +348,7 @@ def sam2_constants(segmenter: Sam2, image_size: int) -> dict[str, np.ndarray]:
     return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}
 
 
-def _resized(segmenter: Sam2, config: Sam2Config) -> Sam2:
+def _resized(segmenter: Sam2, config: SegmenterConfig) -> Sam2:
     """The same weights for another size of image."""
     from sa2va_model.segmentation.backends.fused.model import without_encoder
 

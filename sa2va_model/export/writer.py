@@ -7,6 +7,7 @@ The folder appears when all is done: what a failed export has written is gone.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import tempfile
 import warnings
@@ -18,20 +19,24 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sa2va_model.config import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.export.graphs import GraphSpec, sam2_constants, sam2_graphs
 from sa2va_model.export.static_shapes import dynamic_operators, fix_shapes
+from sa2va_model.export.vision import vision_graph
+from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.segmentation.backends.onnx.fingerprint import fingerprint_of
 from sa2va_model.segmentation.backends.onnx.manifest import (
     OPSET,
     GraphEntry,
     Manifest,
     SegmenterEntry,
+    VisionEntry,
 )
+from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.sam2 import Sam2
+from sa2va_model.segmenter_config import Sam2Config, Sam3Config
 
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 3e-2
@@ -54,8 +59,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         for size in self.sizes:
-            if size < 64 or size % 32:
-                raise InputError(f"resolution is {size}; expected a multiple of 32, 64 or more")
+            if size < 64:
+                raise InputError(f"resolution is {size}; expected 64 or more")
 
 
 Say = Callable[[str], None]
@@ -68,7 +73,7 @@ def export(
     options: ExportOptions,
     *,
     say: Say,
-    extra: Callable[[Path, Manifest], Manifest] | None = None,
+    mllm: TiledMllm | None = None,
 ) -> Manifest:
     """Writes all graphs of some SAM-2s to a new folder.
 
@@ -76,7 +81,7 @@ def export(
         source: what they come from, for the manifest.
         segmenters: on the CPU, float32.
         say: told what is done.
-        extra: adds to what was written, before the folder appears.
+        mllm: a language half whose vision tower and projector are a fifth graph; None = none.
 
     Raises:
         InputError: the folder is there already, or a graph differs from PyTorch.
@@ -97,9 +102,8 @@ def export(
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         }
-        manifest = Manifest(source, tuple(entries), half=options.half, versions=versions)
-        if extra is not None:
-            manifest = extra(made, manifest)
+        vision = None if mllm is None else _vision(mllm, made, options, say)
+        manifest = Manifest(source, tuple(entries), vision, half=options.half, versions=versions)
         manifest.write(made)
         if folder.exists():
             folder.rmdir()
@@ -110,9 +114,9 @@ def export(
 def _segmenter(
     weights: Sam2, size: int, folder: Path, options: ExportOptions, say: Say
 ) -> SegmenterEntry:
-    if not isinstance(weights.config, Sam2Config):
+    if not isinstance(weights.config, (Sam2Config, Sam3Config)):
         raise InputError(
-            f"{type(weights.config).__name__}: expected a SAM-2; SAM 3 is not exported"
+            f"the segmenter is {kind_of(weights.config).title}, whose memory is not exported; expected SAM-2 or SAM 3"
         )
     print_ = fingerprint_of(weights.sam2_model)
     name = f"{print_[:8]}-{size}"
@@ -125,6 +129,16 @@ def _segmenter(
     np.savez(folder / constants, allow_pickle=False, **sam2_constants(weights, size))
     config = asdict(replace(weights.config, image_size=size))
     return SegmenterEntry(print_, size, config, graphs, constants)
+
+
+def _vision(mllm: TiledMllm, folder: Path, options: ExportOptions, say: Say) -> VisionEntry:
+    spec = vision_graph(mllm)
+    print_ = fingerprint_of(nn.ModuleList(mllm.vision_parts()))
+    name = f"{print_[:8]}-vision"
+    (folder / name).mkdir()
+    graph = write_graph(spec, folder, f"{name}/vision.onnx", options.half)
+    say(f"{graph.file}  largest difference {graph.difference:.1e}")
+    return VisionEntry(print_, graph)
 
 
 def write_graph(spec: GraphSpec, folder: Path, name: str, half: bool = False) -> GraphEntry:
@@ -192,7 +206,7 @@ def _exported(spec: GraphSpec) -> onnx.ModelProto:
     shapes = tuple(
         dict(spec.dynamic[name]) if name in spec.dynamic else None for name in spec.inputs
     )
-    with _quiet(), torch.no_grad():
+    with _quiet(), _uncollected(), torch.no_grad():
         program = torch.onnx.export(
             spec.module.eval(),
             tuple(spec.inputs.values()),
@@ -206,6 +220,18 @@ def _exported(spec: GraphSpec) -> onnx.ModelProto:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """The exporter makes a million small objects that live on; looking for garbage is a sixth of its time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @contextlib.contextmanager

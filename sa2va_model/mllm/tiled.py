@@ -7,12 +7,12 @@ Letters: T tiles, s their side, V tokens of a tile, C hidden size of the languag
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sa2va_model.mllm.base import Mllm
 from sa2va_model.mllm.vision import Visual
@@ -31,6 +31,7 @@ class TiledMllm(Mllm):
     def __init__(self, *args: Any, tile_size: int, tokens_per_tile: int, **options: Any) -> None:
         super().__init__(*args, **options)
         self.tile_size, self.tokens_per_tile = tile_size, tokens_per_tile
+        self._compute: Callable[[Tensor], Tensor] | None = None
 
     @abstractmethod
     def tiles(self, frame: np.ndarray, *, clip: bool) -> Tensor:
@@ -40,6 +41,14 @@ class TiledMllm(Mllm):
     def visual_tokens(self, tiles: Tensor) -> Tensor:
         """Tokens of the language model: [T, 3, s, s] to [T, V, C]."""
 
+    @abstractmethod
+    def vision_parts(self) -> tuple[nn.Module, ...]:
+        """The modules that `visual_tokens` uses, and no others: vision tower and projector."""
+
+    def use_vision(self, compute: Callable[[Tensor], Tensor] | None) -> None:
+        """Has `look` call something else in place of `visual_tokens`, such as an exported graph; None = no longer."""
+        self._compute = compute
+
     def seen_pixels(self, frames: Sequence[np.ndarray], *, clip: bool) -> Tensor:
         """All tiles of all frames."""
         return torch.cat([self.tiles(frame, clip=clip) for frame in frames])
@@ -48,6 +57,9 @@ class TiledMllm(Mllm):
         """What the vision model sees of uint8 [H, W, 3] frames."""
         tiles = [self.tiles(frame, clip=clip) for frame in frames]
         pixels = torch.cat(tiles).to(self.device, self.dtype)
-        (visual,) = self.replayed("look", lambda x: (self.visual_tokens(x),), pixels)
+        if self._compute is None:
+            (visual,) = self.replayed("look", lambda x: (self.visual_tokens(x),), pixels)
+        else:
+            visual = self._compute(pixels)
         counts = tuple(len(t) * visual.shape[1] for t in tiles)
         return Visual(visual.flatten(0, 1), counts, overview=visual[-1])

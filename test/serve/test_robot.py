@@ -350,13 +350,12 @@ def test_the_command_tracks_with_a_server(
 def test_torchrun_gives_each_process_its_share_of_a_dataset(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sa2va_cli.evaluation.evaluate import _own_device
-    from sa2va_cli.inputs import own_shard, read_shard
+    from sa2va_cli.evaluation.evaluate import _own_device, _own_shard, _shard
 
-    assert read_shard(own_shard()) == (0, 1)
+    assert _shard(_own_shard()) == (0, 1)
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert read_shard(own_shard()) == (5, 8)
+    assert _shard(_own_shard()) == (5, 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [_own_device("auto"), _own_device("cpu")] == ["cuda:1", "cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

@@ -177,12 +177,17 @@ class InternVL(TiledMllm):
 
     def visual_tokens(self, tiles: Tensor) -> Tensor:
         """Projected visual tokens: [T, 3, s, s] to [T, tokens_per_tile, C]."""
-        out = self._layer(tiles.to(self.device, self.dtype))[:, 1:]  # without the class token
+        seen: Any = self.vision_model
+        out = self._layer(tiles.to(seen.device, seen.dtype))[:, 1:]  # without the class token
         side = int(out.shape[1] ** 0.5)
         grid = out.reshape(out.shape[0], side, side, -1)
         grid = pixel_shuffle(grid, self.own.downsample_ratio, self.own.pixel_shuffle_version)
         projected: Tensor = self.mlp1(grid.reshape(grid.shape[0], -1, grid.shape[-1]))
         return projected
+
+    def vision_parts(self) -> tuple[nn.Module, ...]:
+        """InternViT and the projector."""
+        return self.vision_model, self.mlp1
 
     def _layer(self, tiles: Tensor) -> Tensor:
         """The layer of InternViT that `select_layer` names, counted as in a list that begins with the embeddings."""

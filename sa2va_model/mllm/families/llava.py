@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaConfig as PublishedLlavaConfig
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
@@ -178,7 +178,7 @@ class Llava(TiledMllm):
         """Projected visual tokens: [T, 3, s, s] to [T, tokens_per_tile, C]."""
         model: Any = self.language_model.model
         states = model.vision_tower(
-            tiles.to(self.device, self.dtype), output_hidden_states=True
+            tiles.to(model.vision_tower.device, model.vision_tower.dtype), output_hidden_states=True
         ).hidden_states
         if not -len(states) <= self.own.layer < len(states):
             raise InputError(
@@ -186,6 +186,11 @@ class Llava(TiledMllm):
             )
         seen: Tensor = model.multi_modal_projector(states[self.own.layer][:, 1:])
         return seen
+
+    def vision_parts(self) -> tuple[nn.Module, ...]:
+        """CLIP and the projector."""
+        model: Any = self.language_model.model
+        return model.vision_tower, model.multi_modal_projector
 
     def user_turn(
         self, text: str, visual: Visual | None, regions: Sequence[np.ndarray] = ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sa2va_model.device import DeviceTraits
 from sa2va_model.segmentation.backends.profile import RuntimeProfile
@@ -23,6 +23,10 @@ from sa2va_model.segmenter_config import SegmenterConfig
 if TYPE_CHECKING:
     from sa2va_model.segmentation.memory_bank import MemoryBank
     from sa2va_model.segmentation.sam2 import Sam2
+
+
+VisionTokens = Callable[[Tensor], Tensor]
+"""Tiles [T, 3, s, s] to tokens of the language model [T, V, C]."""
 
 
 class Segmenter(Protocol):
@@ -149,10 +153,13 @@ class Backend:
     Attributes:
         profiles: what users call the ways in which it computes.
         make: a segmenter with these weights.
+        vision: for a language half that sees tiles (`TiledMllm`) what computes their tokens, [T, 3, s, s] to [T, V, C],
+            in place of its modules; None = they do.
     """
 
     profiles: Mapping[str, RuntimeProfile]
     make: Callable[[SegmenterRequest], Segmenter]
+    vision: Callable[[tuple[nn.Module, ...]], VisionTokens | None] = lambda parts: None
 
 
 @dataclass(frozen=True)

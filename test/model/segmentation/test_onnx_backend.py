@@ -7,13 +7,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sa2va_cli.bench.tracker_race import moving_squares
+from sa2va_cli.main import main
+from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.registry import pick_runtime
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
@@ -23,8 +27,9 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+from sa2va_model.export.graphs import sam2_graphs  # noqa: E402
 from sa2va_model.export.static_shapes import dynamic_operators  # noqa: E402
-from sa2va_model.export.writer import ExportOptions, export  # noqa: E402
+from sa2va_model.export.writer import ExportOptions, export, write_graph  # noqa: E402
 from sa2va_model.segmentation.backends.onnx import providers  # noqa: E402
 from sa2va_model.segmentation.backends.onnx.backend import onnx_backend  # noqa: E402
 from sa2va_model.segmentation.backends.onnx.follower import OnnxFollower, bfloat16  # noqa: E402
@@ -162,6 +167,41 @@ def test_bfloat16_rounds_as_pytorch() -> None:
     assert np.array_equal(bfloat16(values.numpy()), values.bfloat16().float().numpy())
 
 
+# The language half's view of tiles.
+
+
+def test_the_vision_tower_answers_as_pytorch(graphs: Path, nano_graphs: Path) -> None:
+    """Both grounders see the same tiles; one through its modules, one through the fifth graph."""
+    plain = load_model(nano_graphs / "model", device="cpu")
+    other = load_model(nano_graphs / "model", device="cpu", profile=onnx_backend(graphs))
+    looked = []
+    for model in (plain, other):
+        model.mllm.vision_model.register_forward_pre_hook(lambda *_: looked.append(1))
+    rng = np.random.default_rng(0)
+    clip = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(3)]
+    one, two = (model.ground(clip, "the mug") for model in (plain, other))
+    assert looked == [1]  # the second model's modules saw nothing
+    assert (one.text, len(one.embeddings)) == (two.text, len(two.embeddings))
+    assert torch.allclose(one.embeddings, two.embeddings, atol=1e-4)
+    other.use_profile("float32")
+    other.ground(clip, "the mug")
+    assert looked == [1, 1]
+
+
+def test_a_vision_tower_of_another_model_is_refused(graphs: Path) -> None:
+    other = nano_model(seed=1)
+    with torch.no_grad():
+        other.mllm.mlp1[1].bias.add_(1.0)
+    with pytest.raises(InputError, match="holds the vision tower of 'nano', not of this model"):
+        other.use_profile(onnx_backend(graphs))
+
+
+def test_sam_3_s_image_encoder_is_static_too(tmp_path: Path) -> None:
+    """What else it has are SAM-2's modules."""
+    image = sam2_graphs(nano_model(seed=1, segmenter="sam3").sam2)["image"]
+    assert write_graph(image, tmp_path, "image.onnx").difference <= 1e-4
+
+
 # What does not fit.
 
 
@@ -220,13 +260,8 @@ def test_nodes_that_fell_to_another_provider_are_an_error(
     """Told by ONNX Runtime itself; here the name of the CPU's provider stands for another one."""
     [entry] = read_manifest(graphs).segmenters
     file = graphs / entry.graphs["memory_encoder"].file
-    real = providers.placements
-
-    def moved(session: object) -> dict:
-        [(_, nodes)] = real(session).items()  # type: ignore[arg-type]
-        return {"elsewhere": nodes}
-
-    monkeypatch.setattr(providers, "placements", moved)
+    elsewhere = {"elsewhere": Counter({"MatMul": 7})}
+    monkeypatch.setattr(providers, "placements", lambda session: elsewhere)
     with pytest.raises(InputError, match=r"not all nodes run on cpu: \d+ on elsewhere"):
         providers.open_session(file, providers.ProviderOptions("cpu"), {})
     allowed = providers.ProviderOptions("cpu", fallback=True)
@@ -259,44 +294,105 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, weights: Sam2) -> None:
     assert (tmp_path / "there" / "mine.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("size", [100, 32])
-def test_a_size_that_no_model_has_is_refused(size: int) -> None:
-    with pytest.raises(InputError, match=f"resolution is {size}; expected a multiple of 32"):
-        ExportOptions((size,))
+def test_a_segmenter_with_another_memory_is_refused(tmp_path: Path) -> None:
+    edge = nano_model(segmenter="edgetam").sam2
+    with pytest.raises(InputError, match="the segmenter is EdgeTAM, whose memory is not exported"):
+        export("x", [edge], tmp_path / "out", ExportOptions(), say=lambda line: None)
+
+
+def test_a_size_that_no_model_has_is_refused(tmp_path: Path, weights: Sam2) -> None:
+    with pytest.raises(InputError, match="resolution is 32; expected 64 or more"):
+        ExportOptions((32,))
+    with pytest.raises(InputError, match=r"image_size is 100; expected a multiple of 32"):
+        export("x", [weights], tmp_path / "out", ExportOptions((100,)), say=lambda line: None)
+    assert not list(tmp_path.iterdir())
 
 
 # The command.
 
 
-def test_the_command_tells_what_runs_where_and_refuses(
-    graphs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_tells_what_runs_where(
+    graphs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sa2va_cli.main import main
-
     assert main(["doctor", str(graphs)]) == 0
     told = capsys.readouterr().out
-    assert told.count("nodes on cpu") == 4
-    for arguments, says in (
-        (["doctor", str(tmp_path)], "no manifest.json in it"),
-        (["doctor", str(graphs), "--provider", "cuda"], "is not in this onnxruntime"),
-        (["track", "x.png", "-e", "a", "-o", "o", "--backend", "onnx"], "x.png"),
-        (["export", "-o", str(graphs)], "exists already; expected a new folder"),
-    ):
-        if (
-            "cuda" in arguments
-            and "CUDAExecutionProvider" in providers.runtime().get_available_providers()
-        ):
-            continue
-        assert main(arguments) == 2
-        [line] = capsys.readouterr().err.splitlines()
-        assert says in line
+    assert told.count("nodes on cpu") + told.count("placement not told") == 5
+
+
+def broken(graphs: Path, how: str) -> None:
+    """Spoils a folder of graphs."""
+    if how == "missing graph":
+        next(graphs.glob("*/decoder.onnx")).unlink()
+    elif how == "half a graph":
+        file = next(graphs.glob("*/decoder.onnx"))
+        file.write_bytes(file.read_bytes()[:5000])
+    elif how == "half an export":
+        (graphs / "manifest.json").unlink()
+    elif how == "another opset":
+        file = graphs / "manifest.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"opset": 17}))
+    elif how == "another size":
+        file = graphs / "manifest.json"
+        values = json.loads(file.read_text())
+        values["segmenters"][0]["image_size"] = 96
+        file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("missing graph", r"decoder.onnx: no such file; "),
+        ("half a graph", r"decoder.onnx: ONNX Runtime cannot open it"),
+        ("half an export", "no manifest.json in it"),
+        ("another opset", "opset is 17; expected 20"),
+        ("another size", "resolution 64 was not exported; expected one of 96"),
+        ("another model", "holds the vision tower of 'nano', not of this model"),
+        ("no provider", "is not in this onnxruntime"),
+        ("no folder", "--backend onnx needs --onnx DIR"),
+        ("no backend", "--onnx is given without --backend onnx"),
+    ],
+)
+def test_what_does_not_fit_ends_the_command_with_one_line(
+    copied: Path,
+    nano_graphs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+    says: str,
+) -> None:
+    broken(copied, how)
+    source = tmp_path / "frame.png"
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(source)
+    model = nano_graphs / "model"
+    if how == "another model":
+        save_model(nano_model(seed=2), model := tmp_path / "other", dtype=None)
+    words = ["track", str(source), "--box", "10,10,40,40", "--model", str(model), "--device", "cpu"]
+    words += ["-o", str(tmp_path / "out")]
+    words += [] if how == "no backend" else ["--backend", "onnx"]
+    words += [] if how == "no folder" else ["--onnx", str(copied)]
+    if how == "no provider":
+        missing = [n for n, long in providers.NAMES.items() if long not in there()]
+        words += ["--provider", missing[0]]
+    assert main(words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def there() -> list[str]:
+    return list(providers.runtime().get_available_providers())
+
+
+def test_an_export_writes_no_folder_that_is_there(
+    graphs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in graphs.rglob("*")}
+    assert main(["export", "-o", str(graphs)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "exists already; expected a new folder" in line
+    assert before == {path: path.stat().st_mtime_ns for path in graphs.rglob("*")}
 
 
 def test_the_command_tracks_on_graphs(nano_graphs: Path, graphs: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
-    from sa2va_cli.main import main
-
     (tmp_path / "frames").mkdir()
     for index in range(3):
         picture = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)

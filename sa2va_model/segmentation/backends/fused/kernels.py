@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sa2va_model.device import DeviceTraits
 from sa2va_model.segmentation.backends.fused import layer_norm
+from sa2va_model.segmentation.backends.fused.rotation import Rotation
 
 Activation = str | None
 
@@ -159,6 +160,10 @@ class Kernels:
             x, other = _dense_rows(x), _dense_rows(other)
             return torch.ops.mkldnn._linear_pointwise(x, other, None, "none", [], "")
         return x @ other.T
+
+    def rotation(self, codes: Tensor) -> Rotation:
+        """Complex codes [cells, dim / 2]."""
+        return Rotation(codes)
 
     def attend_many(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(query key^T) value over leading batch dimensions; the query is already scaled.

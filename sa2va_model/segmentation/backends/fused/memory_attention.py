@@ -19,40 +19,9 @@ import torch
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from torch import Tensor
 
-from sa2va_model.segmentation.backends.fused import rotate
 from sa2va_model.segmentation.backends.fused.cross_attention import cross_attention
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale_of
-
-
-class Rotation:
-    """Rotary position codes, for vectors in half-split order.
-
-    Args:
-        codes: complex [cells, dim / 2] (see `rotary_codes`).
-    """
-
-    def __init__(self, codes: Tensor) -> None:
-        self.cells = len(codes)
-        self._cos, self._sin = codes.real.contiguous(), codes.imag.contiguous()  # [cells, dim / 2]
-
-    def turn(self, x: Tensor, first: int = 0) -> Tensor:
-        """[N, L, dim], rotated in place from row `first` on, square after square; returns it."""
-        if rotate.fused(x):
-            return rotate.rotate_(x, self._cos, self._sin, first)
-        squares = x[:, first:].unflatten(1, (-1, len(self._cos)))
-        squares.copy_(self(squares))
-        return x
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., cells, dim], rotated into a new tensor of the same dtype."""
-        first, second = x.chunk(2, dim=-1)
-        cos, sin = self._cos.to(x.dtype), self._sin.to(x.dtype)
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        low, high = out.chunk(2, dim=-1)
-        torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
-        torch.mul(first, sin, out=high).addcmul_(second, cos)
-        return out
-
+from sa2va_model.segmentation.backends.fused.rotation import Rotation
 
 _State = tuple[Tensor, Tensor | None]
 """[N, cells, C], and what has yet to be added to it."""

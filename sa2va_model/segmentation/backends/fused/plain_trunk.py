@@ -23,7 +23,6 @@ from torch import Tensor, channels_last, nn
 from transformers.models.sam3.modeling_sam3 import Sam3ViTLayer, Sam3ViTModel
 
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
-from sa2va_model.segmentation.backends.fused.memory_attention import Rotation
 from sa2va_model.segmentation.backends.fused.trunk import Tokens, merge, split
 from sa2va_model.segmentation.rotary_codes import square_codes
 from sa2va_model.segmentation.sam3.encoder import PlainNeck
@@ -63,7 +62,7 @@ class _Block:
         # Places of the whole image are squeezed to the range of one window's.
         step = 1.0 if layer.window_size else window / side
         device = attention.q_proj.weight.device
-        self._rotation = Rotation(square_codes(width, self._window, step).to(device))
+        self._rotation = kernels.rotation(square_codes(width, self._window, step).to(device))
         half = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
         order = (torch.arange(self._heads)[:, None] * width + half).flatten().to(device)
         factors = (scale_of(width), 1.0)
@@ -92,7 +91,7 @@ class _Block:
         """Windows [B * windows, w, w, 3 C] to [B * windows, w, w, C]."""
         cut = qkv.view(len(qkv), self._window**2, 3, self._heads, -1)
         turned = cut[:, :, :2].permute(0, 2, 3, 1, 4).contiguous()  # [windows, 2, heads, cells, d]
-        self._rotation.turn(turned.view(-1, *turned.shape[3:]))
+        turned = self._rotation.turn(turned.view(-1, *turned.shape[3:])).view_as(turned)
         value = cut[:, :, 2].transpose(1, 2)
         out = self._kernels.attend_many(turned[:, 0], turned[:, 1], value)
         return out.transpose(1, 2).reshape(len(qkv), self._window, self._window, -1)

@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import torch
+from torch import nn
 
-from sa2va_model.errors import InputError
-from sa2va_model.segmentation.backends.base import Backend, Segmenter, SegmenterRequest
+from sa2va_model.segmentation.backends.base import (
+    Backend,
+    Segmenter,
+    SegmenterRequest,
+    VisionTokens,
+)
 from sa2va_model.segmentation.backends.onnx.fingerprint import fingerprint_of
+from sa2va_model.segmentation.backends.onnx.graph import settled
 from sa2va_model.segmentation.backends.onnx.manifest import read_manifest
 from sa2va_model.segmentation.backends.onnx.model import OnnxSam2
-from sa2va_model.segmentation.backends.onnx.providers import (
-    ON_GPU,
-    ProviderOptions,
-    pick_provider,
-)
+from sa2va_model.segmentation.backends.onnx.providers import ProviderOptions, pick_provider
+from sa2va_model.segmentation.backends.onnx.vision import OnnxVision
 from sa2va_model.segmentation.backends.profile import RuntimeProfile
 
 ONNX = "onnx"
@@ -38,19 +39,11 @@ def onnx_backend(folder: str | Path, options: ProviderOptions | None = None) -> 
     def make(request: SegmenterRequest) -> Segmenter:
         size = request.image_size or request.weights.config.image_size
         entry = manifest.find(path, fingerprint_of(request.weights.sam2_model), size)
-        return OnnxSam2(request.weights, path, entry, _settled(wanted, request.weights.device))
+        return OnnxSam2(request.weights, path, entry, settled(wanted, request.weights.device))
 
-    return Backend({ONNX: PROFILE}, make)
+    def vision(parts: tuple[nn.Module, ...]) -> VisionTokens | None:
+        if manifest.vision is None:
+            return None
+        return OnnxVision(path, manifest, nn.ModuleList(parts), wanted)
 
-
-def _settled(options: ProviderOptions, device: torch.device) -> ProviderOptions:
-    """The options for weights on `device`: tensors stay where the provider computes."""
-    name = options.provider
-    if name == "auto":
-        name = "cuda" if device.type == "cuda" else "cpu"
-    if device.type == "cuda" and name not in ON_GPU:
-        raise InputError(
-            f"provider is {name!r} but the model is on {device}; expected cuda or tensorrt, or --device cpu"
-        )
-    threads = options.threads or (torch.get_num_threads() if device.type == "cpu" else 0)
-    return replace(options, provider=pick_provider(name), threads=threads, device=device.index or 0)
+    return Backend({ONNX: PROFILE}, make, vision)

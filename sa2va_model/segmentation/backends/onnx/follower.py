@@ -83,7 +83,6 @@ class OnnxFollower:
         entry = _choose(path, image_size)
         self._config = config = entry.config
         self.image_size = entry.image_size
-        self._side = entry.image_size // 16
         self._least, self._most = min_quality, max_conditioning
         limits = limits_of(config, max_conditioning)
         given = options or ProviderOptions()
@@ -159,6 +158,8 @@ class OnnxFollower:
         mean, std = MEAN, STD
         if self._config["rounded_normalisation"]:
             mean, std = bfloat16(MEAN), bfloat16(STD)
+        if self._config["half_normalisation"]:
+            mean = std = np.full(3, 0.5, np.float32)
         pixels = (np.asarray(small, np.float32) / 255 - mean) / std
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 

@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.onnx.manifest import GraphEntry
-from sa2va_model.segmentation.backends.onnx.providers import ProviderOptions, open_session
+from sa2va_model.segmentation.backends.onnx.providers import (
+    ON_GPU,
+    ProviderOptions,
+    open_session,
+    pick_provider,
+)
 from sa2va_model.segmentation.backends.onnx.shapes import profile_of
 
 TYPES = {torch.float32: "float32", torch.int64: "int64"}
@@ -64,3 +71,16 @@ class Graph:
         torch.cuda.current_stream(device).synchronize()  # ONNX Runtime has a stream of its own
         self.session.run_with_iobinding(binding)
         return tuple(outputs)
+
+
+def settled(options: ProviderOptions, device: torch.device) -> ProviderOptions:
+    """The options for weights on `device`: tensors stay where the provider computes."""
+    name = options.provider
+    if name == "auto":
+        name = "cuda" if device.type == "cuda" else "cpu"
+    if device.type == "cuda" and name not in ON_GPU:
+        raise InputError(
+            f"provider is {name!r} but the model is on {device}; expected cuda or tensorrt, or --device cpu"
+        )
+    threads = options.threads or (torch.get_num_threads() if device.type == "cpu" else 0)
+    return replace(options, provider=pick_provider(name), threads=threads, device=device.index or 0)

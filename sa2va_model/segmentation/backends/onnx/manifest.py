@@ -48,7 +48,7 @@ class SegmenterEntry:
     Attributes:
         fingerprint: of its weights (`sam2_fingerprint`).
         image_size: side of the image, pixels.
-        config: fields of `Sam2Config`.
+        config: fields of its `SegmenterConfig`.
         constants: small arrays that the host needs, file relative to the manifest.
     """
 
@@ -65,7 +65,7 @@ class VisionEntry:
 
     Attributes:
         fingerprint: of the weights.
-        graph: tiles [T, 3, s, s] to tokens [T, K, width].
+        graph: tiles [1, 3, s, s] to tokens [1, V, C] of the language model.
     """
 
     fingerprint: str

@@ -19,7 +19,7 @@ def limits_of(
     """The most of each dimension that varies: N objects, M memory slots, P pointers, Q tokens.
 
     Args:
-        config: fields of `Sam2Config`.
+        config: fields of its `SegmenterConfig`.
         conditioning, distractors: slots of an object's memory.
     """
     return {
@@ -32,10 +32,10 @@ def limits_of(
 
 def profile_of(entry: GraphEntry, limits: dict[str, int]) -> dict[str, tuple[str, str, str]]:
     """The least, usual and largest shape of each input; empty where nothing varies."""
-    usual = {"N": 1, "M": min(8, limits["M"]), "P": limits["P"], "Q": 8}
     letters = {d for dims in entry.inputs.values() for d in dims if isinstance(d, str)}
     if not letters:
         return {}
+    usual = {"N": 1, "M": min(8, limits["M"]), "P": limits["P"], "Q": 8}
     least = dict.fromkeys(limits, 1)
 
     def shape(dims: list[int | str], sizes: dict[str, int]) -> str:
