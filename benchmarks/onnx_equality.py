@@ -42,7 +42,7 @@ COMES, GOES = 12, 10
 
 
 @dataclass(frozen=True)
-class Told:
+class FrameAnswer:
     """What one frame gave: for each track its state and mask, and what happened."""
 
     masks: dict[str, np.ndarray | None]
@@ -91,7 +91,7 @@ def made(name: str, resolution: int) -> Sa2VA:
     return model
 
 
-def follow(model: Sa2VA, profile: Profile, frames: int, count: int) -> Iterator[Told]:
+def follow(model: Sa2VA, profile: Profile, frames: int, count: int) -> Iterator[FrameAnswer]:
     """Every frame's result, while up to `count` objects are followed."""
     model.use_profile(profile)
     live = LiveTracker(model, LiveConfig(max_objects=count + 1))
@@ -130,13 +130,13 @@ def _box(instances: np.ndarray, value: int) -> tuple[float, float, float, float]
     return float(columns.min()), float(rows.min()), columns.max() + 1.0, rows.max() + 1.0
 
 
-def _told(result: FrameResult) -> Told:
+def _told(result: FrameResult) -> FrameAnswer:
     events = [(e.kind.name, e.track_id, e.reason.value, e.frame_index) for e in result.events]
     states = {t.id: t.state.name for t in result.tracks}
-    return Told({t.id: t.mask for t in result.tracks}, states, events)
+    return FrameAnswer({t.id: t.mask for t in result.tracks}, states, events)
 
 
-def compared(one: list[Told], other: list[Told]) -> dict[str, Any]:
+def compared(one: list[FrameAnswer], other: list[FrameAnswer]) -> dict[str, Any]:
     """Shares of equal pixels, states and events."""
     shares, states, total, apart = [], 0, 0, []
     for index, (a, b) in enumerate(zip(one, other, strict=True)):

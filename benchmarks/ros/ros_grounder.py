@@ -31,7 +31,7 @@ RATE = 10.0
 DEGRADED, RESTORED, FOUND = 10, 11, 1
 
 
-class Camera(threading.Thread):
+class PictureStream(threading.Thread):
     """Publishes a picture again and again until it is closed."""
 
     def __init__(self, peer: Peer) -> None:
@@ -71,7 +71,7 @@ def main() -> int:
     try:
         if not peer.ready(node):
             raise RuntimeError(node.output)
-        camera = Camera(peer)
+        camera = PictureStream(peer)
         camera.start()
         peer.say("the red mug")
         found = wait(lambda: events(peer, FOUND) == 1 and 1 in peer.living().values(), 60)
