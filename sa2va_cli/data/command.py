@@ -108,7 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     given.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="instances.json; a folder for ref_sav"
     )
-    given.add_argument("--format", default="coco", metavar="F", help="coco (default) or ref_sav")
+    given.add_argument(
+        "--format", default="coco", metavar="F", help="coco (default), ref_sav or shards"
+    )
+    given.add_argument(
+        "--per", type=positive, default=1000, metavar="N", help="records of a tar file (shards)"
+    )
     scenes = actions.add_parser("synth", help="simulated scenes with masks and expressions")
     scenes.add_argument("-o", "--output", metavar="FOLDER", required=True, help="dataset folder")
     scenes.add_argument(
@@ -314,8 +319,15 @@ def _export(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from sa2va_training.data.exchange.coco import write_coco
     from sa2va_training.data.readers.simple import SimpleFolder
 
-    if args.format not in ("coco", "ref_sav"):
-        raise InputError(f"--format {args.format}: expected coco or ref_sav")
+    if args.format not in ("coco", "ref_sav", "shards"):
+        raise InputError(f"--format {args.format}: expected coco, ref_sav or shards")
+    if args.format == "shards":
+        from sa2va_training.data.readers.shards import folder_records, write_shards
+
+        folder = SimpleFolder(Path(args.folder))
+        count = write_shards(folder_records(folder), Path(args.output), per=args.per)
+        print(f"{args.output}: {count} tar files with indexes")
+        return 0, {"folder": args.output, "files": count}
     if args.format == "ref_sav":
         from sa2va_training.annotate.ref_sav import write_ref_sav
 

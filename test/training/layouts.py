@@ -15,6 +15,8 @@ from PIL import Image
 
 from sa2va_cli.output import VideoWriter
 from sa2va_training.data.masks import encode_mask
+from sa2va_training.data.readers.shards import folder_records, write_shards
+from sa2va_training.data.readers.simple import SimpleFolder
 
 H, W = 24, 32
 SAV = Path(__file__).parents[1] / "data" / "sav_cut_manual.json"
@@ -391,7 +393,14 @@ def simple(root: Path) -> None:
     (root / "annotations.jsonl").write_text(lines + "\n\n")
 
 
+def shards(root: Path) -> None:
+    """The simple folder as tar files of one record each."""
+    simple(root / "made")
+    write_shards(folder_records(SimpleFolder(root / "made")), root, per=1)
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
+    "shards": shards,
     "simple": simple,
     "finetune": finetune,
     "llava": llava,

@@ -18,6 +18,9 @@ import numpy as np
 from sa2va_model.errors import InputError
 from sa2va_training.data.sample import Dataset, Sample
 
+TOGETHER = 4
+"""Blocks of a dataset that are mixed among themselves."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -105,22 +108,42 @@ class Mixture:
         rows = []
         for number, (dataset, count) in enumerate(zip(self.datasets, self.counts, strict=True)):
             wanted = math.ceil(count / self.batch) * self.batch
-            order = self._order(epoch, number, len(dataset), count)
+            order = self._order(epoch, number, dataset, count)
             order = np.resize(order, wanted)  # the last batch is filled up with the first samples
             batches = order.reshape(-1, self.batch)
             rows.append(np.column_stack([np.full(len(batches), number), batches]))
         plan = np.concatenate(rows)
         rng = np.random.default_rng([self.seed, epoch])
         shuffled: np.ndarray = plan[rng.permutation(len(plan))]
+        for number, dataset in enumerate(self.datasets):
+            if hasattr(dataset, "blocks"):  # its batches keep their order
+                shuffled[shuffled[:, 0] == number] = rows[number]
         return shuffled
 
-    def _order(self, epoch: int, number: int, length: int, count: int) -> np.ndarray:
+    def _order(self, epoch: int, number: int, dataset: Dataset, count: int) -> np.ndarray:
         """`count` samples of a dataset: whole passes in new orders, and the start of another."""
-        passes = [
-            np.random.default_rng([self.seed, epoch, number, k]).permutation(length)
-            for k in range(math.ceil(count / length))
-        ]
+        blocks = getattr(dataset, "blocks", None)
+        passes = []
+        for k in range(math.ceil(count / len(dataset))):
+            rng = np.random.default_rng([self.seed, epoch, number, k])
+            plain = blocks is None
+            passes.append(rng.permutation(len(dataset)) if plain else by_blocks(blocks, rng))
         return np.concatenate(passes)[:count]
+
+
+def by_blocks(blocks: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """An order of samples that lie in blocks: a few blocks at a time, mixed among themselves; int64 [sum of blocks].
+
+    Data that has to be fetched is then read through once, however much of it there is.
+    """
+    starts = np.concatenate([[0], np.cumsum(blocks)])
+    order = rng.permutation(len(blocks))
+    parts = []
+    for first in range(0, len(order), TOGETHER):
+        chosen = order[first : first + TOGETHER]
+        inside = np.concatenate([np.arange(starts[b], starts[b + 1]) for b in chosen])
+        parts.append(rng.permutation(inside))
+    return np.concatenate(parts)
 
 
 def repeats_for_shares(shares: Sequence[float], lengths: Sequence[int]) -> tuple[float, ...]:

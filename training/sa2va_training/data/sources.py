@@ -12,6 +12,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.json_files import read_json
 from sa2va_training.data.held_out import all_pictures, annotated, divide
 from sa2va_training.data.readers.registry import DatasetConfig, open_dataset, read_yaml
+from sa2va_training.data.readers.shards import Shards
 from sa2va_training.data.readers.simple import SimpleFolder
 from sa2va_training.data.sample import Dataset, Sample
 from sa2va_training.data.shipped import find_config
@@ -75,7 +76,7 @@ def by_task(dataset: Dataset) -> tuple[Dataset | None, Dataset | None]:
     Samples whose expressions nobody annotated have nothing to teach and are left out. A very large dataset is one thing
     throughout and is not gone through.
     """
-    if len(dataset) > _MANY:
+    if len(dataset) > _MANY or isinstance(dataset, Shards):
         return (dataset, None) if dataset[0].task == "segment" else (None, dataset)
     tasks = [_task(dataset[index]) for index in range(len(dataset))]
     found: list[Dataset | None] = []
@@ -198,11 +199,19 @@ def _open(entry: Any, *, held_out: float, stills: bool, base: Path) -> Source:
         )
         held = all_pictures(validation) if validation else frozenset[str]()
     else:
-        division = divide(open_dataset(config), held_out)
-        train, validation, held = division.train, division.held, division.pictures
+        opened = open_dataset(config)
+        if isinstance(opened, Shards):  # whole files: nothing is fetched to decide
+            train, validation = opened.cut(held_out)
+            held = frozenset[str]()
+        else:
+            division = divide(opened, held_out)
+            train, validation, held = division.train, division.held, division.pictures
+    whole = isinstance(train, Shards)
     return Source(
-        Stills(train) if stills else train,
-        Stills(validation) if validation else None,  # they are measured one by one
+        Stills(train) if stills and not whole else train,
+        Stills(validation)
+        if validation and not whole
+        else validation,  # they are measured one by one
         weight,
         config.repeats,
         root=config.root,

@@ -20,6 +20,7 @@ from sa2va_training.data.readers import (
     ref_sav,
     refcoco,
     regions,
+    shards,
     simple,
 )
 from sa2va_training.data.sample import Dataset, Sample
@@ -29,6 +30,7 @@ Opener = Callable[..., Dataset]
 
 FORMATS: dict[str, Opener] = {
     "simple": simple.open_simple,
+    "shards": shards.open_shards,
     "finetune": finetune.open_finetune,
     "llava": chat.open_llava,
     "video_chat": chat.open_video_chat,

@@ -269,6 +269,15 @@ class _Scene:
         )
 
 
+class RecordScene(_Scene):
+    """A record whose pictures are given, and whose masks all stand in it."""
+
+    def __init__(self, record: Record, frames: tuple[Picture, ...], *, clip: bool) -> None:
+        self.root, self.record = Path(), record
+        self.clip, self.frames = clip, frames
+        self.labels = [None] * len(frames)
+
+
 def _names(group: Any, entry: Record) -> list[str]:
     """The objects of one phrase; a single name may stand without a list."""
     if isinstance(group, (str, int)):
