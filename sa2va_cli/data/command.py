@@ -127,6 +127,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--size", type=side, default=320, metavar="N", help="side in pixels")
     scenes.add_argument("--split", default="train", metavar="SPLIT", help="train, val or test")
     checked = actions.add_parser("check", help="read everything once and say what is wrong")
+    checked.add_argument(
+        "--statistics",
+        action="store_true",
+        help="also count and measure: the paper's Tables 3 and 4",
+    )
     looked = actions.add_parser(
         "look", help="pictures and a page: what is marked and what is asked"
     )
@@ -383,6 +388,12 @@ def _check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         "problems": found.problems,
         "remarks": found.remarks,
     }
+    if args.statistics and not found.problems:
+        from sa2va_training.evaluation.statistics import statistics
+
+        record["statistics"] = statistics(source.train).rows()
+        for name, value in record["statistics"].items():
+            print(f"  {name}: {value:g}")
     return (2 if found.problems else 0), record
 
 
