@@ -17,7 +17,7 @@ _SIDE = 96  # pixels; camera motion is measured on small pictures
 
 
 @dataclass
-class Statistics:
+class DatasetStatistics:
     """Counts, and a list of one number each for means.
 
     Attributes:
@@ -54,20 +54,20 @@ class Statistics:
         return out
 
 
-def statistics(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> Statistics:
+def statistics(dataset: Dataset, tick: Callable[[], None] = lambda: None) -> DatasetStatistics:
     """Reads every picture and every mask.
 
     Args:
         tick: called after each sample.
     """
-    found = Statistics()
+    found = DatasetStatistics()
     for index in range(len(dataset)):
         _add(found, dataset[index])
         tick()
     return found
 
 
-def _add(found: Statistics, sample: Sample) -> None:
+def _add(found: DatasetStatistics, sample: Sample) -> None:
     found.clips += sample.clip
     found.pictures += len(sample.frames)
     if sample.clip and len(sample.frames) > 1:
