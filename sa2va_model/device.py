@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,6 +128,13 @@ def hand_over(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cuda":
         tensor.record_stream(torch.cuda.default_stream(tensor.device))
     return tensor
+
+
+def download(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Tensors of one shape and type as arrays: the host waits for a device once, not for each of them."""
+    if not tensors or tensors[0].device.type == "cpu":
+        return [tensor.numpy() for tensor in tensors]
+    return list(torch.stack(list(tensors)).cpu().numpy())
 
 
 def finish(device: torch.device) -> None:

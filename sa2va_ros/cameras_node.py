@@ -49,7 +49,7 @@ class CamerasNode(Node):
         spaces = list(self.declare_parameter("camera_namespaces", [""]).value or [])
         declare(self, TABLE)
         spaces = [f"/{name}" for name in names] if spaces in ([], [""]) else spaces
-        _check(names, spaces)
+        check_cameras(names, spaces)
         self._shared = SharedModel()
         self.trackers = [
             self._tracker(name, space, stop_requested)
@@ -75,7 +75,12 @@ class CamerasNode(Node):
             tracker.obey(message.data)
 
 
-def _check(names: Sequence[str], spaces: Sequence[str]) -> None:
+def check_cameras(names: Sequence[str], spaces: Sequence[str]) -> None:
+    """Refuse names that cannot be told apart, and another number of namespaces.
+
+    Raises:
+        InputError: says which parameter.
+    """
     if not names or len(set(names)) < len(names):
         raise InputError(f"parameter cameras is {list(names)}; expected names, each of them once")
     bad = [name for name in names if not name.isidentifier()]

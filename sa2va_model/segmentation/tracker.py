@@ -66,6 +66,7 @@ class Observation:
         logits: float32 [1, 1, 4h, 4w].
         quality: predicted IoU of the mask, 0..1.
         object_score: logit; positive = the object is visible.
+        area: the mask's share of the image, 0..1.
         prompted: the mask answers a prompt rather than memory.
         spoken: what the object's [SEG] embedding shows on this frame without memory (N = 1); None where
             `reuse_embedding` is off or it has none.
@@ -74,6 +75,7 @@ class Observation:
     logits: Tensor
     quality: float
     object_score: float
+    area: float
     prompted: bool
     decoded: Decoded
     spoken: Decoded | None = None
@@ -308,13 +310,19 @@ def _tensors(decoded: Decoded) -> dict[str, Tensor]:
     return {name: whole for name, whole in vars(decoded).items() if whole is not None}
 
 
+def read_numbers(decoded: Decoded) -> list[list[float]]:
+    """Quality, object score and area of every object, read back from the device together."""
+    area = (decoded.logits > 0).float().mean((1, 2, 3))
+    numbers = [decoded.quality.float(), decoded.object_scores[:, 0].float(), area]
+    return torch.stack(numbers, 1).tolist()  # type: ignore[no-any-return]
+
+
 def observe(decoded: Decoded, *, prompted: bool) -> list[Observation]:
-    """A decoder's answer, one object at a time; all scores are read back from the device together."""
-    scores = torch.stack([decoded.quality.float(), decoded.object_scores[:, 0].float()], 1).tolist()
+    """A decoder's answer, one object at a time."""
     out = []
-    for row, (quality, object_score) in enumerate(scores):
+    for row, (quality, object_score, area) in enumerate(read_numbers(decoded)):
         if not (math.isfinite(quality) and math.isfinite(object_score)):
             raise FloatingPointError(NOT_FINITE)
-        one = _select(decoded, [row]) if len(scores) > 1 else decoded
-        out.append(Observation(one.logits, quality, object_score, prompted, one))
+        one = Decoded(**{name: t[row : row + 1] for name, t in _tensors(decoded).items()})
+        out.append(Observation(one.logits, quality, object_score, area, prompted, one))
     return out

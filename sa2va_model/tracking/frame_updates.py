@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,10 +20,19 @@ from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.evidence import EVIDENCE_LIMIT
 from sa2va_model.tracking.memory_gate import MemoryGate
-from sa2va_model.tracking.track_record import TrackRecord
+from sa2va_model.tracking.track_record import TrackRecord, with_mask
 from sa2va_model.tracking.track_table import TrackTable, same_words
 from sa2va_model.tracking.visibility_test import EmbeddingProbe, VisibilityTest, overlap
 from sa2va_model.tracks import EventKind, Reason, Track, TrackState
+
+
+class _Judged(NamedTuple):
+    """A track without its mask, and what its mask is made of."""
+
+    track: Track
+    logits: Tensor | None = None
+    value: int = 0
+    score: float = 0.0
 
 
 class FrameUpdates:
@@ -92,22 +102,32 @@ class FrameUpdates:
         """
         evidence = self._gate.evidence.tolist() if seen else []
         rows = {name: self._tracker.row(name) for name in seen}
-        return tuple(
+        judged = [
             self._judge(
                 record, seen, evidence[rows[record.id]] if record.id in seen else math.nan, frame
             )
             for record in self._table
+        ]
+        shown = [one.logits for one in judged if one.logits is not None]
+        masks = iter(self._visibility.masks(shown, *frame.rgb.shape[:2]))
+        return tuple(
+            one.track
+            if one.logits is None
+            else with_mask(one.track, next(masks), one.value, one.score)
+            for one in judged
         )
 
     def _judge(
         self, record: TrackRecord, seen: Mapping[str, Observation], evidence: float, frame: Frame
-    ) -> Track:
+    ) -> _Judged:
         if record.life is None:
             record.waited()
-            return record.report(None, 0.0)
+            return _Judged(record.report())
         own = seen.get(record.id)
         known = own is not None and not own.prompted  # a prompt's own mask says nothing new
-        visible = own is not None and self._visibility.passes(own.decoded)
+        visible = own is not None and self._visibility.enough(
+            own.quality, own.object_score, own.area
+        )
         change = record.advance(frame.stamp, evidence if known else math.nan, visible=visible)
         shown, score = record.life.shown, 0.0
         if own is not None and shown:
@@ -126,12 +146,11 @@ class FrameUpdates:
             arrived = arrived or transition.kind == EventKind.REACQUIRED
         self._give_up(record, frame)
         if own is None or not shown:
-            return record.report(None, 0.0)
+            return _Judged(record.report())
         if arrived and self._merge(record, seen, frame):
-            return record.report(None, 0.0)
+            return _Judged(record.report())
         self._check_drift(record, own, frame)
-        mask = self._visibility.mask(own.logits, *frame.rgb.shape[:2])
-        return record.report(mask, score)
+        return _Judged(record.report(), own.logits, record.mask_value, score)
 
     def _rearm(self, record: TrackRecord, kind: EventKind, frame: Frame) -> None:
         """When the language model is asked next, after a change of state."""

@@ -58,6 +58,7 @@ class BoxFilter:
     def __init__(self, rows: int, device: torch.device) -> None:
         self._mean = torch.zeros(rows, 4, 2, device=device)  # value and speed of cx, cy, w, h
         self._variance = torch.zeros(rows, 4, 2, 2, device=device)
+        self._step = torch.tensor([[1.0, 1.0], [0.0, 1.0]], device=device)  # one frame on
         self._known = torch.zeros(rows, dtype=torch.bool, device=device)
         self._stable = torch.zeros(rows, dtype=torch.long, device=device)
 
@@ -73,7 +74,7 @@ class BoxFilter:
 
     def predict(self, rows: Tensor) -> Tensor:
         """One frame on; the boxes to expect, float32 [N, 4]."""
-        step = torch.tensor([[1.0, 1.0], [0.0, 1.0]], device=self._mean.device)
+        step = self._step
         mean, variance = self._mean[rows], self._variance[rows]
         mean = mean @ step.T
         size = mean[:, 3, 0].clamp(min=0.01)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -232,25 +232,29 @@ class TrackRecord:
         if self.life is not None:
             self.life.reconfigure(config)
 
-    def report(self, mask: np.ndarray | None, score: float) -> Track:
-        """Return the public view of this frame.
-
-        Args:
-            mask: bool [H, W]; None or empty = nothing to show.
-        """
-        box, area = (None, 0) if mask is None else mask_box(mask)
+    def report(self) -> Track:
+        """Return the public view of this frame, without a mask (`with_mask`)."""
         return Track(
             id=self.id,
             expression=self.expression,
             state=self.state,
-            mask_value=self.mask_value if box else 0,
-            mask=mask if box else None,
-            box=box,
-            area=area,
-            score=score if box else 0.0,
             label=self.label,
             first_seen=self.first_seen,
             last_seen=None if self.life is None else self.life.last_seen,
             last_keyframe=self.last_keyframe,
             age=self.age,
         )
+
+
+def with_mask(track: Track, mask: np.ndarray, value: int, score: float) -> Track:
+    """The track with what is shown of it.
+
+    Args:
+        mask: bool [H, W]; empty = nothing to show.
+        value: of the label image.
+        score: of the mask.
+    """
+    box, area = mask_box(mask)
+    if not box:
+        return track
+    return replace(track, mask_value=value, mask=mask, box=box, area=area, score=score)

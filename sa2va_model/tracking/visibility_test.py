@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from sa2va_model.device import download
 from sa2va_model.io import preprocessing as images
+from sa2va_model.segmentation.tracker import read_numbers
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_model.tracking.config import VisibilityConfig
 from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, clip_evidence
@@ -40,10 +43,13 @@ class VisibilityTest:
 
     def passes(self, decoded: Decoded) -> bool:
         """Return whether the one mask is good and large enough; whether it is the right one is another question."""
-        if self._segmenter.config.object_score_gate and not float(decoded.object_scores) > 0:
+        [(quality, object_score, area)] = read_numbers(decoded)
+        return self.enough(quality, object_score, area)
+
+    def enough(self, quality: float, object_score: float, area: float) -> bool:
+        """As `passes`, from numbers that were read back already."""
+        if self._segmenter.config.object_score_gate and not object_score > 0:
             return False
-        area = float((decoded.logits > 0).float().mean())
-        quality = float(decoded.quality)
         return area >= self._config.min_area and quality >= self._config.min_quality
 
     def score(self, quality: float, object_score: float) -> float:
@@ -52,12 +58,10 @@ class VisibilityTest:
             return quality
         return quality / (1.0 + math.exp(-max(object_score, -50.0)))
 
-    def mask(self, logits: Tensor, height: int, width: int) -> np.ndarray:
-        """Bring logits [1, 1, 4h, 4w] to a bool mask [height, width] of the image."""
+    def masks(self, logits: Sequence[Tensor], height: int, width: int) -> list[np.ndarray]:
+        """Bring each of several logits [1, 1, 4h, 4w] to a bool mask [height, width] of the image."""
         size = self._segmenter.config.image_size
-        enlarged = images.masks_to_image(logits, size, height, width)[0]
-        mask: np.ndarray = (enlarged > 0).cpu().numpy()
-        return mask
+        return download([images.masks_to_image(one, size, height, width)[0] > 0 for one in logits])
 
 
 @dataclass(frozen=True)

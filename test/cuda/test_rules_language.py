@@ -79,3 +79,24 @@ def test_the_live_tracker_keeps_the_rules() -> None:
     assert not gpu.faults, gpu.report()
     after = [len(known) for known in graphs._owned.values()]
     assert before == after, "the tracker's graphs were there before the first frame"
+
+
+def test_the_host_waits_as_often_for_four_objects_as_for_one() -> None:
+    """For the image's health, scores, evidence and masks: of all objects together."""
+    model = nano_model()
+    with Cuda() as gpu:
+        gpu.move(model).use_profile("float32", graphs=False)
+        gate = GateConfig(gate=True, distractors=True, motion=True)
+        live = LiveTracker(model, LiveConfig(max_objects=4, gate=gate, merge_duplicates=False))
+        counts = []
+        for start, more in ((0, 1), (4, 3)):
+            for n in range(more):
+                live.prompt(box=(10 + start + n, 10, 40 + n, 40))
+            for t in range(start, start + 3):
+                before = sum(gpu.waits.values())
+                result = live.process(Frame(IMAGE, t / 10, t))
+            counts.append(sum(gpu.waits.values()) - before)
+        live.close()
+    assert len(result.tracks) == 4
+    assert all(track.mask is not None for track in result.tracks)
+    assert counts[0] == counts[1] <= 5, gpu.waits

@@ -78,7 +78,7 @@ def test_a_loss_remembers_who_denied_and_how_it_came_back() -> None:
 def test_what_ended_shows_nothing_more() -> None:
     record = begun()
     record.stopped()
-    track = record.report(None, 0.9)
+    track = record.report()
     assert record.ended
     assert (track.state, track.mask, track.score) == (TrackState.STOPPED, None, 0.0)
 

@@ -245,15 +245,22 @@ def box() -> Any:
 @pytest.mark.parametrize(
     ("cameras", "spaces", "says"),
     [
-        ("[front, front]", "[]", "each of them once"),
-        ("[front, wrist]", "[/front]", "has 1 entries; expected 2"),
-        ("[my-camera]", "[/front]", "'my-camera'; expected letters"),
+        ([], [], "each of them once"),
+        (["front", "front"], ["/a", "/b"], "each of them once"),
+        (["my-camera"], ["/front"], "'my-camera'; expected letters"),
     ],
 )
-def test_cameras_that_make_no_sense_are_refused_in_one_line(
-    start_node: Callable[..., Any], cameras: str, spaces: str, says: str
+def test_cameras_that_make_no_sense_are_refused(
+    cameras: list[str], spaces: list[str], says: str
 ) -> None:
-    node = start_node("cameras_node", cameras=cameras, camera_namespaces=spaces)
+    from sa2va_ros.cameras_node import check_cameras
+
+    with pytest.raises(InputError, match=says):
+        check_cameras(cameras, spaces)
+
+
+def test_they_are_refused_in_one_line(start_node: Callable[..., Any]) -> None:
+    node = start_node("cameras_node", cameras="[front, wrist]", camera_namespaces="[/front]")
     assert node.process.wait(60) == 2
-    assert says in node.output
+    assert "has 1 entries; expected 2" in node.output
     assert "Traceback" not in node.output
