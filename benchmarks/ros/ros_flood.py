@@ -29,7 +29,11 @@ class Requests:
     def __init__(self, peer: Peer, kind: Any, name: str) -> None:
         from rclpy.action import ActionClient
 
-        self._client = ActionClient(peer.node, kind, f"sa2va_tracker/{name}")
+        from sa2va_ros.support.deferred import REQUESTS
+
+        # Answers to all clients of a service share a DDS topic, and rclpy keeps ten of them.
+        kept = {f"{part}_service_qos_profile": REQUESTS for part in ("goal", "result", "cancel")}
+        self._client = ActionClient(peer.node, kind, f"sa2va_tracker/{name}", **kept)
         self._kind = kind
         self.sent, self.answers = 0, Counter[str]()
         self.cancels = self.cancels_answered = 0

@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 # The usual depth of 10 loses requests without a word when more come than the executor has turns for; and answers at a
 # client, because the answers to all clients of a service are one topic: those to others push its own out.
-REQUESTS = QoSProfile(depth=256, reliability=ReliabilityPolicy.RELIABLE)
+REQUESTS = QoSProfile(depth=512, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class DeferredActionServer(ActionServer):

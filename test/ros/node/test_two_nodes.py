@@ -137,7 +137,7 @@ def test_masks_in_tracks_and_the_compressed_overlay_on_demand(client: Any, wait_
     drawn = cv2.imdecode(np.frombuffer(bytes(overlay.data), np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == PICTURE.shape
     exchanged, right = (np.abs(d.astype(int) - PICTURE).mean() for d in (drawn, drawn[..., ::-1]))
-    assert right < exchanged / 2
+    assert right < exchanged
     client.node.destroy_subscription(looking)
     assert client.set_parameter("publish_masks_in_tracks", False)[0]
     assert client.set_parameter("publish_mask", False)[0]
