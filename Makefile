@@ -24,9 +24,10 @@ STAMPS := $(VENV)/.stamps
 ifneq ($(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH)),)
   ROS := $(ROS_DISTRO)
   VENV_ARGS := --system-site-packages
-  # Compiled messages of Humble and Jazzy want NumPy 1.
   EXTRAS := sim,train,eval,data,quantised,remote,onnx,dev
-  ROS_REQUIREMENTS := "colcon-common-extensions>=0.3,<0.4" $(if $(filter humble jazzy kilted,$(ROS_DISTRO)),"numpy<2")
+  ROS_REQUIREMENTS := "colcon-common-extensions>=0.3,<0.4"
+  # What must fit the distribution's compiled packages, NumPy above all.
+  CONSTRAINTS := $(wildcard constraints/$(ROS_DISTRO).txt)
 else
   ROS := wheels
   EXTRAS := ros,sim,train,eval,data,quantised,remote,onnx,dev
@@ -38,7 +39,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-PIP := $(VENV)/bin/python -m pip install -qq --no-input $(PIP_ARGS)
+PIP := $(VENV)/bin/python -m pip install -qq --no-input $(addprefix -c ,$(CONSTRAINTS)) $(PIP_ARGS)
 ACTIVATE := source $(VENV)/bin/activate
 RUN := $(ACTIVATE) && source install/setup.bash
 SAY := @printf '==> %s\n'
