@@ -281,9 +281,13 @@ class TrackerNode(DeferredLifecycleNode):
     def _subscribe(self) -> None:
         compressed = self._value("image_transport") == "compressed"
         kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        self._image_topic = self._camera.subscribe(kind, topic, self._pipeline.put, NEWEST_IMAGE)
+        self._image_topic = self._camera.subscribe(kind, topic, self._take_image, NEWEST_IMAGE)
         self._subscribe_depth()
         self._commands.subscribe(self._image_topic)
+
+    def _take_image(self, message: Image | CompressedImage) -> None:
+        self._camera.catch_up()
+        self._pipeline.put(message)
 
     def _subscribe_depth(self) -> None:
         """As the parameter `use_depth` says now."""

@@ -19,7 +19,7 @@ from sa2va_model.errors import InputError
 from sa2va_ros.support.executables import EXECUTABLES
 
 NAMESPACE = "/sa2va"
-START_SECONDS = 120.0
+START_SECONDS = 600.0  # on a busy machine; a process that ends is told at once
 
 
 def need_ros() -> None:

@@ -264,8 +264,9 @@ SPACE: tuple[Parameter, ...] = (
     ),
     Parameter(
         "depth_wait",
-        0.02,
-        "Seconds to wait for a depth image on its way; mask and overlay do not wait.",
+        0.1,
+        "Seconds to wait at most for a depth image on its way, while depth flows and has not passed the image; "
+        "mask and overlay do not wait.",
         span=(0.0, 1.0),
         dynamic=True,
     ),

@@ -41,6 +41,7 @@ class _Wired:
     receive: Callable[[Any], None]
     qos: QoSProfile
     subscription: Any = None
+    queued: Callable[[Any], None] | None = None  # receives what waits, where several may
     heard: float | None = None  # monotonic seconds, the newest message; None = none yet
     renewals: int = 0  # since then
 
@@ -80,11 +81,17 @@ class CameraTopics:
         own = QoSProfile(depth=qos.depth, reliability=reliability)
         wired = _Wired(kind, topic, receive, own)
         if qos.depth > 1:
-            wired.receive = _draining(wired, receive)
+            wired.queued, wired.receive = receive, _draining(wired, receive)
         self._attach(wired)
         self._wired.append(wired)
         self._suit(wired)
         return str(wired.subscription.topic_name)
+
+    def catch_up(self) -> None:
+        """Receive what waits on queues: depth that came before an image may not have had its turn yet."""
+        for wired in self._wired:
+            if wired.queued is not None:
+                _take_all(wired, wired.queued)
 
     def drop(self, topic: str) -> None:
         """Unsubscribe a topic that was asked for by that name."""
@@ -164,15 +171,19 @@ def _draining(wired: _Wired, receive: Callable[[Any], None]) -> Callable[[Any], 
 
     def drain(message: Any) -> None:
         receive(message)
-        handle, kind = wired.subscription.handle, wired.kind
-        for _ in range(wired.qos.depth):
-            with handle:
-                taken = handle.take_message(kind, False)
-            if taken is None:
-                return
-            receive(taken[0])
+        _take_all(wired, receive)
 
     return drain
+
+
+def _take_all(wired: _Wired, receive: Callable[[Any], None]) -> None:
+    handle, kind = wired.subscription.handle, wired.kind
+    for _ in range(wired.qos.depth):
+        with handle:
+            taken = handle.take_message(kind, False)
+        if taken is None:
+            return
+        receive(taken[0])
 
 
 AUTOMATIC = "automatic"

@@ -52,3 +52,32 @@ def test_a_topic_that_has_fallen_silent_is_subscribed_anew(node: Any) -> None:
     assert wired.renewals == 0
     topics.clear()
     executor.remove_node(node)
+
+
+def test_what_waits_on_a_queue_is_there_before_an_image_is_used(node: Any) -> None:
+    """Without a turn of the executor: on a busy machine one takes longer than many images."""
+    from std_msgs.msg import String
+
+    from sa2va_ros.node.subscriptions import CameraTopics
+    from sa2va_ros.support.qos import NEWEST_IMAGE, SENSOR_QUEUE
+
+    topics = CameraTopics(node)
+    images: list[Any] = []
+    depths: list[Any] = []
+    topics.subscribe(String, "image", images.append, NEWEST_IMAGE)
+    topics.subscribe(String, "depth", depths.append, SENSOR_QUEUE)
+    sends = [node.create_publisher(String, name, 30) for name in ("image", "depth")]
+    end = time.monotonic() + 60.0
+    while not all(sender.get_subscription_count() for sender in sends):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    for number in range(3):
+        for sender in sends:
+            sender.publish(String(data=str(number)))
+    while len(depths) < 3:
+        assert time.monotonic() < end, f"{len(depths)} depth images"
+        topics.catch_up()
+        time.sleep(0.02)
+    assert [message.data for message in depths] == ["0", "1", "2"]
+    assert not images
+    topics.clear()
