@@ -163,7 +163,8 @@ class JointModel(SegmentingModel):
         self.mllm.use_graphs(Graphs if captures and self._with_graphs else None)
         if isinstance(self.mllm, TiledMllm):
             backend = self._profile if isinstance(self._profile, Backend) else None
-            self.mllm.use_vision(backend and backend.vision(self.mllm.vision_parts()))
+            eyes = backend.vision(self.mllm.vision_parts()) if backend is not None else None
+            self.mllm.use_vision(eyes)
         self._ready = True
 
     def ground(

@@ -391,8 +391,9 @@ def _check(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     if args.statistics and not found.problems:
         from sa2va_training.evaluation.statistics import statistics
 
-        record["statistics"] = statistics(source.train).rows()
-        for name, value in record["statistics"].items():
+        rows = statistics(source.train).rows()
+        record["statistics"] = rows
+        for name, value in rows.items():
             print(f"  {name}: {value:g}")
     return (2 if found.problems else 0), record
 

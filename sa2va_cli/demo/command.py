@@ -99,6 +99,8 @@ def _perform(
     from sa2va_ros.msg import TrackerStatus
 
     acts, seconds = script(_scene(args.scene))
+    onnx = str(Path(args.onnx).resolve()) if args.onnx else ""
+    graphs = {"backend": "onnx", "onnx": onnx} if onnx else {}
     logs = {name: folder / f"{name}.log" for name in ("tracker_node", "sim_camera")}
     with ExitStack() as stack:
         bar = stack.enter_context(
@@ -114,7 +116,7 @@ def _perform(
                 logs["tracker_node"],
                 model=args.model or "",
                 device=args.device,
-                **({"backend": "onnx", "onnx": Path(args.onnx).resolve()} if args.onnx else {}),
+                **graphs,
             )
         )
         wait_for(

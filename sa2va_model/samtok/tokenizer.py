@@ -104,9 +104,8 @@ class MaskTokenizer(nn.Module):
 
     def _nearest(self, vector: Tensor) -> Code:
         entries = []
-        for book in self.codebooks:
-            table = book.weight[:BOOK]
-            entry = int((table - vector).pow(2).sum(1).argmin())
+        for table in self._tables():
+            entry = int((table[:BOOK] - vector).pow(2).sum(1).argmin())
             entries.append(entry)
             vector = vector - table[entry]
         return entries[0], entries[1]
@@ -135,8 +134,12 @@ class MaskTokenizer(nn.Module):
     def _vector(self, code: Code) -> Tensor:
         if not (0 <= code[0] < BOOK and -1 <= code[1] < BOOK):
             raise InputError(f"mask words are {code}; expected two numbers of 0 to {BOOK - 1}")
-        entries = [b.weight[e] for b, e in zip(self.codebooks, code, strict=True) if e >= 0]
+        entries = [t[e] for t, e in zip(self._tables(), code, strict=True) if e >= 0]
         return torch.stack(entries).sum(0)
+
+    def _tables(self) -> list[Tensor]:
+        """The codebooks' entries, [entries, C] each."""
+        return [book.get_parameter("weight") for book in self.codebooks]
 
     def _features(self, image: np.ndarray) -> ImageFeatures:
         pixels = images.sam_pixels(image, self.sam2.config, self.sam2.device)

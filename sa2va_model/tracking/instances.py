@@ -185,7 +185,7 @@ class InstanceGroups:
         view = record.view(frame.index) if record is not None else None
         if view is None or not view.mask.any():
             return None
-        return self._visibility.mask(view.mask.float() - 0.5, *frame.rgb.shape[:2])
+        return self._visibility.masks([view.mask.float() - 0.5], *frame.rgb.shape[:2])[0]
 
     def _new(
         self, embedding: Tensor, shown: RingFrame, known: list[np.ndarray], most: int
@@ -197,7 +197,7 @@ class InstanceGroups:
         if not self._visibility.passes(decoded):
             return []
         height, width = shown.frame.rgb.shape[:2]
-        mask = self._visibility.mask(decoded.logits, height, width)
+        [mask] = self._visibility.masks([decoded.logits], height, width)
         least = max(self._config.visibility.min_area * height * width, 1.0)
 
         def at_point(x: float, y: float) -> np.ndarray | None:
@@ -214,7 +214,7 @@ class InstanceGroups:
         decoded = self._vision.decode(click, features)
         if not self._visibility.passes(decoded):
             return None
-        return self._visibility.mask(decoded.logits, height, width)
+        return self._visibility.masks([decoded.logits], height, width)[0]
 
     def _add(
         self,

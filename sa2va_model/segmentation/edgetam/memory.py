@@ -59,6 +59,7 @@ class LatentAttention(RoPEAttention):  # type: ignore[misc]
         key = torch.cat([turned(placed, frames), rest], dim=1)
         query = turned(query, cells)
         dropout = self.dropout_p if self.training else 0.0
-        heads = (x[:, None] for x in (query, key, value))
-        out: Tensor = self.out_proj(F.scaled_dot_product_attention(*heads, dropout_p=dropout)[:, 0])
+        query, key, value = query[:, None], key[:, None], value[:, None]
+        seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        out: Tensor = self.out_proj(seen[:, 0])
         return out

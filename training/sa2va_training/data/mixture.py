@@ -126,8 +126,8 @@ class Mixture:
         passes = []
         for k in range(math.ceil(count / len(dataset))):
             rng = np.random.default_rng([self.seed, epoch, number, k])
-            plain = blocks is None
-            passes.append(rng.permutation(len(dataset)) if plain else by_blocks(blocks, rng))
+            order = rng.permutation(len(dataset)) if blocks is None else by_blocks(blocks, rng)
+            passes.append(order)
         return np.concatenate(passes)[:count]
 
 

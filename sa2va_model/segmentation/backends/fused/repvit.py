@@ -20,6 +20,7 @@ from sa2va_model.segmentation.edgetam.encoder import (
     Downsample,
     Gate,
     Mixer,
+    RepVitStage,
     RepVitTrunk,
     Stem,
 )
@@ -41,11 +42,11 @@ class FoldedRepVit:
             if isinstance(part, Stem):
                 self._stages.append([_stem(part, kernels)])
                 continue
+            assert isinstance(part, RepVitStage), name
             steps: list[_Step] = []
             if isinstance(part.downsample, Downsample):
                 steps.append(_downsample(part.downsample, kernels))
             steps += [_block(block, kernels) for block in part.blocks]
-            assert name.startswith("stages_")
             self._stages.append(steps)
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
