@@ -28,8 +28,9 @@ FOLDERS = {
 }
 
 CORE = [
-    "torch>=2.13,<2.14",
-    "transformers>=5.20,<6",
+    # What docs/versions.md says was run; `make setup TORCH=` chooses one.
+    "torch>=2.7,<2.15",
+    "transformers>=5.20,<5.25",
     "numpy>=1.26,<3",
     "opencv-python-headless>=4.10,<6",
     "pillow>=12.3,<14",

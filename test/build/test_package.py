@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from sa2va_model.tracks import EventKind, TrackState
 from sa2va_ros.support.executables import EXECUTABLES
@@ -124,3 +125,15 @@ def test_scripts_are_thin_and_executable() -> None:
         if module.startswith("sa2va_ros."):
             assert EXECUTABLES[path.name] == module
         assert path.stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_setup_py_allows_the_versions_that_were_run(package: str) -> None:
+    asked = re.search(rf'^    "{package}([^"]+)",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
+    page = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {package} \| `([^`]+)` \| (.+) \|$", page, re.MULTILINE)
+    assert asked is not None
+    assert row is not None
+    assert row[1] == asked[1]
+    for version in re.findall(r"\b\d+\.\d+\.\d+\b", row[2]):
+        assert version in SpecifierSet(row[1])

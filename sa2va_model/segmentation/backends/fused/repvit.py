@@ -46,7 +46,8 @@ class FoldedRepVit:
             steps: list[_Step] = []
             if isinstance(part.downsample, Downsample):
                 steps.append(_downsample(part.downsample, kernels))
-            steps += [_block(block, kernels) for block in part.blocks]
+            blocks = (block for block in part.blocks if isinstance(block, Block))
+            steps += [_block(block, kernels) for block in blocks]
             self._stages.append(steps)
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
