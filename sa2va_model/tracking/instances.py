@@ -76,7 +76,7 @@ class _Group:
     shown: RingFrame | None = None
     painted: list[np.ndarray] = field(default_factory=list)
     look_at: float | None = None
-    wait: float = 0.0
+    pause: float = 0.0
 
 
 class InstanceGroups:
@@ -254,9 +254,9 @@ class InstanceGroups:
         """Look at once as long as there are more, later if that is wanted, or no more."""
         config = self._config
         if found and found < room:
-            group.look_at, group.wait = frame.stamp, config.search_period
+            group.look_at, group.pause = frame.stamp, config.search_period
         elif config.keep_looking:
-            group.wait = min(max(group.wait, config.search_period) * 1.5, config.search_limit)
-            group.look_at = frame.stamp + group.wait
+            group.pause = min(max(group.pause, config.search_period) * 1.5, config.search_limit)
+            group.look_at = frame.stamp + group.pause
         else:
             group.look_at = None

@@ -116,6 +116,8 @@ def _install() -> None:
     }.items():
         setattr(cuda, name, value)
     torch.Tensor.pin_memory = _pinned  # type: ignore[method-assign, assignment]
+    # What bitsandbytes asks for when it is imported.
+    torch._C._cuda_getCurrentRawStream = lambda device: 0  # type: ignore[attr-defined]
     torch._C._set_only_lift_cpu_tensors(True)  # or torch.tensor(…, device="cuda") asks for a GPU
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     plain: Any = torch.tensor

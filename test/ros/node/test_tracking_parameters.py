@@ -61,10 +61,13 @@ def test_what_is_set_is_in_force() -> None:
         given = defaults | {name: other(before[field], ROWS[name])}
         if name in ("propagation", "sam2"):  # these two go together
             given |= {"propagation": "handover", "sam2": "stock.pt"}
+        if name == "search_period":  # no longer than the longest pause
+            given |= {"search_limit": given[name]}
         after = leaves(live_config(given.__getitem__))
         assert after[field] == given[name] != before[field], field
         changed = {key for key in before if before[key] != after[key]}
-        assert changed <= {field, "propagation.kind", "propagation.stock"}
+        together = {"propagation.kind", "propagation.stock", "search_limit"}
+        assert changed <= {field, *together}
 
 
 def test_what_is_fixed_cannot_be_set_while_the_node_runs() -> None:

@@ -108,7 +108,7 @@ def test_clip_memory_holds_what_the_trackers_memory_holds(data: Path) -> None:
             code = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(t))
             decoded = segmenter.decode_tokens(rows, segmenter.without_memory(rows), extra=code)
             ours.write(rows, decoded, prompted=t == 0)
-            spatial = ours.spatial[t].flatten(2).transpose(1, 2)
+            spatial = ours.spatial[t]
             if t == 0:
                 for n in range(len(asked)):
                     bank.prompt(n, spatial[n], ours.pointers[t][n])
