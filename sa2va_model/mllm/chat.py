@@ -123,9 +123,13 @@ def clean_expression(expression: str) -> str:
     return text
 
 
+# What people say behind an object, and no expression of the training data has.
+_BEHIND = re.compile(r"(?:,?\s+please)?[\s.,;:!]*$", re.IGNORECASE)
+
+
 def referring_question(expression: str) -> str:
     """The question that asks for the mask of `expression` (official evaluation prompts)."""
-    text = unshouted(expression.rstrip("."))
+    text = unshouted(_BEHIND.sub("", expression))
     if "?" in text:
         return f"{text} Please respond with a segmentation mask."
     return f"Please segment {text}."

@@ -33,7 +33,14 @@ def test_a_long_expression_is_refused() -> None:
 
 
 def test_questions_follow_the_official_prompts() -> None:
-    assert prompts.referring_question("the red mug.") == "Please segment the red mug."
+    for said in (
+        "the red mug",
+        "the red mug.",
+        "the red mug!",
+        "the red mug, please",
+        "THE RED MUG PLEASE!",
+    ):
+        assert prompts.referring_question(said) == "Please segment the red mug."
     asked = prompts.referring_question("which one is red?")
     assert asked == "which one is red? Please respond with a segmentation mask."
 
