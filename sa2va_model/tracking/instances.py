@@ -64,13 +64,14 @@ class _Group:
     """The instances of one description.
 
     Attributes:
-        one: what one of them is called, "the cup".
+        one: what one of them is called, "the cup"; `words`: as they were asked for, "every cup".
         first: the record that speaks for all until there is one.
         shown: the painted frame of the open question, and what was painted over; None = no question is open.
         look_at: stamp of the next look; None = all were found.
     """
 
     one: str
+    words: str
     first: str
     members: list[str] = field(default_factory=list)
     shown: RingFrame | None = None
@@ -103,6 +104,9 @@ class InstanceGroups:
         self._ring, self._replay = ring, replay
         self._groups: dict[str, _Group] = {}
 
+    def __len__(self) -> int:
+        return len(self._groups)
+
     def __contains__(self, name: str) -> bool:
         """Return whether a track speaks for a group."""
         return name in self._groups
@@ -118,7 +122,9 @@ class InstanceGroups:
 
     def start(self, name: str, one: str, frame: Frame) -> None:
         """Look for all instances, from this frame on; again if they are known."""
-        group = self._groups.setdefault(name, _Group(one, name))
+        record = self._table.get(name)
+        words = record.expression if record is not None else one
+        group = self._groups.setdefault(name, _Group(one, words, name))
         if group.shown is None:
             self._look(group, frame)
 
@@ -130,9 +136,12 @@ class InstanceGroups:
     def look_due(self, frame: Frame) -> None:
         """Look for more where the time has come; forget groups that have ended."""
         for name, group in list(self._groups.items()):
-            if group.shown is None and not self._living(group) and not self._config.keep_looking:
+            if group.shown is not None:
+                continue
+            group.members = self._living(group)
+            if group.look_at is None and not group.members:
                 self.forget(name)
-            elif group.shown is None and group.look_at is not None and frame.stamp >= group.look_at:
+            elif group.look_at is not None and frame.stamp >= group.look_at:
                 self._look(group, frame)
 
     def again(self, name: str, frame: Frame) -> None:
@@ -146,9 +155,8 @@ class InstanceGroups:
         group = self._groups[question.track_id]
         shown, group.shown = group.shown, None
         if shown is None or self._ring.at(question.frame_index) is None:
-            group.look_at = (
-                frame.stamp
-            )  # the frame has gone, and with it what could be followed from it
+            # The frame has gone, and with it what could be followed from it.
+            group.look_at = frame.stamp
             return
         reply = answered.reply
         room = self._config.max_instances - len(self._living(group))
@@ -227,9 +235,8 @@ class InstanceGroups:
         """Follow one more instance from the question's frame on."""
         record = self._table.get(group.first)
         if record is None or group.members:
-            words = record.expression if record is not None else group.one
             name = self._table.new_id(group.one, numbered=True)
-            record = self._table.add(name, words, frame, from_text=False)
+            record = self._table.add(name, group.words, frame, from_text=False)
             if record is None:
                 return
         group.members.append(record.id)

@@ -285,7 +285,7 @@ class LiveTracker:
         self._check_size(frame)
         self._milliseconds = {}
         newest, commands = self._ring.append(frame), self._table.take_commands()
-        idle = not len(self._table) and not commands
+        idle = not (len(self._table) or len(self._instances) or commands)
         for notice in self._grounding.notices():
             self._table.tell(notice.kind, None, frame, notice.reason, notice.detail)
         if idle:

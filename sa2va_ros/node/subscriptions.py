@@ -41,12 +41,30 @@ class _Wired:
     receive: Callable[[Any], None]
     qos: QoSProfile
     subscription: Any = None
-    queued: Callable[[Any], None] | None = None  # receives what waits, where several may
     heard: float | None = None  # monotonic seconds, the newest message; None = none yet
     renewals: int = 0  # since then
 
     def hear(self, message: Any) -> None:
-        """Hand a message over."""
+        """Hand a message over, and all that wait behind it.
+
+        Not one in each turn of the executor: on a busy machine turns are rarer than images.
+        """
+        self._hand_over(message)
+        self.take_waiting()
+
+    def take_waiting(self) -> None:
+        """Hand over what waits on a queue; a topic of which the newest is wanted has none."""
+        if self.qos.depth == 1:
+            return
+        handle = self.subscription.handle
+        for _ in range(self.qos.depth):
+            with handle:
+                taken = handle.take_message(self.kind, False)
+            if taken is None:
+                return
+            self._hand_over(taken[0])
+
+    def _hand_over(self, message: Any) -> None:
         self.heard, self.renewals = time.monotonic(), 0
         self.receive(message)
 
@@ -80,8 +98,6 @@ class CameraTopics:
         # A copy: overrides are written into the profile.
         own = QoSProfile(depth=qos.depth, reliability=reliability)
         wired = _Wired(kind, topic, receive, own)
-        if qos.depth > 1:
-            wired.queued, wired.receive = receive, _draining(wired, receive)
         self._attach(wired)
         self._wired.append(wired)
         self._suit(wired)
@@ -90,8 +106,7 @@ class CameraTopics:
     def catch_up(self) -> None:
         """Receive what waits on queues: depth that came before an image may not have had its turn yet."""
         for wired in self._wired:
-            if wired.queued is not None:
-                _take_all(wired, wired.queued)
+            wired.take_waiting()
 
     def drop(self, topic: str) -> None:
         """Unsubscribe a topic that was asked for by that name."""
@@ -164,26 +179,6 @@ class CameraTopics:
         )
         if before is not None:
             self._node.destroy_subscription(before)
-
-
-def _draining(wired: _Wired, receive: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Receive all that wait, not one in each turn of the executor: on a busy machine turns are rarer than images."""
-
-    def drain(message: Any) -> None:
-        receive(message)
-        _take_all(wired, receive)
-
-    return drain
-
-
-def _take_all(wired: _Wired, receive: Callable[[Any], None]) -> None:
-    handle, kind = wired.subscription.handle, wired.kind
-    for _ in range(wired.qos.depth):
-        with handle:
-            taken = handle.take_message(kind, False)
-        if taken is None:
-            return
-        receive(taken[0])
 
 
 AUTOMATIC = "automatic"

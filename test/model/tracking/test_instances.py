@@ -142,6 +142,29 @@ def test_one_that_joins_is_found_if_that_is_wanted(model: Seeing, keep: bool) ->
     assert len(model.asked) - asked < (8 if keep else 1), "less and less often"
 
 
+def test_an_answer_whose_frame_has_gone_is_asked_for_again(model: Seeing) -> None:
+    live = LiveTracker(model, APART)
+    name = live.track("every red block")
+    frames = [Frame(picture(SQUARES[:2]), 0.1 * k, k) for k in range(6)]
+    at, taken = live._ring.at, []
+    # The first answer finds its frame gone.
+    live._ring.at = lambda index: at(index) if taken else taken.append(index)  # type: ignore[method-assign, func-returns-value]
+    results = [live.process(frame) for frame in frames]
+    assert [track.id for track in living(results[-1])] == [name, "red_block_2"]
+
+
+def test_the_looking_goes_on_when_all_are_gone_if_that_is_wanted(model: Seeing) -> None:
+    live = LiveTracker(model, replace(APART, keep_looking=True))
+    live.track("every red block")
+    run(live, [picture(SQUARES[:2])] * 6)
+    live.stop("red_block_2")
+    for record in live._table:
+        record.stopped()
+    later = run(live, [picture(SQUARES[:1])] * 40, start=6)
+    assert [track.id for track in living(later[-1])] == ["red_block_3"]
+    assert later[-1].tracks[0].expression == "every red block"
+
+
 def test_the_same_words_look_again_and_stopping_the_first_ends_the_looking(model: Seeing) -> None:
     live = LiveTracker(model, QUIET)
     name = live.track("every red block")
