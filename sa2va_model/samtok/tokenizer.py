@@ -134,8 +134,9 @@ class MaskTokenizer(nn.Module):
     def _vector(self, code: Code) -> Tensor:
         if not (0 <= code[0] < BOOK and -1 <= code[1] < BOOK):
             raise InputError(f"mask words are {code}; expected two numbers of 0 to {BOOK - 1}")
-        entries = [t[e] for t, e in zip(self._tables(), code, strict=True) if e >= 0]
-        return torch.stack(entries).sum(0)
+        # Where a text has no second word, the official code takes the first entry of the second book.
+        first, second = (t[max(e, 0)] for t, e in zip(self._tables(), code, strict=True))
+        return first + second
 
     def _tables(self) -> list[Tensor]:
         """The codebooks' entries, [entries, C] each."""
@@ -177,8 +178,10 @@ def load_mask_tokenizer(
         found = recognise(sam, str(file))
         assert isinstance(found, Sam2Config)
         config = found
-    # As its own code sets SAM-2: no gate, the best of three candidates, nothing else.
-    config = replace(config, object_score_gate=False, stability_fallback=False)
+    # As its own code sets SAM-2: no gate, the best of three candidates, mean and deviation unrounded.
+    config = replace(
+        config, object_score_gate=False, stability_fallback=False, rounded_normalisation=False
+    )
     with unallocated():
         tokenizer = MaskTokenizer(config).eval()
     own = tokenizer.official()

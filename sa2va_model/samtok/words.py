@@ -14,7 +14,7 @@ BOOK, DEPTH = 256, 2
 """Entries of a codebook; codebooks."""
 START, END = "<|mt_start|>", "<|mt_end|>"
 Code = tuple[int, int]
-"""Entries of both codebooks, 0..255; a second one of -1 = none, the first one alone counts."""
+"""Entries of both codebooks, 0..255; a second one of -1 = none was said, which is decoded as entry 0."""
 _WORD = re.compile(r"<\|mt_(\d{4})\|>")
 _WHOLE = re.compile(r"<\|mt_start\|><\|mt_(\d{4})\|><\|mt_(\d{4})\|><\|mt_end\|>")
 _MORE = re.compile(r"(<\|mt_start\|>(?:<\|mt_\d+\|>){2})(?:<\|mt_\d+\|>)+<\|mt_end\|>")

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SAMTok: masks as two words.
-
-No answers of the official code are recorded; the reading of texts, the quantizer and the names are held fact by fact.
-"""
+"""SAMTok: masks as two words. `test/data/golden/samtok` has what the official mask tokenizer answered."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer
@@ -24,6 +22,7 @@ from sa2va_model.samtok.model import CLASSES, load_samtok
 from sa2va_model.samtok.tokenizer import FILE, MaskTokenizer, load_mask_tokenizer
 from sa2va_model.testing import wake
 
+RECORDED = Path(__file__).parents[1] / "data" / "golden" / "samtok"
 NANO = NANO_SEGMENTERS["sam2"]
 PICTURE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
@@ -79,12 +78,45 @@ def test_a_mask_becomes_two_entries_and_they_a_mask(masks: MaskTokenizer) -> Non
     drawn = masks.decode(PICTURE, codes)
     assert drawn.shape == (2, 60, 80)
     assert np.array_equal(drawn[0], masks.decode(PICTURE, codes[:1])[0])
-    # A second entry of -1 is a second entry of nothing.
-    with torch.no_grad():
-        masks.codebooks[1].weight[3] = 0
-    one, other = masks.decode(PICTURE, [(codes[0][0], -1), (codes[0][0], 3)])
-    assert np.array_equal(one, other)
-    assert not np.array_equal(one, drawn[0])
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> MaskTokenizer:
+    """The recorded weights; what decodes no mask (memory, running means of training) is not in the record."""
+    assert isinstance(NANO, Sam2Config)
+    config = replace(NANO, pointer_positions=True)
+    own = {
+        name: torch.zeros_like(tensor) for name, tensor in MaskTokenizer(config).official().items()
+    }
+    recorded = load_file(RECORDED / "weights.safetensors")
+    assert recorded.keys() <= own.keys()
+    file = tmp_path_factory.mktemp("samtok") / FILE
+    torch.save({**own, **recorded}, file)
+    return load_mask_tokenizer(file, config=config)
+
+
+def test_the_official_answers(official: MaskTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of five masks (one is a pixel), vectors before the quantizer, logits, and a lone first word."""
+    gold = load_file(RECORDED / "answers.safetensors")
+    image, vectors = gold["image"].numpy(), []
+    nearest = MaskTokenizer._nearest
+    monkeypatch.setattr(
+        MaskTokenizer, "_nearest", lambda self, v: (vectors.append(v), nearest(self, v))[1]
+    )
+    codes = official.encode(image, gold["masks"].numpy())
+    assert torch.allclose(torch.stack(vectors), gold["vectors"], atol=1e-5)
+    assert codes == [tuple(code) for code in gold["codes"].tolist()]
+    given = [(int(a), int(b)) for a, b in gold["given"]]
+    assert (200, -1) in given
+    with torch.inference_mode():
+        features = official._features(image)
+        plain = official.sam2.without_memory(features).expand(len(given), -1, -1, -1)
+        prompts = torch.stack([official._vector(code) for code in given])[:, None]
+        logits = official.sam2.decode_tokens(features, plain, extra=prompts, multimask=True).logits
+    assert torch.allclose(logits[:, 0], gold["logits"], atol=1e-5)
+    final = gold["final"].numpy()
+    assert np.array_equal(official.decode(image, given), final)
+    assert 0.01 < final.mean() < 0.99
 
 
 def test_entries_are_the_nearest_of_what_is_left(masks: MaskTokenizer) -> None:
