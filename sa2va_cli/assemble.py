@@ -12,8 +12,8 @@ EXAMPLES = """examples:
   sa2va assemble --mllm Qwen3-VL-4B-Instruct --sam2 sam2.1_hiera_large.pt -o start
   sa2va train paper.yaml model=start data=all.yaml
 
-A base is InternVL 2, 2.5 or 3 (not the "-hf" folders), Qwen2.5-VL or Qwen3-VL. The start finds nothing before it is
-trained: [SEG] and text_hidden_fcs are new."""
+A base is InternVL 2, 2.5 or 3 (not the "-hf" folders), Qwen2.5-VL, Qwen3-VL or LLaVA-1.5. The start finds
+nothing before it is trained: [SEG] and text_hidden_fcs are new."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Sa2VA's training starts from: a base MLLM and a SAM-2, put together as one checkpoint (arXiv 2501.04001).
 
-Bases are the published folders of InternVL 2, 2.5 and 3 (`InternVLChatModel`), Qwen2.5-VL and Qwen3-VL. `[SEG]` and its
-kin get rows of their own in both tables of words, near the mean of all others; `text_hidden_fcs` begins at random.
-Nothing is found before it is trained.
+Bases are the published folders of InternVL 2, 2.5 and 3 (`InternVLChatModel`), Qwen2.5-VL, Qwen3-VL and LLaVA-1.5.
+`[SEG]` and its kin get rows of their own in both tables of words, near the mean of all others; `text_hidden_fcs` begins
+at random. Nothing is found before it is trained.
 """
 
 from __future__ import annotations

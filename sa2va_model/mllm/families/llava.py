@@ -25,7 +25,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.io.preprocessing import CLIP_MEAN, CLIP_STD
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.family import MllmFamily
+from sa2va_model.mllm.family import BaseMllm, MllmFamily
 from sa2va_model.mllm.json_fields import json_object
 from sa2va_model.mllm.llm import nano_text, vision_language_model
 from sa2va_model.mllm.tensor_map import TensorMap
@@ -177,15 +177,19 @@ class Llava(TiledMllm):
     def visual_tokens(self, tiles: Tensor) -> Tensor:
         """Projected visual tokens: [T, 3, s, s] to [T, tokens_per_tile, C]."""
         model: Any = self.language_model.model
-        states = model.vision_tower(
-            tiles.to(model.vision_tower.device, model.vision_tower.dtype), output_hidden_states=True
-        ).hidden_states
+        seen: Tensor = model.multi_modal_projector(self.vision_states(tiles))
+        return seen
+
+    def vision_states(self, tiles: Tensor) -> Tensor:
+        """CLIP's states of the patches, before the projector: [T, tokens_per_tile, c]."""
+        tower: Any = self.language_model.model.vision_tower
+        states = tower(tiles.to(tower.device, tower.dtype), output_hidden_states=True).hidden_states
         if not -len(states) <= self.own.layer < len(states):
             raise InputError(
                 f"vision_feature_layer is {self.own.layer}; the vision model has {len(states) - 1}"
             )
-        seen: Tensor = model.multi_modal_projector(states[self.own.layer][:, 1:])
-        return seen
+        patches: Tensor = states[self.own.layer][:, 1:]  # without the class token
+        return patches
 
     def vision_parts(self) -> tuple[nn.Module, ...]:
         """CLIP and the projector."""
@@ -226,6 +230,18 @@ def _nano(vocabulary: int) -> dict[str, Any]:
     }
 
 
+def _base_fields(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "template": "vicuna"}
+
+
+def _base_name(name: str) -> str:
+    """A base's tensor under its name in a Sa2VA; files of before transformers 4.52 have the language model in front."""
+    name = re.sub(r"^language_model\.(model\.)?(?=lm_head)", "", name)
+    name = re.sub(r"^language_model\.model\.", "model.language_model.", name)
+    name = re.sub(r"^(vision_tower|multi_modal_projector)\.", r"model.\1.", name)
+    return f"model.{name}"
+
+
 FAMILY = MllmFamily(
     name="llava",
     title="LLaVA",
@@ -242,5 +258,6 @@ FAMILY = MllmFamily(
     ),
     build=Llava,
     tokens=(IMAGE, "</s>"),
+    base=BaseMllm(("LlavaForConditionalGeneration",), "text_config", _base_fields, _base_name),
     nano={"llava": _nano},
 )

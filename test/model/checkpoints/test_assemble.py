@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.testing import nano_model
 
+LLAVA = "llava"
 NANO = nano_config(300).sam2
 BASE_TOKENS = (*CHAT_TOKENS, prompts.IMAGE_START, prompts.IMAGE_END, prompts.IMAGE_TOKEN)
 
@@ -60,6 +62,12 @@ def base_of(folder: Path, family: str, *, old_names: bool = False) -> dict[str, 
             name = name.removeprefix("model.")
             if old_names:
                 name = name.replace("model.visual.", "visual.").replace("language_model.", "")
+        if family == LLAVA:
+            name = name.removeprefix("model.")
+            if old_names:
+                name = re.sub(r"^model\.(vision_tower|multi_modal)", r"\1", name)
+                name = re.sub(r"^model\.language_model\.", "language_model.model.", name)
+                name = name.replace("lm_head", "language_model.lm_head")
         tensors[name] = kept.clone().contiguous()
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -68,17 +76,31 @@ def base_of(folder: Path, family: str, *, old_names: bool = False) -> dict[str, 
     if family in (QWEN2_5, QWEN3):
         title = "Qwen2_5_VL" if family == QWEN2_5 else "Qwen3VL"
         values["architectures"] = [f"{title}ForConditionalGeneration"]
+    elif family == LLAVA:
+        values["architectures"] = ["LlavaForConditionalGeneration"]
+        del values["template"]
     else:
         values |= {"architectures": ["InternVLChatModel"], "template": "internvl2_5"}
     (folder / "config.json").write_text(json.dumps(values))
     return tensors
 
 
-@pytest.mark.parametrize("family", ["qwen2", "internlm2", "phi3", QWEN2_5, QWEN3])
+@pytest.mark.parametrize(
+    ("family", "old_names"),
+    [
+        ("qwen2", False),
+        ("internlm2", False),
+        ("phi3", False),
+        (QWEN2_5, True),
+        (QWEN3, False),
+        (LLAVA, False),
+        (LLAVA, True),
+    ],
+)
 def test_a_start_has_all_official_names_and_every_weight_of_its_base(
-    tmp_path: Path, sam2: Path, family: str
+    tmp_path: Path, sam2: Path, family: str, old_names: bool
 ) -> None:
-    base = base_of(tmp_path / "base", family, old_names=family == QWEN2_5)
+    base = base_of(tmp_path / "base", family, old_names=old_names)
     start = tmp_path / "start"
     assemble(tmp_path / "base", sam2, start, image_size=64)
     reference = tmp_path / "reference"
@@ -88,12 +110,10 @@ def test_a_start_has_all_official_names_and_every_weight_of_its_base(
     model = load_model(start, device="cpu")
     state = Names(model.config).official(model.state_dict())
     for name, tensor in base.items():
+        ending = "." + re.sub(r"^(language_model\.)?(model\.)?", "", name)
+        words = "language_model" if name.startswith("language_model.model.") else ""
         given = (
-            name
-            if name in state
-            else next(
-                n for n in state if n.endswith(name.removeprefix("model.")) and len(n) > len(name)
-            )
+            name if name in state else next(n for n in state if n.endswith(ending) and words in n)
         )
         torch.testing.assert_close(state[given][: len(tensor)], tensor, atol=0, rtol=0)
     stock = torch.load(sam2, weights_only=True)["model"]

@@ -260,7 +260,10 @@ class Collator:
         own = any(exchange.region is not None for exchange in item.exchanges)
         if counts and not own:
             block += prompts.region_text(counts)
-        prefix = self._ids(self._system + self._head + block, start=True)
+        # Where a text may be cut without becoming other tokens: at special tokens, such as those of a picture.
+        system = self._ids(self._system, start=True)
+        whole = not block and bool(system)
+        prefix = system if whole else self._ids(self._system + self._head + block, start=True)
         places = self.family.positions(prefix, shown)  # [A, L]
         following = int(places.max()) + 1
         row = _Row(
@@ -273,7 +276,7 @@ class Collator:
             [],
             [],
         )
-        lead = self.family.lead if block else ""
+        lead = self.family.lead if block else self._head if whole else ""
         shift = following - len(prefix)
         for k, exchange in enumerate(item.exchanges):
             branch = k + 1 if item.independent else 0

@@ -6,14 +6,17 @@ from __future__ import annotations
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.base import Mllm
 from sa2va_model.mllm.families.internvl import InternVL
+from sa2va_model.mllm.families.llava import Llava
 from sa2va_model.mllm.families.qwen_vl import QwenVL
 from sa2va_training.families.base import Family
 from sa2va_training.families.internvl import InternVLFamily
+from sa2va_training.families.llava import LlavaFamily
 from sa2va_training.families.qwen_vl import QwenVLFamily
 
 FAMILIES: tuple[tuple[type[Mllm], type[Family]], ...] = (
     (InternVL, InternVLFamily),
     (QwenVL, QwenVLFamily),
+    (Llava, LlavaFamily),
 )
 
 

@@ -77,12 +77,14 @@ class Family(ABC):
             prefix that fits counts.
         regions: whether questions can be about regions.
         lead: what stands between images and the words behind them.
+        idle: names of parameters that nothing reads begin so; they are never trained.
         without_lora: pattern of the modules of `mllm.language_model` that read no words; None = there are none.
     """
 
     language: tuple[str, ...]
     vision: tuple[str, ...]
     projector: tuple[str, ...]
+    idle: tuple[str, ...] = ()
     regions = True
     lead = "\n"
     without_lora: str | None = None

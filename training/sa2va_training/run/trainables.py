@@ -43,7 +43,8 @@ MEMORY = tuple(
     )
 )
 TEXT_HIDDEN = ("text_hidden_fcs.",)
-_HEADS = ("text_hidden_fcs.", "mlp1.", "visual.merger.", "visual.deepstack_merger_list.")
+_HEADS = ("text_hidden_fcs.", "mlp1.", "visual.merger.", "visual.deepstack_merger_list.",
+          "multi_modal_projector.")  # fmt: skip
 _SMALL = 100_000_000
 _FRESH = 10.0
 """Rate of a layer that begins at nothing and is thrown away, as a factor."""
@@ -84,7 +85,7 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
             ):  # one and the same where tied
                 getattr(model.mllm.language_model, table)().weight.requires_grad_(True)
     for name, parameter in model.named_parameters():
-        if name.startswith(_prefixes(settings, family)):
+        if name.startswith(_prefixes(settings, family)) and not name.startswith(family.idle):
             parameter.requires_grad_(True)
     if settings.checkpointing and settings.mode not in ("memory", "decoder"):
         _checkpoint(model.mllm.language_model)
