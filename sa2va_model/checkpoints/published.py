@@ -139,7 +139,15 @@ _LLAVA = {
         },
     }
 }
-_FIELDS: dict[str, dict[str, Any]] = _INTERNVL | _QWEN_VL | _SAM3 | _LLAVA
+_TEN_CLIPS = {
+    f"sasasa2va-{size}": {
+        **_INTERNVL[size],
+        "architectures": ["SaSaSa2VAChatModel"],
+        "model_type": "sasasa2va_chat",
+    }
+    for size in ("4b", "26b")
+}
+_FIELDS: dict[str, dict[str, Any]] = _INTERNVL | _QWEN_VL | _SAM3 | _LLAVA | _TEN_CLIPS
 PUBLISHED = tuple(_FIELDS)
 
 

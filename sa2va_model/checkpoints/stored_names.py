@@ -7,6 +7,7 @@ frequencies; the tensors are the same.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from sa2va_model.errors import InputError
@@ -15,7 +16,9 @@ PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "model.")
 """Dropped where all names begin so, one after the other."""
 _INSIDE = (("_orig_mod.", ""), (".modules_to_save.default.", "."))
 _REPLACED = ".original_module."  # what `peft` keeps of a module that it saves anew
-_LEFT_OVER = (".inv_freq", ".position_ids", ".freqs_cis")  # buffers that are computed
+_ROTATIONS = ".freqs_cis"  # complex numbers, of conversions of SAM 3 by others
+_LEFT_OVER = (".inv_freq", ".position_ids", _ROTATIONS)  # buffers that are computed
+_LOG = logging.getLogger(__name__)
 
 
 def official_names(keys: Iterable[str], where: str) -> dict[str, str]:
@@ -24,7 +27,15 @@ def official_names(keys: Iterable[str], where: str) -> dict[str, str]:
     Raises:
         InputError: two tensors come to one name, or adapters were not merged.
     """
-    kept = [k for k in keys if not k.endswith(_LEFT_OVER) and _REPLACED not in k]
+    listed = list(keys)
+    if complex_ones := [k for k in listed if k.endswith(_ROTATIONS)]:
+        _LOG.warning(
+            "%s: tensor %r (%d such) is computed anew, not read",
+            where,
+            complex_ones[0],
+            len(complex_ones),
+        )
+    kept = [k for k in listed if not k.endswith(_LEFT_OVER) and _REPLACED not in k]
     names = {key: _plain(key) for key in kept}
     while prefix := _common(names.values()):
         names = {key: name.removeprefix(prefix) for key, name in names.items()}

@@ -104,6 +104,13 @@ class SamTok:
         codes = words.read(text)
         return MaskAnswer(text, tuple(codes), self.masks.decode(image, codes))
 
+    def save(self, folder: str | Path) -> None:
+        """Writes what `load_samtok` reads, in the published layout; the weights in their own types."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        torch.save(self.masks.official(), Path(folder) / FILE)
+
     def _prompt(self, question: str, count: int) -> torch.Tensor:
         """Token ids [1, L] of one user turn in the checkpoint's own chat template."""
         content = [{"type": "image"}, {"type": "text", "text": question}]

@@ -168,6 +168,14 @@ def test_a_checkpoint_answers_with_masks(
     samtok = load_samtok(tmp_path, sam2=config)
     answer = samtok.ask(PICTURE, "What is {}?", mask(5, 30, 10, 40)[None], max_new_tokens=3)
     assert answer.masks.shape == (len(answer.codes), 60, 80)
+    samtok.save(tmp_path / "again")
+    again = load_samtok(tmp_path / "again", sam2=config)
+    for one, other in ((samtok.model.state_dict(), again.model.state_dict()),
+                       (samtok.masks.official(), again.masks.official())):  # fmt: skip
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    same = again.ask(PICTURE, "What is {}?", mask(5, 30, 10, 40)[None], max_new_tokens=3)
+    assert same.text == answer.text
     said = "It is <|mt_start|><|mt_0007|><|mt_0265|><|mt_end|>."
     monkeypatch.setattr(samtok.tokenizer, "decode", lambda *_, **__: said)
     answer = samtok.ask(PICTURE, "Where is the cup?", max_new_tokens=1)

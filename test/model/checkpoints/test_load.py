@@ -217,7 +217,9 @@ def test_a_folder_with_two_segmenters_is_named(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_a_folder_with_sam_3_loads_answers_and_is_saved_as_it_was(tmp_path: Path) -> None:
+def test_a_folder_with_sam_3_loads_answers_and_is_saved_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """In the published layout: parts that nothing uses, and codes of an old conversion that no reader takes."""
     save_model(nano_model(family="qwen3_vl", segmenter="sam3"), tmp_path, dtype=None)
     stored = load_file(tmp_path / "model.safetensors")
@@ -235,6 +237,10 @@ def test_a_folder_with_sam_3_loads_answers_and_is_saved_as_it_was(tmp_path: Path
         np.random.default_rng(t).integers(0, 256, (48, 64, 3), dtype=np.uint8) for t in range(3)
     ]
     first = load_model(tmp_path, "cpu")
+    assert [
+        r.getMessage().endswith("freqs_cis' (1 such) is computed anew, not read")
+        for r in caplog.records
+    ] == [True]
     save_model(first, tmp_path / "again", dtype=None)
     again = load_file(tmp_path / "again" / "model.safetensors")
     assert again.keys() == stored.keys()

@@ -15,6 +15,7 @@ from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
+from sa2va_model.mllm.families.llava import Llava, LlavaSizes
 from sa2va_model.mllm.families.qwen_vl import QwenVL
 from sa2va_model.mllm.registry import family_of_nano, nano_names
 from sa2va_model.sa2va import Sa2VA
@@ -63,6 +64,12 @@ def generated_by_transformers(model: Sa2VA, frames: list[np.ndarray]) -> list[in
     mllm, (ids, embeddings) = model.mllm, prompt_of(model, frames)
     options = {"max_new_tokens": LIMIT, "do_sample": False, "eos_token_id": None}
     with torch.inference_mode():
+        if isinstance(mllm, Llava):
+            pixels = mllm.seen_pixels(frames, clip=True)
+            out = mllm.language_model.generate(
+                input_ids=torch.tensor([ids]), pixel_values=pixels, **options
+            )
+            return list(out[0, len(ids) :].tolist())
         if not isinstance(mllm, QwenVL):
             out = mllm.language_model.generate(inputs_embeds=embeddings, **options)
             return list(out[0].tolist())
@@ -85,6 +92,37 @@ def test_greedy_answers_are_those_of_transformers(family: str) -> None:
     reply = model.reply(TEXT, FRAMES, clip=True, max_new_tokens=LIMIT)
     assert list(reply.generated.ids) == expected
     assert len(set(expected)) >= 3, "the random model must write different tokens"
+
+
+@pytest.mark.parametrize(("side", "patch", "layers", "layer"), [(84, 14, 3, -2), (48, 6, 2, -1)])
+def test_llava_of_other_sizes_answers_as_transformers(
+    side: int, patch: int, layers: int, layer: int
+) -> None:
+    plain = nano_model(family="llava", answers=False)
+    values = plain.config.mllm.values
+    vision = {
+        **values["vision_config"],
+        "image_size": side,
+        "patch_size": patch,
+        "num_hidden_layers": layers,
+    }
+    sizes = LlavaSizes({**values, "vision_config": vision, "vision_feature_layer": layer})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(9)
+        model = Sa2VA(replace(plain.config, mllm=sizes), plain.mllm.tokenizer).eval()
+    model.mllm.language_model.lm_head.weight.data.copy_(
+        talkative("llava").mllm.language_model.lm_head.weight
+    )
+    expected = generated_by_transformers(model, FRAMES)
+    reply = model.reply(TEXT, FRAMES, clip=True, max_new_tokens=LIMIT)
+    assert list(reply.generated.ids) == expected
+    assert prompt_of(model, FRAMES)[0].count(model.mllm.image_id) == 2 * (side // patch) ** 2
+    with torch.inference_mode():
+        whole = model.mllm.language_model(
+            input_ids=torch.tensor([[*prompt_of(model, FRAMES)[0], *expected[:-1]]]),
+            pixel_values=model.mllm.seen_pixels(FRAMES, clip=True),
+        ).logits[0, -LIMIT:]
+    torch.testing.assert_close(reply.generated.logits, whole, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("family", nano_names())
