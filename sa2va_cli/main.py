@@ -21,6 +21,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from sa2va_model.errors import InputError
+from sa2va_model.freed_memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     parser, modules = build_parser(words)
     try:

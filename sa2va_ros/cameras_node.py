@@ -20,6 +20,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from sa2va_model.errors import InputError
+from sa2va_model.freed_memory import keep_freed_memory
 from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.shared_model import SharedModel
 from sa2va_ros.support.parameter import Parameter, declare
@@ -94,6 +95,7 @@ def check_cameras(names: Sequence[str], spaces: Sequence[str]) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run all cameras until asked to stop; the exit status is 2 if one could not start."""
+    keep_freed_memory()
     try:
         with context(args) as stop_requested:
             status = run(CamerasNode(stop_requested), stop_requested)

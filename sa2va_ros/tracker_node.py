@@ -21,6 +21,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sa2va_model.errors import InputError
+from sa2va_model.freed_memory import keep_freed_memory
 from sa2va_model.tracks import Track
 from sa2va_ros.interfaces.ask_action import SceneQuestions
 from sa2va_ros.interfaces.command_topics import CommandTopics
@@ -400,6 +401,7 @@ _LIVE = {row.name for row in tracking_parameters.DYNAMIC}
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is asked to stop; the exit status is 2 if it could not start."""
+    keep_freed_memory()
     try:
         with context(args) as stop_requested:
             status = run(TrackerNode(stop_requested), stop_requested)

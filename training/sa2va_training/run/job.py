@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from sa2va_model.checkpoints.load import load_model, suit_threads
 from sa2va_model.errors import InputError
+from sa2va_model.freed_memory import keep_freed_memory
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.batches.asking import Asker
 from sa2va_training.batches.collage import Album
@@ -30,7 +31,6 @@ from sa2va_training.families import family_of
 from sa2va_training.objectives.learner import Before, Learner
 from sa2va_training.objectives.memory import MemoryLearner
 from sa2va_training.objectives.names import vocabulary
-from sa2va_training.run.allocator import keep_memory
 from sa2va_training.run.seg import with_seg
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.trainables import Trainables, prepare
@@ -81,7 +81,7 @@ def load_base(settings: Settings, accelerator: Accelerator) -> Sa2VA:
         model.float()
     suit_threads(model)
     if device.type == "cpu":
-        keep_memory()
+        keep_freed_memory()
         cv2.setNumThreads(torch.get_num_threads())
     return model
 

@@ -20,7 +20,7 @@ import torch
 
 from sa2va_model.checkpoints.load import SHIPPED
 from sa2va_model.errors import InputError
-from sa2va_training.run.allocator import keep_memory
+from sa2va_model.freed_memory import keep_freed_memory
 from sa2va_training.tiny.settings import RECIPE, StageSettings, stage_settings
 
 
@@ -47,7 +47,7 @@ def _train(settings: StageSettings) -> None:
     from sa2va_training.tiny.learner import TinyLearner
     from sa2va_training.tiny.loop import StageRun
 
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     # Whatever the stages make on the way (masks, positions, targets) is made where the weights are.
