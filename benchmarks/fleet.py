@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import torch
 from fleet_plan import simulate
 
@@ -157,16 +159,17 @@ class RobotThread(threading.Thread):
 
 def locally(
     model: Sa2VA, images: list[tuple[np.ndarray, tuple[str, ...]]], robots: int, rounds: int
-) -> float:
-    """Seconds for a request when the robots' models answer one after the other, without a server."""
+) -> tuple[float, float]:
+    """Seconds, and seconds of processor, for a request when the robots' models answer in turn, without a server."""
     sessions = [model.new_session() for _ in range(robots)]
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     for n in range(rounds):
         for robot, session in enumerate(sessions):
             image, words = images[(robot + n // STAY) % len(images)]
             with model.reading(session):
                 model.ground([image], words[n % SENTENCES])
-    return (time.perf_counter() - start) / (rounds * robots)
+    spent = time.perf_counter() - start, time.process_time() - used
+    return spent[0] / (rounds * robots), spent[1] / (rounds * robots)
 
 
 def start_server(waiting: int) -> tuple[subprocess.Popen[str], int]:
@@ -206,7 +209,7 @@ def main() -> None:
         "--rate",
         type=float,
         default=0.0,
-        help="requests a second that the server can do (for --open)",
+        help="requests a second that the server can do (for --open; 0 = measured first)",
     )
     args = parser.parse_args()
     model = load_model(device="cpu")
@@ -214,19 +217,34 @@ def main() -> None:
     images = pictures()
     files = [codec.encode_image(image, "png") for image, _ in images]
     truth = images, files, expected(model, images)
-    alone = locally(model, images, args.robots, STAY)
+    alone, alone_used = locally(model, images, args.robots, STAY)
     server, port = start_server(args.waiting if not args.open else 10_000)
-    pause = args.robots / (args.rate * args.open) if args.open else 0.0
-    tally, share = FleetTally(), args.requests // args.robots
-    work = [list(range(share)) for _ in range(args.robots)]
     decoder = decoder_fingerprint(model)
-    robots = [RobotThread(n, port, w, truth, decoder, tally, pause) for n, w in enumerate(work)]
-    start = time.perf_counter()
-    for robot in robots:
-        robot.start()
-    for robot in robots:
-        robot.join()
-    seconds = time.perf_counter() - start
+
+    def fleet(share: int, pause: float) -> tuple[FleetTally, float]:
+        """All robots with `share` requests each; what became of them, and seconds."""
+        tally = FleetTally()
+        robots = [
+            RobotThread(n, port, list(range(share)), truth, decoder, tally, pause)
+            for n in range(args.robots)
+        ]
+        start = time.perf_counter()
+        for robot in robots:
+            robot.start()
+        for robot in robots:
+            robot.join()
+        return tally, time.perf_counter() - start
+
+    rate = args.rate
+    if args.open and not rate:  # what it can do: robots that ask without a pause
+        busy, seconds = fleet(STAY, 0.0)
+        rate = len(busy.seconds) / seconds
+    pause = args.robots / (rate * args.open) if args.open else 0.0
+    share, process = args.requests // args.robots, psutil.Process(server.pid)
+    before = sum(process.cpu_times()[:2])
+    tally, seconds = fleet(share, pause)
+    used = sum(process.cpu_times()[:2]) - before
+    load = os.getloadavg()[0]
     server.terminate()
     ended = server.wait(60)
     asked = sum(v for k, v in tally.counts.items() if k != "refused, tried again")
@@ -237,6 +255,11 @@ def main() -> None:
         "became": dict(tally.counts),
         "requests a second": round(len(tally.seconds) / seconds, 1),
         "in turn without a server, requests a second": round(1 / alone, 1),
+        "processor ms of an answer, server and in turn": [
+            round(used / max(len(tally.seconds), 1) * 1e3, 1),
+            round(alone_used * 1e3, 1),
+        ],
+        "load": round(load, 1),
         "seconds": _percentiles(tally.seconds),
         "waiting": _percentiles(tally.queued),
         "model": _percentiles(tally.served),
@@ -248,9 +271,8 @@ def main() -> None:
         "server ended with": ended,
     }
     if args.open:
-        predicted = simulate(
-            args.rate * args.open, np.array(tally.served), servers=1, requests=20_000
-        )
+        result["requests a second that it can do"] = round(rate, 1)
+        predicted = simulate(rate * args.open, np.array(tally.served), servers=1, requests=20_000)
         result["predicted waiting and model"] = _percentiles(predicted)
         real = np.array(tally.queued) + np.array(tally.served)
         result["real waiting and model"] = _percentiles(real)

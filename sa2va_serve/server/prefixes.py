@@ -22,6 +22,8 @@ class PrefixCache:
     def __init__(self, model: Sa2VA, most_bytes: int, most: int = 256) -> None:
         self._model, self._most_bytes, self._most = model, most_bytes, most
         self._sessions: OrderedDict[tuple[str, str], MllmSession] = OrderedDict()
+        self._sizes: dict[tuple[str, str], int] = {}
+        self._used: set[tuple[str, str]] = set()  # since the last `trim`; the others are as they were
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -33,17 +35,21 @@ class PrefixCache:
         if key not in self._sessions:
             self._sessions[key] = self._model.new_session()
         self._sessions.move_to_end(key)
+        self._used.add(key)
         return self._sessions[key]
 
     def trim(self) -> None:
-        """Forget what is too much."""
-        sizes = {key: held_bytes(session) for key, session in self._sessions.items()}
-        self.bytes = sum(sizes.values())
-        for key in list(sizes)[:-1]:
-            if self.bytes <= self._most_bytes and len(self._sessions) <= self._most:
-                return
-            self.bytes -= sizes[key]
-            del self._sessions[key]
+        """Forget what is too much; costs the same however many robots there are."""
+        for key in self._used:
+            size = held_bytes(self._sessions[key])
+            self.bytes += size - self._sizes.get(key, 0)
+            self._sizes[key] = size
+        self._used.clear()
+        while len(self._sessions) > 1 and (
+            self.bytes > self._most_bytes or len(self._sessions) > self._most
+        ):
+            key, _ = self._sessions.popitem(last=False)
+            self.bytes -= self._sizes.pop(key)
 
 
 def held_bytes(session: MllmSession) -> int:

@@ -95,6 +95,37 @@ def test_each_robot_s_frames_are_kept_for_its_next_sentence(
     assert len(looked) == 2
 
 
+def test_prefixes_are_counted_once_and_those_not_used_for_longest_go_first(
+    nano: Sa2VA, frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sa2va_serve.server import prefixes
+
+    weighed: list[int] = []
+    weigh = prefixes.held_bytes
+    monkeypatch.setattr(prefixes, "held_bytes", lambda s: weighed.append(weigh(s)) or weighed[-1])
+
+    def look(cache: prefixes.PrefixCache, robots: str) -> None:
+        for robot in robots:
+            with nano.reading(cache.of(robot, "")):
+                nano.ground([frame], "the mug")
+            cache.trim()
+
+    cache = prefixes.PrefixCache(nano, 1 << 40, most=3)
+    look(cache, "abc")
+    size = weighed[0]
+    assert size > 0
+    assert weighed == [size] * 3  # a robot's request does not weigh the others'
+    assert cache.bytes == 3 * size
+    look(cache, "ad")
+    assert (len(cache), cache.bytes) == (3, 3 * size)
+    assert cache.of("a", "").seen is not None
+    assert cache.of("b", "").seen is None  # it was the oldest
+    small = prefixes.PrefixCache(nano, size + 1)
+    look(small, "ab")
+    assert (len(small), small.bytes) == (1, size)
+    look(prefixes.PrefixCache(nano, 1), "aa")  # the newest stays, however large
+
+
 def test_what_is_refused_says_why(server: BackgroundServer, nano: Sa2VA, frame: np.ndarray) -> None:
     empty = ground(frame)
     del empty.keyframes[:]
