@@ -138,33 +138,36 @@ def measure(
         shard=_shard(own["shard"]),
     )
     done = measured.start(afresh=args.restart)
-    share = len(measured.share)
-    if done:
-        print(f"{folder}: {len(done)} of {share} samples were measured before")
-    if len(done) < share:
+    share, left = len(measured.share), measured.left(done)
+    if left < share:
+        print(f"{folder}: {share - left} of {share} samples were measured before")
+    if left:
         if not models:
             args.device = _own_device(args.device)
             models.append(open_model(args))
-        with Progress(share - len(done), config.title, unit="sample") as progress:
+        with Progress(left, config.title, unit="sample") as progress:
             for _ in measured.go(ModelPredictor(models[0], asking), done):
                 progress.step()
-    measured.finish()
-    protocol = f"{config.format}:official" if official else config.format
-    records, finished = measured.records()
-    figures = report(records, protocol=protocol)
-    if finished < len(dataset):
-        print(f"{folder}: {finished} of {len(dataset)} samples so far; other shards are missing")
-    results = {
-        "dataset": config.title,
-        "samples": len(dataset),
-        "measured": finished,
-        "model": args.model or "tiny",
-        "adapter": args.adapter,
-        "asked": asdict(asking),
-        "figures": figures,
-    }
-    write_json(folder / "results.json", results)
-    write_report(folder, results, records)
+    with measured.reporting():
+        measured.finish()
+        protocol = f"{config.format}:official" if official else config.format
+        records, finished = measured.records()
+        figures = report(records, protocol=protocol)
+        if finished < len(dataset):
+            print(
+                f"{folder}: {finished} of {len(dataset)} samples so far; other shards are missing"
+            )
+        results = {
+            "dataset": config.title,
+            "samples": len(dataset),
+            "measured": finished,
+            "model": args.model or "tiny",
+            "adapter": args.adapter,
+            "asked": asdict(asking),
+            "figures": figures,
+        }
+        write_json(folder / "results.json", results)
+        write_report(folder, results, records)
     _print(config.title, figures)
     print(f"{folder}: report.html, results.json, qualitative.png, records.jsonl")
     return results

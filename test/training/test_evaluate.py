@@ -247,8 +247,49 @@ def test_processes_share_a_folder(scenes: Path, tmp_path: Path) -> None:
         found = measured(dataset, oracle, tmp_path / "shared", shard=(i, 2))
         assert (len(found) == len(whole)) is (i == 1)
     assert sorted(r["id"] for r in found) == sorted(r["id"] for r in whole)
-    assert report(found).keys() == report(whole).keys()
-    assert report(found)["questions"] == report(whole)["questions"]
+    assert report(found) == report(whole)
+
+
+def test_another_number_of_processes_goes_on_and_counts_nothing_twice(
+    scenes: Path, tmp_path: Path
+) -> None:
+    """One of three is killed, two others go on, then one alone; at last one that starts again."""
+    dataset = open_dataset(DatasetConfig("simple", scenes))
+    oracle = Oracle(dataset)
+    whole = measured(dataset, oracle, tmp_path / "whole")
+
+    def go_on(shard: tuple[int, int], most: int = 1000) -> EvaluationRun:
+        run = EvaluationRun(dataset, tmp_path / "out", {"test": 1}, shard=shard)
+        for n, _ in enumerate(run.go(oracle, run.start()), 1):
+            if n == most:
+                break
+        return run
+
+    go_on((1, 3), most=2)
+    go_on((1, 2), most=1)
+    done = go_on((0, 2)).records()[1]
+    last = EvaluationRun(dataset, tmp_path / "out", {"test": 1})
+    known = last.start()
+    assert (len(known), last.left(known)) == (done, len(dataset) - done)
+    assert sum(1 for _ in last.go(oracle, known)) == len(dataset) - done > 0
+    assert last.records() == (whole, len(dataset))
+    assert last.start(afresh=True) == set()
+    assert [p.name for p in (tmp_path / "out").glob("records*")] == ["records.jsonl"]
+    assert last.records() == ([], 0)
+
+
+def test_the_command_under_torchrun_reports_what_one_process_does(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", str(scenes), "limit=4", "-o"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets them
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert main([*words, str(tmp_path / "two")]) == 0
+    one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
+    assert one == two
+    assert one["measured"] == one["samples"]
 
 
 def test_records_of_another_run_are_not_mixed(scenes: Path, tmp_path: Path) -> None:

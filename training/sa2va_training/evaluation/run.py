@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Goes through a dataset, one line of JSON for each question, so that a stopped run goes on where it was.
 
+Processes that share a folder write `records-IofN.jsonl` each; all are read, so that a run goes on with another number.
 The folder of a run: `records.jsonl` (first line: what was measured), `cells/` (pictures of the sheet), and where
 wanted `Annotations/<video>/<expression>/<frame>.png`, the layout that the benchmarks' servers take. At the end
 `results.json` and `qualitative.png`.
@@ -8,10 +9,11 @@ wanted `Annotations/<video>/<expression>/<frame>.png`, the layout that the bench
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import heapq
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,10 +79,10 @@ class EvaluationRun:
         return FolderLock(self.folder, f".{self.records_file.stem}.lock")
 
     def start(self, *, afresh: bool = False) -> set[str]:
-        """Open the folder; returns the ids of the samples that are done.
+        """Open the folder; returns the ids of the samples that are done, by whichever process.
 
         Args:
-            afresh: forget what was measured before.
+            afresh: forget what was measured before; each of several processes forgets its own share.
 
         Raises:
             InputError: the folder holds another run, or cannot be written.
@@ -99,13 +101,13 @@ class EvaluationRun:
                 )
             with FolderLock(self.folder, f".{self.records_file.stem}.lock"):
                 pass  # nobody measures this share now
-            if afresh:
-                for name in (CELLS, LOOKS):
-                    shutil.rmtree(self.folder / name, ignore_errors=True)
             for name in (CELLS, LOOKS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+            if afresh:
+                self._forget()
             if afresh or not self.records_file.exists():
                 self.records_file.write_text(json.dumps({"head": head}) + "\n", encoding="utf-8")
+            if afresh:
                 return set()
         except OSError as error:
             raise InputError(
@@ -121,7 +123,41 @@ class EvaluationRun:
                 f"{self.records_file}: is of another run (other {', '.join(sorted(differs))}), "
                 "expected an empty folder (-o), or --restart to measure again"
             )
-        return {line["done"] for line in whole[1:] if "done" in line}
+        return {
+            line["done"] for lines in self._alike().values() for line in lines if "done" in line
+        }
+
+    def left(self, done: set[str]) -> int:
+        """How many samples of this share are not done."""
+        return (
+            sum(self.dataset[index].id not in done for index in self.share)
+            if done
+            else len(self.share)
+        )
+
+    def _forget(self) -> None:
+        """Pictures, and records of runs with another number of processes; others may be at work in the folder."""
+        theirs = f"of{self.shard[1]}.jsonl"
+        records = [p for p in self.folder.glob("records*.jsonl") if not p.name.endswith(theirs)]
+        pictures = [p for name in (CELLS, LOOKS) for p in (self.folder / name).iterdir()]
+        for path in (*records, *pictures):
+            path.unlink(missing_ok=True)
+
+    def _alike(self) -> dict[Path, list[Json]]:
+        """The lines of all processes' files that are of this run, without the heads."""
+        head, found = json.loads(json.dumps(self.head)), {}
+        for path in sorted(self.folder.glob("records*.jsonl")):
+            lines = _whole_lines(path, repair=path == self.records_file)
+            if lines and lines[0].get("head") == head:
+                found[path] = lines[1:]
+        return found
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Held from reading all records to writing what they say: whoever ends last writes last, and knows all."""
+        with (self.folder / ".report.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def go(self, predictor: Predictor, done: set[str]) -> Iterator[Sample]:
         """Measure what is not done yet; yields each sample after it is measured and kept."""
@@ -140,7 +176,8 @@ class EvaluationRun:
                 self._keep(index, scored)
                 lines = [item.record for item in scored]
                 # a sample's lines count only together with the mark after them
-                text = "".join(json.dumps(line) + "\n" for line in [*lines, {"done": sample.id}])
+                end = {"done": sample.id, "at": index}
+                text = "".join(json.dumps(line) + "\n" for line in [*lines, end])
                 file.write(text)
                 file.flush()
                 yield sample
@@ -197,22 +234,18 @@ class EvaluationRun:
             _write_png(inside(folder, name, "frame"), mask.astype(np.uint8) * 255)
 
     def records(self) -> tuple[list[Json], int]:
-        """The records of all finished samples, of all processes, and the number of those samples."""
-        out: list[Json] = []
-        finished = 0
-        for path in sorted(self.folder.glob("records*.jsonl")):
-            lines = _whole_lines(path, repair=path == self.records_file)
-            if not lines or lines[0].get("head") != json.loads(json.dumps(self.head)):
-                continue
+        """The records of all finished samples, of all processes, in the dataset's order, and the number of samples."""
+        found: dict[str, tuple[int, list[Json]]] = {}
+        for lines in self._alike().values():
             pending: list[Json] = []
-            for line in lines[1:]:
-                if "done" in line:
-                    out += pending
-                    pending = []
-                    finished += 1
-                else:
+            for line in lines:
+                if "done" not in line:
                     pending.append(line)
-        return out, finished
+                    continue
+                found.setdefault(line["done"], (line.get("at", 0), pending))  # two may have done it
+                pending = []
+        ordered = sorted(found.values(), key=lambda one: one[0])
+        return [record for _, records in ordered for record in records], len(found)
 
     def finish(self) -> None:
         """Draw the sheet, and pack exported masks for upload."""
