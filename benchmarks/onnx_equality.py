@@ -4,6 +4,7 @@
     python benchmarks/onnx_equality.py tiny --frames 300
     python benchmarks/onnx_equality.py sam2-tiny --resolution 512 --frames 300
     python benchmarks/onnx_equality.py sam2-large --resolution 1024 --frames 8 --objects 1
+    python benchmarks/onnx_equality.py tiny --graphs DIR --provider openvino
 
 Hard clips of the simulator, 50 frames each: what is followed is hidden, leaves and comes back, meets its like; cameras
 shake. Sentences and boxes begin tracks, tracks are stopped and others take their place. SAM-2s of the published sizes
@@ -30,6 +31,7 @@ from sa2va_model.export.writer import ExportOptions, export
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.onnx.backend import onnx_backend
+from sa2va_model.segmentation.backends.onnx.providers import CHOICES, ProviderOptions
 from sa2va_model.segmentation.backends.registry import Profile
 from sa2va_model.testing import script_answer, wake
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
@@ -58,6 +60,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--objects", default="1,4")
     parser.add_argument("--graphs", metavar="DIR", help="exported before; else exported now")
+    parser.add_argument("--half", action="store_true", help="export with float16 inside")
+    parser.add_argument("--provider", choices=CHOICES, default="auto")
+    parser.add_argument("--fallback", action="store_true", help="operators may run elsewhere")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -66,11 +71,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.graphs) if args.graphs else Path(scratch) / "graphs"
         if not folder.exists():
-            export("benchmark", [model.sam2], folder, ExportOptions(), say=print)
+            export("benchmark", [model.sam2], folder, ExportOptions(half=args.half), say=print)
+        options = ProviderOptions(args.provider, fallback=args.fallback)
         for count in map(int, args.objects.split(",")):
             told = [
                 list(follow(model, profile, args.frames, count))
-                for profile in ("float32", onnx_backend(folder))
+                for profile in ("float32", onnx_backend(folder, options))
             ]
             report[f"objects {count}"] = compared(*told)
             print(count, report[f"objects {count}"], flush=True)

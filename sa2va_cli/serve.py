@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_serve.needs import need
 
     if args.ray is not None:
+        _only_ray(args)
         need("ray", "serve")
         from sa2va_serve.server.ray_app import run_app
 
@@ -98,6 +99,20 @@ def run(args: argparse.Namespace) -> int:
     need("grpc_health", "remote")
     need("prometheus_client", "remote")
     return asyncio.run(_serve(args, _config(args)))
+
+
+def _only_ray(args: argparse.Namespace) -> None:
+    """Refuse what the YAML file of a Ray Serve app has to say, above all tokens: it would not be heard."""
+    from sa2va_cli.main import add_common
+
+    parser = argparse.ArgumentParser()
+    add_common(parser)
+    add_arguments(parser)
+    for name, value in vars(parser.parse_args([])).items():
+        if name not in ("ray", "json", "debug") and getattr(args, name) != value:
+            raise InputError(
+                f"--{name.replace('_', '-')} is given with --ray; expected it in the YAML file of the app"
+            )
 
 
 def _config(args: argparse.Namespace) -> ServerConfig:

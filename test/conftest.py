@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import zipfile
 from pathlib import Path
 
@@ -73,19 +75,30 @@ def furniture_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved nano model, `model`, and its exported graphs, `graphs`: tracing them takes half a minute."""
+    """A saved nano model, `model`, and its exported graphs, `graphs`. Tracing them is slow: workers share it."""
     for needed in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(needed)
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of this run, not of this worker
+    folder = shared / "onnx"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "graphs").exists():
+            _export_nano(folder)
+    return folder
+
+
+def _export_nano(folder: Path) -> None:
     from sa2va_model.checkpoints.load import save_model
     from sa2va_model.export.writer import ExportOptions, export
     from sa2va_model.mllm.tiled import TiledMllm
     from sa2va_model.testing import nano_model
 
     model = nano_model(seed=1)
-    folder = tmp_path_factory.mktemp("onnx")
-    save_model(model, folder / "model", dtype=None)
     mllm = model.mllm
     assert isinstance(mllm, TiledMllm)
+    save_model(model, folder / "model", dtype=None)
     quiet = ExportOptions()
     export("nano", [model.sam2], folder / "graphs", quiet, say=lambda line: None, mllm=mllm)
-    return folder

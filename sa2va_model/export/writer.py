@@ -88,15 +88,16 @@ def export(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; expected a new folder")
+    wanted = [
+        (weights, _sized(weights, size))
+        for weights in segmenters
+        for size in options.sizes or (weights.config.image_size,)
+    ]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
         made = Path(name) / "made"
         made.mkdir()
-        entries = [
-            _segmenter(weights, size, made, options, say)
-            for weights in segmenters
-            for size in options.sizes or (weights.config.image_size,)
-        ]
+        entries = [_segmenter(weights, size, made, options, say) for weights, size in wanted]
         versions = {
             "torch": torch.__version__,
             "onnx": onnx.__version__,
@@ -111,13 +112,19 @@ def export(
     return manifest
 
 
+def _sized(weights: Sam2, size: int) -> int:
+    """The size, if the segmenter can be exported at it."""
+    if not isinstance(weights.config, (Sam2Config, Sam3Config)):
+        raise InputError(
+            f"the segmenter is {kind_of(weights.config).title}, whose memory is not exported; expected SAM-2 or SAM 3, "
+            "such as sam2.1_hiera_tiny.pt (what is given runs with --backend torch)"
+        )
+    return replace(weights.config, image_size=size).image_size
+
+
 def _segmenter(
     weights: Sam2, size: int, folder: Path, options: ExportOptions, say: Say
 ) -> SegmenterEntry:
-    if not isinstance(weights.config, (Sam2Config, Sam3Config)):
-        raise InputError(
-            f"the segmenter is {kind_of(weights.config).title}, whose memory is not exported; expected SAM-2 or SAM 3"
-        )
     print_ = fingerprint_of(weights.sam2_model)
     name = f"{print_[:8]}-{size}"
     (folder / name).mkdir(exist_ok=True)

@@ -23,7 +23,9 @@ class PrefixCache:
         self._model, self._most_bytes, self._most = model, most_bytes, most
         self._sessions: OrderedDict[tuple[str, str], MllmSession] = OrderedDict()
         self._sizes: dict[tuple[str, str], int] = {}
-        self._used: set[tuple[str, str]] = set()  # since the last `trim`; the others are as they were
+        self._used: set[tuple[str, str]] = (
+            set()
+        )  # since the last `trim`; the others are as they were
         self.bytes = 0
 
     def __len__(self) -> int:

@@ -8,11 +8,11 @@ the call's metadata too, so that Ray sends them where it is.
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ray import serve
 
@@ -32,7 +32,7 @@ class RayGrounding:
     """One replica.
 
     Args:
-        model: folder or hub name; "" = the model that ships.
+        model: folder or hub name; "" = the model that ships. device, dtype, bits: as of the commands.
         adapters: name -> folder, each read when it is first asked for.
         tokens: file with a token in each line; "" = none needed.
         limits: fields of `ServerLimits`.
@@ -43,13 +43,14 @@ class RayGrounding:
         model: str = "",
         device: str = "auto",
         dtype: str = "auto",
+        bits: int | None = None,
         adapters: dict[str, str] | None = None,
         tokens: str = "",
         limits: dict[str, Any] | None = None,
     ) -> None:
         from sa2va_model.checkpoints.load import load_model, suit_threads
 
-        loaded = load_model(model or None, device=device, dtype=dtype)
+        loaded = load_model(model or None, device=device, dtype=dtype, bits=bits)
         suit_threads(loaded)
         self._folders = adapters or {}
         self._tokens = read_tokens(tokens) if tokens else ()
@@ -129,8 +130,8 @@ def build(args: dict[str, Any]) -> Any:
     return RayGrounding.bind(**args)  # type: ignore[attr-defined]
 
 
-def run_app(file: str) -> int:
-    """Run the app of a YAML file until it is stopped; returns the exit status.
+def run_app(file: str) -> NoReturn:
+    """Run the app of a YAML file until it is stopped: this process becomes `serve run`, and gets its signals.
 
     Raises:
         InputError: there is no such file.
@@ -138,4 +139,6 @@ def run_app(file: str) -> int:
     path = Path(file) if file else APP_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the YAML of a Ray Serve app")
-    return subprocess.call([str(Path(sys.executable).with_name("serve")), "run", str(path)])
+    words = [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
+    sys.stdout.flush()
+    os.execv(sys.executable, words)
