@@ -75,27 +75,38 @@ class FairQueue:
             BusyError: too many wait, or it could not be answered before its deadline.
         """
         with self._changed:
-            if not self._open:
-                raise BusyError("the server ends; expected another one", 1.0, draining=True)
-            waiting, own = len(self), len(self._jobs.get(job.robot, ()))
-            if own >= self.most_of_one:
-                raise BusyError(
-                    f"{own} requests of robot {job.robot!r} wait; expected fewer", self.wait(own)
-                )
-            if waiting >= self.most:
-                raise BusyError(
-                    f"{waiting} requests wait; expected fewer than {self.most}", self.wait(waiting)
-                )
-            # A fair turn comes after one job of every robot that waits, and after one's own.
-            ahead = self._seconds * (len(self._jobs) + own)
-            if ahead > job.deadline - time.monotonic():
-                raise BusyError(
-                    f"the wait is about {ahead:.1f} s, which is after the deadline",
-                    self.wait(waiting),
-                )
-            job.waiting = waiting
+            self._check(job.robot, job.deadline)
+            job.waiting = len(self)
             self._jobs.setdefault(job.robot, deque()).append(job)
             self._changed.notify()
+
+    def check(self, robot: str, deadline: float) -> None:
+        """Refuse what `put` would refuse now, before anything is spent on it.
+
+        Raises:
+            BusyError: as `put`.
+        """
+        with self._changed:
+            self._check(robot, deadline)
+
+    def _check(self, robot: str, deadline: float) -> None:
+        if not self._open:
+            raise BusyError("the server ends; expected another one", 1.0, draining=True)
+        waiting, own = len(self), len(self._jobs.get(robot, ()))
+        if own >= self.most_of_one:
+            raise BusyError(
+                f"{own} requests of robot {robot!r} wait; expected fewer", self.wait(own)
+            )
+        if waiting >= self.most:
+            raise BusyError(
+                f"{waiting} requests wait; expected fewer than {self.most}", self.wait(waiting)
+            )
+        # A fair turn comes after one job of every robot that waits, and after one's own.
+        ahead = self._seconds * (len(self._jobs) + own)
+        if ahead > deadline - time.monotonic():
+            raise BusyError(
+                f"the wait is about {ahead:.1f} s, which is after the deadline", self.wait(waiting)
+            )
 
     def wait(self, jobs: int) -> float:
         """Seconds after which `jobs` that wait are likely done."""

@@ -203,7 +203,9 @@ class GroundingServer:
                 "expected the same checkpoint on both sides"
             )
         seconds = header.deadline_ms / 1e3 or self.limits.deadline
-        return time.monotonic() + min(seconds, self.limits.deadline)
+        deadline = time.monotonic() + min(seconds, self.limits.deadline)
+        self.engine.queue.check(header.robot_id, deadline)  # before its pictures are unpacked
+        return deadline
 
     async def _frames(self, keyframes: Sequence[pb.Keyframe]) -> tuple[list[np.ndarray], float]:
         most = self.limits.keyframes

@@ -152,7 +152,7 @@ def test_what_is_refused_says_why(server: BackgroundServer, nano: Sa2VA, frame: 
 
 
 def test_a_full_queue_refuses_at_once_and_nothing_is_mixed_up(
-    nano: Sa2VA, frame: np.ndarray
+    nano: Sa2VA, frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = GroundingServer(nano, ServerLimits(waiting=3, waiting_of_one=1))
     config = ServerConfig(port=0, metrics_port=-1, grace=5, limits=service.limits)
@@ -174,6 +174,10 @@ def test_a_full_queue_refuses_at_once_and_nothing_is_mixed_up(
                 assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, n
                 pushback = dict(error.trailing_metadata())["grpc-retry-pushback-ms"]
                 assert int(pushback) >= 1
+            with monkeypatch.context() as patched:
+                patched.setattr(codec, "decode_image", lambda *_: pytest.fail("unpacked"))
+                error = refusal(lambda: remote.Ground(ground(frame, robot="late")))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         given = [a.result() for a in answers]
         answered = [(n, r) for n, r in given if isinstance(r, pb.GroundReply)]
         assert len(answered) == 4
@@ -181,7 +185,7 @@ def test_a_full_queue_refuses_at_once_and_nothing_is_mixed_up(
             assert torch.equal(codec.decode_embeddings(reply.meanings[0].embeddings), expected[n])
         count = service.metrics.registry.get_sample_value
         assert count("sa2va_requests_total", {"kind": "ground", "code": "OK"}) == 4
-        assert count("sa2va_requests_total", {"kind": "ground", "code": "RESOURCE_EXHAUSTED"}) == 4
+        assert count("sa2va_requests_total", {"kind": "ground", "code": "RESOURCE_EXHAUSTED"}) == 5
 
 
 def test_deadlines_and_cancelled_calls_cost_the_model_nothing(
