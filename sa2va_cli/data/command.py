@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     bag.add_argument("--task", default="", metavar="WORDS", help="of a LeRobot episode")
     bag.add_argument("--limit", type=positive, metavar="N", help="stop after N frames")
+    bag.add_argument(
+        "--truth",
+        default="",
+        metavar="T",
+        help="topic with label images of a bag (default: one called truth, where there is one)",
+    )
     carry = actions.add_parser("propagate", help="a few annotated frames become all frames")
     add_adapter(carry)
     carry.add_argument("folder", metavar="FOLDER", help="dataset folder")
@@ -178,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
 def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     from rich.progress import track
 
-    from sa2va_cli.inputs import open_input
+    from sa2va_cli.data.truth import with_truth
     from sa2va_model.io.folder_lock import FolderLock
     from sa2va_training.data.recording import RecordingImport
 
@@ -186,11 +192,11 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise InputError(f"--fps is {args.fps}, expected a number above 0")
     if args.layout not in ("simple", "lerobot"):
         raise InputError(f"--layout {args.layout}: expected simple or lerobot")
-    source = open_input(args.input, topic=args.topic)
+    source, known = with_truth(args.input, args.topic, args.truth)
     if args.layout == "lerobot":
         return _episode(source, args)
     folder, name = Path(args.output), args.name or Path(args.input).stem
-    run = RecordingImport(folder, name, source.name, stills=args.stills)
+    run = RecordingImport(folder, name, source.name, stills=args.stills, known=known)
     frames = track(source, "reading", total=source.frame_count, transient=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -198,12 +204,16 @@ def _from_bag(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
             run.write(frames, fps=args.fps, limit=args.limit)
     finally:
         if run.kept:
-            print(
-                f"{folder}: {run.kept} frames in {run.clips} clip(s); draw label images in {folder}/masks/{name}/"
-            )
+            masks = f"draw label images in {folder}/masks/{name}/"
+            if known is not None:
+                masks = f"with the bag's own label images ({len(known.names)} objects)"
+            print(f"{folder}: {run.kept} frames in {run.clips} clip(s); {masks}")
     if skipped := getattr(source, "skipped", 0):
         print(f"{skipped} images could not be used; the first: {source.first_skipped}")  # type: ignore[attr-defined]
-    print(f"(00000.png …, pixel value = number of the object), then: sa2va data propagate {folder}")
+    if known is None:
+        print(
+            f"(00000.png …, pixel value = number of the object), then: sa2va data propagate {folder}"
+        )
     record = {"folder": str(folder), "frames": run.kept, "clips": run.clips, "skipped": skipped}
     return 0, record
 

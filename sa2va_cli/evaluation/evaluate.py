@@ -32,6 +32,8 @@ EXAMPLES = """examples:
   sa2va evaluate refcoco_testA.yaml --model Sa2VA-1B
   sa2va evaluate mevis.yaml keyframes=uniform       another choice of keyframes
   sa2va evaluate clips.yaml tracking=live           frame by frame, as on a robot
+  sa2va evaluate a.mcap b.mcap tracking=live        recordings with their truth (topic= and truth= name topics)
+  sa2va evaluate bags/ tracking=live                all recordings of a folder
   sa2va evaluate revos.yaml limit=20 -o out/quick   a quick look
   sa2va evaluate suite.yaml -o runs/suite           a list of datasets, one after the other, and one page
   sa2va evaluate revos.yaml shard=0/8 --device cuda & … shard=7/8 …   eight processes
@@ -44,13 +46,16 @@ A run that was stopped goes on where it was; writes records.jsonl, results.json,
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sa2va evaluate`."""
-    parser.add_argument("dataset", metavar="DATASET", help="YAML file, or a simple folder")
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="YAML file, a simple folder, or a rosbag2 with truth"
+    )
     parser.add_argument(
         "settings",
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="tracking, keyframes, count, fps, wording, protocol, export, shard, limit, or an option of the format",
+        help="tracking, keyframes, count, fps, wording, protocol, export, shard, limit, or an option of the format; "
+        "further recordings",
     )
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="folder of the run (default: runs/evaluate/NAME)"
@@ -71,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_cli.output import write_json
 
     models: list[Sa2VA] = []
+    _open_bags(args)
     suite = suite_of(Path(args.dataset).expanduser())
     if suite is None:
         given = settings(args.dataset, args.settings)
@@ -91,6 +97,31 @@ def run(args: argparse.Namespace) -> int:
     write_json(args.json, dict(found))
     print(f"{folder}: index.html, results.json")
     return 0
+
+
+def _open_bags(args: argparse.Namespace) -> None:
+    """Where recordings are named, makes a dataset folder of them in the output and has that measured."""
+    from sa2va_cli.data.truth import bags_of, folder_of_bags
+
+    first = Path(args.dataset).expanduser()
+    bags = bags_of(first)
+    more = [item for item in args.settings if "=" not in item]
+    if not bags:
+        return
+    for item in more:
+        found = bags_of(Path(item).expanduser())
+        if not found:
+            raise InputError(f"{item}: is no rosbag2, expected recordings, or key=value")
+        bags += found
+    own = [item for item in args.settings if item.startswith(("topic=", "truth="))]
+    named = dict(item.split("=", 1) for item in own)
+    output = Path(args.output or inside(Path("runs/evaluate"), first.stem, "name"))
+    folder = output / "dataset"
+    folder_of_bags(bags, folder, topic=named.get("topic"), truth=named.get("truth", ""))
+    args.output, args.dataset = str(output), str(folder)
+    args.settings = [item for item in args.settings if item not in (*own, *more)]
+    if not any(item.startswith("name=") for item in args.settings):
+        args.settings.append(f"name={first.stem}")
 
 
 def measure(

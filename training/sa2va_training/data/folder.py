@@ -86,8 +86,19 @@ class FolderWriter:
             return f"images/{name}{ending}"
         return self._picture(f"images/{name}", rgb)
 
-    def put(self, what: Mapping[str, str], **said: Any) -> None:
-        """A record of what `what` names (image or clip); one that is there keeps its other fields."""
+    def add_labels(self, name: str, labels: np.ndarray) -> None:
+        """The label image of one picture without a record."""
+        self._labels(f"masks/{name}", labels)
+
+    def put(
+        self, what: Mapping[str, str], first: Mapping[str, Any] | None = None, **said: Any
+    ) -> None:
+        """A record of what `what` names (image or clip); one that is there keeps its other fields.
+
+        Args:
+            first: fields that are written only where the record has none of them.
+            said: fields that are written in any case.
+        """
         file = self.root / ANNOTATIONS
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
         ((key, path),) = what.items()
@@ -95,12 +106,13 @@ class FolderWriter:
         for n in found:
             old = json.loads(lines[n])
             if old.get(key) == path:
-                lines[n] = json.dumps({**old, **said}, ensure_ascii=False) + "\n"
+                fresh = {k: v for k, v in (first or {}).items() if not old.get(k)}
+                lines[n] = json.dumps({**old, **fresh, **said}, ensure_ascii=False) + "\n"
                 write_whole(file, "".join(lines).encode())
                 self._file.close()
                 self._file = file.open("a", encoding="utf-8")
                 return
-        self._record(dict(what), {}, said)
+        self._record(dict(what), {}, {**(first or {}), **said})
 
     def _record(
         self, record: dict[str, Any], objects: Mapping[int, str], said: Mapping[str, Any]

@@ -7,7 +7,7 @@ are not written again; the record of a clip is put when the clip is full, and wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,30 @@ UNFINISHED = ".unfinished"
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a recording beside its pictures.
+
+    Attributes:
+        labels: the label image of a frame, integers [H, W]; None = nobody annotated it.
+        names: what labels are called.
+        sentences: what can be asked, and the labels that it means.
+    """
+
+    labels: Callable[[Frame], np.ndarray | None]
+    names: Mapping[int, str]
+    sentences: Mapping[str, Sequence[int]]
+
+    def fields(self) -> dict[str, Any]:
+        """Of a record."""
+        said = [
+            {"text": text, "objects": [str(v) for v in values]}
+            for text, values in self.sentences.items()
+        ]
+        objects = {str(v): {"name": name} if name else {} for v, name in self.names.items()}
+        return {"objects": objects, "expressions": said}
+
+
 @dataclass
 class RecordingImport:
     """One recording on its way into a folder.
@@ -32,6 +56,8 @@ class RecordingImport:
         name: of its first clip, and of the folder of its stills.
         came_from: what the frames come from; another source does not go on where this one stopped.
         stills: single pictures instead of clips.
+        known: masks and words that come with it.
+        clip_frames: of one clip; longer recordings become several.
         kept, clips: what is in the folder so far.
     """
 
@@ -39,6 +65,8 @@ class RecordingImport:
     name: str
     came_from: str
     stills: bool = False
+    known: Known | None = None
+    clip_frames: int = CLIP_FRAMES
     kept: int = 0
     clips: int = 0
     _frames: list[Frame] = field(default_factory=list)
@@ -82,12 +110,16 @@ class RecordingImport:
     def _add(self, writer: FolderWriter, frame: Frame) -> None:
         self.kept += 1
         if self.stills:
-            image = writer.add_picture(f"{self.name}/{frame.index:05d}", frame.rgb)
-            self._put(writer, {"image": image}, [frame])
+            place = f"{self.name}/{frame.index:05d}"
+            image = writer.add_picture(place, frame.rgb)
+            self._label(writer, place, frame)
+            self._put(writer, {"image": image}, f"masks/{place}.png", [frame])
             return
-        writer.add_picture(f"{self._clip}/{len(self._frames):05d}", frame.rgb)
+        place = f"{self._clip}/{len(self._frames):05d}"
+        writer.add_picture(place, frame.rgb)
+        self._label(writer, place, frame)
         self._frames.append(replace(frame, rgb=_NO_PIXELS))
-        if len(self._frames) == CLIP_FRAMES:
+        if len(self._frames) == self.clip_frames:
             self._finish_clip(writer)
 
     @property
@@ -96,14 +128,31 @@ class RecordingImport:
 
     def _finish_clip(self, writer: FolderWriter) -> None:
         if self._frames:
-            self._put(writer, {"clip": f"images/{self._clip}"}, self._frames)
+            what = {"clip": f"images/{self._clip}"}
+            self._put(writer, what, f"masks/{self._clip}", self._frames)
             self.clips += 1
             self._frames = []
 
-    def _put(self, writer: FolderWriter, what: dict[str, str], frames: Sequence[Frame]) -> None:
+    def _label(self, writer: FolderWriter, place: str, frame: Frame) -> None:
+        labels = None if self.known is None else self.known.labels(frame)
+        if labels is None:
+            return
+        if labels.shape != frame.rgb.shape[:2]:
+            raise InputError(
+                f"{self.came_from}: image {frame.index} is {frame.rgb.shape[1]}x{frame.rgb.shape[0]} and its labels "
+                f"{labels.shape[1]}x{labels.shape[0]}; expected one size"
+            )
+        writer.add_labels(place, labels)
+
+    def _put(
+        self, writer: FolderWriter, what: dict[str, str], labels: str, frames: Sequence[Frame]
+    ) -> None:
         """Put a record; one that an earlier run left keeps what people have written into it since."""
         notes = {"from": self.came_from, **_times(frames)}
-        writer.put(what, notes=notes, recording=self.name)
+        first = {}
+        if self.known is not None and (self.folder / labels).exists():
+            first = {"labels": labels, **self.known.fields()}
+        writer.put(what, first, notes=notes, recording=self.name)
 
 
 def chosen_frames(frames: Iterable[Frame], fps: float | None, limit: int | None) -> Iterator[Frame]:

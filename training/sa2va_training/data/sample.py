@@ -106,6 +106,7 @@ class Sample:
         foreground: masks of all objects ever referred to, [T]; only ReVOS has them.
         objects: everything that is annotated and has a name, said or not; only the simple folder knows.
         recording: what was recorded in one go, where the dataset says it; pictures of one are nearly alike.
+        stamps: when each frame was taken, seconds, rising; () = nobody knows.
     """
 
     source: str
@@ -122,6 +123,7 @@ class Sample:
     foreground: tuple[Mask | None, ...] = field(default=(), repr=False)
     objects: tuple[ObjectMasks, ...] = field(default=(), repr=False)
     recording: str = ""
+    stamps: tuple[float, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         count = sum(turn.text.count(SEG) for turn in self.turns if turn.role == "assistant")
@@ -193,6 +195,7 @@ class Sample:
         return replace(
             self,
             frames=tuple(self.frames[t] for t in chosen),
+            stamps=tuple(self.stamps[t] for t in chosen) if self.stamps else (),
             targets=tuple(cut(target) for target in self.targets),
             referrings=tuple(
                 replace(r, target=None if r.target is None else cut(r.target))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,6 +37,19 @@ class Prediction:
     phrases: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FollowedClip:
+    """What was marked while a clip was followed.
+
+    Attributes:
+        masks: bool [T, H, W].
+        steps: [T], seconds that each frame took.
+    """
+
+    masks: np.ndarray
+    steps: tuple[float, ...]
+
+
 def joined(masks: np.ndarray) -> np.ndarray:
     """Several masks as one: bool [K, H, W] → bool [H, W]; empty for none."""
     out = np.zeros(masks.shape[1:], bool)
@@ -57,6 +71,12 @@ class Predictor(Protocol):
         """What each expression names in a clip: bool [T, H, W] each."""
         ...
 
+    def follow_clip(
+        self, frames: Sequence[np.ndarray], expressions: Sequence[str], stamps: Sequence[float]
+    ) -> list[FollowedClip]:
+        """What is marked frame by frame, as on a robot; `stamps` [T] in seconds."""
+        ...
+
     def answer(
         self, frames: Sequence[np.ndarray], question: str, regions: Sequence[np.ndarray] = ()
     ) -> Prediction:
@@ -75,7 +95,7 @@ class Asking:
         keyframes: "first" (published), "uniform" (better on long clips) or "mosaic", for "offline" and for questions.
         count: number of keyframes; 0 = as many as the model was trained with; of a mosaic: pictures, 0 = 2.
         sampling: of "ten_clips": one of `ten_clips.SAMPLINGS` but "q_frame", whose frames another model chooses.
-        fps: of clips, which "live" needs to know how often to check.
+        fps: of clips that do not say when their frames were taken; "live" needs to know how often to check.
         wording: what an expression on an image becomes before it is asked for; the published evaluation of RefCOCO
             says "Please segment {} in this image.", that of clips "Please segment {}.". Questions stay as they are.
     """
@@ -124,7 +144,8 @@ class ModelPredictor:
     ) -> list[np.ndarray]:
         """See `Predictor`."""
         if self.asking.tracking == "live":
-            return [self._live(frames, expression) for expression in expressions]
+            stamps = [t / self.asking.fps for t in range(len(frames))]
+            return [seen.masks for seen in self.follow_clip(frames, expressions, stamps)]
         if self.asking.tracking == "ten_clips":
             sampling = self.asking.sampling
             return [segment_clip(self.model, frames, text, sampling)[1] for text in expressions]
@@ -138,16 +159,28 @@ class ModelPredictor:
                 out.append(masks[0].astype(bool) if len(masks) else np.zeros(shape, bool))
         return out
 
-    def _live(self, frames: Sequence[np.ndarray], expression: str) -> np.ndarray:
+    def follow_clip(
+        self, frames: Sequence[np.ndarray], expressions: Sequence[str], stamps: Sequence[float]
+    ) -> list[FollowedClip]:
+        """See `Predictor`; each expression has the tracker for itself."""
+        return [self._follow(frames, text, stamps) for text in expressions]
+
+    def _follow(
+        self, frames: Sequence[np.ndarray], expression: str, stamps: Sequence[float]
+    ) -> FollowedClip:
         tracker = LiveTracker(self.model, LiveConfig(background=False))
         name = tracker.track(expression)
         out = np.zeros((len(frames), *frames[0].shape[:2]), bool)
-        for t, rgb in enumerate(frames):
-            result = tracker.process(Frame(rgb, t / self.asking.fps, t))
+        steps = []
+        for t, (rgb, stamp) in enumerate(zip(frames, stamps, strict=True)):
+            begin = time.perf_counter()
+            result = tracker.process(Frame(rgb, stamp, t))
+            steps.append(time.perf_counter() - begin)
             for track in result.tracks:
                 if track.id == name and track.mask is not None:
                     out[t] = track.mask
-        return out
+        tracker.close()
+        return FollowedClip(out, tuple(steps))
 
     def answer(
         self, frames: Sequence[np.ndarray], question: str, regions: Sequence[np.ndarray] = ()

@@ -138,9 +138,10 @@ def _clips(records: Sequence[Json]) -> dict[str, float]:
 def _events(records: Sequence[Json]) -> dict[str, float]:
     """What happened while objects were followed live: means over those that know."""
     events = [r["events"] for r in records if "events" in r]
-    names = ("wait", "missed", "lost", "regained", "switched", "wrong")
+    names = ("wait", "missed", "lost", "regained", "switched", "wrong", "latency", "latency p95")
+    timed = ("wait", "latency", "latency p95")
     return {
-        "wait, s" if name == "wait" else name: _mean(e[name] for e in events if name in e)
+        f"{name}, s" if name in timed else name: _mean(e[name] for e in events if name in e)
         for name in names
         if any(name in e for e in events)
     }

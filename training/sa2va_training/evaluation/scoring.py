@@ -61,7 +61,8 @@ def score_sample(
     """Asks everything about a sample.
 
     Args:
-        live: frames per second of clips that are followed frame by frame, to tell what happened when; 0 = they are not.
+        live: clips are followed frame by frame, to tell what happened when; frames per second of those that do not say
+            when their frames were taken. 0 = they are not.
         keep_masks: also put predicted and true masks of clips into the records (Ref-DAVIS17's own protocol).
 
     Raises:
@@ -105,9 +106,15 @@ def _clip(
     keep_masks: bool,
     live: float,
 ) -> Iterator[Scored]:
-    guesses = predictor.refer_clip(frames, [r.text for r in sample.referrings])
+    asked = [r.text for r in sample.referrings]
+    stamps = sample.stamps or tuple(t / live for t in range(len(frames)) if live)
+    if live:
+        followed = predictor.follow_clip(frames, asked, stamps)
+        guesses, steps = [seen.masks for seen in followed], [seen.steps for seen in followed]
+    else:
+        guesses, steps = predictor.refer_clip(frames, asked), [()] * len(asked)
     foreground = _foreground(sample, frames)
-    for referring, guess in zip(sample.referrings, guesses, strict=True):
+    for referring, guess, spent in zip(sample.referrings, guesses, steps, strict=True):
         record = _head(sample, "track", referring)
         middle = len(frames) // 2
         if referring.target is None and not referring.absent:
@@ -131,9 +138,10 @@ def _clip(
             "facts": facts_of(referring.text, truth[known]),
         }
         if live:
-            record["events"] = follow_events(
-                guess[known], truth[known], [known_t / live for known_t in known]
-            )
+            record["events"] = follow_events(guess[known], truth[known], [stamps[t] for t in known])
+            if spent:
+                half, late = (float(q) for q in np.quantile(spent, (0.5, 0.95)))
+                record["events"] |= {"latency": half, "latency p95": late}
         if keep_masks:
             record["masks"] = [encode_mask(mask) for mask in guess]
             record["truth"] = [encode_mask(mask) for mask in truth]

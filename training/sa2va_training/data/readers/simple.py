@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +266,22 @@ class _Scene:
             frames=self.frames,
             clip=self.clip,
             recording=recording_id(record),
+            stamps=_stamps(record, len(self.frames)) if self.clip else (),
             **fields,
         )
+
+
+def _stamps(record: Record, frames: int) -> tuple[float, ...]:
+    """What `from-bag` noted of a clip's frames; nothing where frames were added or taken away since."""
+    notes = record.data.get("notes")
+    noted = notes.get("stamps") if isinstance(notes, dict) else None
+    if not isinstance(noted, list) or len(noted) != frames:
+        return ()
+    if not all(isinstance(s, (int, float)) for s in noted) or any(
+        b <= a for a, b in pairwise(noted)
+    ):
+        return ()
+    return tuple(float(s) for s in noted)
 
 
 class RecordScene(_Scene):

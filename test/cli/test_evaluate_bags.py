@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings with truth topics: a dataset folder, and figures by the stamps of their images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from sa2va_cli.main import main
+from sa2va_ros.bags.bag import IMAGE, fresh, typestore
+from sa2va_ros.messages.images import fill_image
+from sa2va_training.data.readers.simple import SimpleFolder
+from sa2va_training.evaluation.predictor import FollowedClip
+from sa2va_training.evaluation.scoring import score_sample
+
+STRING = "std_msgs/msg/String"
+START, STEP = 1_700_000_000_000_000_000, 250_000_000
+NAMES = {"1": "red ball", "2": "blue cube", "3": "blue cube"}
+
+
+def labels(t: int, size: tuple[int, int]) -> np.ndarray:
+    out = np.zeros(size, np.uint8)
+    out[30:60, 10 + 3 * t : 40 + 3 * t] = 1
+    out[:10, :10], out[:10, 20:30] = 2, 3
+    return out
+
+
+def recording(
+    path: Path, frames: list[np.ndarray], *, names: bool = True, truth: str = "/camera/truth"
+) -> Path:
+    """Images, label images of all but the second, and a depth-like topic of another name; four images a second."""
+    store = typestore()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        pictures, marks = (
+            writer.add_connection(name, IMAGE, typestore=store)
+            for name in ("/camera/image_raw", truth)
+        )
+        if names:
+            said = {"_names": NAMES, "_target": {"expression": "the ball that moves", "value": 1}}
+            for ending, value in said.items():
+                link = writer.add_connection(truth + ending, STRING, typestore=store)
+                message = fresh(store, STRING)
+                message.data = json.dumps(value)
+                writer.write(link, START, store.serialize_cdr(message, STRING))
+        for t, rgb in enumerate(frames):
+            stamp = START + t * STEP
+            for link, pixels, encoding in (
+                (pictures, rgb, "rgb8"),
+                (marks, labels(t, rgb.shape[:2]), "mono8"),
+            ):
+                if encoding == "mono8" and t == 1:
+                    continue
+                message = fresh(store, IMAGE)
+                fill_image(message, pixels, encoding, message.header)
+                message.data = np.frombuffer(message.data, np.uint8)
+                message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+                writer.write(link, stamp, store.serialize_cdr(message, IMAGE))
+    return path
+
+
+def test_a_recording_with_truth_becomes_a_dataset(tmp_path: Path, frames: list[np.ndarray]) -> None:
+    bag, folder = recording(tmp_path / "run", frames[:5]), tmp_path / "data"
+    assert main(["data", "from-bag", str(bag), "-o", str(folder)]) == 0
+    ((record, sample, found),) = SimpleFolder(folder).marked()
+    assert found["1"].annotated == (0, 2, 3, 4)
+    assert found["1"].name == "red ball"
+    assert np.array_equal(found["1"].read(96, 128)[3], labels(3, (96, 128)) == 1)
+    said = {e["text"]: e["objects"] for e in record.data["expressions"]}
+    assert said == {
+        "the red ball": ["1"],
+        "the ball that moves": ["1"],
+    }  # two blue cubes have no name of their own
+    asked = SimpleFolder(folder)[0]
+    assert asked.stamps == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert asked.with_frames([0, 3]).stamps == (0.0, 0.75)
+    assert sample.clip
+    assert main(["data", "check", str(folder)]) == 0
+
+
+class Late:
+    """Follows what it should from half a second on, and a frame takes it 20 ms."""
+
+    def follow_clip(self, frames, expressions, stamps) -> list[FollowedClip]:
+        masks = np.stack([labels(t, f.shape[:2]) == 1 for t, f in enumerate(frames)])
+        masks[np.array(stamps) < 0.5] = False
+        return [FollowedClip(masks, (0.02,) * len(frames)) for _ in expressions]
+
+
+def test_events_are_told_by_stamps(tmp_path: Path, frames: list[np.ndarray]) -> None:
+    bag, folder = recording(tmp_path / "run", frames[:5]), tmp_path / "data"
+    assert main(["data", "from-bag", str(bag), "-o", str(folder)]) == 0
+    events = [s.record["events"] for s in score_sample(SimpleFolder(folder)[0], Late(), live=10.0)]
+    assert [e["wait"] for e in events] == [0.5, 0.5]
+    assert [(e["missed"], e["lost"], e["latency"]) for e in events] == [(0.0, 0.0, 0.02)] * 2
+
+
+def test_many_recordings_are_measured_live_by_their_stamps(
+    tmp_path: Path, frames: list[np.ndarray], nano_folder: Path, blind_folder: Path
+) -> None:
+    for name, part in (("one", frames[:6]), ("two", frames[6:])):
+        recording(tmp_path / "bags" / name, part)
+    out = tmp_path / "out"
+    words = ["evaluate", str(tmp_path / "bags"), "tracking=live", "-o", str(out)]
+    assert main([*words, "--model", str(nano_folder)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert (results["dataset"], results["samples"], results["measured"]) == ("bags", 2, 2)
+    row = results["figures"]["referring, clips"]["all"]
+    assert row["n"] == 4
+    assert 0 < row["latency, s"] <= row["latency p95, s"]
+    assert {"lost", "regained", "switched", "wrong", "missed"} <= set(row)
+    lines = [json.loads(x) for x in (out / "records.jsonl").read_text().splitlines()]
+    assert [x["frames"] for x in lines if "frames" in x] == [5] * 4  # the second has no truth
+    assert (out / "report.html").is_file()
+    # Again: the folder is there and what was measured stands; further recordings on the command line.
+    assert main([*words, "--model", str(nano_folder)]) == 0
+    two = [str(tmp_path / "bags" / name) for name in ("one", "two")]
+    words = ["evaluate", *two, "tracking=live", "--model", str(blind_folder)]
+    assert main([*words, "-o", str(tmp_path / "blind")]) == 0
+    row = json.loads((tmp_path / "blind/results.json").read_text())["figures"]["referring, clips"][
+        "all"
+    ]
+    assert (row["n"], row["missed"], row["marked"]) == (4, 1.0, 0.0)
+    assert "wait, s" not in row
+
+
+def test_a_recording_without_truth_is_told(
+    tmp_path: Path, frames: list[np.ndarray], make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make.bag(tmp_path / "plain", frames[:2])
+    assert main(["evaluate", str(plain), "-o", str(tmp_path / "o")]) == 2
+    assert (
+        "has no truth to measure against; expected label images on a topic `truth`"
+        in capsys.readouterr().err
+    )
+    nameless = recording(tmp_path / "nameless", frames[:2], names=False)
+    assert main(["evaluate", str(nameless), "-o", str(tmp_path / "p")]) == 2
+    assert "their names on `truth_names`" in capsys.readouterr().err
+    other = recording(tmp_path / "other", frames[:2], truth="/seg/labels")
+    words = ["evaluate", str(other), "-o", str(tmp_path / "q"), "truth=/seg/nothing"]
+    assert main(words) == 2
+    assert "truth is topic '/seg/nothing', which is not in it" in capsys.readouterr().err
+    assert main(["evaluate", str(other), "beside.txt", "-o", str(tmp_path / "r")]) == 2
+    assert "beside.txt: is no rosbag2" in capsys.readouterr().err
