@@ -43,6 +43,7 @@ def sections(setting: Setting) -> list[Section]:
         part("shipped", 25, exactness.shipped),
         part("track large", 45, speed.tracking, "large", (1, 16)),
         part("track tiny", 20, speed.tracking, "tiny", (1,)),
+        part("track sam3", 30, speed.tracking, "sam3", (1, 4)),
         part("node", 30, speed.node),
         part("sentences 1b", 20, speed.sentences, "1b"),
         part("sentences 4b", 20, speed.sentences, "4b"),

@@ -38,11 +38,12 @@ class Setting:
         return 64 if self.small else 1024
 
     def sam2(self, size: str, device: torch.device | None = None) -> Sam2:
-        """A published SAM-2.1 with random weights, the same wherever it is."""
+        """A published SAM-2.1, or `sam3`, with random weights, the same wherever it is."""
         torch.manual_seed(0)
+        third = size == "sam3"
         if self.small:
-            return nano_model().sam2.to(device or self.device)
-        model = Sam2(stock_config(size, image_size=self.side)).eval()
+            return nano_model(segmenter="sam3" if third else "sam2").sam2.to(device or self.device)
+        model = Sam2(stock_config(size, image_size=None if third else self.side)).eval()
         wake(model)
         return model.to(device or self.device)
 

@@ -17,6 +17,7 @@ from sa2va_cli.bench.tracker_race import compare, moving_squares, peak_bytes, so
 from sa2va_model.device import prepare
 from sa2va_model.io.frames import Frame
 from sa2va_model.segmentation.backends.registry import pick_runtime
+from sa2va_model.segmenter_config import Sam2Config
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_training.data.synth import write_scenes
 from sa2va_training.run.settings_files import settings_from
@@ -27,17 +28,19 @@ SENTENCES = ("the man", "the red cup on the left", "a dog", "the tall woman in b
 def tracking(
     setting: Setting, size: str, counts: tuple[int, ...], *, optimized: bool = False
 ) -> dict[str, Any]:
-    """Frames with 1, 16 … objects from ready tensors, each frame also through the predictor of `sam2`."""
+    """Frames with 1, 16 … objects from ready tensors, each of SAM-2's also through the predictor of `sam2`."""
     prepare(setting.device)
     model, out = setting.sam2(size), {}
+    against = isinstance(model.config, Sam2Config)
     for count in counts:
-        frames, prompts = moving_squares(setting.count(20, 6), setting.side, count)
+        frames, prompts = moving_squares(setting.count(20, 6), model.config.image_size, count)
         ours = {"ours": pick_runtime("bfloat16", setting.device, model.config)}
         shown = frames.to(setting.device)
-        timings = compare(model, ours, shown, prompts, against=True, optimized=optimized)
+        timings = compare(model, ours, shown, prompts, against=against, optimized=optimized)
         rows: dict[str, Any] = {name: middle(t.wall[8:] or t.wall) for name, t in timings.items()}
         rows["frames per second"] = round(1e3 / rows["ours"]["median"], 1)
-        rows["times sam2"] = round(rows["sam2"]["median"] / rows["ours"]["median"], 2)
+        if against:
+            rows["times sam2"] = round(rows["sam2"]["median"] / rows["ours"]["median"], 2)
         out[f"{count} objects"] = {**rows, "GB": round(peak_bytes(setting.device) / 1e9, 2)}
     return out
 
