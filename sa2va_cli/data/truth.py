@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,13 +64,13 @@ def folder_of_bags(bags: Iterable[Path], folder: Path, *, topic: str | None, tru
     Raises:
         InputError: a bag cannot be read or has no truth.
     """
-    from sa2va_model.io.folder_lock import FolderLock
     from sa2va_training.data.recording import UNFINISHED, RecordingImport
 
     listed = list(bags)
     stems = [bag.stem for bag in listed]
     folder.mkdir(parents=True, exist_ok=True)
-    with FolderLock(folder):
+    with (folder / ".bags.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # shards wait for the first of them
         for bag, stem in zip(listed, stems, strict=True):
             name = stem if stems.count(stem) == 1 else f"{bag.parent.name}_{stem}"
             place = folder / "images" / name
