@@ -44,10 +44,11 @@ class ResidualStem(nn.Sequential):
             layers += [ResidualBlock(outputs) for _ in range(count)]
             inputs = outputs
         super().__init__(*layers, nn.Conv2d(inputs, width, 1))
+        self._last = len(layers)
 
     @property
     def weight(self) -> Tensor:
         """The ViT's patch embedding asks its convolution for its dtype."""
-        weight = self[-1].weight
+        weight = self[self._last].weight
         assert isinstance(weight, Tensor)
         return weight

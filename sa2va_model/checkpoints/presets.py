@@ -155,6 +155,7 @@ def tiny_config(vocabulary: int) -> ModelConfig:
         "initializer_factor": 1.0,
         "stem": [32, 64, 96],
         "stem_blocks": [0, 1, 3, 3],
+        "eye": "efficientnet_lite0",
     }
     fields = {
         "vision_config": vision,

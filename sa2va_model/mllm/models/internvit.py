@@ -6,6 +6,7 @@ Letters: T tiles, h w token grid, c channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers.models.internvl import InternVLVisionConfig, InternVLVisionMod
 from sa2va_model.conv_stem import ResidualStem
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
+from sa2va_model.mllm.models.efficientnet import PATCH, EfficientNet, TokenMixer
 from sa2va_model.mllm.tensor_map import TensorMap, stacked
 
 _LAYER, _OUR_LAYER = "vision_model.encoder.layers.#.", "vision_model.encoder.layer.#."
@@ -41,6 +43,26 @@ TENSORS = TensorMap(
 """Names in the files and in transformers' class."""
 
 
+EYE = "efficientnet_lite0"
+
+
+class EyedStem(ResidualStem):
+    """A stem beside a network that has seen photographs: the tokens are the sum of what both see."""
+
+    def __init__(self, channels: Sequence[int], blocks: Sequence[int], width: int) -> None:
+        super().__init__(channels, blocks, width)
+        self.eye = EfficientNet()
+        self.mixer = TokenMixer(width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, S, S] to [B, width, S / 16, S / 16]."""
+        x = pixels
+        for layer in list(self)[: self._last + 1]:
+            x = layer(x)
+        mixed: Tensor = self.mixer(self.eye(pixels))
+        return x + mixed
+
+
 @dataclass(frozen=True)
 class VisionConfig:
     """InternViT (`vision_config` of an official checkpoint).
@@ -49,6 +71,7 @@ class VisionConfig:
         stem: channels of stride-2 convolutions before the tokens; empty = one patch convolution, as
             published. A convolutional stem is what lets a small ViT train from scratch.
         stem_blocks: residual blocks after each of them and after the last one (see `stem.ResidualStem`).
+        eye: "efficientnet_lite0" = its features are added to the stem's (patches of 16 pixels); "" = none.
     """
 
     hidden_size: int = 1024
@@ -65,6 +88,7 @@ class VisionConfig:
     initializer_factor: float = 0.1
     stem: tuple[int, ...] = ()
     stem_blocks: tuple[int, ...] = ()
+    eye: str = ""
 
     def __post_init__(self) -> None:
         if not self.patch_size or self.image_size % self.patch_size:
@@ -80,6 +104,10 @@ class VisionConfig:
             raise InputError(
                 f"vision_config.stem has {len(self.stem)} entries; "
                 f"patch_size {self.patch_size} needs log2(patch_size) - 1"
+            )
+        if self.eye and (self.eye != EYE or not self.stem or self.patch_size != PATCH):
+            raise InputError(
+                f"vision_config.eye is {self.eye!r}; expected {EYE!r} beside a stem and a patch_size of {PATCH}"
             )
         strides = len(self.stem) + 1 if self.stem else 0
         if len(self.stem_blocks) != strides:
@@ -122,7 +150,8 @@ def vision_model(config: VisionConfig) -> InternVLVisionModel:
             for norm in (layer.attention.q_norm, layer.attention.k_norm):
                 norm.variance_epsilon = config.layer_norm_eps
     if config.stem:
-        model.embeddings.patch_embeddings.projection = ResidualStem(
+        stem = EyedStem if config.eye else ResidualStem
+        model.embeddings.patch_embeddings.projection = stem(
             (*config.stem, config.hidden_size), config.stem_blocks, config.hidden_size
         )
     return model

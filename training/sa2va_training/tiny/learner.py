@@ -29,6 +29,9 @@ from sa2va_training.tiny.teacher import TeacherCode
 AIDS = ("map_aids.", "word_aids.")
 SAM_HALF = ("model.sam2.", "map_aids.")
 STEM = ("model.mllm.vision_model.embeddings.patch_embeddings.", "word_aids.stem")
+_STEM = "model.mllm.vision_model.embeddings.patch_embeddings.projection.stem."
+EYE = (_STEM + "eye.",)
+CONVOLUTIONS = (*EYE, *(f"{_STEM}{index}." for index in range(16)))
 SIGHT = ("model.mllm.vision_model.", "model.mllm.mlp1.", "word_aids.visual")
 WORD_HALF = ("model.mllm.", "model.text_hidden_fcs.", "word_aids.")
 

@@ -32,15 +32,34 @@ from sa2va_training.tiny.data import crops
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.feeder import BatchLoader, moved
 from sa2va_training.tiny.evaluation import evaluate
+from sa2va_training.tiny.eye import eye_of, open_eye
 from sa2va_training.tiny.gradients import agree, average
-from sa2va_training.tiny.learner import AIDS, SAM_HALF, SIGHT, STEM, WORD_HALF, TinyLearner, take
+from sa2va_training.tiny.learner import (
+    AIDS,
+    CONVOLUTIONS,
+    EYE,
+    SAM_HALF,
+    SIGHT,
+    STEM,
+    WORD_HALF,
+    TinyLearner,
+    take,
+)
 from sa2va_training.tiny.losses import plain
 from sa2va_training.tiny.norms import freeze_norms
 from sa2va_training.tiny.running_mean import RunningMean, weights_of
 from sa2va_training.tiny.settings import StageSettings
 
 RUNS = Path("runs")
-HALVES = {"sam": SAM_HALF, "stem": STEM, "sight": SIGHT, "words": WORD_HALF, "all": ("",)}
+HALVES = {
+    "sam": SAM_HALF,
+    "stem": STEM,
+    "eye": EYE,
+    "convolutions": CONVOLUTIONS,
+    "sight": SIGHT,
+    "words": WORD_HALF,
+    "all": ("",),
+}
 Step = Callable[[TinyLearner, Any, np.random.Generator], tuple[Tensor, dict[str, float]]]
 STAGES: dict[str, Step] = {
     "sam": stages.sam_stage,
@@ -176,13 +195,18 @@ class StageRun:
         (self.folder / "settings.json").write_text(
             json.dumps(asdict(self.settings), indent=2) + "\n"
         )
+        eyeless = eye_of(self.learner) is not None
         for source in self.settings.start:
             name, _, half = source.partition(":")
             path = runs / name / "last.pt"
             if half not in HALVES or not path.exists():
                 raise InputError(f"start {source!r}: expected RUN:{'|'.join(HALVES)} with {path}")
-            count = take(self.learner, weights_of(runs / name), HALVES[half])
+            weights = weights_of(runs / name)
+            count = take(self.learner, weights, HALVES[half])
             self._say(f"took {count} tensors from {source}")
+            eyeless &= not any(key.startswith(EYE) for key in weights)
+        if eyeless:
+            self._say(f"the eye begins with {open_eye(self.learner)}")
 
     def save(self) -> None:
         """Writes `last.pt`; a half-written file never replaces a good one."""

@@ -4,7 +4,8 @@
     python -m sa2va_training.tiny revive weights=DIR run=runs/shipped
 
 Exported models have no normalisation and no aids. Normalisation comes back as what it was folded into, with the
-statistics of real pictures, so that the model computes what it did; aids begin anew (see `StageSettings.settle`).
+statistics of real pictures, so that the model computes what it did; aids begin anew (see `StageSettings.settle`). A
+model without an eye gets a pretrained one, which says nothing yet (`eye.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from sa2va_model.errors import InputError
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.packing import look
+from sa2va_training.tiny.eye import eye_of, open_eye
 from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.norms import fold_norms, unfold_norms
 
 WORDS = ("mllm.language_model.model.embed_tokens.weight", "mllm.language_model.lm_head.weight")
+_STEM = "mllm.vision_model.embeddings.patch_embeddings.projection."
+EYE = (_STEM + "eye.", _STEM + "mixer.")
 PLACES = "mllm.vision_model.embeddings.position_embeddings"
 _PICTURES = 64
 
@@ -52,6 +56,9 @@ def revive(
             learner.mllm.tokenizer,
             learner.model.state_dict()[name],
         )
+    if eye_of(learner) is not None and not any(name.startswith(EYE) for name in state):
+        open_eye(learner)
+        state |= {n: t for n, t in learner.model.state_dict().items() if n.startswith(EYE)}
     _fill(learner.model, state, folder)
     batch = Batches(library, images=_PICTURES, each=1, none_share=0.0, seed=0).at(0)
 
