@@ -27,7 +27,10 @@ from sa2va_model.io.json_files import read_json
 from sa2va_model.mllm.base import Mllm
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 
-MAX_NEW_TOKENS = 24  # what the recorded runs were limited to
+BEYOND = 24
+"""New tokens that are allowed where the record ends with a stop token, so that a stop that is missed shows."""
+_BLANKS = (" ", "\u0120", "\u2581")
+"""How a blank is written in a manifest, in a byte-level vocabulary and in Llama's."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,10 @@ def _language_stages(
     regions = [mask.numpy() > 0 for mask in gold.get("in.mask_prompts", torch.zeros(0))]
     if shown:
         yield from _vision_stages(model.mllm, gold, shown, clip=clip)
-    reply = _reply(model, case, shown, clip=clip, regions=regions)
+    limit = len(gold["step_logits"])
+    if int(gold["sequences"].flatten()[-1]) in model.mllm.stop_ids:
+        limit += BEYOND
+    reply = _reply(model, case, shown, clip=clip, regions=regions, limit=limit)
     states = gold["last_hidden_states"]
     ids = torch.tensor(reply.generated.ids)
     yield equal("tokens", ids, gold["sequences"].flatten()[-len(ids) :])
@@ -181,14 +187,14 @@ def _reply(
     *,
     clip: bool,
     regions: list[np.ndarray],
+    limit: int,
 ) -> GroundingResult:
-    """Greedy decoding, or the recorded forced tokens."""
+    """Greedy decoding of at most `limit` tokens, or the recorded forced ones."""
     forced = case.get("forced")
     choose = None
     if forced:
-        tokens = [
-            int(model.mllm.tokenizer.convert_tokens_to_ids(_as_vocabulary(t))) for t in forced
-        ]
+        known = model.mllm.tokenizer.get_vocab()
+        tokens = [token_id(known, text) for text in forced]
 
         def choose(step: int, logits: Tensor) -> int:
             return tokens[min(step, len(tokens) - 1)]
@@ -199,14 +205,21 @@ def _reply(
         clip=clip,
         regions=regions,
         history=case.get("past_text", ""),
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=limit,
         choose=choose,
     )
 
 
-def _as_vocabulary(text: str) -> str:
-    """How a blank is written in a byte-level vocabulary."""
-    return text.replace(" ", "Ġ")
+def token_id(vocabulary: Mapping[str, int], text: str) -> int:
+    """The token that a manifest writes as `text`, whose blanks a vocabulary has in its own way.
+
+    Raises:
+        InputError: there is none.
+    """
+    for blank in _BLANKS:
+        if (found := vocabulary.get(text.replace(" ", blank))) is not None:
+            return found
+    raise InputError(f"manifest.json: forced token {text!r} is not in the tokenizer")
 
 
 def _prompt_length(reply: GroundingResult) -> int:

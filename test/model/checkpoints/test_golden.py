@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sa2va_model.checkpoints.golden import verify
+from sa2va_model.checkpoints.golden import token_id, verify
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.recorded.masks import mask_stages
 from sa2va_model.errors import InputError
@@ -216,6 +216,27 @@ def test_a_changed_rule_is_noticed(
 ) -> None:
     fault(monkeypatch)
     assert shown in over(model, gold)
+
+
+def test_a_record_that_was_cut_is_read_as_long_as_it_is(tmp_path: Path) -> None:
+    """Two tokens, without a stop: nothing beyond them is decoded. Where it stopped, a stop that is missed shows."""
+    folder = tmp_path / "golden"
+    shutil.copytree(OWN, folder)
+    file = folder / "image_1tile.safetensors"
+    gold = {
+        k: v for k, v in load_file(file).items() if not k.startswith(("obj", "seg", "language"))
+    }
+    left_out = len(gold["sequences"]) - 2
+    cut = ("sequences", "step_logits", "last_hidden_states")
+    save_file(gold | {name: gold[name][:-left_out].clone() for name in cut}, file)
+    assert verify(folder, "image_1tile")[0].passed
+
+
+def test_forced_tokens_of_any_vocabulary() -> None:
+    assert token_id({"\u0120": 3, "[SEG]": 4}, " ") == 3
+    assert token_id({"\u2581red": 5}, " red") == 5
+    with pytest.raises(InputError, match=r"forced token ' blue' is not in the tokenizer"):
+        token_id({"blue": 5}, " blue")
 
 
 def test_an_unknown_case_is_named() -> None:
