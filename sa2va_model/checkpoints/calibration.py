@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a model's scores can be trusted: numbers measured on clips with truth, kept beside the weights.
 
-`benchmarks/calibrate.py` fits them and writes `calibration.json` into a checkpoint's folder, from where `load_model`
-reads it. A checkpoint without that file, or whose weights have changed since, gets cautious values that need no trained
-scores beyond the predicted IoU.
+`benchmarks/hard_set/calibrate.py` fits them and writes `calibration.json` into a checkpoint's folder, from where
+`load_model` reads it. A checkpoint without that file, or whose weights have changed since, gets cautious values that
+need no trained scores beyond the predicted IoU.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Calibration:
             made_for = content["weights"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}: {type(error).__name__} {error}; expected what benchmarks/calibrate.py writes"
+                f"{path}: {type(error).__name__} {error}; expected what benchmarks/hard_set/calibrate.py writes"
             ) from error
         from sa2va_model.checkpoints.safetensors_files import (
             weights_mark,  # needs torch, the values do not
@@ -106,7 +106,8 @@ class Calibration:
         if made_for in (weights_mark(folder), _files_mark(folder)):
             return values
         logging.getLogger(__name__).warning(
-            "%s was made for other weights and is not used; run benchmarks/calibrate.py", path
+            "%s was made for other weights and is not used; run benchmarks/hard_set/calibrate.py",
+            path,
         )
         return Calibration()
 

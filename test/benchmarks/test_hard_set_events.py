@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "hard_set_events.py"
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "hard_set" / "events.py"
 
 
 @pytest.fixture(scope="module")

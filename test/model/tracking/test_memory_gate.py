@@ -273,6 +273,6 @@ def test_a_calibration_is_not_used_for_other_weights(
 def test_a_spoilt_calibration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(
-        InputError, match=r"expected what benchmarks/calibrate\.py writes|not valid JSON"
+        InputError, match=r"expected what benchmarks/hard_set/calibrate\.py writes|not valid JSON"
     ):
         Calibration.read(tmp_path)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime beside the torch backends, in one run: exactness over 300 frames, milliseconds, start-up and memory.
 
-    python benchmarks/onnx_runtime.py tiny --json out/onnx_tiny.json
-    python benchmarks/onnx_runtime.py sam2-tiny --resolution 512 --frames 24
-    python benchmarks/onnx_runtime.py sam2-large --resolution 1024 --frames 4 --objects 1
-    python benchmarks/onnx_runtime.py start                  processes that load and follow one image
+    python benchmarks/graphs/runtime.py tiny --json out/onnx_tiny.json
+    python benchmarks/graphs/runtime.py sam2-tiny --resolution 512 --frames 24
+    python benchmarks/graphs/runtime.py sam2-large --resolution 1024 --frames 4 --objects 1
+    python benchmarks/graphs/runtime.py start                  processes that load and follow one image
 
 Frames alternate between the contestants, so that whatever else the machine does meets all of them. Objects come and go
 in the run that compares masks.

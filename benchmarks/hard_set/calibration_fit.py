@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from hard_set_events import GONE, RIGHT, EventTally, Told
+from events import GONE, RIGHT, EventTally, Told
 from scipy.optimize import minimize
 
 from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights

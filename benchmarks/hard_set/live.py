@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from hard_set_events import RIGHT, EventTally, Told
-from hard_set_start import ASKED, TruthfulWords, fit_embedding
+from events import RIGHT, EventTally, Told
+from start import ASKED, TruthfulWords, fit_embedding
 
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA

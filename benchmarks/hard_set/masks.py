@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from hard_set_start import first_prompt
+from start import first_prompt
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io import preprocessing as images

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures what a model's scores are worth and writes `calibration.json` beside its weights.
 
-    python benchmarks/calibrate.py                       the tiny model that ships
-    python benchmarks/calibrate.py --model FOLDER --clips 20
+    python benchmarks/hard_set/calibrate.py                       the tiny model that ships
+    python benchmarks/hard_set/calibrate.py --model FOLDER --clips 20
 
-The clips are other ones than those of `hard_set.py`. Run it again whenever weights change.
+The clips are other ones than those of `measure.py`. Run it again whenever weights change.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from calibration_fit import (
     fit_weights,
     fit_words,
 )
-from hard_set_clips import CALIBRATION_OFFSET, DEFAULT_CACHE, clips
-from hard_set_events import RIGHT
-from hard_set_start import ASKED
+from clips import CALIBRATION_OFFSET, DEFAULT_CACHE, clips
+from events import RIGHT
 from rich.console import Console
+from start import ASKED
 from torch import Tensor
 from tqdm import tqdm
 
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     scored = model.config.sam2.object_score_gate
     values, reached = calibrate(recorded, Calibration(), scored=scored)
     report = {name: round(float(value), 4) for name, value in reached.items()}
-    made_by = f"python benchmarks/calibrate.py --clips {args.clips}"
+    made_by = f"python benchmarks/hard_set/calibrate.py --clips {args.clips}"
     path = values.write(folder, {"by": made_by, **report})
     console = Console(width=120)
     console.print(f"{path}: {asdict(values)}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What int8 of the image encoder costs and gains: static quantisation on painted scenes, J and milliseconds.
 
-    python benchmarks/onnx_int8.py GRAPHS --clips 8 --json out/int8.json       GRAPHS: sa2va export -o GRAPHS
+    python benchmarks/graphs/int8.py GRAPHS --clips 8 --json out/int8.json       GRAPHS: sa2va export -o GRAPHS
 
 Objects are prompted with the box of their true mask on the first frame and followed through painted clips that neither
 training nor calibration has seen (seeds from 900,000). Frames alternate between the two encoders.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tracking while a grounding takes two seconds on purpose: frame rate of the existing tracks, age of the first mask.
 
-    python benchmarks/slow_grounding.py
+    python benchmarks/hard_set/slow_grounding.py
 
 Two objects are tracked; then a sentence is said whose answer takes two seconds, once because it sleeps (a model on a
 GPU) and once because the language model really works that long (it asks itself again and again). Frames are processed
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hard_set_clips import DEFAULT_CACHE, clips
+from clips import DEFAULT_CACHE, clips
 from rich.console import Console
 from rich.table import Table
 

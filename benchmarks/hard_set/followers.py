@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmenters that follow by hand-over, beside each other: time of a step, and J&F on the simulator's hard clips.
 
-    python benchmarks/followers.py --resolution 512                          time, random weights
-    python benchmarks/followers.py --presets sam3@252,large@256              the same, each at a side of its own
-    python benchmarks/followers.py edgetam.pt sam2.1_hiera_tiny.pt --clips 60    time, then J&F of published files
+    python benchmarks/hard_set/followers.py --resolution 512                        time, random weights
+    python benchmarks/hard_set/followers.py --presets sam3@252,large@256            the same, each at a side of its own
+    python benchmarks/hard_set/followers.py edgetam.pt sam2.1_hiera_tiny.pt --clips 60   J&F of published files as well
 
 Every frame is drawn from each in turn, so that what else the machine does hits them alike; times are of the processor.
 On the hard clips each is handed the true mask of the first frame, as hand-over hands it the finder's.
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hard_set_clips import DEFAULT_CACHE, clips
-from hard_set_masks import SEEN
+from clips import DEFAULT_CACHE, clips
+from masks import SEEN
 
 from sa2va_cli.bench.tracker_race import moving_squares, ours, race
 from sa2va_model.checkpoints.sam2_files import load_stock, stock_config

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulator's hard clips: what each part of the tracker is worth, and how well objects are lost and found.
 
-    python benchmarks/hard_set.py --clips 60                  everything, with the model's own words
-    python benchmarks/hard_set.py --clips 60 --start embedding   the language model's errors taken out
-    python benchmarks/hard_set.py --clips 10 --only masks     a quick look
+    python benchmarks/hard_set/measure.py --clips 60                  everything, with the model's own words
+    python benchmarks/hard_set/measure.py --clips 60 --start embedding   the language model's errors taken out
+    python benchmarks/hard_set/measure.py --clips 10 --only masks     a quick look
 
 Clips are rendered once into runs/hard_clips. Needs no GPU; a model of one's own with --model FOLDER.
 """
@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hard_set_live
-import hard_set_masks
+import live
+import masks
 import torch
-from hard_set_clips import DEFAULT_CACHE, clips
+from clips import DEFAULT_CACHE, clips
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -51,19 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
     calibration = Calibration.read(Path(args.model) if args.model else SHIPPED)
     report = Report(args)
     if args.only != "events":
-        scores = {name: hard_set_masks.Score() for name in hard_set_masks.VARIANTS}
+        scores = {name: masks.Score() for name in masks.VARIANTS}
         for clip in report.each("masks"):
-            hard_set_masks.run_clip(model, clip, scores, start=args.start, calibration=calibration)
+            masks.run_clip(model, clip, scores, start=args.start, calibration=calibration)
             report.keep("masks", {name: score.figures(KINDS) for name, score in scores.items()})
         report.show(_masks_table(scores))
     if args.only != "masks":
-        live = hard_set_live.LiveScore()
+        heard = live.LiveScore()
         for clip in report.each("live"):
-            hard_set_live.run_clip(model, clip, live, start=args.start, config=LiveConfig())
-            report.keep("events", live.figures())
+            live.run_clip(model, clip, heard, start=args.start, config=LiveConfig())
+            report.keep("events", heard.figures())
             if args.log:
-                report.show(live.log[-1])
-        report.show(_events_table(live.figures()))
+                report.show(heard.log[-1])
+        report.show(_events_table(heard.figures()))
     return 0
 
 
@@ -96,7 +96,7 @@ class Report:
         self._console.print(what, markup=False, highlight=False)
 
 
-def _masks_table(scores: dict[str, hard_set_masks.Score]) -> Table:
+def _masks_table(scores: dict[str, masks.Score]) -> Table:
     table = Table("J&F, frames with the target", "all", *KINDS, "gone: no mask")
     for name, score in scores.items():
         table.add_row(name, *(f"{value:.3f}" for value in score.figures(KINDS).values()))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live tracker on exported graphs beside PyTorch, end to end: pictures in, masks and events out.
 
-    python benchmarks/onnx_equality.py tiny --frames 300
-    python benchmarks/onnx_equality.py sam2-tiny --resolution 512 --frames 300
-    python benchmarks/onnx_equality.py sam2-large --resolution 1024 --frames 8 --objects 1
-    python benchmarks/onnx_equality.py tiny --graphs DIR --provider openvino
+    python benchmarks/graphs/equality.py tiny --frames 300
+    python benchmarks/graphs/equality.py sam2-tiny --resolution 512 --frames 300
+    python benchmarks/graphs/equality.py sam2-large --resolution 1024 --frames 8 --objects 1
+    python benchmarks/graphs/equality.py tiny --graphs DIR --provider openvino
 
 Hard clips of the simulator, 50 frames each: what is followed is hidden, leaves and comes back, meets its like; cameras
 shake. Sentences and boxes begin tracks, tracks are stopped and others take their place. SAM-2s of the published sizes
