@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo realistic test lint types format clean distclean FORCE
+.PHONY: help setup demo realistic test docs gpu lint types format clean distclean FORCE
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -50,6 +50,7 @@ help:
 	@echo "make setup   .venv with all packages, ROS 2 (what is sourced, else Jazzy wheels), our messages in install/"
 	@echo "make realistic  ordinary objects for training and benchmarks (Debian's sweethome3d-furniture, wordnet-base)"
 	@echo "make gpu     sets up, then everything that wants a GPU in six minutes: exactness, then speed; out/gpu/report.json"
+	@echo "make docs    the documentation as a site, out/site/index.html"
 	@echo "make lint    ruff and mypy;  make format: ruff format"
 	@echo "make clean   removes what was built;  make distclean: and .venv"
 
@@ -72,6 +73,11 @@ test: setup lint
 gpu: setup
 	$(SAY) "exactness and speed on the GPU; results in out/gpu"
 	@$(RUN) && PYTHONPATH=benchmarks:$$PYTHONPATH python -m gpu $(GPU_ARGS)
+
+# --strict: a page that is in no menu, a link or an anchor that leads nowhere fails.
+docs: $(STAMPS)/docs
+	$(SAY) "documentation, into out/site"
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 lint: $(STAMPS)/python
 	$(SAY) "ruff"
@@ -121,6 +127,11 @@ $(STAMPS)/python: setup.py package.xml $(STAMPS)/venv-$(ROS)
 	@$(PIP) --no-build-isolation -e '.[$(EXTRAS)]' '$(TORCH)' $(ROS_REQUIREMENTS)
 	@SAM2_BUILD_CUDA=0 $(PIP) --no-deps --no-build-isolation $(SAM2)
 	@echo '$(TORCH)' >$(STAMPS)/torch
+	@touch $@
+
+$(STAMPS)/docs: $(STAMPS)/python
+	$(SAY) "mkdocs"
+	@$(PIP) --no-build-isolation -e '.[docs]' '$(TORCH)'
 	@touch $@
 
 MESSAGES := CMakeLists.txt package.xml $(wildcard cmake/* msg/* srv/* action/* scripts/* launch/* config/* rviz/* foxglove/*) \

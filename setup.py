@@ -106,6 +106,13 @@ EXTRAS = {
     "onnx-gpu": ["onnx>=1.20,<2", "onnxruntime-gpu>=1.23,<2", "onnxscript>=0.7,<0.8"],
     # Nothing beyond a CUDA build of torch is needed so far; the name is here so that install lines stay valid.
     "gpu": [],
+    # The documentation as a site (`make docs`).
+    "docs": [
+        "mkdocs>=1.6.1,<2",
+        "mkdocs-material>=9.7,<10",
+        "mkdocstrings>=1.0,<2",
+        "mkdocstrings-python>=2.0,<3",
+    ],
     "dev": [
         "mypy>=2.4,<3",
         "psutil>=7,<8",
