@@ -49,7 +49,9 @@ ROS_EXTRAS = {
     "launch_ros": "without it: no ros2 launch; python -m sa2va_ros.tracker_node starts the node",
     "tf2_ros": "without it: results in the camera's frame only",
     "vision_msgs": "without it: no Detection2DArray and Detection3DArray",
-    "cv_bridge": "not needed: rosbags-image converts images",
+    "cv_bridge": "without it: the node reads images itself",
+    "message_filters": "without it: consumers pair topics themselves",
+    "diagnostic_updater": "without it: the node publishes /diagnostics itself",
 }
 DRAW = (
     "from sa2va_sim.gl import load_mujoco\n"

@@ -33,6 +33,7 @@ from sa2va_ros.msg import TrackerStatus
 from sa2va_ros.node import parameters, tracking_parameters
 from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.node.adapter_change import AdapterChange
+from sa2va_ros.node.image_transport import topic_of
 from sa2va_ros.node.model_session import EngineSettings, ModelSession
 from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
 from sa2va_ros.node.predictions import Predictions
@@ -280,8 +281,7 @@ class TrackerNode(DeferredLifecycleNode):
         )
 
     def _subscribe(self) -> None:
-        compressed = self._value("image_transport") == "compressed"
-        kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
+        kind, topic = topic_of("image", self._value("image_transport"))
         self._image_topic = self._camera.subscribe(kind, topic, self._take_image, NEWEST_IMAGE)
         self._subscribe_depth()
         self._commands.subscribe(self._image_topic)
@@ -292,10 +292,8 @@ class TrackerNode(DeferredLifecycleNode):
 
     def _subscribe_depth(self) -> None:
         """As the parameter `use_depth` says now."""
-        depth, transport = self._pipeline.depth, self._value("depth_transport")
-        kind, topic = (
-            (Image, "depth") if transport == "raw" else (CompressedImage, f"depth/{transport}")
-        )
+        depth = self._pipeline.depth
+        kind, topic = topic_of("depth", self._value("depth_transport"))
         for name in (topic, "camera_info"):
             self._camera.drop(name)
         if self._value("use_depth"):

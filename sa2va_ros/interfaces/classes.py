@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import yaml
 
 from sa2va_model.errors import InputError
-from sa2va_model.tracks import FrameResult
+from sa2va_model.tracks import FrameResult, Track
 
 _EXPECTED = 'expected words with numbers from 1 to 255, such as "{person: 1, car|bus|truck: 2}"'
 
@@ -52,6 +53,13 @@ class Classes:
                     )
         return cls(numbers)
 
+    def names(self) -> dict[int, str]:
+        """What each number is called: its first word."""
+        called: dict[int, str] = {}
+        for word, number in self.numbers.items():
+            called.setdefault(number, word)
+        return called
+
     def number(self, expression: str) -> int:
         """The class of what an expression names: of its first word that has one, the longest there; 0 = none."""
         text, best = expression.casefold(), (len(expression), 0, 0)
@@ -63,9 +71,22 @@ class Classes:
 
     def labels(self, result: FrameResult) -> np.ndarray:
         """The label image of classes: uint8 [H, W], 0 = background, and what has no class."""
+        return self._painted(result, lambda track, number: number)
+
+    def confidence(self, result: FrameResult) -> np.ndarray:
+        """How sure each pixel of `labels` is, 0 to 255: its track's score; 0 where there is no class."""
+        return self._painted(result, lambda track, number: number and _byte(track.score))
+
+    def _painted(self, result: FrameResult, value: Callable[[Track, int], int]) -> np.ndarray:
         table = np.zeros(256, np.uint8)
         for track in result.tracks:
             if track.mask is not None:
-                table[track.mask_value] = self.number(track.expression or track.label)
-        labels: np.ndarray = table[result.labels()]
-        return labels
+                number = self.number(track.expression or track.label)
+                table[track.mask_value] = value(track, number)
+        painted: np.ndarray = table[result.labels()]
+        return painted
+
+
+def _byte(share: float) -> int:
+    """A score as a byte; one that is not known (NaN) is none."""
+    return round(255 * min(max(share, 0.0), 1.0)) if share == share else 0

@@ -10,19 +10,16 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-
+from sa2va_ros.interfaces.diagnostic_updater import diagnostics
 from sa2va_ros.interfaces.diagnostics import Finding, Readings, degraded, findings
 from sa2va_ros.interfaces.target import ENDED
 from sa2va_ros.msg import TrackerStatus
 from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.pipeline import Pipeline
-from sa2va_ros.support.qos import reliable
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-PERIOD = 1.0  # seconds between two diagnostics, as diagnostic_updater has it
 COUNTED = (
     "received",
     "processed",
@@ -45,8 +42,7 @@ class Health:
     def __init__(self, node: Node, session: ModelSession, pipeline: Pipeline) -> None:
         self._node, self._session, self._pipeline = node, session, pipeline
         self.state, self.problem = TrackerStatus.UNCONFIGURED, ""
-        # The name is absolute, as that of `/tf`: all tools listen there.
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", reliable(10))
+        self._diagnostics = diagnostics(node)
         self._before: Counter[str] = Counter()
         self._failures = 0
         self._found: list[Finding] = []
@@ -55,9 +51,9 @@ class Health:
     def publish(self, expression: str) -> None:
         """Publish the status, and the diagnostics when their time has come."""
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PERIOD - 0.01
+            self._next = time.monotonic() + self._diagnostics.period - 0.01
             self._found = findings(self._read())
-            self._publisher.publish(self._diagnostics(self._found))
+            self._diagnostics.publish(self._found, self._device())
         self._pipeline.outputs.status(self._status(expression))
 
     def _status(self, expression: str) -> TrackerStatus:
@@ -78,18 +74,6 @@ class Health:
         if self.state == TrackerStatus.ACTIVE and (why := degraded(self._found)):
             message.state, message.message = TrackerStatus.DEGRADED, why
         return message
-
-    def _diagnostics(self, found: list[Finding]) -> DiagnosticArray:
-        array = DiagnosticArray()
-        array.header.stamp = self._node.get_clock().now().to_msg()
-        name = self._node.get_fully_qualified_name().lstrip("/")
-        for finding in found:
-            status = DiagnosticStatus(name=f"{name}: {finding.name}", message=finding.message)
-            status.level = bytes([finding.level])
-            status.hardware_id = self._device()
-            status.values = [KeyValue(key=k, value=v) for k, v in finding.values.items()]
-            array.status.append(status)
-        return array
 
     # --- reading ----------------------------------------------------------------------------------
 

@@ -2,9 +2,8 @@
 """Between ROS messages and arrays: the only place that touches the fields of image messages.
 
 Messages are read and filled by their fields and never constructed here, so this file needs no ROS:
-the node passes fresh messages in, and rosbags' or hand-made ones work as well. `cv_bridge` is not
-used even where it is installed: what the node needs of it is this file, and the released cv_bridge
-does not load beside NumPy 2.
+the node passes fresh messages in, and rosbags' or hand-made ones work as well. Where the distribution's
+cv_bridge loads it reads the pixels (`cv_bridge.py`); checks and colours are the same with and without it.
 
 Pixel data goes out as `array.array('B')`, which the generated setters take as it is; they would
 check a NumPy array or a list element by element. Stamps are converted here, too.
@@ -20,6 +19,7 @@ import numpy as np
 
 from sa2va_model.errors import InputError
 from sa2va_ros.messages.compressed import depth_from_compressed, rgb_from_compressed
+from sa2va_ros.messages.cv_bridge import stored_pixels
 from sa2va_ros.messages.encodings import ENCODINGS, depth_encoding, metres, picture_encoding
 
 __all__ = [
@@ -66,6 +66,8 @@ def array_from_image(message: Any) -> np.ndarray:
         raise InputError(
             f"{named}: data has {len(message.data)} bytes; expected {step * rows} (step {step})"
         )
+    if (pixels := stored_pixels(message, dtype, entry.channels)) is not None:
+        return pixels
     flat = np.frombuffer(message.data, np.uint8, count=step * rows)
     packed = np.ascontiguousarray(flat.reshape(rows, step)[:, :row])
     stored = dtype.newbyteorder(">" if message.is_bigendian else "<")
@@ -119,8 +121,10 @@ def fill_image(message: Any, pixels: np.ndarray, encoding: str, header: Any) -> 
     message.encoding = encoding
     message.is_bigendian = 0
     message.step = message.width * channels * pixels.dtype.itemsize
-    little = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
-    message.data = array.array("B", little.tobytes())
+    little = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
+    data = array.array("B")
+    data.frombytes(little.view(np.uint8).data)  # the one copy
+    message.data = data
     return message
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from sa2va_model.io.overlay import draw_overlay
@@ -33,6 +32,7 @@ from sa2va_ros.msg import (
     TrackEvent,
 )
 from sa2va_ros.node import vision_msgs as standard
+from sa2va_ros.node.image_transport import LABELS, PICTURES, ImageOutput, compressed
 from sa2va_ros.node.latency import Latencies
 from sa2va_ros.support.qos import reliable
 
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from sa2va_ros.node.stream import Admitted
     from sa2va_ros.space.localizer import Scene3D
-
-JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,14 @@ class Outputs:
         self._node, self._classes = node, classes
         self.latencies = Latencies()
         self._tracks = self._publisher(TrackArray, "tracks", reliable(5))
-        self._mask = self._publisher(Image, "mask", reliable(1))
-        self._overlay = self._publisher(Image, "overlay", reliable(1))
-        self._jpeg = self._publisher(CompressedImage, "overlay/compressed", reliable(1))
+        self._mask = ImageOutput(self._publisher, "mask", reliable(1), LABELS)
+        self._overlay = ImageOutput(self._publisher, "overlay", reliable(1), PICTURES)
         self._events = self._publisher(TrackEvent, "events", reliable(50))
         self._captions = self._publisher(GroundedCaption, "caption", reliable(10))
         self._status = self._publisher(TrackerStatus, "~/status", reliable(1, latched=True))
-        self._class_mask: Any = None
+        self._class_outputs: tuple[ImageOutput, ...] = ()
         if classes.numbers:
-            self._class_mask = self._publisher(Image, "class_mask", reliable(1))
+            self._class_outputs = self._make_class_outputs()
         self._detections: Any = None
         if standard.Detection2DArray is not None:
             self._detections = self._publisher(standard.Detection2DArray, "detections", reliable(5))
@@ -80,22 +77,26 @@ class Outputs:
 
     def wanted(self) -> bool:
         """Whether anybody listens to what is computed on images."""
-        publishers = (self._tracks, self._mask, self._overlay, self._jpeg, self._events)
-        return any(
+        images = (self._mask, self._overlay, *self._class_outputs)
+        return any(image.wanted() for image in images) or any(
             publisher is not None and publisher.get_subscription_count()
-            for publisher in (*publishers, self._class_mask, self._detections)
+            for publisher in (self._tracks, self._events, self._detections)
         )
 
     def images(self, admitted: Admitted, result: FrameResult, options: OutputOptions) -> None:
         """Publish mask and overlay of one image, and the detections on it."""
         header = admitted.header
-        if options.mask and self._mask.get_subscription_count():
-            self._mask.publish(conversions.fill_image(Image(), result.labels(), "mono8", header))
-        if self._class_mask is not None and self._class_mask.get_subscription_count():
-            labels = self._classes.labels(result)
-            self._class_mask.publish(conversions.fill_image(Image(), labels, "mono8", header))
+        if options.mask:
+            self._mask.publish(header, result.labels)
+        if self._class_outputs:
+            mask, confidence = self._class_outputs
+            mask.publish(header, lambda: self._classes.labels(result))
+            confidence.publish(header, lambda: self._classes.confidence(result))
         if options.overlay:
-            self._draw(admitted, result)
+            rgb = admitted.frame.rgb
+            self._overlay.publish(
+                header, lambda: conversions.overlay_bgr(draw_overlay(rgb, result))
+            )
         if self._detections is not None:
             self._publish_detections(header, result)
 
@@ -118,7 +119,7 @@ class Outputs:
             if scene is not None and (located := scene.found.get(track.id)) is not None:
                 fill_solid(filled, located.object_from_mask, located.velocity)
             if options.masks_in_tracks and track.mask is not None and track.box is not None:
-                _fill_crop(filled.mask_png, track.mask, track.box, header)
+                filled.mask_png = _crop(track.mask, track.box, header)
         if scene is not None and scene.place.frame != header.frame_id:
             message.target_frame = scene.place.frame
         message.target_id = target.id if target is not None else ""
@@ -162,23 +163,13 @@ class Outputs:
         now = self._node.get_clock().now().nanoseconds
         return float((now - conversions.nanoseconds(header.stamp)) / 1e9)
 
-    def _draw(self, admitted: Admitted, result: FrameResult) -> None:
-        plain, packed = (p.get_subscription_count() for p in (self._overlay, self._jpeg))
-        if not (plain or packed):
-            return
-        drawn = conversions.overlay_bgr(draw_overlay(admitted.frame.rgb, result))
-        if plain:
-            message = conversions.fill_image(Image(), drawn, "bgr8", admitted.header)
-            self._overlay.publish(message)
-        if packed:
-            data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-            self._jpeg.publish(
-                CompressedImage(
-                    header=admitted.header,
-                    format="bgr8; jpeg compressed bgr8",
-                    data=data.tobytes(),
-                )
-            )
+    def _make_class_outputs(self) -> tuple[ImageOutput, ...]:
+        """`class_mask` and `class_confidence`, and once and for all the words for their numbers."""
+        if standard.LabelInfo is not None:
+            labels = self._publisher(standard.LabelInfo, "class_labels", reliable(1, latched=True))
+            labels.publish(standard.class_labels(self._classes.names()))
+        topics = ("class_mask", "class_confidence")
+        return tuple(ImageOutput(self._publisher, t, reliable(1), LABELS) for t in topics)
 
     def _publish_detections(self, header: Header, result: FrameResult) -> None:
         labels = tuple((t.mask_value, t.expression) for t in result.tracks if t.mask is not None)
@@ -193,10 +184,7 @@ class Outputs:
         return self._node.create_publisher(kind, topic, qos, qos_overriding_options=options)
 
 
-def _fill_crop(
-    message: CompressedImage, mask: np.ndarray, box: tuple[int, int, int, int], header: Header
-) -> None:
+def _crop(mask: np.ndarray, box: tuple[int, int, int, int], header: Header) -> CompressedImage:
     x0, y0, x1, y1 = box
     crop = np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8) * 255
-    message.header, message.format = header, "mono8; png compressed mono8"
-    message.data = cv2.imencode(".png", crop)[1].tobytes()
+    return compressed(crop, LABELS, header)

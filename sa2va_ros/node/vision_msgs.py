@@ -27,7 +27,7 @@ def missing() -> str:
     """What is not published because vision_msgs is not installed, in words; "" if nothing."""
     if Detection2DArray is not None:
         return ""
-    return "vision_msgs is not installed: no detections, detections_3d and label_info"
+    return "vision_msgs is not installed: no detections, detections_3d, label_info and class_labels"
 
 
 def detections_2d(header: Header, result: FrameResult) -> Any:
@@ -73,6 +73,12 @@ def label_info(header: Header, result: FrameResult) -> Any:
         if track.mask is not None
     ]
     return LabelInfo(header=header, class_map=classes, threshold=0.0)
+
+
+def class_labels(names: dict[int, str]) -> Any:
+    """The words for the values of `class_mask`, which never change, as a `vision_msgs/LabelInfo`."""
+    classes = [_vision.VisionClass(class_id=k, class_name=name) for k, name in names.items()]
+    return LabelInfo(class_map=classes, threshold=0.0)
 
 
 def _hypothesis(track: Track) -> Any:

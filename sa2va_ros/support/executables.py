@@ -9,6 +9,7 @@ EXECUTABLES = {
     "bag_player": "sa2va_ros.bags.player",
     "follower": "sa2va_ros.clients.follower",
     "picker": "sa2va_ros.clients.picker",
+    "semantic_grid": "sa2va_ros.clients.semantic_grid",
     "sim_camera": "sa2va_ros.sim.camera",
     "sim_gantry": "sa2va_ros.sim.gantry",
     "sim_rover": "sa2va_ros.sim.rover",

@@ -45,6 +45,24 @@ def test_the_label_image_has_numbers_of_classes() -> None:
     assert not Classes.parse("").numbers
 
 
+def test_the_confidence_is_the_score_where_there_is_a_class() -> None:
+    left, right = np.zeros((2, 4, 6), bool)
+    left[:, :2], right[:, 3:] = True, True
+    tracks = (
+        Track("a", "the bus", TrackState.TRACKING, mask=left, mask_value=5, score=0.8),
+        Track("b", "the carpet", TrackState.TRACKING, mask=right, mask_value=2, score=0.9),
+    )
+    sure = ROAD.confidence(FrameResult(0.0, 0, 4, 6, tracks, (), {}))
+    assert sure.dtype == np.uint8
+    assert (sure == np.where(left, 204, 0)).all()
+    unknown = (Track("a", "bus", TrackState.TRACKING, mask=left, mask_value=5, score=np.nan),)
+    assert not ROAD.confidence(FrameResult(0.0, 0, 4, 6, unknown, (), {})).any()
+
+
+def test_a_number_is_called_by_its_first_word() -> None:
+    assert ROAD.names() == {1: "person", 2: "car", 7: "traffic light", 8: "light"}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

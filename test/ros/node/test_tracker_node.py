@@ -83,8 +83,8 @@ def test_classes_have_fixed_numbers_in_a_label_image(client: Any, wait_for: Any)
 
     from sa2va_ros.support.qos import reliable
 
-    listening = client.listen(Image, "class_mask", reliable(10))
-    wait_for(listening.get_publisher_count, 20, "class_mask")
+    for topic in ("class_mask", "class_confidence"):
+        wait_for(client.listen(Image, topic, reliable(10)).get_publisher_count, 20, topic)
     client.command("the red mug")
     client.stream_until(PICTURE, lambda c: any(t.area for t in alive(c.got["tracks"][-1])))
     sent = client.image(PICTURE)
@@ -97,6 +97,39 @@ def test_classes_have_fixed_numbers_in_a_label_image(client: Any, wait_for: Any)
     pixels = np.frombuffer(bytes(labels.data), np.uint8)
     assert set(pixels) == {0, 40}
     assert int((pixels == 40).sum()) == track.area
+    confidence = wait_for(
+        lambda: next((m for m in client.got["class_confidence"] if m.header == sent.header), None),
+        20,
+        "how sure it is",
+    )
+    sure = np.frombuffer(bytes(confidence.data), np.uint8)
+    assert ((sure > 0) <= (pixels == 40)).all()
+    assert sure[pixels == 40] == pytest.approx(255 * track.score, abs=1)
+
+
+def test_the_mask_comes_as_png_to_whoever_listens(client: Any, wait_for: Any) -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    from sa2va_ros.support.qos import reliable
+
+    listening = client.listen(CompressedImage, "mask/compressed", reliable(10))
+    wait_for(listening.get_publisher_count, 20, "mask/compressed")
+    client.command("the red mug")
+    client.stream_until(PICTURE, lambda c: any(t.area for t in alive(c.got["tracks"][-1])))
+    sent = client.image(PICTURE)
+    client.stream(sent)
+
+    def both() -> Any:
+        of = (client.got["mask"], client.got["mask/compressed"])
+        found = [next((m for m in topic if m.header == sent.header), None) for topic in of]
+        return found if all(found) else None
+
+    mask, packed = wait_for(both, 20, "both masks")
+    assert packed.format == "mono8; png compressed "  # as compressed_image_transport has it
+    labels = cv2.imdecode(np.frombuffer(packed.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == PICTURE.shape[:2]
+    assert labels.any()
+    assert labels.tobytes() == mask.data.tobytes()
 
 
 def test_a_sentence_becomes_a_track_whose_mask_is_in_the_label_image(client: Any) -> None:
