@@ -179,6 +179,10 @@ setup(
             sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("config/*.yaml")),
         ),
         (
+            "share/sa2va_ros/config/nav2",
+            sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("config/nav2/*")),
+        ),
+        (
             "share/sa2va_ros/rviz",
             sorted(p.relative_to(HERE).as_posix() for p in HERE.glob("rviz/*.rviz")),
         ),

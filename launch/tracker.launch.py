@@ -46,6 +46,7 @@ PARAMETERS: dict[str, tuple[str, type, str]] = {
     "max_objects": ("max_objects", int, "how many objects may be tracked at once"),
     "prompt": ("default_expression", str, "what to track from the first image on"),
     "autostart": ("autostart", bool, "false = wait for lifecycle transitions"),
+    "bond": ("bond", bool, "true = form a bond with Nav2's lifecycle manager; needs bondpy"),
     "use_sim_time": ("use_sim_time", bool, "true = time from /clock"),
 }
 TOPICS: Arguments = {

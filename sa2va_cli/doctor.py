@@ -49,7 +49,7 @@ ROS_EXTRAS = {
     "launch_ros": "without it: no ros2 launch; python -m sa2va_ros.tracker_node starts the node",
     "tf2_ros": "without it: results in the camera's frame only",
     "vision_msgs": "without it: no Detection2DArray and Detection3DArray",
-    "cv_bridge": "without it: the node reads images itself",
+    "cv_bridge.boost.cv_bridge_boost": "without it: the node reads images itself",
     "message_filters": "without it: consumers pair topics themselves",
     "diagnostic_updater": "without it: the node publishes /diagnostics itself",
 }
@@ -218,7 +218,12 @@ def check_ros(args: argparse.Namespace) -> Iterator[Check]:
     for module, loss in ROS_EXTRAS.items():
         try:
             importlib.import_module(module)
-        except (ImportError, OSError):
+        except (
+            ImportError,
+            OSError,
+            AttributeError,
+            SystemError,
+        ):  # the last two: for another NumPy
             yield Check(module, "absent", loss)
         else:
             yield Check(module, "ok", "")

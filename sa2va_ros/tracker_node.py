@@ -39,6 +39,7 @@ from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
 from sa2va_ros.node.predictions import Predictions
 from sa2va_ros.node.subscriptions import CameraTopics
 from sa2va_ros.space.tf import require_tf2
+from sa2va_ros.support.bond import LifecycleBond
 from sa2va_ros.support.lifecycle import (
     ACTIVATE,
     CLEANUP,
@@ -76,6 +77,7 @@ class TrackerNode(DeferredLifecycleNode):
         self._stop_requested = stop_requested or threading.Event()
         parameters.declare(self)
         self._check_tf()
+        self._bond = LifecycleBond(self, wanted=self._value("bond"))
         self.add_on_set_parameters_callback(self._may_change)
         self._session = session or self._make_engine()
         self._pipeline = Pipeline(
@@ -164,6 +166,7 @@ class TrackerNode(DeferredLifecycleNode):
             self.get_logger().error(str(problem))
             return TransitionCallbackReturn.FAILURE
         self._active = True
+        self._bond.form()
         self._set_state(TrackerStatus.ACTIVE)
         self.get_logger().info(f"ready: images from {self._image_topic}, commands on `command`")
         return TransitionCallbackReturn.SUCCESS
@@ -243,6 +246,7 @@ class TrackerNode(DeferredLifecycleNode):
     def _leave(self) -> None:
         """No image and no command comes in any more."""
         self._active = False
+        self._bond.end()
         self._unsubscribe()
 
     def _end_work(self, reason: str) -> bool:

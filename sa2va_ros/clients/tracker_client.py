@@ -20,8 +20,10 @@ from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from sa2va_ros.action import TrackExpression
+from sa2va_ros.messages.clouds import box_from_pose
 from sa2va_ros.messages.images import nanoseconds
 from sa2va_ros.msg import Track, TrackArray
+from sa2va_ros.space.oriented_box import Box
 from sa2va_ros.srv import GetTrackCloud, RemoveTrack
 from sa2va_ros.support.deadline import Deadline
 from sa2va_ros.support.deferred import REQUESTS
@@ -43,11 +45,12 @@ class TrackerError(Exception):
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points of one object, float64 [N, 3] in metres, in `frame` at `stamp` (nanoseconds)."""
+    """Points of one object, float64 [N, 3] in metres, and the box around them, in `frame` at `stamp` (nanoseconds)."""
 
     points: np.ndarray
     frame: str
     stamp: int
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ class TrackerClient:
         if not answer.success:
             raise TrackerError(answer.message)
         header = answer.header
-        return Cloud(points_of(answer.cloud), header.frame_id, nanoseconds(header.stamp))
+        box = box_from_pose(answer.pose, answer.size)
+        return Cloud(points_of(answer.cloud), header.frame_id, nanoseconds(header.stamp), box)
 
     def stop(self, track_id: str = "") -> None:
         """Let a track go ("" = all); says nothing if the tracker does not answer."""

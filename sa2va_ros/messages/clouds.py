@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sa2va_ros.space.mask_to_object import Solid, matrix_of, quaternion
+from sa2va_ros.space.oriented_box import Box
 
 
 def fill_point(message: Any, values: np.ndarray) -> Any:
@@ -59,6 +60,14 @@ def fill_cloud(message: Any, found: Solid, header: Any, new_field: Callable[...,
     message.point_step, message.row_step = 16, 16 * count
     message.data = array.array("B", packed.tobytes())
     return message
+
+
+def box_from_pose(pose: Any, size: Any) -> Box:
+    """The box of a `geometry_msgs/Pose` (middle and axes) and a `Vector3` (its edges along them)."""
+    place, turned = pose.position, pose.orientation
+    rotation = matrix_of(turned.x, turned.y, turned.z, turned.w)
+    centre, edges = np.array([place.x, place.y, place.z]), np.array([size.x, size.y, size.z])
+    return Box(centre, rotation, edges)
 
 
 def matrix_from_transform(transform: Any) -> np.ndarray:

@@ -148,6 +148,11 @@ START: tuple[Parameter, ...] = (
         True,
         "Configure and activate at start; false = wait for lifecycle transitions.",
     ),
+    Parameter(
+        "bond",
+        False,
+        "Form a bond with Nav2's lifecycle manager while active (bondpy); false = give it `bond_timeout: 0.0`.",
+    ),
     Parameter("status_period", 1.0, "Seconds between two messages on ~/status.", span=(0.05, 60.0)),
     Parameter(
         "target_frame",

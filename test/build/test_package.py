@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from enum import IntEnum
 from pathlib import Path
@@ -47,6 +48,49 @@ def test_cmake_and_package_xml_name_the_same_message_packages() -> None:
     assert set(names) == {element.text for element in package_xml().findall("depend")}
     for name in names:
         assert f"find_package({name} REQUIRED)" in text
+
+
+# Import name -> key, where they differ; what is only looked for by name is not here.
+KEYS = {"cv2": "python3-opencv", "numpy": "python3-numpy", "PIL": "python3-pil", "tqdm": "python3-tqdm", "yaml": "python3-yaml"}  # fmt: skip
+PACKAGES_OF = {"tf2_ros": "tf2_ros_py"}
+
+
+def imports(*folders: str) -> set[str]:
+    """Top-level names that are imported, by `import_module` and `need` as well."""
+    found: set[str] = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                value = getattr(node.args[0], "value", None)
+                if name in ("import_module", "need") and isinstance(value, str):
+                    found.add(value.partition(".")[0])
+    return found
+
+
+def test_package_xml_declares_what_is_imported() -> None:
+    """Of ROS everything; of the rest what rosdep installs from the distribution. setup.py has what pip installs."""
+    declared = {e.text for kind in ("depend", "exec_depend") for e in package_xml().findall(kind)}
+    asked = re.findall(r'^ {4,8}"([A-Za-z0-9_-]+)[\[><=]', (ROOT / "setup.py").read_text(), re.M)
+    by_pip = {name.lower().replace("-", "_") for name in asked}
+    by_pip |= {"sam2", "av", "google", "grpc", "grpc_health", "tokenizers", "lz4", "backports", "behaviortreepy", "ray"}
+    used = imports("sa2va_ros", "launch") - set(sys.stdlib_module_names)
+    used = {name for name in used if not name.startswith("sa2va_")}
+    for name in sorted(used):
+        key = KEYS.get(name, PACKAGES_OF.get(name, name))
+        assert key in declared or name.lower() in by_pip, f"{name} is imported and not declared"
+    everywhere = imports("sa2va_ros", "launch", "sa2va_model", "sa2va_cli", "training/sa2va_training")
+    assert {key for name, key in KEYS.items() if name in everywhere} <= declared
+
+
+def test_package_xml_says_where_it_lives() -> None:
+    urls = {e.get("type"): str(e.text) for e in package_xml().findall("url")}
+    assert set(urls) == {"website", "repository", "bugtracker"}
+    assert urls["bugtracker"].startswith(urls["repository"])
 
 
 @pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.stem)
