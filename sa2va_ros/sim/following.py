@@ -17,9 +17,8 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.action.server import ServerGoalHandle
 
 from sa2va_model.errors import InputError
-from sa2va_ros.clients.command_node import CommandResult
 from sa2va_ros.clients.follow_tree import action_types
-from sa2va_ros.clients.follower import Follower
+from sa2va_ros.clients.follower import Follower, FollowResult
 from sa2va_ros.clients.following import Follow, TargetFilter, steer
 from sa2va_ros.messages.images import nanoseconds
 from sa2va_ros.support.deferred import DeferredActionServer
@@ -46,7 +45,7 @@ class SimFollowing(Follower):
         self._goals.append(goal)
         threading.Thread(target=self._serve, args=(goal,), daemon=True).start()
 
-    def _perform(self, command: str) -> CommandResult | None:
+    def _perform(self, command: str) -> FollowResult | None:
         return None  # goals only
 
     def _serve(self, goal: ServerGoalHandle) -> None:
