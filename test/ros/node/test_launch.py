@@ -44,6 +44,7 @@ def calls(path: Path, name: str) -> list[ast.Call]:
 
 def test_there_is_a_launch_file_for_each_use() -> None:
     wanted = {"tracker", "cameras", "sim_demo", "track_bag", "grasp_demo", "follow_demo"}
+    wanted |= {"nav2_lifecycle"}
     assert {name.removesuffix(".launch.py") for name in FILES} == wanted
 
 
@@ -59,7 +60,7 @@ def test_executables_of_launch_files_are_installed(name: str) -> None:
         for constant in ast.walk(argument)
         if isinstance(constant, ast.Constant) and constant.value not in ("truth", "true")
     }
-    assert used - {"rviz2"} <= installed
+    assert used - {"rviz2", "lifecycle_manager"} <= installed  # RViz's and Nav2's own
     assert used
 
 
