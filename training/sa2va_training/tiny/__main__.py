@@ -5,6 +5,7 @@ python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, r
 torchrun --nproc-per-node 2 -m sa2va_training.tiny STAGE …   the same on two processes, each on a core
 python -m sa2va_training.tiny revive weights=DIR run=runs/shipped   what was exported, as a run to start from
 python -m sa2va_training.tiny export run=runs/together words=runs/polish weights=DIR
+python -m sa2va_training.tiny choose weights=DIR     keeps the nouns that the exported model finds
 
 `sa2va evaluate` measures what comes out; the model card tells how.
 """
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
             _export(**_values(arguments[1:], ("run", "weights", "words")))
         elif arguments[0] == "revive":
             _revive(**_values(arguments[1:], ("run", "weights")))
+        elif arguments[0] == "choose":
+            _choose(**_values(arguments[1:], ("weights", "scenes")))
         else:
             _train(stage_settings(arguments[0], arguments[1:]))
     except InputError as error:
@@ -81,6 +84,13 @@ def _revive(run: str = "runs/shipped", weights: str = str(SHIPPED)) -> None:
 
     revive(Path(weights), Path(run), Library({"flat": 0.4, "sim": 0.6}, "train"))
     print(f"{run}: stages can begin with start={Path(run).name}:all")  # noqa: T201
+
+
+def _choose(weights: str = str(SHIPPED), scenes: str = "240") -> None:
+    from sa2va_training.tiny.word_choice import choose
+
+    words = choose(Path(weights), int(scenes))
+    print(f"{weights}: {len(words.things)} nouns: {', '.join(sorted(words.things))}")  # noqa: T201
 
 
 if __name__ == "__main__":
