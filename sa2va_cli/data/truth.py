@@ -33,14 +33,14 @@ def with_truth(path: str, topic: str | None, truth: str = "") -> tuple[FrameSour
         if truth:
             raise InputError(f"--truth {truth}: {path} is no rosbag2, expected one")
         return open_input(path, topic=topic), None
-    from sa2va_ros.bags.truth import image_topics, read_truth
+    from sa2va_ros.bags.truth import picture_topics, read_truth
     from sa2va_ros.messages.images import nanoseconds
     from sa2va_training.data.recording import Known
 
     known = read_truth(path, truth)
     if known is None:
         return open_input(path, topic=topic), None
-    others = image_topics(path, without=known.topic)
+    others = picture_topics(path, known.topic)
     chosen = topic or (others[0] if len(others) == 1 else None)
 
     def labels(frame: Any) -> Any:

@@ -23,6 +23,7 @@ from sa2va_ros.messages.images import array_from_image, nanoseconds
 
 TOPIC = "truth"
 STRING = "std_msgs/msg/String"
+_OWN = ("mask", "overlay")
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class BagTruth:
         return None if data is None else _decoded(data)
 
 
-def image_topics(path: Path | str, *, without: str = "") -> list[str]:
-    """Topics with pictures, but for one."""
-    return [n for n, kind in topics_of(path).items() if kind in IMAGE_TYPES and n != without]
+def picture_topics(path: Path | str, truth: str) -> list[str]:
+    """Topics of images that a camera took, by their names: not the truth's, depth, or what this package publishes."""
+    images = [n for n, kind in topics_of(path).items() if kind in IMAGE_TYPES and n != truth]
+    return [n for n in images if "depth" not in n and n.rpartition("/")[2] not in _OWN]
 
 
 def read_truth(path: Path | str, topic: str = "") -> BagTruth | None:

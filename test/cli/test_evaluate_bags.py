@@ -32,7 +32,7 @@ def labels(t: int, size: tuple[int, int]) -> np.ndarray:
 def recording(
     path: Path, frames: list[np.ndarray], *, names: bool = True, truth: str = "/camera/truth"
 ) -> Path:
-    """Images, label images of all but the second, and a depth-like topic of another name; four images a second."""
+    """Images, label images of all but the second, and empty topics of depth and masks; four images a second."""
     store = typestore()
     path.parent.mkdir(parents=True, exist_ok=True)
     with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -40,6 +40,8 @@ def recording(
             writer.add_connection(name, IMAGE, typestore=store)
             for name in ("/camera/image_raw", truth)
         )
+        for other in ("/camera/depth/image_raw", "/sa2va/mask"):
+            writer.add_connection(other, IMAGE, typestore=store)
         if names:
             said = {"_names": NAMES, "_target": {"expression": "the ball that moves", "value": 1}}
             for ending, value in said.items():
