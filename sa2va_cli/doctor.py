@@ -28,6 +28,9 @@ EXAMPLES = """examples:
   sa2va doctor tiny_onnx --provider cuda        which operators of exported graphs run where
   sa2va doctor --model checkpoints/Sa2VA-1B --json doctor.json"""
 
+HALF_APART = (
+    3e-2  # a provider that computes in float16, from the CPU; relative to the largest value
+)
 PIP = "pip install -e ."
 SAM2 = "SAM2_BUILD_CUDA=0 pip install --no-deps --no-build-isolation sam2==1.1.0"
 MESSAGES = "make setup, then: source install/setup.bash"
@@ -265,6 +268,7 @@ def check_simulator(args: argparse.Namespace) -> Iterator[Check]:
 def check_graphs(args: argparse.Namespace) -> Iterator[Check]:
     """Which operators of each graph run on which provider."""
     from sa2va_model.segmentation.backends.onnx import providers
+    from sa2va_model.segmentation.backends.onnx.comparison import difference
     from sa2va_model.segmentation.backends.onnx.manifest import read_manifest
     from sa2va_model.segmentation.backends.onnx.shapes import limits_of, profile_of
 
@@ -291,6 +295,14 @@ def check_graphs(args: argparse.Namespace) -> Iterator[Check]:
         )
         state = "missing" if elsewhere and not wanted.fallback else "ok"
         text = f"{text or 'placement not told by this onnxruntime'}; {graph.difference:.0e} from PyTorch {worst}"
+        if name != "cpu":
+            plain = providers.open_session(
+                folder / graph.file, providers.ProviderOptions("cpu"), {}
+            )
+            apart = difference(graph, session, plain)
+            allowed = HALF_APART if wanted.half else graph.tolerance
+            state = state if apart <= allowed else "missing"
+            text += f"; {apart:.0e} from the CPU{'' if apart <= allowed else f', {allowed:.0e} expected'}"
         yield Check(graph.file, state, text.strip())
 
 

@@ -77,8 +77,16 @@ class _GraphKernels(Kernels):
         return _GraphRotation(codes)
 
     def attend_many(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """softmax(query key^T) value over leading batch dimensions."""
-        return attend(query, key, value, None)
+        """softmax(query key^T) value over leading batch dimensions.
+
+        Heads become rows where nothing varies: OpenVINO takes them for cells where there are as many of both, as in
+        Hiera's third stage.
+        """
+        lead = query.shape[:-2]
+        if len(lead) < 2 or not all(isinstance(size, int) for size in lead):
+            return attend(query, key, value, None)
+        flat = (part.flatten(0, -3) for part in (query, key, value))
+        return attend(*flat, None).unflatten(0, lead)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

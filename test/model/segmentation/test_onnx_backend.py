@@ -30,8 +30,9 @@ pytest.importorskip("onnxscript")
 from sa2va_model.export.graphs import sam2_graphs  # noqa: E402
 from sa2va_model.export.static_shapes import dynamic_operators  # noqa: E402
 from sa2va_model.export.writer import write_graph  # noqa: E402
-from sa2va_model.segmentation.backends.onnx import providers  # noqa: E402
+from sa2va_model.segmentation.backends.onnx import comparison, providers  # noqa: E402
 from sa2va_model.segmentation.backends.onnx.backend import onnx_backend  # noqa: E402
+from sa2va_model.segmentation.backends.onnx.comparison import difference  # noqa: E402
 from sa2va_model.segmentation.backends.onnx.follower import OnnxFollower, bfloat16  # noqa: E402
 from sa2va_model.segmentation.backends.onnx.manifest import read_manifest  # noqa: E402
 from sa2va_model.segmentation.backends.onnx.model import OnnxSam2  # noqa: E402
@@ -289,6 +290,41 @@ def test_the_command_tells_what_runs_where(
     assert main(["doctor", str(graphs)]) == 0
     told = capsys.readouterr().out
     assert told.count("nodes on cpu") + told.count("placement not told") == 5
+
+
+def test_two_sessions_are_compared_on_what_they_answer(copied: Path) -> None:
+    [entry] = read_manifest(copied).segmenters
+    for name in NAMES:
+        graph = entry.graphs[name]
+        file = copied / graph.file
+        plain = providers.open_session(file, providers.ProviderOptions("cpu"), {})
+        assert difference(graph, plain, plain) == 0
+        model = onnx.load(file)
+        large = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = np.frombuffer(large.raw_data, np.float32)
+        large.raw_data = (values * np.float32(1.1)).tobytes()
+        onnx.save(model, file)
+        other = providers.open_session(file, providers.ProviderOptions("cpu"), {})
+        assert difference(graph, other, plain) > graph.tolerance
+
+
+@pytest.mark.parametrize(("apart", "status"), [(0.4, 1), (1e-6, 0)])
+def test_a_provider_that_computes_something_else_is_told(
+    graphs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    apart: float,
+    status: int,
+) -> None:
+    """The CPU's provider stands for OpenVINO's, and is as far from itself as is said."""
+    cpu = providers.NAMES["cpu"]
+    monkeypatch.setattr(providers, "NAMES", providers.NAMES | {"openvino": cpu})
+    monkeypatch.setattr(providers, "_providers", lambda *_: [cpu])
+    monkeypatch.setattr(comparison, "difference", lambda *_: apart)
+    assert main(["doctor", str(graphs), "--provider", "openvino", "--fallback"]) == status
+    told = capsys.readouterr().out
+    assert told.count("4e-01 from the CPU, 1e-04 expected") == (5 if status else 0)
+    assert told.count("1e-06 from the CPU") == (0 if status else 5)
 
 
 def broken(graphs: Path, how: str) -> None:
