@@ -85,8 +85,8 @@ class _GraphKernels(Kernels):
         lead = query.shape[:-2]
         if len(lead) < 2 or not all(isinstance(size, int) for size in lead):
             return attend(query, key, value, None)
-        flat = (part.flatten(0, -3) for part in (query, key, value))
-        return attend(*flat, None).unflatten(0, lead)
+        query, key, value = (part.flatten(0, -3) for part in (query, key, value))
+        return attend(query, key, value, None).unflatten(0, lead)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

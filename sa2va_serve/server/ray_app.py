@@ -8,11 +8,12 @@ the call's metadata too, so that Ray sends them where it is.
 
 from __future__ import annotations
 
-import os
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ray import serve
 
@@ -130,8 +131,10 @@ def build(args: dict[str, Any]) -> Any:
     return RayGrounding.bind(**args)  # type: ignore[attr-defined]
 
 
-def run_app(file: str) -> NoReturn:
-    """Run the app of a YAML file until it is stopped: this process becomes `serve run`, and gets its signals.
+def run_app(file: str) -> int:
+    """Run the app of a YAML file until SIGTERM or Ctrl-C, which both let it finish; returns the exit status.
+
+    `serve run` finishes what replicas have begun on SIGINT alone; SIGTERM breaks it off.
 
     Raises:
         InputError: there is no such file.
@@ -140,5 +143,8 @@ def run_app(file: str) -> NoReturn:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the YAML of a Ray Serve app")
     words = [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
-    sys.stdout.flush()
-    os.execv(sys.executable, words)
+    # A session of its own: the terminal's Ctrl-C comes once, from here.
+    process = subprocess.Popen(words, start_new_session=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
+    return process.wait()

@@ -147,5 +147,5 @@ def test_a_killed_replica_loses_no_question(
         robot.close()
     ray.shutdown()
     process.send_signal(signal.SIGTERM)
-    process.wait(120)
-    until(lambda: not answers(port), 10)
+    assert process.wait(120) == 0
+    assert not answers(port)

@@ -320,6 +320,7 @@ def test_a_provider_that_computes_something_else_is_told(
     cpu = providers.NAMES["cpu"]
     monkeypatch.setattr(providers, "NAMES", providers.NAMES | {"openvino": cpu})
     monkeypatch.setattr(providers, "_providers", lambda *_: [cpu])
+    monkeypatch.setattr(providers, "placements", lambda session: {})
     monkeypatch.setattr(comparison, "difference", lambda *_: apart)
     assert main(["doctor", str(graphs), "--provider", "openvino", "--fallback"]) == status
     told = capsys.readouterr().out
