@@ -294,7 +294,8 @@ def check_graphs(args: argparse.Namespace) -> Iterator[Check]:
             for where in elsewhere
         )
         state = "missing" if elsewhere and not wanted.fallback else "ok"
-        text = f"{text or 'placement not told by this onnxruntime'}; {graph.difference:.0e} from PyTorch {worst}"
+        text = text or "placement not told by this onnxruntime"
+        text = f"{text}; {graph.difference:.0e} from PyTorch {worst}".strip()
         if name != "cpu":
             plain = providers.open_session(
                 folder / graph.file, providers.ProviderOptions("cpu"), {}
@@ -303,7 +304,7 @@ def check_graphs(args: argparse.Namespace) -> Iterator[Check]:
             allowed = HALF_APART if wanted.half else graph.tolerance
             state = state if apart <= allowed else "missing"
             text += f"; {apart:.0e} from the CPU{'' if apart <= allowed else f', {allowed:.0e} expected'}"
-        yield Check(graph.file, state, text.strip())
+        yield Check(graph.file, state, text)
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Check]]] = {
