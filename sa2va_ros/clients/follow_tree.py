@@ -33,8 +33,15 @@ TABLE = (
     Parameter("expression", "", "What is followed."),
     Parameter("pose_topic", "target_pose", "Where the tracker tells where it is."),
     Parameter("max_duration", 0.0, "Seconds to follow; 0 = until it is lost.", span=(0.0, 86400.0)),
+    Parameter("follow_server", "follow_object", "Nav2's action FollowObject."),
     Parameter("tick", 0.05, "Seconds between two ticks.", span=(0.001, 10.0)),
 )
+BOARD = (
+    "expression",
+    "pose_topic",
+    "max_duration",
+    "follow_server",
+)  # parameters that trees may use
 BASIC = ("server_name", "server_timeout", "error_code_id", "error_msg")
 SERVER_SECONDS = 10.0  # to wait for an action's server
 
@@ -64,29 +71,36 @@ class Leaf:
 
     Args:
         ports: attributes of its element; `{name}` is the blackboard's.
+        board, status: BehaviorTree.CPP's Blackboard and NodeStatus.
     """
 
-    def __init__(self, node: Node, kind: Any, ports: dict[str, str], library: Any) -> None:
-        self._node, self._kind, self._ports, self._status = node, kind, ports, library.NodeStatus
-        name = ports.get("server_name", "")
+    def __init__(
+        self, node: Node, kind: Any, ports: dict[str, str], board: Any, status: Any
+    ) -> None:
+        self._node, self._kind, self._ports = node, kind, ports
+        self._board, self._status = board, status
+        self._server = self._said(ports.get("server_name", ""))
         self._client = ActionClient(
-            node, kind, name, goal_service_qos_profile=REQUESTS, result_service_qos_profile=REQUESTS
+            node,
+            kind,
+            self._server,
+            goal_service_qos_profile=REQUESTS,
+            result_service_qos_profile=REQUESTS,
         )
         self._handle: Any = None
         self._result: Any = None
-        self.board: Any = None
 
     def start(self, _: Any) -> Any:
         """Send the goal."""
         self._handle = self._result = None
         if not self._client.wait_for_server(SERVER_SECONDS):
-            self._node.get_logger().error(f"no server of {self._ports.get('server_name')}")
+            self._node.get_logger().error(f"no server of {self._server}")
             return self._status.FAILURE
         sent = self._on_executor(lambda: self._client.send_goal_async(self.goal()))
         done = threading.Event()
         sent.add_done_callback(lambda _: done.set())
         if not done.wait(SERVER_SECONDS) or not sent.result().accepted:
-            self._node.get_logger().error(f"{self._ports.get('server_name')} took no goal")
+            self._node.get_logger().error(f"{self._server} took no goal")
             return self._status.FAILURE
         self._handle = sent.result()
         self._on_executor(lambda: self._handle.get_result_async().add_done_callback(self._finished))
@@ -100,7 +114,7 @@ class Leaf:
         for port, setter in (("error_code_id", "set_int"), ("error_msg", "set_string")):
             if (name := _pointer(self._ports.get(port, ""))) is not None:
                 value = getattr(result, port.removesuffix("_id"), 0 if setter == "set_int" else "")
-                getattr(self.board, setter)(name, value)
+                getattr(self._board, setter)(name, value)
         words = f"error {result.error_code}: {result.error_msg}" if result.error_code else "done"
         self._node.get_logger().info(f"{self._ports.get('name', self._kind.__name__)}: {words}")
         return self._status.FAILURE if result.error_code else self._status.SUCCESS
@@ -123,10 +137,13 @@ class Leaf:
             if not hasattr(goal, port):
                 known = ", ".join(goal.get_fields_and_field_types())
                 raise InputError(f"port '{port}' of {self._kind.__name__}; expected one of {known}")
-            name = _pointer(text)
-            value = text if name is None else self.board.get_string(name)
-            setattr(goal, port, _fitting(getattr(goal, port), value, port))
+            setattr(goal, port, _fitting(getattr(goal, port), self._said(text), port))
         return goal
+
+    def _said(self, text: str) -> str:
+        """A port's text, or what the blackboard has under the name in it."""
+        name = _pointer(text)
+        return text if name is None else str(self._board.get_string(name))
 
     def _finished(self, future: Any) -> None:
         self._result = future.result().result
@@ -189,23 +206,21 @@ class FollowTree(Node):
             root = ElementTree.parse(path).getroot()
         except (OSError, ElementTree.ParseError) as error:
             raise InputError(f"{path}: {error}; expected a behaviour tree in XML") from error
-        factory, leaves, kinds = self._library.BehaviorTreeFactory(), [], action_types()
-        for element in [e for e in root.iter() if e.tag in kinds]:
-            leaf = Leaf(self, kinds[element.tag], dict(element.attrib), self._library)
-            leaves.append(leaf)
-            element.tag, name = f"{element.tag}_{len(leaves)}", element.get("name", element.tag)
-            element.attrib = {"name": name}
+        factory, kinds = self._library.BehaviorTreeFactory(), action_types()
+        board = self._library.Blackboard.create()
+        for name in BOARD:
+            board.set_string(name, str(self._value(name)))
+        # Nav2's server may live in another namespace.
+        board.set_string("pose_topic", self.resolve_topic_name(self._value("pose_topic")))
+        for number, element in enumerate([e for e in root.iter() if e.tag in kinds]):
+            ports = dict(element.attrib)
+            leaf = Leaf(self, kinds[element.tag], ports, board, self._library.NodeStatus)
+            leaf.goal()  # says now what it would say then
+            element.attrib = {"name": ports.get("name", element.tag)}
+            element.tag = f"{element.tag}_{number}"
             factory.register_simple_stateful_action(
                 element.tag, leaf.start, leaf.running, leaf.halted
             )
-        board = self._library.Blackboard.create()
-        for row in TABLE[1:4]:
-            board.set_string(row.name, str(self._value(row.name)))
-        # Nav2's server may live in another namespace.
-        board.set_string("pose_topic", self.resolve_topic_name(self._value("pose_topic")))
-        for leaf in leaves:
-            leaf.board = board
-            leaf.goal()  # says now what it would say then
         try:
             return factory.create_tree_from_text(ElementTree.tostring(root, "unicode"), board)
         except RuntimeError as error:

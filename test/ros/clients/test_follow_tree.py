@@ -28,7 +28,7 @@ CONTROL = {"root", "BehaviorTree", "RetryUntilSuccessful", "Sequence"}
 def leaf(ports: dict[str, str], **board: str) -> Leaf:
     made = object.__new__(Leaf)  # its action client needs a node
     made._kind, made._ports = TrackExpression, ports
-    made.board = SimpleNamespace(get_string=board.__getitem__)
+    made._board = SimpleNamespace(get_string=board.__getitem__)
     return made
 
 
