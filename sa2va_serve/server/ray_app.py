@@ -143,6 +143,9 @@ def run_app(file: str) -> int:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the YAML of a Ray Serve app")
     words = [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background job ignores it, and so would the child
     # A session of its own: the terminal's Ctrl-C comes once, from here.
     process = subprocess.Popen(words, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
