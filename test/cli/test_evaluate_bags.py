@@ -82,6 +82,11 @@ def test_a_recording_with_truth_becomes_a_dataset(tmp_path: Path, frames: list[n
     assert asked.with_frames([0, 3]).stamps == (0.0, 0.75)
     assert sample.clip
     assert main(["data", "check", str(folder)]) == 0
+    single = tmp_path / "single"
+    assert main(["data", "from-bag", str(bag), "-o", str(single), "--stills"]) == 0
+    marked = [found["1"].annotated for _, _, found in SimpleFolder(single).marked() if found]
+    assert marked == [(0,)] * 4
+    assert main(["data", "check", str(single)]) == 0
 
 
 class Late:
