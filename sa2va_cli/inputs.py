@@ -7,12 +7,17 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa2va_model.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sa2va_model.io.frames import FrameSource
+    from sa2va_model.tracking.by_example.example import ObjectExample
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,10 @@ class PromptArgument:
         box: (x0, y0, x1, y1) pixels.
         points: (x, y) pixels each.
         labels: 1 on the object, 0 not on it, one for each point.
+        mask: file of a picture that is not black where the object is.
+        picture: file of another picture that box, points or mask belong to; "" = the first frame.
+        object: file of a saved object.
+        factor: by which the first frame was scaled, and with it `mask`.
     """
 
     words: str
@@ -32,20 +41,70 @@ class PromptArgument:
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float], ...] = ()
     labels: tuple[int, ...] = ()
+    mask: str = ""
+    picture: str = ""
+    object: str = ""
+    factor: float = 1.0
+
+    @cached_property
+    def example(self) -> ObjectExample | None:
+        """The object as it is shown on another picture, or as it was saved; read when it is first asked for.
+
+        Raises:
+            InputError: a file cannot be read, or the prompt does not lie on its picture.
+        """
+        if not (self.object or self.picture):
+            return None
+        from sa2va_model.io.frames import read_image
+        from sa2va_model.regions import Region
+        from sa2va_model.tracking.by_example.example import (
+            ObjectExample,
+            ObjectView,
+            read_example,
+        )
+
+        if self.object:
+            return read_example(Path(self.object))
+        region = Region(self.pixels, self.box, self.points, self.labels)
+        try:
+            view = ObjectView(read_image(self.picture), region)
+        except InputError as error:
+            raise InputError(f"{self.words}: {error}") from error
+        return ObjectExample(Path(self.picture).stem, (view,))
+
+    @cached_property
+    def pixels(self) -> np.ndarray | None:
+        """What `mask` holds, bool [H, W]."""
+        if not self.mask:
+            return None
+        from sa2va_model.io.frames import read_image
+
+        mask: np.ndarray = read_image(self.mask).any(axis=2)
+        if self.factor != 1:
+            import cv2
+
+            size = tuple(max(1, round(side * self.factor)) for side in mask.shape[::-1])
+            mask = cv2.resize(mask.view("uint8"), size, interpolation=cv2.INTER_NEAREST) > 0
+        return mask
 
     def scaled(self, factor: float) -> PromptArgument:
-        """The same prompt on an image `factor` times as large."""
-        if factor == 1:
+        """The same prompt on an image `factor` times as large; one on a picture of its own stays as it is."""
+        if factor == 1 or self.picture or self.object:
             return self
         box = self.box
         if box is not None:
             box = (box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor)
         points = tuple((x * factor, y * factor) for x, y in self.points)
-        return replace(self, box=box, points=points)
+        return replace(self, box=box, points=points, factor=factor)
 
     def check_inside(self, height: int, width: int) -> None:
-        """InputError if a box lies outside the image, or a point does."""
+        """InputError if what is pointed at lies outside the image that it belongs to."""
+        if self.example is not None:
+            return
         size = f"the {width}x{height} image"
+        if self.pixels is not None and self.pixels.shape != (height, width):
+            found = f"{self.pixels.shape[1]}x{self.pixels.shape[0]}"
+            raise InputError(f"{self.words}: is {found}, expected the size of {size}")
         if self.box is not None:
             x0, y0, x1, y1 = self.box
             if (
@@ -116,10 +175,29 @@ def _numbers(text: str, name: str, form: str) -> list[float]:
         raise InputError(f"{name}: '{text}' is not made of numbers, expected {form}") from error
 
 
-class CollectPrompt(argparse.Action):
-    """Collects -e, --box and --point into one list, in the order typed."""
+def mask_prompt(text: str) -> PromptArgument:
+    """The prompt of `--mask FILE`."""
+    return PromptArgument(f"--mask {text}", mask=text)
 
-    MAKERS = {"-e": expression_prompt, "--box": box_prompt, "--point": point_prompt}  # noqa: RUF012
+
+def object_prompt(text: str) -> PromptArgument:
+    """The prompt of `--object FILE`."""
+    return PromptArgument(f"--object {text}", object=text)
+
+
+class CollectPrompt(argparse.Action):
+    """Collects what names or shows an object into one list, in the order typed.
+
+    `--example FILE` has the next --box, --point or --mask mean that picture.
+    """
+
+    MAKERS = {  # noqa: RUF012
+        "-e": expression_prompt,
+        "--box": box_prompt,
+        "--point": point_prompt,
+        "--mask": mask_prompt,
+        "--object": object_prompt,
+    }
 
     def __call__(
         self,
@@ -129,8 +207,20 @@ class CollectPrompt(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Parse one option."""
-        maker = self.MAKERS[self.option_strings[0]]
-        namespace.prompts = [*(getattr(namespace, "prompts", None) or []), maker(str(values))]
+        option = self.option_strings[0]
+        picture = getattr(namespace, "example", None)
+        if picture and option not in ("--box", "--point", "--mask"):
+            raise InputError(
+                f"{option} {values}: follows --example {picture}, expected --box, --point or --mask"
+            )
+        namespace.example = None
+        if option == "--example":
+            namespace.example = str(values)
+            return
+        prompt = self.MAKERS[option](str(values))
+        if picture:
+            prompt = replace(prompt, words=f"--example {picture} {prompt.words}", picture=picture)
+        namespace.prompts = [*(getattr(namespace, "prompts", None) or []), prompt]
 
 
 def positive(text: str) -> int:

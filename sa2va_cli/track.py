@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 NAME = "track"
 HELP = (
     "Follow objects through a video file, an image folder or a rosbag2 (sqlite3 or mcap), frame by frame, as the "
-    "ROS 2 node does. Each -e, --box or --point is one object."
+    "ROS 2 node does. Each -e, --box, --point, --mask or --object is one object."
 )
 EXAMPLES = """examples:
   sa2va track table.mp4 -e "the blue mug" -o out/table
   sa2va track table.mp4 -e "the blue mug" -e "the can that moves" --gt masks/ -o out/two
   sa2va track frames/ --box 120,80,260,240 -o out/box
   sa2va track table.mp4 -e "the blue mug" -o out/onnx --backend onnx --onnx tiny_onnx
+  sa2va track table.mp4 --example photo.png --box 120,80,260,240 -o out/like_that_one --save-objects
+  sa2va track other.mp4 --object out/like_that_one/objects/photo.object -o out/again
   sa2va track recording/ --topic /camera/image_raw --point "320,200;340,260,0" -o out/bag
 
 writes to OUT: masks/<track>/<frame>.png (0/255), overlay.mp4, tracks.json, events.json, summary.json;
@@ -55,6 +57,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=CollectPrompt,
         metavar="x,y",
         help="a click on an object, pixels; x,y;x,y,0 adds clicks on (1) and beside (0) it",
+    )
+    parser.add_argument(
+        "--mask",
+        action=CollectPrompt,
+        metavar="FILE",
+        help="a picture that is not black where the object is",
+    )
+    parser.add_argument(
+        "--example",
+        action=CollectPrompt,
+        metavar="PICTURE",
+        help="another picture: the --box, --point or --mask behind it is on that one, and what it shows is looked for",
+    )
+    parser.add_argument(
+        "--object", action=CollectPrompt, metavar="FILE", help="an object that --save-objects saved"
+    )
+    parser.add_argument(
+        "--save-objects",
+        action="store_true",
+        help="write objects/<track>.object for each track that was seen, for --object",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="folder for the results"
@@ -136,8 +158,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Track; returns the exit status."""
+    if args.example:
+        raise InputError(f"--example {args.example}: expected --box, --point or --mask behind it")
     if not args.prompts:
-        raise InputError("nothing to track, expected at least one -e, --box or --point")
+        raise InputError("nothing to track, expected at least one -e, --box, --point or --object")
     from sa2va_cli.track_outputs import check_folder, clear_folder
     from sa2va_model.io.folder_lock import FolderLock
 
@@ -254,6 +278,8 @@ class TrackJob:
         try:
             with TrackOutputs(folder, self._source) as outputs:
                 self._loop(frames, outputs.write)
+            if self._args.save_objects:
+                self._save_objects(folder / "objects")
             problem = None
         except KeyboardInterrupt:
             raise
@@ -300,6 +326,20 @@ class TrackJob:
                 self._note(frame, result, progress.say)
                 self._seconds = time.perf_counter() - start
                 progress.step()
+
+    def _save_objects(self, folder: Path) -> None:
+        """Write what was seen of each track as an object's file; one that was never seen well has none."""
+        from sa2va_cli.track_outputs import safe_name
+        from sa2va_model.tracking.by_example.example import ENDING
+
+        for track_id, entry in self._tracks.items():
+            try:
+                example = self._tracker.example(track_id)
+            except InputError as error:
+                entry["not_saved"] = str(error)
+                continue
+            path = example.write(folder / f"{safe_name(track_id)}{ENDING}")
+            entry["object"] = f"{folder.name}/{path.name}"
 
     def _skip(self, why: str, say: Callable[[str], None]) -> None:
         """A frame that cannot be used, as the node has it: said, counted, and the next one is judged without it."""
@@ -386,8 +426,12 @@ def begin(tracker: LiveTracker, prompt: PromptArgument) -> str:
     """Hand one prompt to the tracker; returns the track's id."""
     if prompt.expression:
         return tracker.track(prompt.expression)
+    if prompt.example is not None:
+        return tracker.follow(prompt.example)
     if prompt.box is not None:
         return tracker.prompt(box=prompt.box)
+    if prompt.pixels is not None:
+        return tracker.prompt(mask=prompt.pixels)
     import numpy as np
 
     points, labels = np.array(prompt.points, np.float32), np.array(prompt.labels, np.int64)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sa2va_ros.bags.writer import BagWriter
 
 FILES = ("tracks.json", "events.json", "summary.json", "overlay.mp4")
-FOLDERS = ("masks", "bag")
+FOLDERS = ("masks", "bag", "objects")
 TRACKS_HEAD = '{"frames": ['
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sa2va_model.regions import Region
     from sa2va_model.results import Answer, Segmentation, Turn
     from sa2va_model.sa2va import Sa2VA
+    from sa2va_model.tracking.by_example.example import ObjectExample, ObjectView, read_example
     from sa2va_model.tracking.config import LiveConfig
     from sa2va_model.tracking.live import LiveTracker
     from sa2va_model.tracks import Event, EventKind, FrameResult, Reason, Track, TrackState
@@ -33,6 +34,8 @@ __all__ = [
     "KeyframeChoice",
     "LiveConfig",
     "LiveTracker",
+    "ObjectExample",
+    "ObjectView",
     "Reason",
     "Region",
     "Sa2VA",
@@ -43,6 +46,7 @@ __all__ = [
     "draw_overlay",
     "load_model",
     "open_source",
+    "read_example",
 ]
 
 _MODULES = {
@@ -54,6 +58,7 @@ _MODULES = {
     "regions": ("Region",),
     "results": ("Answer", "Segmentation", "Turn"),
     "sa2va": ("Sa2VA",),
+    "tracking.by_example.example": ("ObjectExample", "ObjectView", "read_example"),
     "tracking.config": ("LiveConfig",),
     "tracking.live": ("LiveTracker",),
     "tracks": ("Event", "EventKind", "FrameResult", "Reason", "Track", "TrackState"),

@@ -48,6 +48,7 @@ class Reason(str, Enum):
     REPLACED = "replaced"  # by a new sentence
     WORDS = "words"  # the language model found it
     POINTED = "pointed"  # a point, box or mask was given
+    EXAMPLE = "example"  # it looks like the example that was shown
     ABSENT = "absent"  # the language model says it is not there
     UNKNOWN_WORD = "unknown_word"  # the model was never taught the words for it
     NO_MASK = "no_mask"  # the language model points at it, SAM-2 sees nothing there

@@ -26,6 +26,7 @@ from sa2va_model.tracks import Track
 from sa2va_ros.interfaces.ask_action import SceneQuestions
 from sa2va_ros.interfaces.command_topics import CommandTopics
 from sa2va_ros.interfaces.commands import Router, clean_name
+from sa2va_ros.interfaces.saved_objects import SavedObjects, objects_folder
 from sa2va_ros.interfaces.services import Services
 from sa2va_ros.interfaces.status import Health
 from sa2va_ros.interfaces.track_action import TrackAction
@@ -89,7 +90,10 @@ class TrackerNode(DeferredLifecycleNode):
         )
         self._questions = SceneQuestions(self, self._session, self._pipeline, self._need_active)
         self._target = self._pipeline.target
-        self._router = Router(self._session, self._tracks, self._questions.ask, self._target)
+        objects = SavedObjects(objects_folder(self._value("objects")))
+        self._router = Router(
+            self._session, self._tracks, self._questions.ask, self._target, objects
+        )
         self._goals = TrackAction(self, self._router, self._need_active)
         self._adapters = AdapterChange(self._session, self._pipeline, self._quiet)
         Services(

@@ -122,6 +122,7 @@ class FrameUpdates:
     ) -> _Judged:
         if record.life is None:
             record.waited()
+            self._give_up(record, frame)
             return _Judged(record.report())
         own = seen.get(record.id)
         known = own is not None and not own.prompted  # a prompt's own mask says nothing new
@@ -136,7 +137,7 @@ class FrameUpdates:
             record.viewed(frame.index, own.logits > 0, evidence)
         arrived = record.announce()
         if arrived:
-            reason = Reason.WORDS if record.from_text else Reason.POINTED
+            reason = Reason.WORDS if record.from_text else record.first_reason()
             words = ". ".join(part for part in (record.label, record.note) if part)
             self._table.tell(EventKind.FOUND, record, frame, reason, words, score)
         if change is not None:

@@ -19,11 +19,16 @@ import torch
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.io.frames import Frame
+from sa2va_model.io.given import ImageLike, as_image
 from sa2va_model.mllm import chat as prompts
+from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import Observation, TrackerConfig
-from sa2va_model.segmentation.visual_prompts import visual_prompt
+from sa2va_model.segmentation.visual_prompts import check_mask, visual_prompt
 from sa2va_model.segmentation_half import SegmentingModel
+from sa2va_model.tracking.by_example.example import ObjectExample, ObjectView
+from sa2va_model.tracking.by_example.search import ExampleSearch
+from sa2va_model.tracking.by_example.seen import SeenViews
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.evidence import weigh
 from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
@@ -126,6 +131,15 @@ class LiveTracker:
             visibility=self._visibility,
             pause=self._words.pause,
         )
+        self._examples = ExampleSearch(
+            config,
+            self._table,
+            vision=eyes,
+            tracker=self._tracker,
+            visibility=self._visibility,
+            begin=self._words.begin,
+        )
+        self._seen = SeenViews()
         self._milliseconds: dict[str, float] = {}
         self._size: tuple[int, ...] | None = None
         self._broken = ""  # why the last frame could not be used
@@ -185,8 +199,11 @@ class LiveTracker:
         mask: np.ndarray | None = None,
         label: str = "",
         track_id: str | None = None,
+        image: ImageLike | None = None,
     ) -> str:
         """Follow what is pointed at on the next frame; an existing `track_id` is corrected.
+
+        With `image` it is pointed at on that picture, and looked for in the stream as `follow` does.
 
         Args:
             points: [N, 2] x and y in pixels, with `labels` [N]: 1 = on the object, 0 = not on it.
@@ -211,10 +228,13 @@ class LiveTracker:
         corners = None if box is None else tuple(float(v) for v in box)
         if corners is not None and len(corners) != 4:
             raise InputError(f"prompt: box is {corners}; expected x0, y0, x1, y1")
-        known = track_id is not None and self._table.knows(track_id)
-        if not known or track_id is None:
-            track_id = self._table.new_id(track_id or label or "object")
-        name = track_id
+        if image is not None:
+            clicks = () if points is None else tuple((float(x), float(y)) for x, y in points)
+            marks = () if labels is None else tuple(int(mark) for mark in labels)
+            mask = None if mask is None else check_mask(mask)
+            view = ObjectView(as_image(image), Region(mask, corners, clicks, marks))  # type: ignore[arg-type]
+            return self.follow(ObjectExample(label or "object", (view,)), track_id=track_id)
+        name = self._claim(track_id, label or "object")
 
         def start(frame: Frame) -> None:
             self._start_prompted(
@@ -223,6 +243,44 @@ class LiveTracker:
 
         self._table.command(start)
         return name
+
+    def follow(self, example: ObjectExample, *, track_id: str | None = None) -> str:
+        """Look in the stream for the object that an example shows, and follow it.
+
+        Until something is found that looks like it the track is LOST and has no mask; when it is lost later, it is
+        looked for again.
+
+        Args:
+            track_id: as in `prompt`; None = made of the example's name.
+
+        Returns:
+            The track's id.
+        """
+        name = self._claim(track_id, example.name)
+        self._table.command(lambda frame: self._examples.start(name, example, frame))
+        return name
+
+    def example(self, track_id: str, name: str = "") -> ObjectExample:
+        """Return what was seen of a track lately as an example, to be followed later or written to a file.
+
+        Args:
+            name: of the object; "" = the track's id.
+
+        Raises:
+            InputError: there is no such track, or it was not seen well enough so far.
+        """
+        views = self._seen.of(track_id)
+        if not views:
+            raise InputError(
+                f"track {track_id!r}: was not seen well; expected one with a good mask"
+            )
+        return ObjectExample(name or track_id, views)
+
+    def _claim(self, track_id: str | None, wish: str) -> str:
+        """Return the id of a living track, or a new one."""
+        if track_id is not None and self._table.knows(track_id):
+            return track_id
+        return self._table.new_id(track_id or wish)
 
     def stop(self, track_id: str | None = None) -> int:
         """Stop one track, or all; return how many."""
@@ -240,6 +298,8 @@ class LiveTracker:
         for record in self._table:
             self._tracker.remove(record.id)
         self._instances.forget()
+        self._examples.forget()
+        self._seen.clear()
         self._table.clear()
         self._ring.clear()
         self._size = None
@@ -257,7 +317,7 @@ class LiveTracker:
         def take_over(frame: Frame) -> None:
             self._config = changed
             self._visibility.reconfigure(changed.visibility)
-            for user in (self._words, self._frames, self._instances):
+            for user in (self._words, self._frames, self._instances, self._examples):
                 user.reconfigure(changed)
             for record in self._table:
                 record.reconfigure(changed.lifecycle)
@@ -292,6 +352,7 @@ class LiveTracker:
             self._grounding.answers()
         seen = {} if idle else self._see(newest, commands)
         tracks = self._frames.judge(frame, seen)
+        self._seen.update(frame, tracks)
         self._drop_ended()
         if not self._broken and not idle:
             self._words.ask_due(frame)
@@ -341,6 +402,7 @@ class LiveTracker:
 
     def _step(self, newest: RingFrame) -> dict[str, Observation]:
         start = time.perf_counter()
+        self._examples.look_due(newest)
         if self._camera is not None:
             self._gate.camera_moves = self._camera.update(newest.frame.rgb)
         followed = self._frames.to_step(newest.features)

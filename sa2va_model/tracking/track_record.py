@@ -103,12 +103,25 @@ class TrackRecord:
         first, self.announced = not self.announced and self.life is not None, True
         return first
 
+    def first_reason(self) -> Reason:
+        """Return how one that no words name was found for the first time; told once."""
+        reason, self.return_reason = self.return_reason, Reason.RETURNED
+        return reason if reason == Reason.EXAMPLE else Reason.POINTED
+
     def pointed_at(self, log_odds: float, keyframe: float, label: str) -> None:
         """Take a correction by a point, box or mask on a track that lives."""
         assert self.life is not None
         self.life.existence.log_odds = log_odds
+        self.stamp = keyframe  # it is known for this frame: no time has passed since
         self.last_keyframe, self.label = keyframe, label
         self.return_reason = Reason.POINTED
+
+    def searched_for(self, stamp: float) -> bool:
+        """It is not in view, and is looked for; return whether that is new."""
+        new, self.state = self.state == TrackState.PENDING, TrackState.LOST
+        if new:
+            self.lost_since = stamp
+        return new
 
     def not_found(self) -> None:
         """End it: there is no such object."""

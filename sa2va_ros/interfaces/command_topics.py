@@ -14,6 +14,7 @@ from sa2va_ros.interfaces.commands import Router
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import VisualPrompt
 from sa2va_ros.node.pipeline import Pipeline
+from sa2va_ros.support.background_work import WorkQueue
 from sa2va_ros.support.qos import reliable
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class CommandTopics:
         self._node, self._router, self._pipeline = node, router, pipeline
         self._subscriptions: list[Any] = []
         self._images = ""
+        self._beside = WorkQueue("objects")
 
     def subscribe(self, images: str) -> None:
         """Begin to listen; `images`: the topic that a command without images waits for."""
@@ -59,6 +61,16 @@ class CommandTopics:
     def obey(self, text: str) -> None:
         """Do what a text on `command` says; a refusal is an event."""
         try:
+            if self._router.parse(text).slow:
+                self._beside.put(lambda: self._run(text))
+                return
+        except InputError as error:
+            self._refuse(error)
+            return
+        self._run(text)
+
+    def _run(self, text: str) -> None:
+        try:
             command = self._router.run(text)
         except InputError as error:
             self._refuse(error)
@@ -71,7 +83,18 @@ class CommandTopics:
 
     def _on_prompt(self, message: VisualPrompt) -> None:
         try:
-            self._router.prompt(**conversions_tracks.prompt_arguments(message))
+            arguments = conversions_tracks.prompt_arguments(message)
+            if "object" not in arguments:
+                self._router.prompt(**arguments)
+                return
+        except InputError as error:
+            self._refuse(error)
+            return
+        self._beside.put(lambda: self._follow(arguments))
+
+    def _follow(self, arguments: dict[str, Any]) -> None:
+        try:
+            self._router.prompt(**arguments)
         except InputError as error:
             self._refuse(error)
 

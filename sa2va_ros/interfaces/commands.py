@@ -7,6 +7,8 @@
     stop the red mug       stop the track of that id or expression
     stop sign              an object: commands are whole words; "stop" in quotes is an object, too
     every mug              a track for each mug; also: all the mugs
+    remember the red mug as tea mug     save what is seen of it as an object of that name
+    go back to the tea mug              look for the saved object, in place of what is tracked now
     find the red mug       the red mug; find, track, follow, look for … go before an article
     what is on the table?  ask the scene (a text that ends in a question mark)
 
@@ -22,10 +24,12 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import FrameResult, Track, TrackState
+from sa2va_ros.interfaces.saved_objects import SavedObjects
 from sa2va_ros.interfaces.target import ENDED, TargetChoice
 
 MAX_NAME = 80  # characters of a track's id
@@ -35,6 +39,12 @@ _VERBS = re.compile(
     rf"(?=({'|'.join(_ARTICLES)})\b)",
     re.IGNORECASE,
 )
+_SAVE = re.compile(r"^(?:please\s+)?(?:remember|save)\s+(.+)\s+as\s+(.+?)[.!]*$", re.IGNORECASE)
+_BACK = re.compile(
+    r"^(?:please\s+)?go\s+back\s+to\s+(.+?)(?:\s+(?:that\s+)?you\s+(?:saw|know|remember))?[.!]*$",
+    re.IGNORECASE,
+)
+_IT = ("it", "this", "that", "the target")
 _ALL = ("", "all", "everything", "it", "tracking", "following", "now", "please")
 _QUOTES = ('""', "''", "\u201c\u201d", "\u201e\u201c", "\u00ab\u00bb")
 GIVEN = 256  # commands that are remembered until an image shows them
@@ -48,14 +58,27 @@ class CommandKind(Enum):
     ADD = "add"
     STOP = "stop"
     ASK = "ask"
+    SAVE = "save"
+    BACK = "back"
 
 
 @dataclass(frozen=True)
 class Command:
-    """One parsed command; `text` is the expression, the name to stop ("" = all) or the question."""
+    """One parsed command.
+
+    Attributes:
+        text: the expression, the name of a track ("" = all, or the target), of a saved object, or the question.
+        name: of the object to save.
+    """
 
     kind: CommandKind
     text: str
+    name: str = ""
+
+    @property
+    def slow(self) -> bool:
+        """Whether it reads or writes files."""
+        return self.kind in (CommandKind.SAVE, CommandKind.BACK)
 
 
 def clean_text(text: str, what: str = "command", limit: int = MAX_LENGTH) -> str:
@@ -101,6 +124,11 @@ def parse_command(text: str, names: Iterable[str] = ()) -> Command:
         return Command(CommandKind.ASK, words)
     if words.startswith("+"):
         return Command(CommandKind.ADD, clean_text(words[1:], "expression after '+'"))
+    if found := _SAVE.match(words):
+        track = "" if found[1].lower() in _IT else _unquoted(found[1]) or found[1]
+        return Command(CommandKind.SAVE, track, _unquoted(found[2]) or found[2])
+    if found := _BACK.match(words):
+        return Command(CommandKind.BACK, _unquoted(found[1]) or found[1])
     verb, _, rest = words.partition(" ")
     if verb.rstrip(".!,").lower() == "stop":
         name = rest.rstrip(".!")
@@ -157,6 +185,14 @@ class Targets(Protocol):
         """Start or correct a track that is shown and return its id."""
         ...
 
+    def follow(self, example: Any, *, track_id: str | None = None) -> str:
+        """Look for what an example shows and return the track's id."""
+        ...
+
+    def example(self, track_id: str, name: str = "") -> Any:
+        """Return what was seen of a track lately, as an example."""
+        ...
+
     def stop(self, track_id: str | None = None) -> int:
         """Stop one track, or all; return how many."""
         ...
@@ -170,6 +206,7 @@ class Router:
         tracks: tells the tracks as they are now, for commands that name one.
         ask: takes a question for the scene; the answer comes later, elsewhere.
         target: what requests without a name mean.
+        objects: those that were saved; None = none can be.
 
     Attributes:
         expression: the one given last that was accepted.
@@ -181,18 +218,30 @@ class Router:
         tracks: Callable[[], Iterable[Track]],
         ask: Callable[[str], None],
         target: TargetChoice,
+        objects: SavedObjects | None = None,
     ) -> None:
+        self._objects = objects
         self._targets, self._tracks, self._ask, self._target = targets, tracks, ask, target
         self._lock = threading.Lock()
         self._given: dict[str, Track] = {}  # newest commands: no result shows them yet
         self.expression = ""
 
-    def run(self, text: str) -> Command:
-        """Carry out one line of the `command` topic and return what it meant."""
+    def parse(self, text: str) -> Command:
+        """What one line of the `command` topic means."""
         known = self._known().values()
         names = [name for track in known for name in (track.id, track.expression) if name]
-        command = parse_command(text, names)
-        if command.kind is CommandKind.ASK:
+        return parse_command(text, names)
+
+    def run(self, text: str) -> Command:
+        """Carry out one line of the `command` topic and return what it meant."""
+        command = self.parse(text)
+        if command.kind is CommandKind.SAVE:
+            self.save(command.text, command.name)
+        elif command.kind is CommandKind.BACK:
+            name = self.go_back(command.text)
+            self.stop_others(name)
+            self._target.choose(name)
+        elif command.kind is CommandKind.ASK:
             self._ask(command.text)
         elif command.kind is CommandKind.STOP:
             self.stop(command.text)
@@ -264,9 +313,43 @@ class Router:
             arguments["label"] = clean_text(arguments["label"], "prompt label")
         if arguments.get("track_id"):
             arguments["track_id"] = clean_text(arguments["track_id"], "prompt track_id", MAX_NAME)
+        if saved := arguments.pop("object", ""):
+            return self.go_back(saved, track_id=arguments.get("track_id") or "")
         name = self._targets.prompt(**arguments)
         self._keep(Track(name, arguments.get("label", ""), TrackState.PENDING))
         return name
+
+    def save(self, name: str, object_name: str) -> tuple[str, Path]:
+        """Save what was seen of a track as an object; return the track's id and the file.
+
+        Args:
+            name: id or expression; "" = the target.
+
+        Raises:
+            InputError: nothing is called so, it was not seen well, or the file cannot be written.
+        """
+        found = name and tracks_named(name, self._known().values(), "save")[0]
+        found = found or self._target.id
+        if not found:
+            raise InputError("save: there is no target; expected the name of a track")
+        example = self._targets.example(found, clean_text(object_name or found, "object", MAX_NAME))
+        return found, self._saved().save(example)
+
+    def go_back(self, name: str, *, track_id: str = "") -> str:
+        """Look for a saved object and return the track's id.
+
+        Raises:
+            InputError: nothing was saved under that name.
+        """
+        example = self._saved().read(clean_text(name, "object", MAX_NAME))
+        found = self._targets.follow(example, track_id=track_id or None)
+        self._keep(Track(found, example.name, TrackState.PENDING))
+        return found
+
+    def _saved(self) -> SavedObjects:
+        if self._objects is None:
+            raise InputError("objects are not saved here; expected a node with a folder for them")
+        return self._objects
 
     def stop(self, name: str = "") -> int:
         """Stop the tracks of a name ("" = all) and return how many there were."""

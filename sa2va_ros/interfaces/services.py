@@ -34,6 +34,7 @@ from sa2va_ros.srv import (
     ListTracks,
     LoadAdapter,
     RemoveTrack,
+    SaveObject,
     SelectTarget,
     SetTarget,
 )
@@ -71,11 +72,18 @@ class Services:
             "remove_track": (RemoveTrack, self._remove_track),
             "list_tracks": (ListTracks, self._list_tracks),
             "get_track_cloud": (GetTrackCloud, self._get_track_cloud),
+            "save_object": (SaveObject, self._save_object),
             "load_adapter": (LoadAdapter, self._load_adapter),
             "reset": (Trigger, self._reset),
             "enable": (SetBool, self._enable),
         }
-        beside = {"get_track_cloud": WorkQueue("clouds"), "reset": WorkQueue("resets")}
+        files = WorkQueue("objects")
+        beside = {
+            "get_track_cloud": WorkQueue("clouds"),
+            "reset": WorkQueue("resets"),
+            "add_prompt": files,
+            "save_object": files,
+        }
         for name, (kind, serve) in served.items():
             answer = _refusing(serve)
             if name in beside:
@@ -105,6 +113,11 @@ class Services:
             conversions_tracks.check_prompt(arguments, latest.admitted.frame.rgb.shape[:2])
         response.track_id = self._router.prompt(**arguments)
         response.accepted = True
+
+    def _save_object(self, request: SaveObject.Request, response: SaveObject.Response) -> None:
+        self._active()
+        track_id, path = self._router.save(request.track_id.strip(), request.name.strip())
+        response.track_id, response.path, response.success = track_id, str(path), True
 
     def _remove_track(self, request: RemoveTrack.Request, response: RemoveTrack.Response) -> None:
         before = len(self._living())

@@ -138,8 +138,9 @@ class TrackAction:
             )
         if words:
             return _Wanted(name, words, living is not None)
-        if request.prompt.x or request.prompt.box.width or request.prompt.mask.data:
-            prompt = conversions_tracks.prompt_arguments(request.prompt)
+        shown = request.prompt
+        if shown.x or shown.box.width or shown.mask.data or shown.object:
+            prompt = conversions_tracks.prompt_arguments(shown)
             refined = prompt["track_id"] is not None
             return _Wanted(name, prompt["label"], refined, prompt)
         if name and living is None:

@@ -16,7 +16,13 @@ import numpy as np
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.clicks import MAX_POINTS, check_points
 from sa2va_model.tracks import Event, FrameResult, Track
-from sa2va_ros.messages.images import StampClock, array_from_image, fill_image, fill_time
+from sa2va_ros.messages.images import (
+    StampClock,
+    array_from_image,
+    fill_image,
+    fill_time,
+    rgb_from_image,
+)
 
 MASK_ENCODINGS = ("mono8", "8UC1")
 
@@ -125,16 +131,25 @@ def _fill_phrase(message: Any, phrase: Any, value: int, mask: np.ndarray, score:
 
 
 def prompt_arguments(message: Any) -> dict[str, Any]:
-    """What a `VisualPrompt` says, as the keyword arguments of `LiveTracker.prompt`.
+    """What a `VisualPrompt` says, as the keyword arguments of `LiveTracker.prompt`; of a saved object, its name.
 
     Raises:
-        InputError: unknown type, no point, unequal numbers of x, y and labels, a label that is not
-            0 or 1, an empty box or mask. Whether it lies inside the image is checked at the next image.
+        InputError: unknown type, an object without a name, no point, unequal numbers of x, y and labels, a label that
+            is not 0 or 1, an empty box or mask. Whether it lies inside the image is checked at the next image.
     """
-    name = {message.POINTS: "points", message.BOX: "box", message.MASK: "mask"}.get(message.type)
-    if name is None:
-        raise InputError(f"prompt type {message.type}; expected 0 (points), 1 (box) or 2 (mask)")
+    kinds = {message.POINTS: "points", message.BOX: "box", message.MASK: "mask"}
     arguments: dict[str, Any] = {"label": message.label, "track_id": message.track_id or None}
+    if message.type == message.OBJECT:
+        if not message.object.strip():
+            raise InputError("prompt object is empty; expected the name of a saved object")
+        return arguments | {"object": message.object}
+    name = kinds.get(message.type)
+    if name is None:
+        raise InputError(
+            f"prompt type {message.type}; expected 0 (points), 1 (box), 2 (mask) or 3 (object)"
+        )
+    if message.image.width or message.image.height:
+        arguments["image"] = rgb_from_image(message.image)
     if name == "points":
         points, labels = _points(message.x, message.y, message.point_labels)
         return arguments | {"points": points, "labels": labels}
@@ -164,6 +179,8 @@ def check_prompt(arguments: dict[str, Any], size: tuple[int, int]) -> None:
     Raises:
         InputError: it does not; the message says what was expected.
     """
+    if arguments.get("image") is not None:
+        size = arguments["image"].shape[:2]
     height, width = size
     if (mask := arguments.get("mask")) is not None and mask.shape != size:
         raise InputError(

@@ -27,6 +27,7 @@ from sa2va_ros.support.quiet_imports import quiet_imports
 if TYPE_CHECKING:
     from sa2va_model.sa2va import Sa2VA
     from sa2va_model.segmentation_half import SegmentingModel
+    from sa2va_model.tracking.by_example.example import ObjectExample
     from sa2va_model.tracking.live import LiveConfig, LiveTracker
     from sa2va_ros.node.shared_model import SharedModel
     from sa2va_serve.client.config import RemoteConfig
@@ -327,6 +328,14 @@ class ModelSession:
     def prompt(self, **arguments: Any) -> str:
         """Start or correct a track that is shown; see `LiveTracker.prompt`."""
         return self._need_free().prompt(**arguments)
+
+    def follow(self, example: ObjectExample, *, track_id: str | None = None) -> str:
+        """Look for what an example shows; see `LiveTracker.follow`."""
+        return self._need_free().follow(example, track_id=track_id)
+
+    def example(self, track_id: str, name: str = "") -> ObjectExample:
+        """Return what was seen of a track lately; see `LiveTracker.example`."""
+        return self.need_live().example(track_id, name)
 
     def stop(self, track_id: str | None = None) -> int:
         """Stop one track, or all; see `LiveTracker.stop`. Never refused: it also ends what waits for a tracker."""

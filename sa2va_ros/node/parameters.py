@@ -139,6 +139,11 @@ START: tuple[Parameter, ...] = (
         "Words with fixed numbers, YAML or JSON: `class_mask` has them as pixels; empty = there is no such topic.",
     ),
     Parameter(
+        "objects",
+        "",
+        "Folder of saved objects (`~/save_object`); empty = sa2va_objects in ~/.ros or $ROS_HOME.",
+    ),
+    Parameter(
         "default_expression",
         "",
         "Expression that is tracked from the first image on; empty = wait for a command.",

@@ -17,6 +17,8 @@ import pytest
 
 from sa2va_cli.main import main
 from sa2va_model.io.frames import VideoFile
+from sa2va_model.tracking.by_example.example import read_example
+from sa2va_model.tracking.by_example.likeness import Likeness
 from sa2va_ros.bags.bag import BagImages, read_messages
 
 
@@ -105,6 +107,48 @@ def test_video_with_words_a_box_and_clicks(track, video, frames) -> None:
     assert any(event["kind"] == "STARTED" and event["frame"] == 0 for event in events)
     overlay = [frame.rgb for frame in VideoFile(out / "overlay.mp4")]
     assert np.abs(overlay[3].astype(int) - frames[3]).max() > 60  # something is drawn
+
+
+def test_what_a_picture_shows_is_looked_for_and_what_was_seen_is_saved(
+    track, video, make, tmp_path, monkeypatch
+) -> None:
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    cv2.imwrite(str(photo), make.picture(0, 64, 80))
+    cv2.imwrite(str(mask), np.pad(np.full((20, 20), 255, np.uint8), ((20, 24), (20, 40))))
+    status, stderr, out = track(
+        *(video, "--example", photo, "--mask", mask, "--box", "8,36,32,60", "--save-objects")
+    )
+    assert status == 0, stderr
+    check_agreement(out, 12)
+    shown, boxed = load(out / "summary.json")["tracks"]
+    assert shown["prompt"] == f"--example {photo} --mask {mask}"
+    assert (shown["id"], shown["state"]) == ("photo", "LOST"), "nothing random looks like it"
+    assert "was not seen well" in shown["not_saved"]
+    assert boxed["object"] == "objects/object.object"
+    example = read_example(out / boxed["object"])
+    assert example.views[0].rgb.shape == (96, 128, 3)
+    saved = (out / boxed["object"]).rename(tmp_path / "it.object")
+    monkeypatch.setattr(Likeness, "find", lambda self, own, features: own[0, 0] > -9)
+    status, stderr, out = track(video, "--object", saved)
+    assert status == 0, stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--example", "p.png"), "expected --box, --point or --mask behind it"),
+        (("--example", "p.png", "-e", "x"), "-e x: follows --example p.png, expected --box"),
+        (("--example", "none.png", "--box", "1,1,9,9"), "none.png"),
+        (("--example", "p.png", "--box", "90,1,99,9"), "box: [90.0, 1.0, 99.0, 9.0] is outside"),
+        (("--object", "none.object"), "none.object: No such file or directory"),
+        (("--object", "p.png"), "p.png: "),
+        (("--mask", "p.png"), "is 80x64, expected the size of the 128x96 image"),
+    ],
+)
+def test_examples_that_show_nothing(track, video, make, tmp_path, monkeypatch, words, says) -> None:
+    cv2.imwrite(str(tmp_path / "p.png"), make.picture(0, 64, 80))
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(track(video, *words))
 
 
 def test_image_folder_odd_size_frames_and_size(make, track, tmp_path) -> None:
@@ -272,7 +316,7 @@ def refused(result: tuple[int, str, Path]) -> str:
 
 
 def test_wrong_arguments(track, video, capsys) -> None:
-    assert "expected at least one -e, --box or --point" in refused(track(video))
+    assert "expected at least one -e, --box, --point or --object" in refused(track(video))
     assert "expected words" in refused(track(video, "-e", "  "))
     assert "three" not in refused(track(video, "--box", "1,2,3"))
     assert "--box 1,2,3: 3 numbers, expected four" in refused(track(video, "--box", "1,2,3"))

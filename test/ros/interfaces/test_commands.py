@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from sa2va_model.errors import InputError
+from sa2va_model.regions import Region
+from sa2va_model.tracking.by_example.example import ObjectExample, ObjectView
 from sa2va_model.tracks import Event, EventKind, FrameResult, Track, TrackState
 from sa2va_ros.interfaces.commands import (
     MAX_LENGTH,
@@ -16,6 +21,7 @@ from sa2va_ros.interfaces.commands import (
     parse_command,
     tracks_named,
 )
+from sa2va_ros.interfaces.saved_objects import SavedObjects
 from sa2va_ros.interfaces.target import TargetChoice
 
 
@@ -40,12 +46,29 @@ from sa2va_ros.interfaces.target import TargetChoice
         ("what is on the table?", CommandKind.ASK, "what is on the table?"),
         ("stop ?", CommandKind.ASK, "stop ?"),
         ("桌上有什么？", CommandKind.ASK, "桌上有什么？"),
+        ("go back to the red mug", CommandKind.BACK, "the red mug"),
+        ("Please go back to the red mug you saw.", CommandKind.BACK, "the red mug"),
+        ("go back to 'it'", CommandKind.BACK, "it"),
+        ("go back", CommandKind.TRACK, "go back"),
+        ("remember the mug", CommandKind.TRACK, "remember the mug"),
         ("die Tasse, die größte", CommandKind.TRACK, "die Tasse, die größte"),
         ("{0.__class__} $(reboot) %s", CommandKind.TRACK, "{0.__class__} $(reboot) %s"),
     ],
 )
 def test_grammar(text: str, kind: CommandKind, rest: str) -> None:
     assert parse_command(text) == Command(kind, rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "track_name", "name"),
+    [
+        ("remember the red mug as tea mug", "the red mug", "tea mug"),
+        ("please save it as my mug.", "", "my mug"),
+        ("Save mug_2 as 'mine'", "mug_2", "mine"),
+    ],
+)
+def test_what_is_seen_is_saved_under_a_name(text: str, track_name: str, name: str) -> None:
+    assert parse_command(text) == Command(CommandKind.SAVE, track_name, name)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +143,35 @@ def test_the_router_carries_commands_out() -> None:
     with pytest.raises(InputError, match="nothing is called 'the dragon'"):
         router.run("stop the dragon")
     assert router.track("a box", track_id="mine") == "mine"
+
+
+def test_what_was_saved_is_gone_back_to(tmp_path: Path) -> None:
+    view = ObjectView(np.zeros((4, 6, 3), np.uint8), Region(mask=np.eye(4, 6, dtype=bool)))
+    followed: list[ObjectExample] = []
+
+    class Seeing(Tracker):
+        def example(self, track_id: str, name: str = "") -> ObjectExample:
+            return ObjectExample(name, (view,))
+
+        def follow(self, example: ObjectExample, *, track_id: str | None = None) -> str:
+            followed.append(example)
+            return self.track(example.name)
+
+    tracker, target = Seeing(), TargetChoice()
+    router = Router(tracker, lambda: (), [].append, target, SavedObjects(tmp_path / "objects"))
+    with pytest.raises(InputError, match="there is no target"):
+        router.run("remember it as tea mug")
+    router.run("the red mug")
+    assert router.run("remember it as the Tea Mug").slow
+    assert [path.name for path in (tmp_path / "objects").iterdir()] == ["tea_mug.object"]
+    router.run("+ a can")
+    router.run("go back to the tea mug you saw")
+    assert tracker.running == ["Mug"] == [target.id]
+    assert (followed[0].views[0].region.mask == np.eye(4, 6)).all()
+    with pytest.raises(InputError, match=r"no object is saved as 'bowl' in .*; there is tea_mug"):
+        router.run("go back to bowl")
+    with pytest.raises(InputError, match=r"object's name is '\.\./x'"):
+        router.save("Mug", "../x")
 
 
 def test_the_router_knows_what_lives_and_chooses_the_target() -> None:

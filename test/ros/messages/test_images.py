@@ -216,8 +216,18 @@ def test_a_track_fills_its_message() -> None:
 
 
 def prompt(**fields: object) -> SimpleNamespace:
-    defaults = {"POINTS": 0, "BOX": 1, "MASK": 2, "type": 0, "track_id": "", "label": "it"}
-    return SimpleNamespace(**(defaults | {"x": [], "y": [], "point_labels": []} | fields))
+    defaults = {
+        "POINTS": 0,
+        "BOX": 1,
+        "MASK": 2,
+        "OBJECT": 3,
+        "type": 0,
+        "track_id": "",
+        "label": "it",
+    }
+    nothing = SimpleNamespace(width=0, height=0)
+    given = {"x": [], "y": [], "point_labels": [], "image": nothing, "object": ""} | fields
+    return SimpleNamespace(**(defaults | given))
 
 
 def test_prompts_become_arguments() -> None:
@@ -232,6 +242,15 @@ def test_prompts_become_arguments() -> None:
         12,
         14,
     )
+    photo = conversions_tracks.prompt_arguments(
+        prompt(type=1, box=box, image=image(COLOUR[..., ::-1], "bgr8"))
+    )
+    np.testing.assert_array_equal(photo["image"], COLOUR)
+    assert conversions_tracks.prompt_arguments(prompt(type=3, object="red mug")) == {
+        "label": "it",
+        "track_id": None,
+        "object": "red mug",
+    }
     mask = image((COLOUR[..., 0] > 99).astype(np.uint8) * 255, "mono8")
     np.testing.assert_array_equal(
         conversions_tracks.prompt_arguments(prompt(type=2, mask=mask))["mask"], COLOUR[..., 0] > 99
@@ -255,6 +274,8 @@ def test_prompts_become_arguments() -> None:
         ({"type": 1, "box": SimpleNamespace(x_offset=0, y_offset=0, width=0, height=3)}, "0x3"),
         ({"type": 2, "mask": image(np.zeros((4, 4), np.uint8), "mono8")}, "no pixel"),
         ({"type": 9}, "prompt type 9"),
+        ({"type": 3, "object": " "}, "object is empty"),
+        ({"x": [1.0], "y": [1.0], "image": image(COLOUR, "wrong")}, "wrong"),
     ],
 )
 def test_prompts_that_show_nothing_are_refused(fields: dict[str, object], says: str) -> None:
