@@ -158,7 +158,7 @@ def _streams(
 def _with_look_alikes(
     scene: Scene, mine: int, shown: Item, rng: np.random.Generator, *, twins: bool
 ) -> tuple[Scene, int, tuple[int, int]] | None:
-    """The scene with the shown object in its colour, one thing of its shape and one of its colour; None if it lacks one."""
+    """The scene with the shown object, a thing of its shape and one of its colour; None if it lacks one."""
     stock, items = scene.world.stock, list(scene.items)
     slots = [item.slot for item in items]
     if mine not in slots or 0 not in slots:  # slot 0 has the same shape

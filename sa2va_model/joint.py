@@ -155,6 +155,13 @@ class JointModel(SegmentingModel):
             self._get_ready()
             return self._session.replies(*args, **options)
 
+    @torch.inference_mode()
+    def visual_tokens(self, image: np.ndarray) -> torch.Tensor:
+        """What the language model sees of one uint8 [H, W, 3] image, as one tile: [V, C]."""
+        with self._turns.take(self.device):
+            self._get_ready()
+            return self.mllm.look([image], clip=True).tokens
+
     def _get_ready(self) -> None:
         """Chooses how the language model's forwards are computed, once its weights are where they stay."""
         if self._ready:

@@ -133,7 +133,7 @@ class FrameUpdates:
         shown, score = record.life.shown, 0.0
         if own is not None and shown:
             score = self._visibility.score(own.quality, own.object_score)
-        if own is not None and record.from_text:
+        if own is not None:
             record.viewed(frame.index, own.logits > 0, evidence)
         arrived = record.announce()
         if arrived:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -25,6 +25,9 @@ from sa2va_model.device import finish, hand_over, own_stream
 from sa2va_model.errors import CancelledError
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.tracks import EventKind, Reason
+
+if TYPE_CHECKING:
+    from sa2va_model.tracking.by_example.finder import ExampleFinder
 
 
 class Purpose(IntEnum):
@@ -41,6 +44,7 @@ class GroundingQuestion:
 
     Attributes:
         frames: uint8 [H, W, 3] keyframes, the newest last.
+        example: what is looked for on the newest in place of the expression.
         first_index, frame_index: of the oldest and the newest keyframe; `stamp`: of the newest.
     """
 
@@ -51,6 +55,7 @@ class GroundingQuestion:
     frame_index: int
     stamp: float
     purpose: Purpose
+    example: ExampleFinder | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Answered:
     """The reply to a question, or the error that it ended with.
 
     Attributes:
+        mask: bool [H, W], where the example of the question is seen; None = nowhere.
         again: there is neither: it waited until its frames were old, and is to be put again on the newest.
     """
 
@@ -66,6 +72,7 @@ class Answered:
     error: str
     milliseconds: float
     again: bool = False
+    mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -243,14 +250,19 @@ class GroundingWorker:
                         self._waiting.setdefault(first.track_id, first)
 
     def _answer(self, job: _Job) -> Answered:
-        start, reply, error = time.perf_counter(), None, ""
+        start, reply, error, mask = time.perf_counter(), None, "", None
+        question = job.question
         try:
-            reply = self._model.ground(job.question.frames, job.question.expression)
-            hand_over(reply.embeddings)
+            if question.example is not None:
+                mask = question.example.find(self._model, question.frames[-1])
+            else:
+                reply = self._model.ground(question.frames, question.expression)
+                hand_over(reply.embeddings)
             finish(self._model.device)
         except Exception as problem:  # noqa: BLE001  the track fails, whatever it is; the others live on
             error = f"{type(problem).__name__}: {problem}"
-        return Answered(job.question, reply, error, (time.perf_counter() - start) * 1e3)
+        spent = (time.perf_counter() - start) * 1e3
+        return Answered(question, reply, error, spent, mask=mask)
 
     def _look_after_thread(self) -> None:
         """Fails the question of a thread that died or took too long, and starts another one."""

@@ -2,14 +2,15 @@
 """Several instances of one description: "every cup" becomes one track for each cup.
 
 The language model points at one thing, or at several in one answer or one mask. What it points at is cut into objects
-(`object_masks.py`); then the found ones are painted over and it is asked again, until it sees no more. So a model that
+(`object_masks.py`). If it can deny, these and all other things on the frame (`proposals.py`) are asked about one by one
+(`object_check.py`). Then the found ones are painted over and it is asked again, until it sees no more. So a model that
 knows no plural counts as well, and what joins later is found in the same way.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 from sa2va_model.io.frames import Frame
+from sa2va_model.segmentation.object_check import ObjectCheck
 from sa2va_model.segmentation.object_masks import objects_in, painted_over, same_object
+from sa2va_model.segmentation.proposals import propose
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
@@ -66,7 +69,12 @@ class _Group:
     Attributes:
         one: what one of them is called, "the cup"; `words`: as they were asked for, "every cup".
         first: the record that speaks for all until there is one.
-        shown: the painted frame of the open question, and what was painted over; None = no question is open.
+        shown: the painted frame that is asked about, and what was painted over; None = no question is open.
+        original: the same frame as it is.
+        check: asks about things on it, one by one; None = not yet. `picture`: of the open question.
+        things: what the first answer pointed at; `label`: what it called it.
+        refuted: things on earlier frames that are not meant.
+        denies: the model was seen to deny.
         look_at: stamp of the next look; None = all were found.
     """
 
@@ -76,6 +84,12 @@ class _Group:
     members: list[str] = field(default_factory=list)
     shown: RingFrame | None = None
     painted: list[np.ndarray] = field(default_factory=list)
+    original: RingFrame | None = None
+    check: ObjectCheck | None = None
+    things: list[np.ndarray] = field(default_factory=list)
+    label: str = ""
+    refuted: list[np.ndarray] = field(default_factory=list)
+    denies: bool = False
     look_at: float | None = None
     pause: float = 0.0
 
@@ -147,25 +161,55 @@ class InstanceGroups:
     def again(self, name: str, frame: Frame) -> None:
         """An answer came on a frame that cannot be used: look again on the next."""
         group = self._groups[name]
-        group.shown, group.look_at = None, frame.stamp
+        group.shown, group.check, group.look_at = None, None, frame.stamp
 
     def take(self, answered: Answered, frame: Frame) -> None:
-        """Take an answer: new instances get tracks."""
-        question = answered.question
+        """Take an answer: it is followed by the next question, or new instances get tracks."""
+        question, reply = answered.question, answered.reply
         group = self._groups[question.track_id]
-        shown, group.shown = group.shown, None
-        if shown is None or self._ring.at(question.frame_index) is None:
+        shown, check = group.shown, group.check
+        embeddings = () if reply is None else reply.embeddings
+        if shown is not None and check is not None:
+            check.answer(self._pointed_at(embeddings, question.frames[-1]))
+        elif shown is None or self._ring.at(question.frame_index) is None:
             # The frame has gone, and with it what could be followed from it.
-            group.look_at = frame.stamp
+            group.shown, group.look_at = None, frame.stamp
             return
-        reply = answered.reply
-        room = self._config.max_instances - len(self._living(group))
-        things: list[np.ndarray] = []
-        for embedding in reply.embeddings if reply is not None else ():
-            things += self._new(embedding, shown, [*group.painted, *things], room - len(things))
-        record = self._table.get(group.first)
+        else:
+            room = self._config.max_instances - len(self._living(group))
+            group.things, group.label = [], reply.label if reply else ""
+            for embedding in embeddings:
+                known = [*group.painted, *group.things]
+                group.things += self._new(embedding, shown, known, room - len(group.things))
+            check = group.check = self._check(group, shown) if group.things else None
+        picture = check.picture() if check is not None else None
+        if picture is not None:
+            self._ask(group, picture, question)
+            return
+        group.shown = group.check = None
+        self._found(group, check, answered, frame)
+
+    def _check(self, group: _Group, shown: RingFrame) -> ObjectCheck:
+        """Ask about what the model pointed at and all other things on the frame."""
+        height, width = shown.frame.rgb.shape[:2]
+        logits, _ = propose(self._vision.follower, shown.features)
+        proposed = self._visibility.masks([one[None] for one in logits], height, width)
+        known = [*group.painted, *group.refuted]
+        others = [m for m in proposed if m.any() and not any(same_object(m, k) for k in known)]
+        return ObjectCheck(shown.frame.rgb, [*group.things, *others], denies=group.denies)
+
+    def _found(
+        self, group: _Group, check: ObjectCheck | None, answered: Answered, frame: Frame
+    ) -> None:
+        """Follow what was found on one frame, and plan the next look."""
+        things, room = group.things, self._config.max_instances - len(self._living(group))
+        if check is not None and check.denies:
+            things, group.denies = check.accepted, True
+            group.refuted += check.refuted
+        things = things[: max(room, 0)]
         for thing in things:
-            self._add(group, thing, reply.label if reply else "", question, frame)
+            self._add(group, thing, answered.question, frame)
+        record = self._table.get(group.first)
         if not things and not group.members and record is not None and record.life is None:
             self._none(record, answered, frame)
             return
@@ -180,13 +224,16 @@ class InstanceGroups:
         masks = [mask for name in group.members if (mask := self._mask(name, frame)) is not None]
         picture = painted_over(frame.rgb, masks) if masks else frame.rgb
         group.shown = RingFrame(replace(frame, rgb=picture), self._vision.encode)
-        group.painted = masks
-        purpose = Purpose.SEARCH if group.members else Purpose.FIND
-        self._grounding.ask(
-            GroundingQuestion(
-                group.first, group.one, [picture], frame.index, frame.index, frame.stamp, purpose
-            )
+        group.painted, group.check, group.original = masks, None, self._ring.newest()
+        index, purpose = frame.index, Purpose.SEARCH if group.members else Purpose.FIND
+        first = GroundingQuestion(
+            group.first, group.one, [picture], index, index, frame.stamp, purpose
         )
+        self._grounding.ask(first)
+
+    def _ask(self, group: _Group, picture: np.ndarray, first: GroundingQuestion) -> None:
+        """Ask the same about another picture of that frame."""
+        self._grounding.ask(replace(first, frames=[picture]))
 
     def _mask(self, name: str, frame: Frame) -> np.ndarray | None:
         record = self._table.get(name)
@@ -194,6 +241,15 @@ class InstanceGroups:
         if view is None or not view.mask.any():
             return None
         return self._visibility.masks([view.mask.float() - 0.5], *frame.rgb.shape[:2])[0]
+
+    def _pointed_at(self, embeddings: Sequence[Tensor], picture: np.ndarray) -> np.ndarray | None:
+        """What the first embedding shows on a picture, bool [H, W]."""
+        if not len(embeddings):
+            return None
+        decoded = self._vision.decode(embeddings[0], self._vision.encode(picture))
+        if not self._visibility.passes(decoded):
+            return None
+        return self._visibility.masks([decoded.logits], *picture.shape[:2])[0]
 
     def _new(
         self, embedding: Tensor, shown: RingFrame, known: list[np.ndarray], most: int
@@ -228,7 +284,6 @@ class InstanceGroups:
         self,
         group: _Group,
         mask: np.ndarray,
-        label: str,
         question: GroundingQuestion,
         frame: Frame,
     ) -> None:
@@ -240,9 +295,13 @@ class InstanceGroups:
             if record is None:
                 return
         group.members.append(record.id)
-        self._replay.catch_up(record.id, Prompt(mask=torch.from_numpy(mask)), question, frame.index)
+        prompt = Prompt(mask=torch.from_numpy(mask))
+        if self._ring.at(question.frame_index) is None and group.original is not None:
+            self._replay.leap(record.id, prompt, group.original)
+        else:
+            self._replay.catch_up(record.id, prompt, question, frame.index)
         record.grounded(None, question.stamp)
-        self._begin(record, question.stamp, frame, label or group.one)
+        self._begin(record, question.stamp, frame, group.label or group.one)
 
     def _none(self, record: TrackRecord, answered: Answered, frame: Frame) -> None:
         """There is not one."""

@@ -134,9 +134,9 @@ class LiveTracker:
         self._examples = ExampleSearch(
             config,
             self._table,
-            vision=eyes,
-            tracker=self._tracker,
-            visibility=self._visibility,
+            grounding=self._grounding,
+            ring=self._ring,
+            replay=replay,
             begin=self._words.begin,
         )
         self._seen = SeenViews()
@@ -357,6 +357,7 @@ class LiveTracker:
         if not self._broken and not idle:
             self._words.ask_due(frame)
             self._instances.look_due(frame)
+            self._examples.look_due(frame)
         height, width = frame.rgb.shape[:2]
         return FrameResult(
             frame.stamp,
@@ -383,12 +384,13 @@ class LiveTracker:
         self._lap("encode", start)
         for command in commands:
             command(frame)
-        for answered in self._grounding.answers():
-            self._lap("ground", time.perf_counter() - answered.milliseconds / 1e3)
-            if why or answered.again:
-                self._put_again(answered.question.track_id, frame)
-            else:
-                self._take(answered, frame)
+        while answers := self._grounding.answers():  # some are followed by a question at once
+            for answered in answers:
+                self._lap("ground", time.perf_counter() - answered.milliseconds / 1e3)
+                if why or answered.again:
+                    self._put_again(answered, frame)
+                else:
+                    self._take(answered, frame)
         seen: dict[str, Observation] = {}
         try:
             if not why:
@@ -402,7 +404,6 @@ class LiveTracker:
 
     def _step(self, newest: RingFrame) -> dict[str, Observation]:
         start = time.perf_counter()
-        self._examples.look_due(newest)
         if self._camera is not None:
             self._gate.camera_moves = self._camera.update(newest.frame.rgb)
         followed = self._frames.to_step(newest.features)
@@ -414,7 +415,9 @@ class LiveTracker:
         """Take an answer; if the model fails on what follows from it, so does the track that waits for it."""
         instances, name = self._instances, answered.question.track_id
         try:
-            if name in instances:
+            if self._examples.takes(answered):
+                self._examples.take(answered, frame)
+            elif name in instances:
                 instances.take(answered, frame)
             else:
                 self._words.take(answered, frame)
@@ -424,8 +427,12 @@ class LiveTracker:
                 why = f"{type(error).__name__}: {error}"
                 self._table.fail(record, frame, Reason.MODEL, why)
 
-    def _put_again(self, track_id: str, frame: Frame) -> None:
+    def _put_again(self, answered: Answered, frame: Frame) -> None:
         """An answer came on a frame that cannot be used: the question is put again."""
+        track_id = answered.question.track_id
+        if self._examples.takes(answered):
+            self._examples.again(track_id, frame)
+            return
         if track_id in self._instances:
             self._instances.again(track_id, frame)
             return
@@ -503,6 +510,7 @@ class LiveTracker:
             record.stopped()
             self._grounding.forget(name)
             self._instances.forget(name)
+            self._examples.forget(name)
             self._tracker.remove(name)
             self._table.tell(EventKind.STOPPED, record, frame, reason, why, other_id=other_id)
 

@@ -72,6 +72,11 @@ class Replay:
             self._seconds += 0.3 * (spent - self._seconds)
         return len(chosen)
 
+    def leap(self, track_id: str, prompt: Prompt, item: RingFrame) -> None:
+        """Prompt a frame that has left the ring; what came between it and the newest is not seen."""
+        self._tracker.add(track_id, prompt)
+        self._tracker.step(item.features, only=[track_id])
+
     def _affordable(self, frames: list[RingFrame]) -> list[RingFrame]:
         """As many of the frames as there is time for, evenly, the last one among them."""
         if self.periods is None or len(frames) < 2:

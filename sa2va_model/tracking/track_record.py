@@ -187,7 +187,9 @@ class TrackRecord:
         self.age += 1
 
     def viewed(self, index: int, mask: Tensor, evidence: float) -> None:
-        """Keep what was followed on a frame, for answers that come late."""
+        """Keep what was followed on a frame, for answers that come late; none is asked for without words."""
+        if not self.from_text:
+            self._views.clear()
         self._views.append(TrackedMask(index, mask, evidence))
 
     def view(self, index: int) -> TrackedMask | None:

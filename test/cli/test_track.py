@@ -18,7 +18,7 @@ import pytest
 from sa2va_cli.main import main
 from sa2va_model.io.frames import VideoFile
 from sa2va_model.tracking.by_example.example import read_example
-from sa2va_model.tracking.by_example.likeness import Likeness
+from sa2va_model.tracking.by_example.finder import ExampleFinder
 from sa2va_ros.bags.bag import BagImages, read_messages
 
 
@@ -128,9 +128,11 @@ def test_what_a_picture_shows_is_looked_for_and_what_was_seen_is_saved(
     example = read_example(out / boxed["object"])
     assert example.views[0].rgb.shape == (96, 128, 3)
     saved = (out / boxed["object"]).rename(tmp_path / "it.object")
-    monkeypatch.setattr(Likeness, "find", lambda self, own, features: own[0, 0] > -9)
+    here = np.pad(np.full((24, 24), True), ((36, 36), (8, 96)))
+    monkeypatch.setattr(ExampleFinder, "find", lambda *_: here)
     status, stderr, out = track(video, "--object", saved)
     assert status == 0, stderr
+    assert load(out / "summary.json")["tracks"][0]["state"] == "TRACKING"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from sa2va_model.regions import Region
 ENDING = ".object"
 FORMAT = "sa2va object 1"
 MAX_VIEWS = 4
-"""Each is a conditioning frame in memory, which keeps at least so many."""
+"""Pictures of one object."""
 MAX_BYTES = 2**26
 LONGEST_NAME = 80
 

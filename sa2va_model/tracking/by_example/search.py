@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks in the stream for what an example shows: the things on a frame, each compared with the example's look.
+"""Looks in the stream for what examples show, with growing pauses, for as long as it is not in view.
 
-As long as it is not found the track is LOST, which is searched for with growing pauses, and has no mask. What is found
-is prompted on that frame; the example's own pictures are conditioning frames of its memory before it.
+Until it is found the track is LOST, which is searched for, and has no mask. The model looks beside the stream
+(`finder.py`). What it finds is prompted on that frame and replayed. The example's own pictures are no part of its
+memory: another place and light in it made the object lost at once (docs/log.md).
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from sa2va_model.io.frames import Frame
-from sa2va_model.segmentation.tracker import OnlineTracker
-from sa2va_model.segmentation.types import ImageFeatures, Prompt
+from sa2va_model.segmentation.types import Prompt
 from sa2va_model.tracking.by_example.example import ObjectExample
-from sa2va_model.tracking.by_example.likeness import Likeness
+from sa2va_model.tracking.by_example.finder import ExampleFinder
 from sa2va_model.tracking.config import LiveConfig
-from sa2va_model.tracking.frame_ring import RingFrame
-from sa2va_model.tracking.handover import Vision
+from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
+from sa2va_model.tracking.grounding_worker import (
+    Answered,
+    GroundingQuestion,
+    GroundingService,
+    Purpose,
+)
+from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_record import TrackRecord
 from sa2va_model.tracking.track_table import TrackTable
-from sa2va_model.tracking.visibility_test import VisibilityTest
 from sa2va_model.tracks import EventKind, Reason
 
 Begin = Callable[[TrackRecord, float, Frame, str], None]
@@ -34,13 +39,12 @@ class _Sought:
     """What is looked for on behalf of a track.
 
     Attributes:
-        shown: features and mask of each view, once they were needed.
+        seen: the frame of the open question; None = no question is open.
         look_at: stamp of the next look; `pause`: seconds behind it.
     """
 
-    example: ObjectExample
-    shown: list[tuple[ImageFeatures, Tensor]] | None = None
-    look: Tensor | None = None
+    finder: ExampleFinder
+    seen: RingFrame | None = None
     look_at: float = float("-inf")
     pause: float = 0.0
 
@@ -57,14 +61,13 @@ class ExampleSearch:
         config: LiveConfig,
         table: TrackTable,
         *,
-        vision: Vision,
-        tracker: OnlineTracker,
-        visibility: VisibilityTest,
+        grounding: GroundingService,
+        ring: FrameRing,
+        replay: Replay,
         begin: Begin,
     ) -> None:
         self._config, self._table, self._begin = config, table, begin
-        self._vision, self._tracker, self._visibility = vision, tracker, visibility
-        self._likeness = Likeness(vision)
+        self._grounding, self._ring, self._replay = grounding, ring, replay
         self._sought: dict[str, _Sought] = {}
 
     def reconfigure(self, config: LiveConfig) -> None:
@@ -76,64 +79,83 @@ class ExampleSearch:
         record = self._table.get(name)
         record = record or self._table.add(name, example.name, frame, from_text=False)
         if record is not None:
-            self._sought[name] = _Sought(example)
+            self._sought[name] = _Sought(ExampleFinder(example))
+            self._look(record, self._sought[name], frame)
 
     def forget(self, name: str | None = None) -> None:
         """Look no more for one, or all."""
         for each in [key for key in self._sought if name in (None, key)]:
             del self._sought[each]
 
-    def look_due(self, newest: RingFrame) -> None:
-        """Look for what is not in view where the time has come, before the frame is stepped."""
+    def look_due(self, frame: Frame) -> None:
+        """Look for what is not in view where the time has come; forget what has ended."""
         for name, sought in list(self._sought.items()):
             record = self._table.get(name)
             if record is None or record.ended:
                 self.forget(name)
-            elif newest.frame.stamp >= sought.look_at and (record.life is None or record.lost):
-                try:
-                    self._look(record, sought, newest)
-                except Exception as error:  # noqa: BLE001  the track fails, whatever it is; the others live on
-                    why = f"{type(error).__name__}: {error}"
-                    self._table.fail(record, newest.frame, Reason.MODEL, why)
-                    self.forget(name)
+                continue
+            away = record.life is None or record.lost
+            if away and sought.seen is None and frame.stamp >= sought.look_at:
+                self._look(record, sought, frame)
 
-    def _look(self, record: TrackRecord, sought: _Sought, newest: RingFrame) -> None:
-        frame, config = newest.frame, self._config
-        shown = sought.shown = sought.shown or self._views(sought.example)
-        if sought.look is None:
-            sought.look = self._likeness.of_views(shown)
-        mask = self._likeness.find(sought.look, newest.features)
-        if mask is None:
-            sought.pause = min(max(sought.pause * 1.5, config.search_period), config.search_limit)
-            sought.look_at = frame.stamp + sought.pause
+    def again(self, name: str, frame: Frame) -> None:
+        """An answer came on a frame that cannot be used: look again on the next."""
+        self._sought[name].seen, self._sought[name].look_at = None, frame.stamp
+
+    def takes(self, answered: Answered) -> bool:
+        """Return whether an answer is to a question of this search."""
+        return answered.question.example is not None
+
+    def take(self, answered: Answered, frame: Frame) -> None:
+        """Take an answer; one about an earlier example of the track counts no more."""
+        question = answered.question
+        sought, record = self._sought.get(question.track_id), self._table.get(question.track_id)
+        if sought is None or record is None or record.ended:
+            return
+        if question.example is not sought.finder or sought.seen is None:
+            return
+        seen, sought.seen = sought.seen, None
+        if answered.error:
+            self._table.fail(record, frame, Reason.MODEL, answered.error)
+            self._missed(record, sought, frame)
+        elif answered.mask is None:
+            self._missed(record, sought, frame)
             if record.searched_for(frame.stamp):
                 why = "nothing here looks like the example; it is searched for"
                 self._table.tell(EventKind.LOST, record, frame, Reason.ABSENT, why)
-            return
+        elif record.life is None or record.lost:
+            self._found(record, sought, seen, answered.mask, question, frame)
+
+    def _look(self, record: TrackRecord, sought: _Sought, frame: Frame) -> None:
+        sought.seen, index = self._ring.newest(), frame.index
+        purpose = Purpose.FIND if record.life is None and not record.lost else Purpose.SEARCH
+        words, finder = record.expression, sought.finder
+        self._grounding.ask(
+            GroundingQuestion(
+                record.id, words, [frame.rgb], index, index, frame.stamp, purpose, finder
+            )
+        )
+
+    def _missed(self, record: TrackRecord, sought: _Sought, frame: Frame) -> None:
+        config = self._config
+        sought.pause = min(max(sought.pause * 1.5, config.search_period), config.search_limit)
+        sought.look_at = frame.stamp + sought.pause
+
+    def _found(
+        self,
+        record: TrackRecord,
+        sought: _Sought,
+        seen: RingFrame,
+        mask: np.ndarray,
+        question: GroundingQuestion,
+        frame: Frame,
+    ) -> None:
         sought.pause = 0.0
-        if record.life is None:
-            self._remember(record.id, shown)
-        self._tracker.add(record.id, Prompt(mask=mask))
-        record.grounded(None, frame.stamp)
-        self._begin(record, frame.stamp, frame, sought.example.name)
+        prompt = Prompt(mask=torch.from_numpy(mask))
+        if self._ring.at(question.frame_index) is None:
+            self._replay.leap(record.id, prompt, seen)
+        else:
+            self._replay.catch_up(record.id, prompt, question, frame.index)
+        record.grounded(None, question.stamp)
+        self._begin(record, frame.stamp, frame, sought.finder.example.name)
         record.returning(Reason.EXAMPLE)
-
-    def _views(self, example: ObjectExample) -> list[tuple[ImageFeatures, Tensor]]:
-        """Features of the example's pictures, and the object's mask on each, bool [H, W]."""
-        out = []
-        for view in example.views:
-            features = self._vision.encode(view.rgb)
-            prompt = view.region.prompt(view.rgb.shape)
-            mask = prompt.mask
-            if mask is None:
-                decoded = self._vision.decode(prompt, features)
-                height, width = view.rgb.shape[:2]
-                mask = torch.from_numpy(self._visibility.masks([decoded.logits], height, width)[0])
-            out.append((features, mask))
-        return out
-
-    def _remember(self, name: str, shown: list[tuple[ImageFeatures, Tensor]]) -> None:
-        """Make the example's pictures conditioning frames of the track's memory."""
-        for features, mask in shown:
-            self._tracker.add(name, Prompt(mask=mask))
-            self._tracker.step(features, only=[name])

@@ -7,17 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
-from sa2va_model import LiveTracker, ObjectExample, ObjectView, Region, Track, read_example
+from sa2va_model import (
+    Answer,
+    LiveTracker,
+    ObjectExample,
+    ObjectView,
+    Region,
+    Sa2VA,
+    Segmentation,
+    Track,
+    read_example,
+)
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.proposals import ProposalConfig, _distinct, propose
 from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.by_example.example import FORMAT, MAX_VIEWS, ObjectFolder
-from sa2va_model.tracking.by_example.likeness import Likeness
+from sa2va_model.tracking.by_example.finder import LEAST, ExampleFinder, _name
+from sa2va_model.tracking.by_example.look import Look, look_of
 from sa2va_model.tracking.by_example.seen import SeenViews
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracks import EventKind, Reason, TrackState
@@ -43,8 +55,6 @@ def test_a_file_holds_pictures_and_masks(tmp_path: Path) -> None:
 
 
 def png(shape: tuple[int, ...], value: int = 255) -> np.ndarray:
-    import cv2
-
     return cv2.imencode(".png", np.full(shape, value, np.uint8))[1].ravel()
 
 
@@ -115,22 +125,22 @@ def test_proposals_are_each_another_thing() -> None:
     assert not len(propose(model.segmenter, features, replace(config, min_quality=2.0))[0])
 
 
-class Looks:
-    """Stands for the likeness: sees the object in the middle from some call on."""
+class Finds:
+    """Stands for the finder: sees the object in the middle at some calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, shown: set[int]) -> None:
         self.calls, self.shown = 0, shown
-        monkeypatch.setattr(Likeness, "find", self.find)
+        monkeypatch.setattr(ExampleFinder, "find", self.find)
 
-    def find(self, *_: Any) -> torch.Tensor | None:
+    def find(self, *_: Any) -> np.ndarray | None:
         self.calls += 1
-        mask = torch.zeros(32, 32, dtype=torch.bool)
+        mask = np.zeros((30, 40), bool)
         mask[8:20, 8:20] = True
         return mask if self.calls in self.shown else None
 
 
 def test_an_example_is_searched_for_and_then_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Looks(monkeypatch, {3})
+    looks = Finds(monkeypatch, {3})
     live = LiveTracker(nano_model(), QUIET)
     name = live.prompt(box=(8, 5, 21, 20), image=view().rgb, label="the tea mug")
     assert name == "tea_mug"
@@ -147,23 +157,23 @@ def test_an_example_is_searched_for_and_then_followed(monkeypatch: pytest.Monkey
         (EventKind.FOUND, Reason.EXAMPLE),
     ]
     assert looks.calls == 3, "no look while it is followed"
-    row = live._tracker.row(name)
-    assert live._tracker._bank.conditioning(row) == 2, "the picture, and the frame it was found on"
 
 
 def test_looks_become_rarer_and_end_with_the_track(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Looks(monkeypatch, set())
+    looks = Finds(monkeypatch, set())
     live = LiveTracker(nano_model(), replace(QUIET, give_up_after=3.0))
     live.follow(ObjectExample("it", (view(),)))
     results = [live.process(frame) for frame in noisy_clip(40)]
-    assert looks.calls == 9, "after 0, 0.2, 0.3 and then every 0.4 s, up to 3 s"
+    assert looks.calls == 7, (
+        "0.2, 0.3 and then 0.4 s after each answer, which comes with the next frame"
+    )
     told = [(e.kind, e.reason) for r in results for e in r.events]
     assert told[-1] == (EventKind.STOPPED, Reason.GIVEN_UP)
     assert not results[-1].tracks
 
 
 def test_one_that_is_lost_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Looks(monkeypatch, {1, 2})
+    looks = Finds(monkeypatch, {1, 2})
     live = LiveTracker(nano_model(), QUIET)
     name = live.follow(ObjectExample("it", (view(),)))
     clip = noisy_clip(6)
@@ -173,16 +183,88 @@ def test_one_that_is_lost_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -
     assert record.life is not None
     record.life.state = record.state = TrackState.LOST
     record.life.existence.log_odds = -9.0
-    result = live.process(clip[1])
+    live.process(clip[1])
+    result = live.process(clip[2])
     assert looks.calls == 2
     assert [(e.kind, e.reason) for e in result.events] == [(EventKind.REACQUIRED, Reason.EXAMPLE)]
+
+
+class Named(Sa2VA):
+    """Calls every region a mug, and points at what is red, at the larger one first."""
+
+    asked: list[str]
+
+    def describe_regions(self, image: Any, regions: Any, *_: Any, **__: Any) -> Answer:
+        """Return the name."""
+        return Answer("A red mug.", (), np.zeros((0, 1, 1, 1), bool))
+
+    def segment(self, image: Any, expression: str, **_: Any) -> Segmentation:  # type: ignore[override]
+        """Return the largest red part."""
+        self.asked.append(expression)
+        red = (image[..., 0].astype(int) - image[..., 1] > 60).astype(np.uint8)
+        count, labels, sizes, _ = cv2.connectedComponentsWithStats(red)
+        if count == 1:
+            return Segmentation(False, "no", np.zeros((0, *red.shape), bool), np.zeros(0))
+        return Segmentation(True, "", (labels == 1 + sizes[1:, 4].argmax())[None], np.ones(1))
+
+
+def test_of_things_with_one_name_the_one_that_looks_like_it_is_found() -> None:
+    model = nano_model()
+    model.__class__ = Named
+    assert isinstance(model, Named)
+    model.asked = []
+
+    def picture(*mugs: tuple[int, int]) -> np.ndarray:
+        rgb = np.full((60, 120, 3), 120, np.uint8)
+        for x, green in mugs:
+            rgb[20:40, x : x + 20 + x // 20] = (240, green, 10)
+        return rgb
+
+    shown = ObjectView(picture((10, 10)), Region(mask=picture((10, 10))[..., 0] > 200))
+    finder = ExampleFinder(ObjectExample("it", (shown,)))
+    found = finder.find(model, picture((20, 10), (80, 170)))
+    assert finder.names == ("the red mug",)
+    np.testing.assert_array_equal(found, picture((20, 10))[..., 0] > 200)
+    assert model.asked == ["the red mug"] * 3, "both are looked at, and no third is there"
+    assert finder.find(model, picture()) is None
+    assert finder.find(model, picture((80, 170))) is None, "of that name, in another colour"
+
+
+def test_a_look_is_that_of_the_thing_wherever_it_stands() -> None:
+    model, rng = nano_model(), np.random.default_rng(0)
+    thing, other = rng.integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)
+
+    def look(pixels: np.ndarray, x: int, side: int) -> Look:
+        rgb, mask = np.full((96, 128, 3), 90, np.uint8), np.zeros((96, 128), bool)
+        rgb[30 : 30 + side, x : x + side] = cv2.resize(pixels, (side, side))
+        mask[30 : 30 + side, x : x + side] = True
+        return look_of(model, rgb, mask)
+
+    same = look(thing, 10, 24).likeness(look(thing, 70, 30))
+    assert look(thing, 10, 24).likeness(look(thing, 10, 24)) == pytest.approx(1.3)
+    assert same > LEAST
+    assert same > look(thing, 10, 24).likeness(look(other, 70, 30)) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("An orange can.", "the orange can"),
+        ("a red mug", "the red mug"),
+        ("mug", "mug"),
+        ("", ""),
+        ("A.", "A"),
+    ],
+)
+def test_a_description_becomes_a_name(said: str, name: str) -> None:
+    assert _name(said) == name
 
 
 def test_a_search_that_fails_costs_its_track_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(Likeness, "find", broken)
+    monkeypatch.setattr(ExampleFinder, "find", broken)
     live = LiveTracker(nano_model(), QUIET)
     live.follow(ObjectExample("it", (view(),)))
     live.prompt(box=(5, 5, 20, 20), label="other")

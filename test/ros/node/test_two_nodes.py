@@ -24,10 +24,16 @@ NAMES = ("left", "right")
 
 
 @pytest.fixture(scope="module")
-def nodes(start_node: Callable[..., Any], nano_folder: Path) -> dict[str, Any]:
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("saved") / "objects"
+
+
+@pytest.fixture(scope="module")
+def nodes(start_node: Callable[..., Any], nano_folder: Path, objects: Path) -> dict[str, Any]:
     started = {}
     for name in NAMES:
         settings = {"model": nano_folder, "threads": 1, "status_period": 0.1, "verify_period": 0.0}
+        settings["objects"] = objects
         reliable = {f"qos_overrides./{name}/image.subscription.reliability": "reliable"}
         started[name] = start_node(remaps=(f"__ns:=/{name}",), **settings, **reliable)
     return started
@@ -113,6 +119,46 @@ def test_prompts_by_service_and_click(client: Any) -> None:
     click.point.x, click.point.y = 80.0, 60.0
     client.send("clicked_pixel", click)
     client.stream_until(PICTURE, lambda c: len(c.got["tracks"][-1].tracks) == 2)
+
+
+def test_what_was_seen_is_saved_and_gone_back_to(client: Any, objects: Path) -> None:
+    from sensor_msgs.msg import Image
+
+    from sa2va_ros.messages.images import fill_image
+    from sa2va_ros.msg import VisualPrompt
+    from sa2va_ros.srv import AddPrompt, SaveObject
+
+    box = VisualPrompt(type=VisualPrompt.BOX, label="that one")
+    box.box.x_offset, box.box.y_offset, box.box.width, box.box.height = 40, 30, 50, 40
+    given = call(client, AddPrompt, "add_prompt", prompt=box)
+    client.stream_until(PICTURE, lambda c: seen(c.got["tracks"][-1]))
+
+    def save(**fields: str) -> Any:
+        request = SaveObject.Request(**fields)
+        return client.call(SaveObject, "sa2va_tracker/save_object", request)
+
+    saved = save(track_id=given.track_id, name="the Tea Mug")
+    assert saved.success, saved.message
+    assert (saved.track_id, saved.path) == (given.track_id, str(objects / "tea_mug.object"))
+    assert "nothing is called 'nobody'" in save(track_id="nobody").message
+
+    client.command("go back to the tea mug you saw")
+    client.stream_until(
+        PICTURE, lambda c: [t.id for t in c.got["tracks"][-1].tracks] == ["tea_mug"]
+    )
+    client.command("go back to the dragon")
+    client.stream_until(
+        PICTURE, lambda c: any("no object is saved as" in e.detail for e in c.got["events"])
+    )
+    again = VisualPrompt(type=VisualPrompt.OBJECT, object="tea mug")
+    assert call(client, AddPrompt, "add_prompt", prompt=again).track_id == "tea_mug_2"
+
+    fill_image(box.image, PICTURE[:90, :100], "rgb8", Image().header)
+    box.track_id = "photo"
+    assert call(client, AddPrompt, "add_prompt", prompt=box).track_id == "photo"
+    box.box.x_offset = 120
+    refused = call(client, AddPrompt, "add_prompt", prompt=box)
+    assert "outside the image of 100x90" in refused.message
 
 
 def test_masks_in_tracks_and_the_compressed_overlay_on_demand(client: Any, wait_for: Any) -> None:

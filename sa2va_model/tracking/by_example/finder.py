@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ExampleFinder: where on a picture is what an example shows?
+
+The model names what the example shows ("an orange can") and is asked for that; what it points at counts if it looks
+like the example. It is asked again with that painted over, for there may be a thing of the same name that looks more
+like it. So words find, and looks decide.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from sa2va_model.errors import InputError
+from sa2va_model.mllm import chat as prompts
+from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmentation.clip import decode_prompt
+from sa2va_model.segmentation.object_check import cut_out
+from sa2va_model.segmentation.object_masks import painted_over
+from sa2va_model.tracking.by_example.example import ObjectExample
+from sa2va_model.tracking.by_example.look import SIDES, Look, look_of
+
+LEAST = 0.82
+"""Likeness from which on something may be the object."""
+NAMES = 2  # that are asked for, at most
+ALIKE = 3  # things of one name that are looked at, at most
+
+
+class ExampleFinder:
+    """Looks for one example, on the thread that runs the model.
+
+    Attributes:
+        names: what it was called, the likeliest first.
+    """
+
+    def __init__(self, example: ObjectExample) -> None:
+        self.example = example
+        self.names: tuple[str, ...] = ()
+        self._looks: tuple[Look, ...] = ()
+
+    def find(self, model: Sa2VA, rgb: np.ndarray) -> np.ndarray | None:
+        """Return the mask of the object on a picture, bool [H, W]; None if nothing looks like it.
+
+        Raises:
+            InputError: nothing is seen where the example points.
+        """
+        if not self._looks:
+            self._learn(model)
+        best: tuple[float, np.ndarray | None] = (LEAST, None)
+        for name in self.names:
+            picture = rgb
+            for _ in range(ALIKE):
+                shown = model.segment(picture, name)
+                if not shown.found or not shown.masks[0].any():
+                    break
+                mask = shown.masks[0]
+                likeness = self.likeness(look_of(model, rgb, mask))
+                best = max(best, (likeness, mask), key=lambda pair: pair[0])
+                picture = painted_over(picture, [mask])
+            if best[1] is not None:
+                break
+        return best[1]
+
+    def likeness(self, look: Look) -> float:
+        """Return how like the example something looks."""
+        return max(own.likeness(look) for own in self._looks)
+
+    def _learn(self, model: Sa2VA) -> None:
+        """Name the example and take its looks."""
+        views, said = [], Counter[str]()
+        for view in self.example.views:
+            mask = view.region.mask
+            if mask is None:
+                height, width = view.rgb.shape[:2]
+                prompt, features = view.region.prompt(view.rgb.shape), model.features(view.rgb)
+                mask = decode_prompt(model.segmenter, features, prompt, height, width).masks[0]
+            if not mask.any():
+                raise InputError(f"example {self.example.name!r}: nothing is seen where it points")
+            views.append((view.rgb, mask))
+            for rgb, inside in ((view.rgb, mask), cut_out(view.rgb, mask, SIDES)):
+                said[_name(model.describe_regions(rgb, [inside]).text)] += 1
+        self.names = _likeliest(said)
+        self._looks = tuple(look_of(model, rgb, mask) for rgb, mask in views)
+
+
+def _name(text: str) -> str:
+    """What a description names: "the orange can" for "an orange can."."""
+    words = " ".join(text.split()).strip(" .").removesuffix(".")
+    first, _, rest = words.partition(" ")
+    return f"the {rest}" if rest and first.lower() in ("a", "an", "the") else words
+
+
+def _likeliest(said: Counter[str]) -> Sequence[str]:
+    names = tuple(name for name, _ in said.most_common(NAMES) if name)
+    return tuple(prompts.clean_expression(name) for name in names)
