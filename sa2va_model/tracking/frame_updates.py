@@ -81,7 +81,7 @@ class FrameUpdates:
         life, embedding = record.life, record.embedding
         if life is None or embedding is None:
             return False
-        if record.return_reason == Reason.WORDS and life.likely:
+        if record.return_reason in (Reason.WORDS, Reason.EXAMPLE) and life.likely:
             return True  # the language model found it for this frame, and it was replayed
         if not record.look_due(every):
             return False

@@ -27,7 +27,7 @@ from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.tracks import EventKind, Reason
 
 if TYPE_CHECKING:
-    from sa2va_model.tracking.by_example.finder import ExampleFinder
+    from sa2va_model.tracking.by_example.finder import ExampleFinder, Sighting
 
 
 class Purpose(IntEnum):
@@ -63,7 +63,7 @@ class Answered:
     """The reply to a question, or the error that it ended with.
 
     Attributes:
-        mask: bool [H, W], where the example of the question is seen; None = nowhere.
+        sighting: where the example of the question is seen; None = nowhere.
         again: there is neither: it waited until its frames were old, and is to be put again on the newest.
     """
 
@@ -72,7 +72,7 @@ class Answered:
     error: str
     milliseconds: float
     again: bool = False
-    mask: np.ndarray | None = None
+    sighting: Sighting | None = None
 
 
 @dataclass(frozen=True)
@@ -250,11 +250,13 @@ class GroundingWorker:
                         self._waiting.setdefault(first.track_id, first)
 
     def _answer(self, job: _Job) -> Answered:
-        start, reply, error, mask = time.perf_counter(), None, "", None
+        start, reply, error, seen = time.perf_counter(), None, "", None
         question = job.question
         try:
             if question.example is not None:
-                mask = question.example.find(self._model, question.frames[-1])
+                seen = question.example.find(self._model, question.frames[-1])
+                if seen is not None and seen.embedding is not None:
+                    hand_over(seen.embedding)
             else:
                 reply = self._model.ground(question.frames, question.expression)
                 hand_over(reply.embeddings)
@@ -262,7 +264,7 @@ class GroundingWorker:
         except Exception as problem:  # noqa: BLE001  the track fails, whatever it is; the others live on
             error = f"{type(problem).__name__}: {problem}"
         spent = (time.perf_counter() - start) * 1e3
-        return Answered(question, reply, error, spent, mask=mask)
+        return Answered(question, reply, error, spent, sighting=seen)
 
     def _look_after_thread(self) -> None:
         """Fails the question of a thread that died or took too long, and starts another one."""

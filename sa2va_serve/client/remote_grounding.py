@@ -124,6 +124,10 @@ class RemoteGrounding:
 
     def ask(self, question: GroundingQuestion) -> None:
         """Hand a question over. A newer one about the same track takes the place of one that waits."""
+        if question.example is not None:  # pictures of it are not sent
+            why = "an example is looked for by a model on board; expected grounder local"
+            self._answers.put(Answered(question, None, why, 0.0))
+            return
         with self._changed:
             self._counts.asked += 1
             self._counts.superseded += question.track_id in self._waiting

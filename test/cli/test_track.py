@@ -18,7 +18,7 @@ import pytest
 from sa2va_cli.main import main
 from sa2va_model.io.frames import VideoFile
 from sa2va_model.tracking.by_example.example import read_example
-from sa2va_model.tracking.by_example.finder import ExampleFinder
+from sa2va_model.tracking.by_example.finder import ExampleFinder, Sighting
 from sa2va_ros.bags.bag import BagImages, read_messages
 
 
@@ -129,7 +129,7 @@ def test_what_a_picture_shows_is_looked_for_and_what_was_seen_is_saved(
     assert example.views[0].rgb.shape == (96, 128, 3)
     saved = (out / boxed["object"]).rename(tmp_path / "it.object")
     here = np.pad(np.full((24, 24), True), ((36, 36), (8, 96)))
-    monkeypatch.setattr(ExampleFinder, "find", lambda *_: here)
+    monkeypatch.setattr(ExampleFinder, "find", lambda *_: Sighting(here, None, 1.0))
     status, stderr, out = track(video, "--object", saved)
     assert status == 0, stderr
     assert load(out / "summary.json")["tracks"][0]["state"] == "TRACKING"

@@ -117,6 +117,11 @@ def test_a_sentence_is_understood_far_away_and_followed_on_board(
         r.until(lambda: "FOUND" in r.kinds())
         assert r.kinds() == ["STARTED", "FOUND"]
         assert r.grounding.connected
+        r.live.prompt(box=(2, 2, 20, 20), image=np.zeros((30, 40, 3), np.uint8), label="it")
+        r.until(lambda: "FAILED" in r.kinds())
+        [event] = [e for e in r.results[-1].events if e.kind == EventKind.FAILED]
+        assert "an example is looked for by a model on board" in event.detail
+        assert [track.id for track in r.step().tracks] == ["mug"]
 
 
 def test_a_lost_link_is_told_tracks_live_on_and_the_sentence_waits(

@@ -9,9 +9,10 @@ like it. So words find, and looks decide.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
@@ -20,12 +21,32 @@ from sa2va_model.segmentation.clip import decode_prompt
 from sa2va_model.segmentation.object_check import cut_out
 from sa2va_model.segmentation.object_masks import painted_over
 from sa2va_model.tracking.by_example.example import ObjectExample
-from sa2va_model.tracking.by_example.look import SIDES, Look, look_of
+from sa2va_model.tracking.by_example.look import Look, look_of
 
-LEAST = 0.82
+LEAST = 0.8
 """Likeness from which on something may be the object."""
-NAMES = 2  # that are asked for, at most
+CUTS = (
+    1.5,
+    2.0,
+    3.0,
+)  # sides of the thing that the pictures show on which it is named, besides the whole one
+NAMES = 3  # that are asked for, at most
 ALIKE = 3  # things of one name that are looked at, at most
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Where an example is seen on a picture.
+
+    Attributes:
+        mask: bool [H, W].
+        embedding: [C], the prompt that shows it on the picture as it is; None if something had to be painted over.
+        likeness: to the example.
+    """
+
+    mask: np.ndarray
+    embedding: Tensor | None
+    likeness: float
 
 
 class ExampleFinder:
@@ -40,28 +61,33 @@ class ExampleFinder:
         self.names: tuple[str, ...] = ()
         self._looks: tuple[Look, ...] = ()
 
-    def find(self, model: Sa2VA, rgb: np.ndarray) -> np.ndarray | None:
-        """Return the mask of the object on a picture, bool [H, W]; None if nothing looks like it.
+    def find(self, model: Sa2VA, rgb: np.ndarray) -> Sighting | None:
+        """Return where the object is on a picture; None if nothing looks like it.
 
         Raises:
             InputError: nothing is seen where the example points.
         """
         if not self._looks:
             self._learn(model)
-        best: tuple[float, np.ndarray | None] = (LEAST, None)
         for name in self.names:
-            picture = rgb
-            for _ in range(ALIKE):
-                shown = model.segment(picture, name)
-                if not shown.found or not shown.masks[0].any():
-                    break
-                mask = shown.masks[0]
-                likeness = self.likeness(look_of(model, rgb, mask))
-                best = max(best, (likeness, mask), key=lambda pair: pair[0])
-                picture = painted_over(picture, [mask])
-            if best[1] is not None:
+            seen = max(self._called(model, rgb, name), key=lambda s: s.likeness, default=None)
+            if seen is not None and seen.likeness >= LEAST:
+                return seen
+        return None
+
+    def _called(self, model: Sa2VA, rgb: np.ndarray, name: str) -> list[Sighting]:
+        """What the model points at by that name, one thing after the other."""
+        seen: list[Sighting] = []
+        picture = rgb
+        while len(seen) < ALIKE:
+            shown = model.segment(picture, name)
+            if not shown.found or not shown.masks[0].any():
                 break
-        return best[1]
+            mask, embeddings = shown.masks[0], shown.embeddings
+            embedding = None if seen or embeddings is None else embeddings[0].clone()
+            seen.append(Sighting(mask, embedding, self.likeness(look_of(model, rgb, mask))))
+            picture = painted_over(picture, [mask])
+        return seen
 
     def likeness(self, look: Look) -> float:
         """Return how like the example something looks."""
@@ -79,7 +105,8 @@ class ExampleFinder:
             if not mask.any():
                 raise InputError(f"example {self.example.name!r}: nothing is seen where it points")
             views.append((view.rgb, mask))
-            for rgb, inside in ((view.rgb, mask), cut_out(view.rgb, mask, SIDES)):
+            cuts = [cut_out(view.rgb, mask, sides) for sides in CUTS]
+            for rgb, inside in ((view.rgb, mask), *cuts):
                 said[_name(model.describe_regions(rgb, [inside]).text)] += 1
         self.names = _likeliest(said)
         self._looks = tuple(look_of(model, rgb, mask) for rgb, mask in views)
@@ -92,6 +119,6 @@ def _name(text: str) -> str:
     return f"the {rest}" if rest and first.lower() in ("a", "an", "the") else words
 
 
-def _likeliest(said: Counter[str]) -> Sequence[str]:
+def _likeliest(said: Counter[str]) -> tuple[str, ...]:
     names = tuple(name for name, _ in said.most_common(NAMES) if name)
     return tuple(prompts.clean_expression(name) for name in names)

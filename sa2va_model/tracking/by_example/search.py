@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from sa2va_model.io.frames import Frame
@@ -118,13 +117,13 @@ class ExampleSearch:
         if answered.error:
             self._table.fail(record, frame, Reason.MODEL, answered.error)
             self._missed(record, sought, frame)
-        elif answered.mask is None:
+        elif answered.sighting is None:
             self._missed(record, sought, frame)
             if record.searched_for(frame.stamp):
                 why = "nothing here looks like the example; it is searched for"
                 self._table.tell(EventKind.LOST, record, frame, Reason.ABSENT, why)
         elif record.life is None or record.lost:
-            self._found(record, sought, seen, answered.mask, question, frame)
+            self._found(record, sought, seen, answered, frame)
 
     def _look(self, record: TrackRecord, sought: _Sought, frame: Frame) -> None:
         sought.seen, index = self._ring.newest(), frame.index
@@ -146,16 +145,19 @@ class ExampleSearch:
         record: TrackRecord,
         sought: _Sought,
         seen: RingFrame,
-        mask: np.ndarray,
-        question: GroundingQuestion,
+        answered: Answered,
         frame: Frame,
     ) -> None:
-        sought.pause = 0.0
-        prompt = Prompt(mask=torch.from_numpy(mask))
+        sighting, question = answered.sighting, answered.question
+        assert sighting is not None
+        sought.pause, embedding = 0.0, sighting.embedding
+        prompt = Prompt(embedding=embedding)
+        if embedding is None:
+            prompt = Prompt(mask=torch.from_numpy(sighting.mask))
         if self._ring.at(question.frame_index) is None:
             self._replay.leap(record.id, prompt, seen)
         else:
             self._replay.catch_up(record.id, prompt, question, frame.index)
-        record.grounded(None, question.stamp)
+        record.grounded(embedding, question.stamp)
         self._begin(record, frame.stamp, frame, sought.finder.example.name)
         record.returning(Reason.EXAMPLE)

@@ -28,7 +28,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.segmentation.proposals import ProposalConfig, _distinct, propose
 from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.by_example.example import FORMAT, MAX_VIEWS, ObjectFolder
-from sa2va_model.tracking.by_example.finder import LEAST, ExampleFinder, _name
+from sa2va_model.tracking.by_example.finder import LEAST, ExampleFinder, Sighting, _name
 from sa2va_model.tracking.by_example.look import Look, look_of
 from sa2va_model.tracking.by_example.seen import SeenViews
 from sa2va_model.tracking.config import LiveConfig
@@ -132,11 +132,11 @@ class Finds:
         self.calls, self.shown = 0, shown
         monkeypatch.setattr(ExampleFinder, "find", self.find)
 
-    def find(self, *_: Any) -> np.ndarray | None:
+    def find(self, *_: Any) -> Sighting | None:
         self.calls += 1
         mask = np.zeros((30, 40), bool)
         mask[8:20, 8:20] = True
-        return mask if self.calls in self.shown else None
+        return Sighting(mask, None, 1.0) if self.calls in self.shown else None
 
 
 def test_an_example_is_searched_for_and_then_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,9 @@ def test_of_things_with_one_name_the_one_that_looks_like_it_is_found() -> None:
     finder = ExampleFinder(ObjectExample("it", (shown,)))
     found = finder.find(model, picture((20, 10), (80, 170)))
     assert finder.names == ("the red mug",)
-    np.testing.assert_array_equal(found, picture((20, 10))[..., 0] > 200)
+    assert found is not None
+    np.testing.assert_array_equal(found.mask, picture((20, 10))[..., 0] > 200)
+    assert found.embedding is None, "it was seen only with the other one painted over"
     assert model.asked == ["the red mug"] * 3, "both are looked at, and no third is there"
     assert finder.find(model, picture()) is None
     assert finder.find(model, picture((80, 170))) is None, "of that name, in another colour"
