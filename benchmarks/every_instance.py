@@ -150,7 +150,7 @@ def identities(model: Sa2VA, words: str, frames: list[SimFrame]) -> tuple[int, i
     live = LiveTracker(model, LiveConfig(verify_period=0))
     live.track(f"every {words}")
     first: dict[str, int] = {}
-    kept, overlaps, tracks = set[str](), list[float](), ()
+    kept, overlaps = set[str](), list[float]()
     for k, frame in enumerate(frames):
         tracks = live.process(Frame(frame.rgb, 0.1 * k, k)).tracks
         kept = set()

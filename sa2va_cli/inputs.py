@@ -84,7 +84,8 @@ class PromptArgument:
             import cv2
 
             size = tuple(max(1, round(side * self.factor)) for side in mask.shape[::-1])
-            mask = cv2.resize(mask.view("uint8"), size, interpolation=cv2.INTER_NEAREST) > 0
+            scaled = cv2.resize(mask.astype("uint8"), size, interpolation=cv2.INTER_NEAREST)
+            mask = scaled.astype(bool)
         return mask
 
     def scaled(self, factor: float) -> PromptArgument:
