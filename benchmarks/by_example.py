@@ -57,7 +57,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ExamplePair:
     """A photo of an object, and streams with and without it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Pair:
     streams: dict[str, Stream]
 
 
-def pairs(first: int, count: int, *, twins: bool) -> Iterator[Pair]:
+def pairs(first: int, count: int, *, twins: bool) -> Iterator[ExamplePair]:
     """As many pairs; a function of their numbers."""
     number = first
     while count:
@@ -82,7 +82,7 @@ def pairs(first: int, count: int, *, twins: bool) -> Iterator[Pair]:
             yield made
 
 
-def _pair(number: int, *, twins: bool) -> Pair | None:
+def _pair(number: int, *, twins: bool) -> ExamplePair | None:
     rng = np.random.default_rng([number, 0xE8A])
     room = sample_world([number, 1])
     taken = _photo(number, room, rng)
@@ -100,7 +100,7 @@ def _pair(number: int, *, twins: bool) -> Pair | None:
     streams = _streams(number, elsewhere, mine, item, rng, twins=twins)
     if streams is None:
         return None
-    return Pair(f"{item.colour} {model.shape}", photo.rgb, box, streams)
+    return ExamplePair(f"{item.colour} {model.shape}", photo.rgb, box, streams)
 
 
 def _photo(number: int, room: World, rng: np.random.Generator) -> tuple[SimFrame, int, Item] | None:
@@ -203,18 +203,18 @@ def _clear(frames: list[SimFrame], index: int, area: float, visible: float) -> b
     return all(fact.area > area and fact.visible > visible for fact in facts)
 
 
-def by_example(live: LiveTracker, pair: Pair) -> None:
+def by_example(live: LiveTracker, pair: ExamplePair) -> None:
     """Show the photo and the box."""
     live.prompt(box=pair.box, image=pair.photo)
 
 
-def by_words(live: LiveTracker, pair: Pair) -> None:
+def by_words(live: LiveTracker, pair: ExamplePair) -> None:
     """Say what it is."""
     live.track(f"the {pair.words}")
 
 
 def outcome(
-    model: Sa2VA, ask: Callable[[LiveTracker, Pair], None], pair: Pair, stream: Stream
+    model: Sa2VA, ask: Callable[[LiveTracker, ExamplePair], None], pair: ExamplePair, stream: Stream
 ) -> dict[str, bool]:
     """What became of one request on one stream."""
     live = LiveTracker(model, LiveConfig())

@@ -21,7 +21,7 @@ from sa2va_model.segmentation.clip import decode_prompt
 from sa2va_model.segmentation.object_check import cut_out
 from sa2va_model.segmentation.object_masks import painted_over
 from sa2va_model.tracking.by_example.example import ObjectExample
-from sa2va_model.tracking.by_example.look import Look, look_of
+from sa2va_model.tracking.by_example.look import ObjectLook, look_of
 
 LEAST = 0.8
 """Likeness from which on something may be the object."""
@@ -59,7 +59,7 @@ class ExampleFinder:
     def __init__(self, example: ObjectExample) -> None:
         self.example = example
         self.names: tuple[str, ...] = ()
-        self._looks: tuple[Look, ...] = ()
+        self._looks: tuple[ObjectLook, ...] = ()
 
     def find(self, model: Sa2VA, rgb: np.ndarray) -> Sighting | None:
         """Return where the object is on a picture; None if nothing looks like it.
@@ -89,7 +89,7 @@ class ExampleFinder:
             picture = painted_over(picture, [mask])
         return seen
 
-    def likeness(self, look: Look) -> float:
+    def likeness(self, look: ObjectLook) -> float:
         """Return how like the example something looks."""
         return max(own.likeness(look) for own in self._looks)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look: what a thing looks like, wherever it stands; two of them tell whether it may be the same thing.
+"""ObjectLook: what a thing looks like, wherever it stands; two of them tell whether it may be the same thing.
 
 A thing is cut out with what is around it, so that near and far ones compare. Its look is the mean of the language
 model's visual tokens on it, against the rest of the cut, and its colours. What each is worth is in docs/benchmarks.md.
@@ -24,7 +24,7 @@ _BINS = 16  # of each of the two chroma axes, over the middle half of their rang
 
 
 @dataclass(frozen=True)
-class Look:
+class ObjectLook:
     """What a thing looks like.
 
     Attributes:
@@ -35,14 +35,14 @@ class Look:
     tokens: Tensor
     colours: np.ndarray
 
-    def likeness(self, other: Look) -> float:
+    def likeness(self, other: ObjectLook) -> float:
         """Return how alike two are: at most 1.3; the same thing has .85 and more, others mostly less."""
         shared = float(np.sqrt(self.colours * other.colours).sum())
         return float(self.tokens @ other.tokens) + COLOUR_WEIGHT * shared
 
 
 @torch.inference_mode()
-def look_of(model: Sa2VA, rgb: np.ndarray, mask: np.ndarray) -> Look:
+def look_of(model: Sa2VA, rgb: np.ndarray, mask: np.ndarray) -> ObjectLook:
     """Describe what is under a mask, bool [H, W], that is not empty."""
     cut, inside = cut_out(rgb, mask, SIDES)
     tokens = model.visual_tokens(cut).float()
@@ -51,7 +51,7 @@ def look_of(model: Sa2VA, rgb: np.ndarray, mask: np.ndarray) -> Look:
     share = cv2.resize(inside.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
     centred = grid - grid.mean((1, 2), keepdim=True)
     vector = (centred * torch.from_numpy(share).to(grid.device)).sum((1, 2))
-    return Look(F.normalize(vector, dim=0).cpu(), _colours(rgb, mask))
+    return ObjectLook(F.normalize(vector, dim=0).cpu(), _colours(rgb, mask))
 
 
 def _colours(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:

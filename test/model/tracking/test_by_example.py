@@ -29,7 +29,7 @@ from sa2va_model.segmentation.proposals import ProposalConfig, _distinct, propos
 from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.by_example.example import FORMAT, MAX_VIEWS, ObjectFolder
 from sa2va_model.tracking.by_example.finder import LEAST, ExampleFinder, Sighting, _name
-from sa2va_model.tracking.by_example.look import Look, look_of
+from sa2va_model.tracking.by_example.look import ObjectLook, look_of
 from sa2va_model.tracking.by_example.seen import SeenViews
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracks import EventKind, Reason, TrackState
@@ -236,7 +236,7 @@ def test_a_look_is_that_of_the_thing_wherever_it_stands() -> None:
     model, rng = nano_model(), np.random.default_rng(0)
     thing, other = rng.integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)
 
-    def look(pixels: np.ndarray, x: int, side: int) -> Look:
+    def look(pixels: np.ndarray, x: int, side: int) -> ObjectLook:
         rgb, mask = np.full((96, 128, 3), 90, np.uint8), np.zeros((96, 128), bool)
         rgb[30 : 30 + side, x : x + side] = cv2.resize(pixels, (side, side))
         mask[30 : 30 + side, x : x + side] = True
