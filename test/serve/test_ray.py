@@ -31,6 +31,7 @@ from sa2va_serve.client.remote_grounding import RemoteGrounding
 from sa2va_serve.wire import grounding_pb2 as pb
 from sa2va_serve.wire import grounding_pb2_grpc as stubs
 
+START_SECONDS = 600.0  # a minute, but for a busy machine: Ray is a dozen processes
 APP = Path(__file__).parents[2] / "sa2va_serve" / "serving.yaml"
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="Ray is not installed: pip install 'sa2va_ros[serve]'"
@@ -109,7 +110,7 @@ def app(nano: Sa2VA, tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[byt
     command = [sys.executable, "-m", "sa2va_model", "serve", "--ray", str(tmp_path / "app.yaml")]
     process = subprocess.Popen(command)
     try:
-        until(lambda: process.poll() is not None or answers(port))
+        until(lambda: process.poll() is not None or answers(port), START_SECONDS)
         yield port, process
     finally:
         process.terminate()
@@ -117,6 +118,7 @@ def app(nano: Sa2VA, tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[byt
 
 
 @needs_ray
+@pytest.mark.timeout(2 * START_SECONDS)
 def test_a_killed_replica_loses_no_question(
     app: tuple[int, subprocess.Popen[bytes]], nano: Sa2VA, frame: np.ndarray
 ) -> None:
