@@ -77,9 +77,11 @@ class PromptArgument:
         """What `mask` holds, bool [H, W]."""
         if not self.mask:
             return None
+        import numpy as np
+
         from sa2va_model.io.frames import read_image
 
-        mask: np.ndarray = read_image(self.mask).any(axis=2)
+        mask = np.any(read_image(self.mask), axis=2)
         if self.factor != 1:
             import cv2
 

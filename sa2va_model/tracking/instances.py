@@ -168,7 +168,7 @@ class InstanceGroups:
         question, reply = answered.question, answered.reply
         group = self._groups[question.track_id]
         shown, check = group.shown, group.check
-        embeddings = () if reply is None else reply.embeddings
+        embeddings = [] if reply is None else list(reply.embeddings)
         if shown is not None and check is not None:
             check.answer(self._pointed_at(embeddings, question.frames[-1]))
         elif shown is None or self._ring.at(question.frame_index) is None:
