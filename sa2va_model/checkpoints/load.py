@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.checkpoints.config_bounds import check_sizes
 from sa2va_model.checkpoints.hub import find_folder
-from sa2va_model.checkpoints.meta_init import check, fill, unallocated
+from sa2va_model.checkpoints.meta_init import check, fill, unallocated, weights
 from sa2va_model.checkpoints.quantisation import is_quantised, quantise
 from sa2va_model.checkpoints.safetensors_files import INDEX, Stored, refuse_pointer, stored_tensors
 from sa2va_model.checkpoints.tensor_names import Names
@@ -254,7 +254,7 @@ def _save_tensors(model: Sa2VA, path: Path, dtype: torch.dtype | None) -> None:
     """One file, or shards with an index where one would be too large."""
     for old in (*path.glob("model*.safetensors"), path / INDEX):
         old.unlink(missing_ok=True)
-    state = {k: v.detach() for k, v in model.state_dict().items() if k not in _shared(model.config)}
+    state = {k: v.detach() for k, v in weights(model).items() if k not in _shared(model.config)}
     official = Names(model.config).official(state)
     plan = split_torch_state_dict_into_shards(
         {k: _kind(v, dtype) for k, v in official.items()},

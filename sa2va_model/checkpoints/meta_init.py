@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sa2va_model.checkpoints.safetensors_files import FLOATS, WINDOW, Stored, copy_into, read
+from sa2va_model.checkpoints.safetensors_files import COUNT, FLOATS, WINDOW, Stored, copy_into, read
 from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 
@@ -44,6 +44,12 @@ def unallocated() -> Iterator[None]:
             nn.Module.register_parameter = original  # type: ignore[method-assign]
 
 
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of `model`, by our names: all but batch normalisation's count of batches, which only
+    training asks for."""
+    return {k: v for k, v in model.state_dict().items() if not k.endswith(COUNT)}
+
+
 def check(
     model: nn.Module,
     stored: Mapping[str, Stored],
@@ -60,7 +66,7 @@ def check(
     Raises:
         InputError: the first that has none, with the names nearest to it, or the first that does not fit.
     """
-    state = {k: v for k, v in model.state_dict().items() if k not in shared}
+    state = {k: v for k, v in weights(model).items() if k not in shared}
     empty = {k: torch.empty_like(v, device="meta") for k, v in state.items()}
     places = names.official(empty)
     missing, unknown = sorted(set(places) - set(stored)), sorted(set(stored) - set(places))

@@ -25,6 +25,8 @@ from sa2va_model.io.json_files import read_json
 
 WINDOW = 64 * 2**20
 """Bytes read between two openings of a file: pages of a mapped file count as memory until it is closed."""
+COUNT = ".num_batches_tracked"
+"""How many batches batch normalisation has seen, which only training asks for: no weight."""
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Stored types that weights may have, and their bytes."""
 INDEX = "model.safetensors.index.json"
@@ -104,6 +106,8 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     for file in weight_files(path):
         with _reading(file) as handle:
             for key in handle.keys():  # noqa: SIM118
+                if key.endswith(COUNT):
+                    continue
                 if key in found:
                     raise InputError(f"{file}: tensor {key!r} is also in {found[key].file}")
                 part = handle.get_slice(key)

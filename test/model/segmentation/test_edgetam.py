@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.models.edgetam_video.configuration_edgetam_video import EdgeTamVideoConfig
 from transformers.models.edgetam_video.modeling_edgetam_video import EdgeTamVideoMemoryAttention
 
 from sa2va_cli.bench.tracker_race import moving_squares, ours
 from sa2va_model.checkpoints import sam2_files
+from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.meta_init import unallocated
-from sa2va_model.checkpoints.presets import NANO_SEGMENTERS
+from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer, nano_config
 from sa2va_model.checkpoints.sam2_files import load_stock, recognise, stock_config
 from sa2va_model.checkpoints.tensor_names import OURS, Names
 from sa2va_model.errors import InputError
+from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.kinds import MODULES
 from sa2va_model.segmentation.sam2 import Sam2
@@ -118,3 +121,20 @@ def test_another_size_is_told() -> None:
         recognise(tensors, "x.pt")
     with pytest.raises(InputError, match="image_size is 320; expected a multiple of 256"):
         stock_config("edgetam", image_size=320)
+
+
+def test_a_folder_with_edgetam_is_saved_and_loaded_as_it_is(tmp_path: Path) -> None:
+    """Batch normalisation's count of batches is no weight; a folder that has it is read all the same."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    model = Sa2VA(replace(nano_config(len(tokenizer)), sam2=NANO), tokenizer).eval()
+    save_model(model, tmp_path, dtype=torch.float32)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    assert not any(name.endswith("num_batches_tracked") for name in tensors)
+    counted = next(name for name in tensors if name.endswith("running_mean"))
+    tensors[counted.replace("running_mean", "num_batches_tracked")] = torch.tensor(7)
+    save_file(tensors, file)
+    again = load_model(tmp_path, device="cpu").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again[name], tensor), name
