@@ -39,8 +39,8 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, Prompt
 from sa2va_model.tracking.config import GateConfig
-from sa2va_model.tracking.evidence import weigh
-from sa2va_model.tracking.memory_gate import MemoryGate
+from sa2va_model.tracking.judgement.evidence import weigh
+from sa2va_model.tracking.judgement.memory_gate import MemoryGate
 from sa2va_sim.hard_clips import HardClip
 
 ASK_EVERY = 5  # frames

@@ -17,9 +17,9 @@ from scipy.optimize import minimize
 
 from sa2va_model.checkpoints.calibration import Calibration, EvidenceWeights
 from sa2va_model.tracking.config import LifecycleConfig, VisibilityConfig
-from sa2va_model.tracking.evidence import AREA_LIMIT, SCORE_LIMIT, clip_evidence
+from sa2va_model.tracking.judgement.evidence import AREA_LIMIT, SCORE_LIMIT, clip_evidence
+from sa2va_model.tracking.judgement.lifecycle import Lifecycle
 from sa2va_model.tracking.language_updates import LOOK_WEIGHT
-from sa2va_model.tracking.lifecycle import Lifecycle
 from sa2va_model.tracks import TrackState
 
 WRONG = 0.1  # IoU below which a mask is elsewhere

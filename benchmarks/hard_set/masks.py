@@ -16,8 +16,8 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures
 from sa2va_model.tracking.config import GateConfig
-from sa2va_model.tracking.memory_gate import MemoryGate
-from sa2va_model.tracking.motion import CameraMotion
+from sa2va_model.tracking.judgement.memory_gate import MemoryGate
+from sa2va_model.tracking.judgement.motion import CameraMotion
 from sa2va_sim.hard_clips import HardClip
 from sa2va_training.metrics.jf import frame_jf
 

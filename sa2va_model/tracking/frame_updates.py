@@ -18,11 +18,11 @@ from sa2va_model.io.frames import Frame
 from sa2va_model.segmentation.tracker import Observation, OnlineTracker
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.tracking.config import LiveConfig
-from sa2va_model.tracking.evidence import EVIDENCE_LIMIT
-from sa2va_model.tracking.memory_gate import MemoryGate
+from sa2va_model.tracking.judgement.evidence import EVIDENCE_LIMIT
+from sa2va_model.tracking.judgement.memory_gate import MemoryGate
+from sa2va_model.tracking.judgement.visibility_test import EmbeddingProbe, VisibilityTest, overlap
 from sa2va_model.tracking.track_record import TrackRecord, with_mask
 from sa2va_model.tracking.track_table import TrackTable, same_words
-from sa2va_model.tracking.visibility_test import EmbeddingProbe, VisibilityTest, overlap
 from sa2va_model.tracks import EventKind, Reason, Track, TrackState
 
 

@@ -31,10 +31,10 @@ from sa2va_model.tracking.grounding_worker import (
     Purpose,
 )
 from sa2va_model.tracking.handover import Vision
+from sa2va_model.tracking.judgement.visibility_test import VisibilityTest
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_record import TrackRecord
 from sa2va_model.tracking.track_table import TrackTable
-from sa2va_model.tracking.visibility_test import VisibilityTest
 from sa2va_model.tracks import EventKind, Reason
 
 _EVERY = re.compile(r"^(?:every|each)\s+(?:single\s+)?(?:one of the\s+)?(.+)$", re.IGNORECASE)

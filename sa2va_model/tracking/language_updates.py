@@ -19,7 +19,6 @@ from sa2va_model.results import GroundingResult
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.tracking.config import LiveConfig
-from sa2va_model.tracking.evidence import clip_evidence
 from sa2va_model.tracking.frame_ring import FrameRing
 from sa2va_model.tracking.grounding_worker import (
     Answered,
@@ -27,11 +26,12 @@ from sa2va_model.tracking.grounding_worker import (
     GroundingService,
     Purpose,
 )
-from sa2va_model.tracking.lifecycle import Lifecycle
+from sa2va_model.tracking.judgement.evidence import clip_evidence
+from sa2va_model.tracking.judgement.lifecycle import Lifecycle
+from sa2va_model.tracking.judgement.visibility_test import EmbeddingProbe, Glance, overlap
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_record import TrackRecord
 from sa2va_model.tracking.track_table import TrackTable
-from sa2va_model.tracking.visibility_test import EmbeddingProbe, Glance, overlap
 from sa2va_model.tracks import EventKind, Reason, TrackState
 
 LOOK_WEIGHT = 0.5  # of the evidence of the one mask that an answer points at

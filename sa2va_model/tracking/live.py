@@ -30,7 +30,6 @@ from sa2va_model.tracking.by_example.example import ObjectExample, ObjectView
 from sa2va_model.tracking.by_example.search import ExampleSearch
 from sa2va_model.tracking.by_example.seen import SeenViews
 from sa2va_model.tracking.config import LiveConfig
-from sa2va_model.tracking.evidence import weigh
 from sa2va_model.tracking.frame_ring import FrameRing, RingFrame
 from sa2va_model.tracking.frame_updates import FrameUpdates
 from sa2va_model.tracking.grounding_worker import (
@@ -42,13 +41,14 @@ from sa2va_model.tracking.grounding_worker import (
 )
 from sa2va_model.tracking.handover import Vision
 from sa2va_model.tracking.instances import InstanceGroups, one_of
+from sa2va_model.tracking.judgement.evidence import weigh
+from sa2va_model.tracking.judgement.memory_gate import EvidenceModel, MemoryGate
+from sa2va_model.tracking.judgement.motion import CameraMotion
+from sa2va_model.tracking.judgement.visibility_test import EmbeddingProbe, VisibilityTest
 from sa2va_model.tracking.language_updates import LanguageUpdates
-from sa2va_model.tracking.memory_gate import EvidenceModel, MemoryGate
-from sa2va_model.tracking.motion import CameraMotion
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_names import TrackNames
 from sa2va_model.tracking.track_table import Command, TrackTable
-from sa2va_model.tracking.visibility_test import EmbeddingProbe, VisibilityTest
 from sa2va_model.tracks import EventKind, FrameResult, Reason
 
 __all__ = ["LiveConfig", "LiveTracker"]

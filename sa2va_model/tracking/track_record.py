@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sa2va_model.io.preprocessing import mask_box
 from sa2va_model.tracking.config import LifecycleConfig
-from sa2va_model.tracking.lifecycle import Lifecycle, Transition
+from sa2va_model.tracking.judgement.lifecycle import Lifecycle, Transition
 from sa2va_model.tracks import EventKind, Reason, Track, TrackState
 
 VIEWS = 64  # frames that are kept to compare with late answers

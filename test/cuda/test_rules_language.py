@@ -14,8 +14,8 @@ from sa2va_model.mllm.registry import nano_names
 from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
+from sa2va_model.tracking.judgement.memory_gate import GateConfig
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
-from sa2va_model.tracking.memory_gate import GateConfig
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
 

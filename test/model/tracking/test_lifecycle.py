@@ -11,9 +11,9 @@ import torch
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.tracking.config import LifecycleConfig
-from sa2va_model.tracking.evidence import EVIDENCE_LIMIT
-from sa2va_model.tracking.lifecycle import Lifecycle
-from sa2va_model.tracking.visibility_test import EmbeddingProbe
+from sa2va_model.tracking.judgement.evidence import EVIDENCE_LIMIT
+from sa2va_model.tracking.judgement.lifecycle import Lifecycle
+from sa2va_model.tracking.judgement.visibility_test import EmbeddingProbe
 from sa2va_model.tracks import EventKind, TrackState
 
 CALIBRATION = Calibration(hide=-1.0, show=0.5, regain=2.0)

@@ -22,10 +22,10 @@ from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.config import LifecycleConfig
 from sa2va_model.tracking.grounding_worker import Answered, GroundingWorker
-from sa2va_model.tracking.lifecycle import Lifecycle
+from sa2va_model.tracking.judgement.lifecycle import Lifecycle
+from sa2va_model.tracking.judgement.visibility_test import VisibilityTest
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.track_names import TrackNames
-from sa2va_model.tracking.visibility_test import VisibilityTest
 from sa2va_model.tracks import EventKind, FrameResult, Reason, TrackState
 
 QUIET = LiveConfig(verify_period=0)

@@ -20,11 +20,17 @@ from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.config import GateConfig
-from sa2va_model.tracking.distractors import DistractorRule
-from sa2va_model.tracking.evidence import area_change, look
-from sa2va_model.tracking.existence_filter import ExistenceFilter
-from sa2va_model.tracking.memory_gate import MemoryGate
-from sa2va_model.tracking.motion import STABLE, BoxFilter, CameraMotion, box_overlaps, boxes
+from sa2va_model.tracking.judgement.distractors import DistractorRule
+from sa2va_model.tracking.judgement.evidence import area_change, look
+from sa2va_model.tracking.judgement.existence_filter import ExistenceFilter
+from sa2va_model.tracking.judgement.memory_gate import MemoryGate
+from sa2va_model.tracking.judgement.motion import (
+    STABLE,
+    BoxFilter,
+    CameraMotion,
+    box_overlaps,
+    boxes,
+)
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ import torch
 import sa2va_model.tracking
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.tracking.config import LifecycleConfig
-from sa2va_model.tracking.lifecycle import Lifecycle
+from sa2va_model.tracking.judgement.lifecycle import Lifecycle
 from sa2va_model.tracking.track_record import VIEWS, TrackRecord
 from sa2va_model.tracks import EventKind, Reason, TrackState
 

@@ -16,12 +16,12 @@ from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.tracker import read_numbers
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_model.tracking.config import VisibilityConfig
-from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, clip_evidence
+from sa2va_model.tracking.judgement.evidence import EVIDENCE_LIMIT, clip_evidence
 
 if TYPE_CHECKING:
     from sa2va_model.segmentation.backends.base import Segmenter
     from sa2va_model.tracking.handover import Vision
-    from sa2va_model.tracking.memory_gate import MemoryGate
+    from sa2va_model.tracking.judgement.memory_gate import MemoryGate
 
 
 class VisibilityTest:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.tracking.config import LifecycleConfig
-from sa2va_model.tracking.existence_filter import ExistenceFilter
+from sa2va_model.tracking.judgement.existence_filter import ExistenceFilter
 from sa2va_model.tracks import EventKind, TrackState
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sa2va_model.tracking.evidence import clip_evidence
+from sa2va_model.tracking.judgement.evidence import clip_evidence
 
 LEAVES, COMES = 0.1, 0.1  # per second; they bound the log-odds, so that these stay able to change
 _LIMIT = 12.0  # log-odds beyond this are all the same

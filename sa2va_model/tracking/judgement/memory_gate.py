@@ -16,9 +16,15 @@ from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_policy import Admission, overlaps
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_model.tracking.config import GateConfig
-from sa2va_model.tracking.distractors import DistractorRule
-from sa2va_model.tracking.evidence import EVIDENCE_LIMIT, Appearance, appearance, area_change, weigh
-from sa2va_model.tracking.motion import BoxFilter, box_overlaps, boxes
+from sa2va_model.tracking.judgement.distractors import DistractorRule
+from sa2va_model.tracking.judgement.evidence import (
+    EVIDENCE_LIMIT,
+    Appearance,
+    appearance,
+    area_change,
+    weigh,
+)
+from sa2va_model.tracking.judgement.motion import BoxFilter, box_overlaps, boxes
 
 MOTION_SHARE = 0.15  # of a mask's score, as in SAMURAI
 _LEARN = 0.1  # of a trusted frame in what the object looks like; `prompted` frames count more

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sa2va_model.tracking.motion import box_overlaps, boxes
+from sa2va_model.tracking.judgement.motion import box_overlaps, boxes
 
 HISTORY = 10  # areas; the median of them is what the area is compared with
 AREA_SHARE = 0.2
