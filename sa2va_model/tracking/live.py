@@ -384,13 +384,16 @@ class LiveTracker:
         self._lap("encode", start)
         for command in commands:
             command(frame)
+        unusable: list[Answered] = []
         while answers := self._grounding.answers():  # some are followed by a question at once
             for answered in answers:
                 self._lap("ground", time.perf_counter() - answered.milliseconds / 1e3)
                 if why or answered.again:
-                    self._put_again(answered, frame)
+                    unusable.append(answered)
                 else:
                     self._take(answered, frame)
+        for answered in unusable:  # not before: asked at once, it would be answered on this frame again, for ever
+            self._put_again(answered, frame)
         seen: dict[str, Observation] = {}
         try:
             if not why:
