@@ -72,7 +72,7 @@ class _Group:
         shown: the painted frame that is asked about, and what was painted over; None = no question is open.
         original: the same frame as it is.
         check: asks about things on it, one by one; None = not yet. `picture`: of the open question.
-        things: what the first answer pointed at; `label`: what it called it.
+        things: what the first answer pointed at; `called`: what it called it.
         refuted: things on earlier frames that are not meant.
         denies: the model was seen to deny.
         look_at: stamp of the next look; None = all were found.
@@ -87,7 +87,7 @@ class _Group:
     original: RingFrame | None = None
     check: ObjectCheck | None = None
     things: list[np.ndarray] = field(default_factory=list)
-    label: str = ""
+    called: str = ""
     refuted: list[np.ndarray] = field(default_factory=list)
     denies: bool = False
     look_at: float | None = None
@@ -177,7 +177,7 @@ class InstanceGroups:
             return
         else:
             room = self._config.max_instances - len(self._living(group))
-            group.things, group.label = [], reply.label if reply else ""
+            group.things, group.called = [], reply.label if reply else ""
             for embedding in embeddings:
                 known = [*group.painted, *group.things]
                 group.things += self._new(embedding, shown, known, room - len(group.things))
@@ -301,7 +301,7 @@ class InstanceGroups:
         else:
             self._replay.catch_up(record.id, prompt, question, frame.index)
         record.grounded(None, question.stamp)
-        self._begin(record, question.stamp, frame, group.label or group.one)
+        self._begin(record, question.stamp, frame, group.called or group.one)
 
     def _none(self, record: TrackRecord, answered: Answered, frame: Frame) -> None:
         """There is not one."""

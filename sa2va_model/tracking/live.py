@@ -392,7 +392,8 @@ class LiveTracker:
                     unusable.append(answered)
                 else:
                     self._take(answered, frame)
-        for answered in unusable:  # not before: asked at once, it would be answered on this frame again, for ever
+        # Not before: asked at once, it would be answered on this frame again, for ever.
+        for answered in unusable:
             self._put_again(answered, frame)
         seen: dict[str, Observation] = {}
         try:
