@@ -23,6 +23,7 @@ from torch import nn
 
 from sa2va_model.device import finish, hand_over, own_stream
 from sa2va_model.errors import CancelledError
+from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.tracks import EventKind, Reason
 
@@ -122,6 +123,22 @@ class GroundingService(Protocol):
 
     def close(self, timeout: float = 30.0) -> bool:
         """End; False if that takes longer than `timeout` seconds."""
+
+
+class Questioner(Protocol):
+    """Whoever puts questions on the thread of the frames, and takes their answers there."""
+
+    def takes(self, answered: Answered) -> bool:
+        """Return whether the question was its own."""
+        ...
+
+    def take(self, answered: Answered, frame: Frame) -> None:
+        """Take an answer."""
+        ...
+
+    def again(self, answered: Answered, frame: Frame) -> None:
+        """An answer came on a frame that cannot be used: the question is put again."""
+        ...
 
 
 @dataclass

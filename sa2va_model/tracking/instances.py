@@ -158,9 +158,13 @@ class InstanceGroups:
             elif group.look_at is not None and frame.stamp >= group.look_at:
                 self._look(group, frame)
 
-    def again(self, name: str, frame: Frame) -> None:
+    def takes(self, answered: Answered) -> bool:
+        """Return whether an answer is to a question about a group."""
+        return answered.question.track_id in self._groups
+
+    def again(self, answered: Answered, frame: Frame) -> None:
         """An answer came on a frame that cannot be used: look again on the next."""
-        group = self._groups[name]
+        group = self._groups[answered.question.track_id]
         group.shown, group.check, group.look_at = None, None, frame.stamp
 
     def take(self, answered: Answered, frame: Frame) -> None:

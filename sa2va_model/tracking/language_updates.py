@@ -122,6 +122,19 @@ class LanguageUpdates:
         record.search_at(frame.stamp, self._config.search_period)
         record.check_at(frame.stamp + self.pause())
 
+    def takes(self, answered: Answered) -> bool:
+        """Return whether an answer is to a question about a track: all that nobody else has asked."""
+        return True
+
+    def again(self, answered: Answered, frame: Frame) -> None:
+        """An answer came on a frame that cannot be used: ask again for what has not been found yet."""
+        record = self._table.get(answered.question.track_id)
+        if record is None:
+            return
+        record.answered()
+        if record.life is None and not record.ended:
+            self.ask(record, frame, Purpose.FIND)
+
     def take(self, answered: Answered, frame: Frame) -> None:
         """Take an answer."""
         question = answered.question

@@ -38,6 +38,7 @@ from sa2va_model.tracking.grounding_worker import (
     GroundingWorker,
     Purpose,
     QuestionCounts,
+    Questioner,
 )
 from sa2va_model.tracking.handover import Vision
 from sa2va_model.tracking.instances import InstanceGroups, one_of
@@ -139,6 +140,7 @@ class LiveTracker:
             replay=replay,
             begin=self._words.begin,
         )
+        self._questioners: tuple[Questioner, ...] = (self._examples, self._instances, self._words)
         self._seen = SeenViews()
         self._milliseconds: dict[str, float] = {}
         self._size: tuple[int, ...] | None = None
@@ -394,7 +396,7 @@ class LiveTracker:
                     self._take(answered, frame)
         # Not before: asked at once, it would be answered on this frame again, for ever.
         for answered in unusable:
-            self._put_again(answered, frame)
+            self._questioner(answered).again(answered, frame)
         seen: dict[str, Observation] = {}
         try:
             if not why:
@@ -417,35 +419,17 @@ class LiveTracker:
 
     def _take(self, answered: Answered, frame: Frame) -> None:
         """Take an answer; if the model fails on what follows from it, so does the track that waits for it."""
-        instances, name = self._instances, answered.question.track_id
         try:
-            if self._examples.takes(answered):
-                self._examples.take(answered, frame)
-            elif name in instances:
-                instances.take(answered, frame)
-            else:
-                self._words.take(answered, frame)
+            self._questioner(answered).take(answered, frame)
         except Exception as error:  # noqa: BLE001  as above
             record = self._table.get(answered.question.track_id)
             if record is not None:
                 why = f"{type(error).__name__}: {error}"
                 self._table.fail(record, frame, Reason.MODEL, why)
 
-    def _put_again(self, answered: Answered, frame: Frame) -> None:
-        """An answer came on a frame that cannot be used: the question is put again."""
-        track_id = answered.question.track_id
-        if self._examples.takes(answered):
-            self._examples.again(track_id, frame)
-            return
-        if track_id in self._instances:
-            self._instances.again(track_id, frame)
-            return
-        record = self._table.get(track_id)
-        if record is None:
-            return
-        record.answered()
-        if record.life is None and not record.ended:
-            self._words.ask(record, frame, Purpose.FIND)
+    def _questioner(self, answered: Answered) -> Questioner:
+        """Who put the question."""
+        return next(one for one in self._questioners if one.takes(answered))
 
     def _lap(self, stage: str, start: float) -> None:
         spent = (time.perf_counter() - start) * 1e3

@@ -97,9 +97,11 @@ class ExampleSearch:
             if away and sought.seen is None and frame.stamp >= sought.look_at:
                 self._look(record, sought, frame)
 
-    def again(self, name: str, frame: Frame) -> None:
-        """An answer came on a frame that cannot be used: look again on the next."""
-        self._sought[name].seen, self._sought[name].look_at = None, frame.stamp
+    def again(self, answered: Answered, frame: Frame) -> None:
+        """An answer came on a frame that cannot be used: look again on the next, if it is still looked for."""
+        sought = self._sought.get(answered.question.track_id)
+        if sought is not None:
+            sought.seen, sought.look_at = None, frame.stamp
 
     def takes(self, answered: Answered) -> bool:
         """Return whether an answer is to a question of this search."""
