@@ -61,10 +61,9 @@ class LiveTracker:
     """Follows what it is told to.
 
     Args:
-        model: the whole model; with `grounding` its segmentation half is enough.
+        model: the whole model, or with `grounding` the segmentation half.
         names: gives the tracks' ids, none of them twice; None = its own. Trackers that follow each other in one session
             share theirs.
-        model: the whole model, or with `grounding` the segmentation half.
         vision: encodes, finds and follows; None = the model's own, as `config.propagation` says.
         grounding: answers the questions; None = the model, on its own thread with `config.background`.
         weigh: the evidence of masks.
