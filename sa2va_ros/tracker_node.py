@@ -100,7 +100,7 @@ class TrackerNode(DeferredLifecycleNode):
             self, self._session, self._pipeline, self._router, self._adapters, self._need_active
         )
         self._choose_target(self._value("target"))
-        Predictions(self, self._pipeline)
+        self._predictions = Predictions(self, self._pipeline)
         self._health = Health(self, self._session, self._pipeline)
         self._active = False
         self._camera = CameraTopics(self)
@@ -321,6 +321,7 @@ class TrackerNode(DeferredLifecycleNode):
     def _observe(self, latest: PublishedFrame) -> None:
         self._router.observe(latest.result)
         self._goals.observe(latest)
+        self._predictions.observe()
 
     def _busy(self) -> bool:
         return self._goals.busy() or self._questions.busy()

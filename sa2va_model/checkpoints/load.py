@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
@@ -77,11 +78,13 @@ def suit_threads(model: SegmentingModel) -> None:
     """One thread for a small model on the CPU; anything else is left to PyTorch.
 
     Operations of a small model are too short to share: on two cores that other processes use as well, two threads
-    wait for each other and are three to five times slower than one (docs/log.md). A set OMP_NUM_THREADS is kept.
+    wait for each other and are three to five times slower than one (docs/log.md). OpenCV's second thread spins after
+    each picture. A set OMP_NUM_THREADS is kept.
     """
     small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
     if small and traits_of(model.device).reads_back and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
 
 
 def pick_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:

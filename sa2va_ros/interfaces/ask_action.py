@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rclpy.clock import Clock, ClockType
-
 from sa2va_model.errors import CancelledError, InputError
 from sa2va_ros.action import AskScene
 from sa2va_ros.interfaces.commands import clean_text
@@ -20,6 +18,7 @@ from sa2va_ros.msg import GroundedCaption
 from sa2va_ros.node.model_session import ModelSession
 from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
 from sa2va_ros.support.deferred import DeferredActionServer
+from sa2va_ros.support.ticker import Ticker
 
 if TYPE_CHECKING:
     from rclpy.action.server import ServerGoalHandle
@@ -49,7 +48,7 @@ class SceneQuestions:
         self._lock = threading.Lock()
         self._worker = QuestionWorker(self._answer, self._failed)
         self._server = DeferredActionServer(node, AskScene, "~/ask_scene", self._begin)
-        node.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._ticker = Ticker(node, TICK, self._tick, wanted=self.busy)
 
     def ask(self, question: str) -> None:
         """A question without a goal, as from a topic; raises InputError if too many wait."""
@@ -84,6 +83,7 @@ class SceneQuestions:
         )
         with self._lock:
             self._goals[name] = (handle, request)
+        self._ticker.wake()
         code = ErrorCode.NOT_ACTIVE
         try:
             self._active()

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 
 from sa2va_model.errors import InputError
@@ -19,6 +18,7 @@ from sa2va_ros.interfaces.goal_state import ErrorCode, GoalLimits, GoalStage, Go
 from sa2va_ros.messages import tracks as conversions_tracks
 from sa2va_ros.msg import Track
 from sa2va_ros.support.deferred import DeferredActionServer
+from sa2va_ros.support.ticker import Ticker
 
 if TYPE_CHECKING:
     from rclpy.action.server import ServerGoalHandle
@@ -64,7 +64,7 @@ class TrackAction:
             node, TrackExpression, "~/track_expression", self._begin
         )
         # Wall time only wakes us; how long a goal took is told by the node's clock.
-        node.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._ticker = Ticker(node, TICK, self._tick, wanted=self.busy)
 
     def busy(self) -> bool:
         """Whether a goal is in work."""
@@ -120,6 +120,7 @@ class TrackAction:
         goal = _Goal(handle, watch, request.continue_after_goal, track)
         with self._lock:
             self._goals[bytes(handle.goal_id.uuid)] = goal
+        self._ticker.wake()
         self._feedback(goal, GoalStage.WAITING_IMAGE)
 
     def _understand(self, request: Any) -> _Wanted:
