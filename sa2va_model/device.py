@@ -30,20 +30,31 @@ class DeviceTraits:
         batched: objects are stepped as one batch; else one after the other, which is what recorded answers rest on.
         reads_back: reading a value waits for nothing, so that work may depend on it.
         packed_products: oneDNN's packed matrix products are tried.
+        planes: few channels are normalised with each of them as a plane; PyTorch takes them pixel by pixel.
         fused_attention: PyTorch's fused attention is quick in every type, and takes a mask.
         captures: hundreds of launches can be captured as one graph.
+        encodes_ahead: the next image of a stream is encoded on another thread while objects are followed on this one.
         half: type of the language half where none is asked for.
     """
 
     batched: bool = True
     reads_back: bool = False
     packed_products: bool = False
+    planes: bool = False
     fused_attention: bool = True
     captures: bool = False
+    encodes_ahead: bool = False
     half: torch.dtype = torch.float32
 
 
-CPU = DeviceTraits(batched=False, reads_back=True, packed_products=True, fused_attention=False)
+CPU = DeviceTraits(
+    batched=False,
+    reads_back=True,
+    packed_products=True,
+    planes=True,
+    fused_attention=False,
+    encodes_ahead=True,
+)
 CUDA = DeviceTraits(captures=True, half=torch.bfloat16)
 TRAITS = {"cpu": CPU, "cuda": CUDA}
 OTHER = DeviceTraits()

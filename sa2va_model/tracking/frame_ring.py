@@ -6,6 +6,7 @@ A frame keeps its companion (`Frame.companion`) here for as long as a late answe
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
@@ -19,16 +20,24 @@ from sa2va_model.segmentation.types import ImageFeatures
 
 
 class RingFrame:
-    """One frame, and its image features from the moment they are needed on."""
+    """One frame, and its image features from the moment they are needed on.
+
+    Attributes:
+        seconds: that encoding took; 0 before.
+    """
 
     def __init__(self, frame: Frame, encode: Callable[[np.ndarray], ImageFeatures]) -> None:
         self.frame = frame
-        self._encode = encode
+        self.encode = encode
+        self.seconds = 0.0
 
     @cached_property
     def features(self) -> ImageFeatures:
         """Encode the image, at most once. A stream that nobody asks about costs nothing."""
-        return self._encode(self.frame.rgb)
+        start = time.perf_counter()
+        features = self.encode(self.frame.rgb)
+        self.seconds = time.perf_counter() - start
+        return features
 
     @cached_property
     def fault(self) -> str:
@@ -57,9 +66,15 @@ class FrameRing:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def append(self, frame: Frame) -> RingFrame:
+    def wrap(self, frame: Frame | RingFrame) -> RingFrame:
+        """Make a frame one of this ring's; what another encoder made of it is left behind."""
+        if isinstance(frame, RingFrame) and frame.encode == self._encode:
+            return frame
+        return RingFrame(frame.frame if isinstance(frame, RingFrame) else frame, self._encode)
+
+    def append(self, frame: Frame | RingFrame) -> RingFrame:
         """Add the newest frame; the oldest goes when the ring is full."""
-        self._frames.append(RingFrame(frame, self._encode))
+        self._frames.append(self.wrap(frame))
         return self._frames[-1]
 
     def clear(self) -> None:

@@ -91,6 +91,7 @@ class LiveTracker:
         )
         self._config, self._gate = config, gate
         self._camera = CameraMotion() if config.gate.motion else None
+        self._encodes_ahead = eyes.follower.traits.encodes_ahead
         self._tracker = eyes.tracker(settings, gate)
         self._tracker.warm_up()
         self._ring = FrameRing(max(config.ring, keyframes), eyes.encode)
@@ -337,15 +338,28 @@ class LiveTracker:
     # Frames, from one thread.
 
     @torch.inference_mode()
-    def process(self, frame: Frame) -> FrameResult:
-        """Follow all tracks on one frame.
+    def encode_ahead(self, frame: Frame) -> RingFrame:
+        """Encode a frame for `process`, from another thread, while that works on the frame before.
+
+        Without tracks, or where the device does not gain by it, nothing is done yet.
+        """
+        item = self._ring.wrap(frame)
+        if self._encodes_ahead and (len(self._table) or len(self._instances)):
+            item.fault  # noqa: B018  looked at now, and kept
+        return item
+
+    @torch.inference_mode()
+    def process(self, frame: Frame | RingFrame) -> FrameResult:
+        """Follow all tracks on one frame, which may have been encoded ahead.
 
         Raises:
             InputError: the frame is no uint8 RGB image, or its size differs from the stream's. The tracks live on.
         """
+        item = self._ring.wrap(frame)
+        frame = item.frame
         self._check_size(frame)
         self._milliseconds = {}
-        newest, commands = self._ring.append(frame), self._table.take_commands()
+        newest, commands = self._ring.append(item), self._table.take_commands()
         idle = not (len(self._table) or len(self._instances) or commands)
         for notice in self._grounding.notices():
             self._table.tell(notice.kind, None, frame, notice.reason, notice.detail)
@@ -380,9 +394,8 @@ class LiveTracker:
 
     def _see(self, newest: RingFrame, commands: Sequence[Command]) -> dict[str, Observation]:
         """Encode, obey, take answers and step; nothing is seen if the model fails on this frame."""
-        frame, start = newest.frame, time.perf_counter()
-        why = newest.fault
-        self._lap("encode", start)
+        frame, why = newest.frame, newest.fault
+        self._milliseconds["encode"] = newest.seconds * 1e3
         for command in commands:
             command(frame)
         unusable: list[Answered] = []

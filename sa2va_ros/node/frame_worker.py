@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The newest frame and the thread that works on it; plain Python, no ROS.
+"""The newest frame and the two threads that work on it; plain Python, no ROS.
 
 The camera is faster than the model, so there is one slot: a newer frame takes the place of one that
-still waits, and the loss is counted. A frame that fails is counted with its reason and the thread
-goes on with the next.
+still waits, and the loss is counted. A frame is prepared while the one before is processed
+(`relay.py`). One that fails is counted with its reason, and the threads go on with the next.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from sa2va_ros.node.relay import Relay
+
 Item = TypeVar("Item")
+Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 
 
@@ -95,19 +98,21 @@ class WorkerCounts:
     last_reason: str
 
 
-class FrameWorker(Generic[Item, Result]):
-    """A thread that takes the newest frame, works on it and hands the result on.
+class FrameWorker(Generic[Item, Ready, Result]):
+    """Two threads that take the newest frame, work on it and hand the result on.
 
     Args:
-        process: turns one item into a result; what it raises is counted and reported, never fatal.
-        publish: takes the item and its result; runs on the worker thread as well.
-        on_error: told about each failed item: the exception that `process` or `publish` raised.
+        prepare: what can be done for an item while the one before is processed.
+        process: turns an item and what was prepared for it into a result.
+        publish: takes the item and its result; runs on the thread of `process`.
+        on_error: told about each failed item: the exception that one of these raised, which is counted, never fatal.
         wanted: asked before each item; one that is not wanted is left alone and counted as skipped.
     """
 
     def __init__(
         self,
-        process: Callable[[Item], Result],
+        prepare: Callable[[Item], Ready],
+        process: Callable[[Item, Ready], Result],
         publish: Callable[[Item, Result], None],
         on_error: Callable[[Exception], None],
         *,
@@ -116,10 +121,12 @@ class FrameWorker(Generic[Item, Result]):
         self.mailbox: Mailbox[Item] = Mailbox()
         self.input_rate = RateMeter()
         self.output_rate = RateMeter()
-        self._process, self._publish, self._on_error = process, publish, on_error
-        self._wanted = wanted
+        self._relay: Relay[tuple[Item, Ready]] = Relay()
+        self._prepare, self._process, self._publish = prepare, process, publish
+        self._on_error, self._wanted = on_error, wanted
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()  # around what both threads count
         self._processed = self._skipped = self._rejected = self._in_row = 0
         self._reasons: Counter[str] = Counter()
         self._last_reason = ""
@@ -130,26 +137,29 @@ class FrameWorker(Generic[Item, Result]):
         self.mailbox.put(item)
 
     def start(self) -> None:
-        """Start the thread; a running one is left alone."""
-        if self._thread is not None:
+        """Start the threads; running ones are left alone."""
+        if self._threads:
             return
         self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="frame-worker", daemon=True)
-        self._thread.start()
+        for name, run in (("frame-ahead", self._run_ahead), ("frame-worker", self._run)):
+            self._threads.append(threading.Thread(target=run, name=name, daemon=True))
+            self._threads[-1].start()
 
     def stop(self, timeout: float = 1.0) -> bool:
-        """Stop after the frame in work; a frame that waits is dropped.
+        """Stop after the frames in work; one that waits is dropped.
 
         Returns:
-            True if the thread has ended; False if its frame takes longer than `timeout` seconds.
+            True if the threads have ended; False if a frame takes longer than `timeout` seconds.
         """
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout)
-            if not self._thread.is_alive():
-                self._thread = None
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
         self.mailbox.clear()
-        return self._thread is None
+        if not self._threads:
+            self.mailbox.dropped += self._relay.clear()
+        return not self._threads
 
     def counts(self) -> WorkerCounts:
         """The counters so far."""
@@ -164,24 +174,43 @@ class FrameWorker(Generic[Item, Result]):
             last_reason=self._last_reason,
         )
 
-    def _run(self) -> None:
-        stop = self._stop
-        while not stop.is_set():
+    def _run_ahead(self) -> None:
+        while not self._stop.is_set():
+            if not self._relay.due(timeout=0.1):
+                continue
             item = self.mailbox.take(timeout=0.1)
-            if item is None or stop.is_set():
+            if item is None or self._stop.is_set():
+                self.mailbox.dropped += item is not None
                 continue
             try:
                 if not self._wanted():
                     self._skipped += 1
                     continue
-                self._publish(item, self._process(item))
+                self._relay.begin()
+                self._relay.put((item, self._prepare(item)))
             except Exception as error:  # noqa: BLE001 - reported, not lost; the next one may do better
-                self._last_reason = f"{type(error).__name__}: {error}"
-                self._rejected += 1
-                self._in_row += 1
-                self._reasons[self._last_reason if len(self._reasons) < 50 else "other"] += 1
-                self._on_error(error)
+                self._failed(error)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            ready = self._relay.take(timeout=0.1)
+            if ready is None or self._stop.is_set():
+                self.mailbox.dropped += ready is not None
+                continue
+            try:
+                self._publish(ready[0], self._process(*ready))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failed(error)
             else:
-                self._processed += 1
-                self._in_row = 0
+                with self._lock:
+                    self._processed += 1
+                    self._in_row = 0
                 self.output_rate.tick()
+
+    def _failed(self, error: Exception) -> None:
+        with self._lock:
+            self._last_reason = f"{type(error).__name__}: {error}"
+            self._rejected += 1
+            self._in_row += 1
+            self._reasons[self._last_reason if len(self._reasons) < 50 else "other"] += 1
+        self._on_error(error)

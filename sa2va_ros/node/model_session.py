@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sa2va_model.sa2va import Sa2VA
     from sa2va_model.segmentation_half import SegmentingModel
     from sa2va_model.tracking.by_example.example import ObjectExample
+    from sa2va_model.tracking.frame_ring import RingFrame
     from sa2va_model.tracking.live import LiveConfig, LiveTracker
     from sa2va_ros.node.shared_model import SharedModel
     from sa2va_serve.client.config import RemoteConfig
@@ -313,7 +314,12 @@ class ModelSession:
             raise InputError("no model is loaded; expected a configured node")
         return self.conversation
 
-    def process(self, frame: Frame) -> FrameResult:
+    def encode_ahead(self, frame: Frame) -> Frame | RingFrame:
+        """Prepare a frame while the one before is processed; cameras that share a model take turns instead."""
+        live = self.live
+        return frame if live is None or self._shared is not None else live.encode_ahead(frame)
+
+    def process(self, frame: Frame | RingFrame) -> FrameResult:
         """One frame."""
         live = self.need_live()
         if self._shared is None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One camera image on its way through the node: decoded, tracked, put into space, published.
 
-Everything here but `put`, `reset` and the readers of `latest` runs on the worker thread.
+An image is decoded and encoded on a thread of its own while the one before is tracked. The rest, but for `put`, `reset`
+and the readers of `latest`, runs on the worker thread.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sensor_msgs.msg import CompressedImage, Image
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.frames import Frame
 from sa2va_model.tracks import EventKind, FrameResult, Track
 from sa2va_ros.interfaces.classes import Classes
 from sa2va_ros.interfaces.target import TargetChoice
@@ -35,6 +37,8 @@ from sa2va_ros.space.tf import Frames
 if TYPE_CHECKING:
     from rclpy.node import Node
 
+    from sa2va_model.tracking.frame_ring import RingFrame
+
 RESET_SECONDS = 5.0  # how long the image in work may take before a reset is refused
 LIVE_PIXELS = 5000  # depth pixels of one object that are looked at on every image
 
@@ -46,6 +50,14 @@ class Arrived:
     message: Image | CompressedImage
     time: float
     depth: PinnedDepth | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image whose turn comes next; `frame` is encoded already where that pays."""
+
+    admitted: Admitted
+    frame: Frame | RingFrame
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,7 @@ class Pipeline:
         self.counts_3d = SpaceCounts()
         self._locator = Locator()
         self._stream = ImageStream()
+        self._ahead = threading.Lock()  # held while an image is encoded ahead
         self._step = threading.Lock()  # held while the tracker works on an image
         self._next_allowed = 0.0
         self._failed = (0, "")
@@ -163,12 +176,14 @@ class Pipeline:
         Raises:
             InputError: the image in work takes longer than `seconds`.
         """
-        if not self._step.acquire(timeout=seconds):
-            raise InputError(f"an image is in work for over {seconds:g} s; expected it to be done")
-        try:
+        with ExitStack() as held:
+            for lock in (self._ahead, self._step):
+                if not lock.acquire(timeout=seconds):
+                    raise InputError(
+                        f"an image is in work for over {seconds:g} s; expected it to be done"
+                    )
+                held.callback(lock.release)
             yield
-        finally:
-            self._step.release()
 
     def restart(self) -> None:
         """The tracker was changed for another one; the stream goes on."""
@@ -200,10 +215,12 @@ class Pipeline:
             depth = self.depth.pin(message.header, self._value("sync_slop"))
         self.worker.put(Arrived(message, time.monotonic(), depth))
 
-    def _new_worker(self) -> FrameWorker[Arrived, Done]:
-        return FrameWorker(self._process, self._publish, self._refuse, wanted=self._wanted)
+    def _new_worker(self) -> FrameWorker[Arrived, Prepared, Done]:
+        return FrameWorker(
+            self._prepare, self._process, self._publish, self._refuse, wanted=self._wanted
+        )
 
-    # --- one image, on the worker thread ----------------------------------------------------------
+    # --- one image, while the one before is in work ------------------------------------------------
 
     def _wanted(self) -> bool:
         """Whether an image is worth the work: `rate_limit`, and `lazy` with nobody listening."""
@@ -223,17 +240,24 @@ class Pipeline:
         asked = self._value("publish_tf") or self._value("publish_track_poses")
         return bool(listened or asked or self._busy())
 
-    def _process(self, arrived: Arrived) -> Done:
+    def _prepare(self, arrived: Arrived) -> Prepared:
         now = self._node.get_clock().now().nanoseconds
         admitted = self._stream.admit(
             arrived.message, now=now, max_age=self._value("max_age"), depth=arrived.depth
         )
+        with self._ahead:
+            return Prepared(admitted, self._session.encode_ahead(admitted.frame))
+
+    # --- one image, on the worker thread ----------------------------------------------------------
+
+    def _process(self, arrived: Arrived, prepared: Prepared) -> Done:
+        admitted = prepared.admitted
         in_space = arrived.depth is not None and self._listened()
         with self._step:
             if admitted.reset:
                 self._forget_tracks(admitted.reset, clock_jumped=True)
             start = time.perf_counter()
-            result = self._session.process(admitted.frame)
+            result = self._session.process(prepared.frame)
             return Done(admitted, result, time.perf_counter() - start, in_space)
 
     def _forget_tracks(self, reason: str, *, clock_jumped: bool) -> None:
