@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from sam2.modeling.memory_encoder import CXBlock, MemoryEncoder
@@ -11,6 +13,9 @@ from torch import Tensor, channels_last, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels
 from sa2va_model.segmentation.backends.fused.layer_norm import normalise
+
+FEW = 16  # channels
+_Stage = Callable[[Tensor], Tensor]
 
 
 class FastMemoryEncoder:
@@ -26,7 +31,7 @@ class FastMemoryEncoder:
         self._pixels = _one_by_one(module.pix_feat_proj, kernels, rows)
         steps = list(module.mask_downsampler.encoder)
         self._stages = [
-            _MaskStage(steps[i], steps[i + 1], kernels) for i in range(0, len(steps) - 1, 3)
+            _mask_stage(steps[i], steps[i + 1], kernels) for i in range(0, len(steps) - 1, 3)
         ]
         self._mask_out = _one_by_one(steps[-1], kernels, rows)
         self._blocks = [_Block(block, kernels, rows) for block in module.fuser.layers]
@@ -53,6 +58,31 @@ class FastMemoryEncoder:
         for block in self._blocks:
             x = block(x)
         return self._out(x).float()
+
+
+def _mask_stage(convolution: nn.Conv2d, norm: LayerNorm2d, kernels: Kernels) -> _Stage:
+    few = kernels.traits.planes and convolution.out_channels <= FEW
+    return _PlanarStage(convolution, norm) if few else _MaskStage(convolution, norm, kernels)
+
+
+class _PlanarStage:
+    """A `_MaskStage` with few channels, each a plane; the convolution's own weights take the mean off."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: LayerNorm2d) -> None:
+        assert convolution.bias is not None
+        weight, bias = convolution.weight.detach().float(), convolution.bias.detach().float()
+        self._weight, self._bias = weight - weight.mean(0, keepdim=True), bias - bias.mean()
+        self._stride, self._padding = convolution.stride, convolution.padding
+        self._scale, self._shift = (
+            x.detach().float().view(-1, 1, 1) for x in (norm.weight, norm.bias)
+        )
+        self._eps = norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, C, s, s] to [N, C', s / 2, s / 2]."""
+        x = F.conv2d(x.float().contiguous(), self._weight, self._bias, self._stride, self._padding)
+        narrow = (x * x).mean(1, keepdim=True).add_(self._eps).rsqrt_()
+        return F.gelu(torch.addcmul(self._shift, x * narrow, self._scale))
 
 
 class _MaskStage:
