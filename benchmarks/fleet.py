@@ -30,6 +30,7 @@ from fleet_plan import simulate
 
 from sa2va_model.checkpoints.adapters import decoder_fingerprint
 from sa2va_model.checkpoints.load import load_model, suit_threads
+from sa2va_model.freed_memory import keep_freed_memory
 from sa2va_model.sa2va import Sa2VA
 from sa2va_serve.wire import codec
 from sa2va_serve.wire import grounding_pb2 as pb
@@ -48,6 +49,7 @@ class FleetTally:
     counts: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     queued: list[float] = field(default_factory=list)
+    together: list[int] = field(default_factory=list)
     served: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -150,6 +152,7 @@ class RobotThread(threading.Thread):
             self._tally.seconds.append(time.monotonic() - since)
             self._tally.queued.append(reply.timings.queue_ms / 1e3)
             self._tally.served.append(reply.timings.model_ms / 1e3 / max(reply.timings.together, 1))
+            self._tally.together.append(reply.timings.together)
             self._tally.sizes.append(reply.ByteSize())
 
     def _count(self, what: str) -> None:
@@ -172,7 +175,7 @@ def locally(
     return spent[0] / (rounds * robots), spent[1] / (rounds * robots)
 
 
-def start_server(waiting: int) -> tuple[subprocess.Popen[str], int]:
+def start_server(waiting: int, together: int) -> tuple[subprocess.Popen[str], int]:
     """A server with the model that ships."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -187,7 +190,9 @@ def start_server(waiting: int) -> tuple[subprocess.Popen[str], int]:
         "-1",
     ]
     server = subprocess.Popen(
-        [*words, "--waiting", str(waiting)], stdout=subprocess.PIPE, text=True
+        [*words, "--waiting", str(waiting), "--together", str(together)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert server.stdout is not None
     for line in server.stdout:
@@ -211,14 +216,16 @@ def main() -> None:
         default=0.0,
         help="requests a second that the server can do (for --open; 0 = measured first)",
     )
+    parser.add_argument("--together", type=int, default=0, help="of the server; 1 = one by one")
     args = parser.parse_args()
+    keep_freed_memory()  # as the server does
     model = load_model(device="cpu")
     suit_threads(model)
     images = pictures()
     files = [codec.encode_image(image, "png") for image, _ in images]
     truth = images, files, expected(model, images)
     alone, alone_used = locally(model, images, args.robots, STAY)
-    server, port = start_server(args.waiting if not args.open else 10_000)
+    server, port = start_server(args.waiting if not args.open else 10_000, args.together)
     decoder = decoder_fingerprint(model)
 
     def fleet(share: int, pause: float) -> tuple[FleetTally, float]:
@@ -263,6 +270,7 @@ def main() -> None:
         "seconds": _percentiles(tally.seconds),
         "waiting": _percentiles(tally.queued),
         "model": _percentiles(tally.served),
+        "in one forward, on average": round(float(np.mean(tally.together)), 1),
         "embeddings expected": sum(len(e) for row in truth[2] for e in row),
         "bytes of an answer": int(np.median(tally.sizes)),
         "bytes of a picture, PNG and JPEG": [

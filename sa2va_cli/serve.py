@@ -67,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--waiting", type=int, default=limits.waiting, metavar="N", help="requests that may wait"
     )
     parser.add_argument(
+        "--together",
+        type=int,
+        default=limits.together,
+        metavar="N",
+        help="robots whose sentences share a forward (default: 8 on a CPU, 1 on CUDA)",
+    )
+    parser.add_argument(
         "--rate",
         type=float,
         default=0.0,
@@ -127,7 +134,7 @@ def _config(args: argparse.Namespace) -> ServerConfig:
         clients=args.tls_client_ca,
         tokens=args.tokens,
         grace=args.grace,
-        limits=ServerLimits(waiting=args.waiting, rate=args.rate),
+        limits=ServerLimits(waiting=args.waiting, rate=args.rate, together=args.together),
     )
 
 

@@ -233,10 +233,57 @@ class JointModel(SegmentingModel):
         choice: KeyframeChoice,
         exact: bool,
     ) -> list[GroundingResult]:
-        readings = [self._read(prompts.clean_expression(e)) for e in expressions]
+        readings = self._read(expressions)
         asked = [reading.text for reading in readings if reading.text]
-        given = iter(self._ask_for(asked, frames, choice, exact) if asked else ())
-        replies = [next(given) if reading.text else self._silence() for reading in readings]
+        given = self._ask_for(asked, frames, choice, exact) if asked else []
+        return self._noted(readings, given)
+
+    def ground_together(
+        self, asked: Sequence[tuple[MllmSession, FramesLike, Sequence[str]]]
+    ) -> list[list[GroundingResult]]:
+        """`ground_many` for several who ask, each with a session, frames and expressions of its own, in one forward.
+
+        Each gets what it would get alone; the newest `config.keyframes` frames are shown.
+
+        Raises:
+            InputError: as `ground_many`; nobody gets an answer then.
+        """
+        choice = KeyframeChoice("latest", self.config.keyframes)
+        readings = [self._read(expressions) for _, _, expressions in asked]
+        open_ = [
+            (
+                session,
+                [_question(r.text) for r in read if r.text],
+                choice.pictures(as_frames(frames)),
+            )
+            for (session, frames, _), read in zip(asked, readings, strict=True)
+        ]
+        answered = self._replies_together([one for one in open_ if one[1]])
+        given = iter(answered)
+        return [
+            self._noted(read, next(given) if questions else [])
+            for read, (_, questions, _) in zip(readings, open_, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _replies_together(
+        self, asked: Sequence[tuple[MllmSession, list[str], list[np.ndarray]]]
+    ) -> list[list[GroundingResult]]:
+        if not asked:
+            return []
+        with self._turns.take(self.device):
+            self._get_ready()
+            limit, expected = self.config.max_new_tokens, self._book.candidates()
+            replies = MllmSession.replies_together(asked, limit=limit, expected=expected)
+        self._book.note([reply.generated.ids for several in replies for reply in several])
+        return replies
+
+    def _noted(
+        self, readings: Sequence[Reading], given: Sequence[GroundingResult]
+    ) -> list[GroundingResult]:
+        """The replies to what was asked, silence for the rest, each with what was not known of its sentence."""
+        left = iter(given)
+        replies = [next(left) if reading.text else self._silence() for reading in readings]
         return [
             replace(reply, unknown=reading.unknown, note=reading.note) if reading.unknown else reply
             for reply, reading in zip(replies, readings, strict=True)
@@ -249,10 +296,9 @@ class JointModel(SegmentingModel):
         choice: KeyframeChoice,
         exact: bool,
     ) -> list[GroundingResult]:
-        asked = [prompts.referring_question(text) for text in texts]
         shown = choice.pictures(frames)
         replies = self._replies(
-            [f"{prompts.IMAGE_PLACEHOLDER}\n{question}" for question in asked],
+            [_question(text) for text in texts],
             shown,
             clip=len(shown) > 1 or choice.tokens is not None,
             tokens=choice.tokens,
@@ -264,12 +310,17 @@ class JointModel(SegmentingModel):
             self._book.note([reply.generated.ids for reply in replies])
         return replies
 
-    def _read(self, expression: str) -> Reading:
-        if self.vocabulary is None:
-            return Reading(expression, ())
-        return self.vocabulary.read_sentence(expression)
+    def _read(self, expressions: Sequence[str]) -> list[Reading]:
+        cleaned = [prompts.clean_expression(expression) for expression in expressions]
+        known = self.vocabulary
+        return [Reading(e, ()) if known is None else known.read_sentence(e) for e in cleaned]
 
     def _silence(self) -> GroundingResult:
         """The reply to a sentence of which nothing is known: the model is not asked."""
         none = torch.zeros(0, self.config.sam2.hidden_dim, device=self.device)
         return GroundingResult("", "", (), none, Generated.nothing(self.mllm.hidden_size))
+
+
+def _question(text: str) -> str:
+    """A referring question, with the frames before it."""
+    return f"{prompts.IMAGE_PLACEHOLDER}\n{prompts.referring_question(text)}"

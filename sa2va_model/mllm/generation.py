@@ -22,11 +22,16 @@ from transformers import DynamicCache, PreTrainedModel
 
 from sa2va_model.mllm.cuda_graph import GraphedForward, GraphStore
 from sa2va_model.mllm.layers import run_layers
+from sa2va_model.mllm.packing import Passage, read_packed
 from sa2va_model.mllm.speculative import SpeculativeDecoding
 from sa2va_model.mllm.token_tree import ATTENTION
 from sa2va_model.mllm.types import CachedPrefix, Choice, Generated, Inputs, Stops, UnreadPrefix
 
 __all__ = ["Choice", "Generator", "Generated", "Inputs", "UnreadPrefix", "CachedPrefix", "Stops"]
+
+
+Asked = tuple[UnreadPrefix | CachedPrefix | None, Sequence[Inputs]]
+"""A beginning, and the questions behind it."""
 
 
 class Generator:
@@ -80,7 +85,7 @@ class Generator:
     def read(self, ids: Sequence[int], prompt: Tensor | Inputs) -> CachedPrefix:
         """Reads the beginning of a prompt, [1, P, C], ahead of any question."""
         inputs, cache = _as_inputs(prompt), DynamicCache()
-        states = self.forward(inputs, self.positions(inputs, 0, 0, ()), cache, None)
+        [states] = self.forward([Passage(inputs, self.positions(inputs, 0, 0, ()), cache, None)])
         return CachedPrefix(tuple(ids), cache, states, inputs.shift)
 
     def greedy(
@@ -149,12 +154,8 @@ class Generator:
         Returns:
             An answer for each question, and the beginning as it was read (`start` itself if it was a prefix).
         """
-        fitting = [tuple(a) for a in answers if 1 < len(a) <= limit] if choose is None else []
-        shared = (
-            0
-            if start is None
-            else len(start.ids if isinstance(start, CachedPrefix) else start.inputs)
-        )
+        fitting = self._fitting(answers, limit) if choose is None else []
+        shared = _length(start)
         if self.span is not None:
             longest = max(map(len, questions)) + max((len(a) for a in fitting), default=0)
             if shared + longest > self.span:
@@ -162,15 +163,49 @@ class Generator:
             if len(questions) > 1 and shared + sum(map(len, questions)) > self.span:
                 return self._one_by_one(start, questions, limit, fitting, exact, keep_logits)
         run = SpeculativeDecoding(self, start, questions, fitting, keep_logits=keep_logits)
-        for line, logits in run.first():
-            if fitting and not exact:
-                run.take_likeliest(line, logits, fitting)
-            else:
-                run.follow(line, logits, limit, choose)
-        while any(line.pending for line in run.lines):
-            for line, logits in run.step():
-                run.follow(line, logits, limit, choose)
-        return [run.generated(line) for line in run.lines], run.prefix
+        self._complete([run], limit, None if exact else fitting, choose)
+        return run.answers(), run.prefix
+
+    def answer_together(
+        self,
+        asked: Sequence[Asked],
+        limit: int,
+        answers: Sequence[Sequence[int]] = (),
+    ) -> list[tuple[list[Generated], CachedPrefix | None]]:
+        """What `answer` returns for each of several beginnings and their questions, with every forward for all.
+
+        Sequences that are limited in length (`span`) are read one after the other.
+        """
+        if self.span is not None or len(asked) == 1:
+            return [self.answer(start, questions, limit, answers) for start, questions in asked]
+        fitting = self._fitting(answers, limit)
+        runs = [SpeculativeDecoding(self, start, own, fitting, packed=True) for start, own in asked]
+        self._complete(runs, limit, None, None)
+        return [(run.answers(), run.prefix) for run in runs]
+
+    def _fitting(self, answers: Sequence[Sequence[int]], limit: int) -> list[tuple[int, ...]]:
+        return [tuple(a) for a in answers if 1 < len(a) <= limit]
+
+    def _complete(
+        self,
+        runs: Sequence[SpeculativeDecoding],
+        limit: int,
+        likeliest: Sequence[Sequence[int]] | None,
+        choose: Choice | None,
+    ) -> None:
+        """Reads until all answers are complete.
+
+        Args:
+            likeliest: take the likeliest of these.
+        """
+        while waiting := [run for run in runs if run.pending]:
+            states = self.forward([run.due() for run in waiting])
+            for run, new in zip(waiting, states, strict=True):
+                for line, logits in run.read(new):
+                    if likeliest:
+                        run.take_likeliest(line, logits, likeliest)
+                    else:
+                        run.follow(line, logits, limit, choose)
 
     def _one_by_one(
         self,
@@ -219,31 +254,29 @@ class Generator:
             first = first.expand(3, 1, -1) if self._mrope else first
         return torch.cat([first.to(self._body.device), tail.to(self._body.device)], dim=-1)
 
-    def forward(
-        self,
-        inputs: Inputs,
-        positions: Tensor,
-        cache: DynamicCache,
-        mask: Tensor | None,
-        *,
-        replay: bool = False,
-    ) -> Tensor:
-        """Final-norm states [L, C] of new inputs; `cache` grows by them.
-
-        Args:
-            replay: as a graph, where that works (see `graphs_serve`); then `mask` is given.
-        """
-        if replay and self._graphed is not None and mask is not None:
-            replayed = self._graphed(inputs, positions, cache, mask)
+    def forward(self, passages: Sequence[Passage]) -> list[Tensor]:
+        """Final-norm states [L, C] of the new inputs of each sequence; their caches grow by them."""
+        if len(passages) > 1:
+            return read_packed(self._body, passages)
+        one = passages[0]
+        inputs, mask = one.inputs, one.mask
+        if one.replay and self._graphed is not None and mask is not None:
+            replayed = self._graphed(inputs, one.positions, one.cache, mask)
             if replayed is not None:
-                return replayed
+                return [replayed]
         extra: dict[str, Any] = {}
         if inputs.deep:
             extra = {
                 "visual_pos_masks": inputs.visual,
                 "deepstack_visual_embeds": list(inputs.deep),
             }
-        return run_layers(self._body, inputs.embeddings, positions, cache, mask, extra)
+        return [run_layers(self._body, inputs.embeddings, one.positions, one.cache, mask, extra)]
+
+
+def _length(start: UnreadPrefix | CachedPrefix | None) -> int:
+    if start is None:
+        return 0
+    return len(start.ids if isinstance(start, CachedPrefix) else start.inputs)
 
 
 def _as_inputs(prompt: Tensor | Inputs) -> Inputs:

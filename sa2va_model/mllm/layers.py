@@ -19,7 +19,7 @@ def run_layers(
     body: nn.Module,
     embeddings: Tensor,
     positions: Tensor,
-    cache: DynamicCache,
+    cache: DynamicCache | None,
     mask: Tensor | None,
     extra: Mapping[str, Any] | None = None,
 ) -> Tensor:
@@ -29,6 +29,7 @@ def run_layers(
         body: transformers' model without its head.
         embeddings: [1, L, C].
         positions: long [1, L], or [3, 1, L] where a family has positions in space.
+        cache: None = the attention keeps what it needs.
         mask: additive [1, 1, L, P + L]; None = causal.
         extra: arguments of one family only.
     """
@@ -36,7 +37,7 @@ def run_layers(
         inputs_embeds=embeddings,
         attention_mask=mask,
         position_ids=positions,
-        use_cache=True,
+        use_cache=cache is not None,
         **{_cache_argument(type(body).forward): cache},
         **(extra or {}),
     ).last_hidden_state[0]

@@ -50,6 +50,23 @@ class _Seen:
     prefix: CachedPrefix | None = None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """User turns, ready to be answered.
+
+    Attributes:
+        start: what their prompts share; `questions`: what stands behind it.
+        prompts: token ids of each prompt, whole.
+        earlier: `[SEG]` of the history count, too.
+    """
+
+    seen: _Seen | None
+    start: UnreadPrefix | CachedPrefix | None
+    questions: list[Inputs]
+    prompts: list[list[int]]
+    earlier: bool
+
+
 class MllmSession:
     """Asks a language model.
 
@@ -86,32 +103,74 @@ class MllmSession:
 
         Args: see `Sa2VA.reply`; `tokens`: visual tokens of each frame.
         """
-        mllm = self._mllm
-        seen = (
-            self._look(frames, clip=clip, tokens=tokens, regions=regions) if len(frames) else None
-        )
-        if seen is not None:
-            _check_place(texts, history)
-        written = [self._prompt(text, seen, regions, history) for text in texts]
-        start, cut = self._start(seen, [ids for ids, _ in written])
-        questions = [self._question(ids[cut:], _rest(visual, seen)) for ids, visual in written]
-        generated, prefix = mllm.generator.answer(
-            start,
-            questions,
+        asked = self._prepare(texts, frames, clip, tokens, regions, history)
+        generated, prefix = self._mllm.generator.answer(
+            asked.start,
+            asked.questions,
             limit,
             expected,
             exact=exact,
             choose=choose,
             keep_logits=keep_logits,
         )
-        if seen is not None and isinstance(start, UnreadPrefix) and self._shareable(written):
-            seen.prefix = prefix
-        earlier = isinstance(
-            history, str
-        )  # [SEG] in turns of our own were answered when they were new
+        return self._replied(asked, generated, prefix)
+
+    @staticmethod
+    def replies_together(
+        asked: Sequence[tuple[MllmSession, Sequence[str], Sequence[np.ndarray]]],
+        *,
+        limit: int,
+        expected: Sequence[Sequence[int]] = (),
+    ) -> list[list[GroundingResult]]:
+        """`replies` of sessions of one model, each to its own texts about its own frames, in one forward."""
+        ready = [
+            session._prepare(texts, frames, len(frames) > 1) for session, texts, frames in asked
+        ]
+        given = asked[0][0]._mllm.generator.answer_together(
+            [(one.start, one.questions) for one in ready], limit, expected
+        )
         return [
-            self._reply(ids if earlier else None, answer, pointing=seen is not None)
-            for (ids, _), answer in zip(written, generated, strict=True)
+            session._replied(one, *answers)
+            for (session, *_), one, answers in zip(asked, ready, given, strict=True)
+        ]
+
+    @property
+    def read(self) -> tuple[object, ...]:
+        """Fingerprints of the frames that a further question costs no reading of; none where there are none."""
+        return () if self.seen is None or self.seen.prefix is None else self.seen.key[2:]
+
+    def _prepare(
+        self,
+        texts: Sequence[str],
+        frames: Sequence[np.ndarray],
+        clip: bool,
+        tokens: int | None = None,
+        regions: Sequence[np.ndarray] = (),
+        history: History = "",
+    ) -> _Asked:
+        """Looks at the frames and writes the prompts."""
+        seen = None
+        if len(frames):
+            seen = self._look(frames, clip=clip, tokens=tokens, regions=regions)
+            _check_place(texts, history)
+        written = [self._prompt(text, seen, regions, history) for text in texts]
+        start, cut = self._start(seen, [ids for ids, _ in written])
+        questions = [self._question(ids[cut:], _rest(visual, seen)) for ids, visual in written]
+        # [SEG] in turns of our own were answered when they were new.
+        earlier = isinstance(history, str)
+        return _Asked(seen, start, questions, [ids for ids, _ in written], earlier)
+
+    def _replied(
+        self, asked: _Asked, generated: Sequence[Generated], prefix: CachedPrefix | None
+    ) -> list[GroundingResult]:
+        """What was said; what was read of the frames is kept."""
+        seen = asked.seen
+        unread = seen is not None and isinstance(asked.start, UnreadPrefix)
+        if unread and not self._too_long(asked.prompts):
+            seen.prefix = prefix
+        return [
+            self._reply(ids if asked.earlier else None, answer, pointing=seen is not None)
+            for ids, answer in zip(asked.prompts, generated, strict=True)
         ]
 
     def _look(
@@ -188,9 +247,6 @@ class MllmSession:
         """Prompts that must be read in one piece."""
         span = self._mllm.generator.span
         return span is not None and max(map(len, prompts_ids)) > span
-
-    def _shareable(self, written: Sequence[tuple[list[int], Visual | None]]) -> bool:
-        return not self._too_long([ids for ids, _ in written])
 
     def _reply(
         self, prompt: Sequence[int] | None, generated: Generated, *, pointing: bool

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
+from sa2va_model.mllm.packing import Passage
 from sa2va_model.mllm.token_tree import ROOT, Tree
 from sa2va_model.mllm.types import CachedPrefix, Choice, Generated, Inputs, UnreadPrefix
 
@@ -54,8 +55,9 @@ class SpeculativeDecoding:
         answers: Sequence[Sequence[int]],
         *,
         keep_logits: bool = True,
+        packed: bool = False,
     ) -> None:
-        self._keep_logits = keep_logits
+        self._keep_logits, self._packed = keep_logits, packed
         self._decoder = decoder
         self._answers = answers
         self._head = start.inputs if isinstance(start, UnreadPrefix) else None
@@ -67,16 +69,43 @@ class SpeculativeDecoding:
         self._questions = questions
         self._tree = Tree()
         self._states: list[Tensor] = []  # of the tree
+        self._rows: list[tuple[PartialAnswer, int, int]] = []  # whose logits are wanted next
         self.lines: list[PartialAnswer] = []
 
-    def first(self) -> Iterator[tuple[PartialAnswer, Tensor]]:
-        """Reads questions and answers; yields each line with the logits of its last token and its branches."""
+    @property
+    def pending(self) -> bool:
+        """Whether something is to be read."""
+        return not self.lines or any(line.pending for line in self.lines)
+
+    def due(self) -> Passage:
+        """What is to be read next: questions and known answers, then one more token of every open answer."""
+        first = len(self._tree)
+        return self._passage(
+            self._next_tokens() if self.lines else self._questions_and_answers(), first
+        )
+
+    def read(self, states: Tensor) -> Iterator[tuple[PartialAnswer, Tensor]]:
+        """Each line that was read with the logits of its last token and of its branches.
+
+        Args:
+            states: of what was due.
+        """
+        if self._head is not None:
+            self._keep_prefix(states[: len(self._head)])
+            states = states[len(self._head) :]
+            self._head = None
+        self._states.append(states)
+        wanted = torch.cat([states[begin:end] for _, begin, end in self._rows])
+        logits = self._decoder.logits(wanted).split([end - begin for _, begin, end in self._rows])
+        yield from zip((line for line, _, _ in self._rows), logits, strict=True)
+
+    def _questions_and_answers(self) -> Tensor:
+        """Embeddings of the tree as it begins, [1, T, C]."""
         decoder, tree = self._decoder, self._tree
         sentences = [answer[:-1] for answer in self._answers]  # a last token is never an input
         alike = self._alike()
         trunk = tree.chain(alike)  # the words with which all questions begin
         parts = [self._questions[0].embeddings[:, :alike]]
-        spans: list[tuple[int, int]] = []
         for question in self._questions:
             parent = trunk[-1] if trunk else ROOT
             nodes = [*trunk, *tree.chain(len(question) - alike, parent)]
@@ -85,11 +114,17 @@ class SpeculativeDecoding:
             if grafted:
                 parts.append(decoder.embed(grafted, question.embeddings.device))
             self.lines.append(PartialAnswer(nodes))
-            spans.append((nodes[-1], len(tree)))
-        states = self._read(torch.cat(parts, dim=1), 0)
-        wanted = torch.cat([states[begin:end] for begin, end in spans])
-        logits = decoder.logits(wanted).split([end - begin for begin, end in spans])
-        yield from zip(self.lines, logits, strict=True)
+            self._rows.append((self.lines[-1], nodes[-1], len(tree)))
+        return torch.cat(parts, dim=1)
+
+    def _next_tokens(self) -> Tensor:
+        """Embeddings of the last token of every answer that is not complete, [1, n, C]."""
+        lines = [line for line in self.lines if line.pending]
+        for line in lines:
+            line.nodes.append(self._tree.add(line.nodes[-1]))
+            line.forwards += 1
+        self._rows = [(line, n, n + 1) for n, line in enumerate(lines)]
+        return self._decoder.embed([line.ids[-1] for line in lines], self._states[0].device)
 
     def _alike(self) -> int:
         """How many tokens all questions begin with; the last one of a question is always its own."""
@@ -99,8 +134,8 @@ class SpeculativeDecoding:
         shortest = min(map(len, ids)) - 1
         return next((n for n in range(shortest) if len({i[n] for i in ids}) > 1), shortest)
 
-    def _read(self, embeddings: Tensor, first: int) -> Tensor:
-        """States of the tree's tokens from `first` on; the beginning is read with them if it was not yet."""
+    def _passage(self, embeddings: Tensor, first: int) -> Passage:
+        """The tree's tokens from `first` on; the beginning is read with them if it was not yet."""
         decoder, tree, head = self._decoder, self._tree, self._head
         positions = decoder.positions(head, self._past, self._shift, tree.depths[first:])
         inputs = Inputs(embeddings)
@@ -109,14 +144,12 @@ class SpeculativeDecoding:
             both = torch.cat([head.embeddings, embeddings], dim=1)
             inputs = Inputs(both, visual=visual, deep=head.deep)
         new = len(tree) - first
-        replay = first == 0 and decoder.graphs_serve(self._past + len(tree), new)
-        mask = tree.mask(first, self._past, embeddings, explicit=replay)
-        states = decoder.forward(inputs, positions, self._cache, mask, replay=replay)
-        if head is not None:
-            self._keep_prefix(states[: len(head)])
-            states = states[len(head) :]
-        self._states.append(states)
-        return states
+        replay = not self._packed and first == 0
+        replay = replay and decoder.graphs_serve(self._past + len(tree), new)
+        # In a packed row nobody else makes the mask of tokens behind a cache.
+        explicit = replay or (self._packed and head is None)
+        mask = tree.mask(first, self._past, embeddings, explicit=explicit)
+        return Passage(inputs, positions, self._cache, mask, replay)
 
     def _keep_prefix(self, states: Tensor) -> None:
         """What was read of the beginning, for other questions."""
@@ -125,7 +158,6 @@ class SpeculativeDecoding:
         for i, layer in enumerate(self._cache.layers):
             cache.update(layer.keys[..., : self._past, :], layer.values[..., : self._past, :], i)
         self.prefix = CachedPrefix(self._start.ids, cache, states, self._shift)
-        self._head = None
 
     def follow(
         self, line: PartialAnswer, logits: Tensor, limit: int, choose: Choice | None
@@ -176,19 +208,11 @@ class SpeculativeDecoding:
             line.logits += [logits[node - last] for node in nodes]
         line.nodes += nodes[1:]
 
-    def step(self) -> Iterator[tuple[PartialAnswer, Tensor]]:
-        """One more token of every answer that is not complete, in one forward."""
-        tree, first = self._tree, len(self._tree)
-        lines = [line for line in self.lines if line.pending]
-        for line in lines:
-            line.nodes.append(tree.add(line.nodes[-1]))
-            line.forwards += 1
-        embeddings = self._decoder.embed([line.ids[-1] for line in lines], self._states[0].device)
-        logits = self._decoder.logits(self._read(embeddings, first))
-        yield from zip(lines, logits[:, None], strict=True)
+    def answers(self) -> list[Generated]:
+        """The finished answer to each question."""
+        return [self._generated(line) for line in self.lines]
 
-    def generated(self, line: PartialAnswer) -> Generated:
-        """The finished answer."""
+    def _generated(self, line: PartialAnswer) -> Generated:
         if len(self._states) > 1:
             self._states = [torch.cat(self._states)]
         states = self._states[0]

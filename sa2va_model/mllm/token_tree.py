@@ -10,7 +10,7 @@ Letters: P tokens of the shared beginning, T tokens of the tree.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+if TYPE_CHECKING:
+    from sa2va_model.mllm.packing import Packing
 
 ATTENTION = "sa2va_tree"
 """Name of the attention function below, for `set_attn_implementation`."""
@@ -102,6 +105,8 @@ def tree_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    *,
+    packing: Packing | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention; a mask with fewer rows than the query belongs to its last ones.
@@ -112,7 +117,10 @@ def tree_attention(
     Args:
         query, key, value: [B, heads, L, d].
         attention_mask: as everywhere in transformers, or [1, 1, T, L] with T < L.
+        packing: of several sequences, which has their masks.
     """
+    if packing is not None:
+        return packing.attend(module, query, key, value, **kwargs), None
     if attention_mask is None or attention_mask.shape[-2] in (1, query.shape[-2]):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     head = query.shape[-2] - attention_mask.shape[-2]

@@ -23,6 +23,8 @@ class ServerLimits:
         answer_tokens: of an answer to a question; 0 = as the model's configuration says.
         deadline: seconds, where a request has none of its own.
         prefix_bytes: on the model's device, for what was read of the robots' last frames.
+        picture_bytes: of main memory, for their last keyframes unpacked.
+        together: robots whose sentences share a forward; 0 = as the device suits (`engine.suited`).
         calls: open at once, waiting ones included; a robot that stops reading holds one.
     """
 
@@ -36,13 +38,15 @@ class ServerLimits:
     answer_tokens: int = 0
     deadline: float = 60.0
     prefix_bytes: int = 2 << 30
+    picture_bytes: int = 256 << 20
+    together: int = 0
     calls: int = 512
 
     def __post_init__(self) -> None:
         for name in ("waiting", "waiting_of_one", "burst", "keyframes", "sentences", "calls"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("rate", "answer_tokens", "prefix_bytes"):
+        for name in ("rate", "answer_tokens", "prefix_bytes", "picture_bytes", "together"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.bytes < 1 << 16:

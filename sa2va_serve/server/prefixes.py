@@ -40,6 +40,11 @@ class PrefixCache:
         self._used.add(key)
         return self._sessions[key]
 
+    def read(self, robot: str, adapter: str) -> tuple[object, ...]:
+        """Fingerprints of the frames that the robot's next sentence costs no reading of."""
+        session = self._sessions.get((robot, adapter))
+        return () if session is None else session.read
+
     def trim(self) -> None:
         """Forget what is too much; costs the same however many robots there are."""
         for key in self._used:

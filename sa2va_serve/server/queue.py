@@ -6,9 +6,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from sa2va_serve.server.errors import BusyError
@@ -117,25 +118,39 @@ class FairQueue:
         with self._changed:
             self._seconds = 0.8 * self._seconds + 0.2 * seconds if self._seconds else seconds
 
-    def take(self, adapter: str = "") -> list[QueuedRequest]:
+    def take(
+        self, adapter: str = "", robots: int = 1, kind: Callable[[QueuedRequest], Hashable] = id
+    ) -> list[QueuedRequest]:
         """The next job and those that can be answered with it; waits for one. Empty = closed, and nothing is left.
 
         Args:
             adapter: in force.
+            robots: of so many at most; the jobs of each stand together, and are about one picture.
+            kind: jobs of different robots are answered together where it is equal.
         """
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._jobs or not self._open)
                 if not self._jobs:
                     return []
-                robot = self._next_robot(adapter)
-                own = self._jobs.pop(robot)
-                first = own.popleft()
-                together = [first, *(job for job in own if job.joins(first))]
-                rest = deque(job for job in own if not job.joins(first))
-                if rest:
-                    self._jobs[robot] = rest  # last in the round
-                return together
+                chosen = self._next_robot(adapter)
+                wanted = kind(self._jobs[chosen][0])
+                others = (
+                    robot
+                    for robot, jobs in self._jobs.items()
+                    if robot != chosen and kind(jobs[0]) == wanted
+                )
+                taken = [chosen, *islice(others, robots - 1)]
+                return [job for robot in taken for job in self._take_of(robot)]
+
+    def _take_of(self, robot: str) -> list[QueuedRequest]:
+        """A robot's oldest job, and its others about the same picture; what is left comes last in the round."""
+        own = self._jobs.pop(robot)
+        first = own.popleft()
+        rest = deque(job for job in own if not job.joins(first))
+        if rest:
+            self._jobs[robot] = rest
+        return [first, *(job for job in own if job.joins(first))]
 
     def _next_robot(self, adapter: str) -> str:
         first = next(iter(self._jobs))

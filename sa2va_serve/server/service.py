@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_model.mllm.session import fingerprint
 from sa2va_model.results import GroundingResult, Turn
 from sa2va_model.sa2va import Sa2VA
 from sa2va_serve.server.adapter_set import AdapterSet
@@ -23,6 +23,7 @@ from sa2va_serve.server.config import ServerLimits
 from sa2va_serve.server.engine import Engine, Worked
 from sa2va_serve.server.errors import BadRequestError, BusyError, WrongDecoderError
 from sa2va_serve.server.metrics import Metrics
+from sa2va_serve.server.pictures import PictureCache
 from sa2va_serve.server.queue import FairQueue, QueuedRequest
 from sa2va_serve.server.rates import Rates
 from sa2va_serve.wire import codec
@@ -53,9 +54,12 @@ class GroundingServer:
         self._adapters = AdapterSet(model, adapters)
         self._model, self._rates = model, Rates(limits.rate, limits.burst)
         queue = FairQueue(limits.waiting, limits.waiting_of_one)
-        self.engine = Engine(model, self._adapters, queue, limits.prefix_bytes)
+        self.engine = Engine(
+            model, self._adapters, queue, limits.prefix_bytes, together=limits.together
+        )
         self.metrics = Metrics(self.engine)
-        self._pictures = ThreadPoolExecutor(DECODERS, "sa2va-pictures")
+        self._pictures = PictureCache(limits.picture_bytes)
+        self._unpackers = ThreadPoolExecutor(DECODERS, "sa2va-pictures")
         self.draining = False
 
     @property
@@ -68,7 +72,7 @@ class GroundingServer:
         self.draining = True
         loop = asyncio.get_running_loop()
         ended = await loop.run_in_executor(None, self.engine.close, seconds)
-        self._pictures.shutdown(wait=False)
+        self._unpackers.shutdown(wait=False)
         return ended
 
     async def add_adapter(self, folder: str, name: str) -> None:
@@ -212,20 +216,25 @@ class GroundingServer:
         if len(keyframes) > most:
             raise BadRequestError(f"keyframes: {len(keyframes)} of them; expected at most {most}")
         start, loop = time.perf_counter(), asyncio.get_running_loop()
-        jobs = [
-            loop.run_in_executor(self._pictures, codec.decode_image, k.image, f"keyframe {n}")
-            for n, k in enumerate(keyframes)
-        ]
+        frames = [self._pictures.known(keyframe.image) for keyframe in keyframes]
+        new = {
+            n: loop.run_in_executor(
+                self._unpackers, self._pictures.unpack, keyframes[n].image, f"keyframe {n}"
+            )
+            for n, frame in enumerate(frames)
+            if frame is None
+        }
         try:
-            frames = await asyncio.gather(*jobs)
+            unpacked = dict(zip(new, await asyncio.gather(*new.values()), strict=True))
         except InputError as error:
             raise BadRequestError(str(error)) from error
-        return list(frames), time.perf_counter() - start
+        spent = time.perf_counter() - start
+        return [unpacked[n] if f is None else f for n, f in enumerate(frames)], spent
 
     def _job(
         self, header: pb.Header, frames: list[np.ndarray], deadline: float, **what: Any
     ) -> QueuedRequest:
-        picture = tuple((frame.shape, zlib.crc32(frame.data)) for frame in frames)
+        picture = tuple(fingerprint(frame) for frame in frames)
         return QueuedRequest(header.robot_id, header.adapter, picture, frames, deadline, **what)
 
     async def _wait(self, job: QueuedRequest) -> Worked:

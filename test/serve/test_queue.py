@@ -39,6 +39,14 @@ def test_sentences_about_one_picture_are_answered_together() -> None:
     assert [len(queue.take()) for _ in range(3)] == [2, 1, 1]
 
 
+def test_robots_of_one_kind_are_taken_together_and_each_waits_its_turn_again() -> None:
+    queue = FairQueue()
+    for robot, picture in (("a", 0), ("b", 9), ("c", 0), ("a", 0), ("c", 1), ("d", 0)):
+        queue.put(job(robot, picture))
+    taken = [queue.take("", 2, lambda job: job.picture) for _ in range(4)]
+    assert [[j.robot for j in jobs] for jobs in taken] == [["a", "a", "c"], ["b"], ["d"], ["c"]]
+
+
 def test_a_full_queue_refuses_with_the_time_to_wait() -> None:
     queue = FairQueue(most=2, most_of_one=1)
     queue.took(0.5)

@@ -22,6 +22,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model
 from sa2va_serve.server.background import BackgroundServer
 from sa2va_serve.server.config import ServerConfig, ServerLimits
+from sa2va_serve.server.pictures import PictureCache
 from sa2va_serve.server.service import GroundingServer
 from sa2va_serve.wire import codec
 from sa2va_serve.wire import grounding_pb2 as pb
@@ -95,6 +96,61 @@ def test_each_robot_s_frames_are_kept_for_its_next_sentence(
     assert len(looked) == 2
 
 
+def test_sentences_of_several_robots_share_a_forward_and_are_answered_as_alone(
+    nano: Sa2VA, frame: np.ndarray
+) -> None:
+    service = GroundingServer(nano, ServerLimits(together=3))
+    config = ServerConfig(port=0, metrics_port=-1, grace=5, limits=service.limits)
+    pictures = {robot: np.roll(frame, n, 0) for n, robot in enumerate("abcd")}
+    words = {"a": ("the mug",), "b": ("<image>", "the can"), "c": ("a", "b"), "d": ("the mug",)}
+    expected = {r: nano.ground_many([pictures[r]], words[r][-1:])[0] for r in "abcd"}
+    with BackgroundServer(service, config) as server, stub(server.port) as remote:
+        asked = {r: ground(pictures[r], sentences=words[r], robot=r) for r in "abcd"}
+        remote.Ground(asked["d"])  # its picture is read: it waits for none of the others
+        with held(service):
+            first = remote.Ground.future(ground(frame, robot="busy"))
+            until(lambda: bool(service.engine._running))
+            waiting = []
+            for n, robot in enumerate("adbc"):
+                waiting.append((robot, remote.Ground.future(asked[robot])))
+                until(lambda n=n: service.queue_length == n + 1)  # type: ignore[misc]
+        first.result()
+        replies = {robot: call.result() for robot, call in waiting}
+    assert {robot: reply.timings.together for robot, reply in replies.items()} == {
+        "a": 3,
+        "b": 3,
+        "c": 3,
+        "d": 1,
+    }
+    for robot, reply in replies.items():
+        given = codec.decode_embeddings(reply.meanings[-1].embeddings)
+        assert len(given) == 1
+        assert torch.allclose(given, expected[robot].embeddings, rtol=2**-10, atol=1e-3), robot
+    assert "expected words" in replies["b"].meanings[0].error
+
+
+def test_a_picture_that_comes_again_is_not_unpacked_again(
+    server: BackgroundServer, frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stub(server.port) as remote:
+        first = remote.Ground(ground(frame, robot="a"))
+        monkeypatch.setattr(codec, "decode_image", lambda *_: pytest.fail("unpacked"))
+        for robot in "ab":
+            assert remote.Ground(ground(frame, robot=robot)).meanings == first.meanings
+
+
+def test_unpacked_pictures_that_were_not_used_for_longest_go_first(frame: np.ndarray) -> None:
+    files = [codec.encode_image(np.roll(frame, n, 0), "png") for n in range(4)]
+    cache = PictureCache(3 * frame.nbytes)
+    for n in (0, 1, 2, 1):
+        cache.unpack(files[n], "")
+    assert (cache.bytes, cache.known(files[0]) is not None) == (3 * frame.nbytes, True)
+    cache.unpack(files[3], "")
+    assert [cache.known(file) is not None for file in files] == [True, False, True, True]
+    assert np.array_equal(cache.known(files[3]), np.roll(frame, 3, 0))  # type: ignore[arg-type]
+    assert PictureCache(0).unpack(files[0], "").nbytes == frame.nbytes
+
+
 def test_prefixes_are_counted_once_and_those_not_used_for_longest_go_first(
     nano: Sa2VA, frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +210,7 @@ def test_what_is_refused_says_why(server: BackgroundServer, nano: Sa2VA, frame: 
 def test_a_full_queue_refuses_at_once_and_nothing_is_mixed_up(
     nano: Sa2VA, frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = GroundingServer(nano, ServerLimits(waiting=3, waiting_of_one=1))
+    service = GroundingServer(nano, ServerLimits(waiting=3, waiting_of_one=1, together=1))
     config = ServerConfig(port=0, metrics_port=-1, grace=5, limits=service.limits)
     pictures = [np.roll(frame, n, 0) for n in range(8)]
     expected = [nano.ground([p], "the mug").embeddings.half().float() for p in pictures]
@@ -350,3 +406,37 @@ def test_a_model_that_fails_costs_one_request(
         error = refusal(lambda: remote.Ground(ground(frame)))
         assert (error.code(), "out of memory" in error.details()) == (grpc.StatusCode.ABORTED, True)
         assert remote.Ground(ground(frame)).meanings[0].found
+
+
+def test_a_robot_s_request_that_fails_among_others_costs_only_itself(
+    nano: Sa2VA, frame: np.ndarray
+) -> None:
+    service = GroundingServer(nano, ServerLimits(together=4))
+    config = ServerConfig(port=0, metrics_port=-1, grace=5, limits=service.limits)
+    ground_together = nano.ground_together
+
+    def fail(asked: Any) -> Any:
+        if any("poison" in words for _, _, words in asked):
+            raise RuntimeError("out of memory")
+        return ground_together(asked)
+
+    with (
+        BackgroundServer(service, config) as server,
+        stub(server.port) as remote,
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        patched.setattr(nano, "ground_together", fail)
+        with held(service):
+            calls = [remote.Ground.future(ground(frame, robot="busy"))]
+            until(lambda: bool(service.engine._running))
+            for robot, word in (("a", "the mug"), ("b", "poison"), ("c", "the can")):
+                calls.append(remote.Ground.future(ground(frame, robot=robot, sentences=(word,))))
+            until(lambda: service.queue_length == 3)
+        ended = [call.exception() for call in calls]
+    assert [error and error.code() for error in ended] == [
+        None,
+        None,
+        grpc.StatusCode.ABORTED,
+        None,
+    ]
+    assert service.engine.counts["failed"] == 1

@@ -219,6 +219,33 @@ def test_inexact_answers_are_the_likeliest_known_ones(
     same(taken, forced)
 
 
+@pytest.mark.parametrize("family", [None, *nano_names()])
+def test_several_who_ask_share_their_forwards_and_are_answered_as_alone(family: str | None) -> None:
+    model = nano_model(family=family, answers=False)
+    outputs = model.mllm.language_model.get_output_embeddings().weight
+    with torch.no_grad():  # writes answers that are none of those expected
+        outputs.copy_(torch.randn(outputs.shape, generator=torch.Generator().manual_seed(9)))
+    model.config = replace(model.config, max_new_tokens=LIMIT)
+    clips = [[image(1)], [image(2), image(3)], [image(4)]]
+    words = [["the mug"], ["the can", "the block"], ["a longer name of a thing"]]
+    alone = [model.ground_many(clip, said) for clip, said in zip(clips, words, strict=True)]
+    forwards = []
+    hook = model.mllm.generator._body.register_forward_pre_hook(lambda *_: forwards.append(1))
+    sessions = [model.new_session() for _ in clips]
+    model.ground_together([(sessions[1], clips[1], ["the cup"])])  # one of them was read before
+    first = len(forwards)
+    together = model.ground_together(list(zip(sessions, clips, words, strict=True)))
+    hook.remove()
+    for mine, ours in zip(alone, together, strict=True):
+        for one, other in zip(mine, ours, strict=True):
+            same(one.generated, other.generated)
+            assert (one.text, one.unknown) == (other.text, other.unknown)
+            assert torch.allclose(one.embeddings, other.embeddings, atol=TOLERANCE)
+    if model.mllm.generator.span is None:
+        assert len(forwards) - first == max(r.generated.forwards for rs in together for r in rs)
+    assert all(session.read for session in sessions)
+
+
 def test_long_sequences_are_answered_one_by_one(model: Sa2VA) -> None:
     """Where a model must read in one piece, nothing is packed beyond its span."""
     asked = questions(model, TEXTS)
