@@ -6,6 +6,7 @@ Letters: P tokens of a shared beginning, L tokens, C hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -137,7 +138,7 @@ class CachedPrefix:
 
     Attributes:
         ids: its tokens.
-        cache: keys and values; never changed, `extended` copies it.
+        cache: keys and values; never changed.
         states: [P, C].
         shift: the next token's position is P + shift; 0 without M-RoPE.
     """
@@ -148,8 +149,7 @@ class CachedPrefix:
     shift: int = 0
 
     def extended(self) -> DynamicCache:
-        """A cache that begins with this prefix."""
-        cache = DynamicCache()
-        for i, layer in enumerate(self.cache.layers):
-            cache.update(layer.keys, layer.values, i)
+        """A cache that begins with this prefix, whose keys and values are shared until the cache grows."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         return cache

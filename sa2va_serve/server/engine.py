@@ -134,14 +134,13 @@ class Engine:
                     self._answer(wanted)
 
     def _kind(self, job: QueuedRequest) -> Hashable:
-        """Sentences with the same adapter: quick ones, whose pictures were read, share a forward, and so do others.
+        """Sentences about pictures that were read share a forward if they are of the same adapter.
 
-        Apart, because reading takes ten times as long, and the quick ones would wait for it.
+        Reading pictures together is no quicker, and the first would wait for the second.
         """
-        if job.call is not None:
-            return id(job)
         shown = job.picture[-self.model.config.keyframes :]
-        return job.adapter, self.prefixes.read(job.robot, job.adapter) == shown
+        known = job.call is None and self.prefixes.read(job.robot, job.adapter) == shown
+        return job.adapter if known else id(job)
 
     def _answer(self, jobs: list[QueuedRequest]) -> None:
         started = time.monotonic()
