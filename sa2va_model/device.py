@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -141,11 +141,17 @@ def hand_over(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def download(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Tensors of one shape and type as arrays: the host waits for a device once, not for each of them."""
+def read_back(*tensors: Tensor) -> list[np.ndarray]:
+    """Tensors of one device as arrays, whatever their shapes and types: the host waits once, not for each of them."""
     if not tensors or tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
-    return list(torch.stack(list(tensors)).cpu().numpy())
+    parts = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
+    together = torch.cat(parts).cpu()
+    pieces = together.split([len(part) for part in parts])
+    return [
+        piece.clone().view(tensor.dtype).view(tensor.shape).numpy()
+        for piece, tensor in zip(pieces, tensors, strict=True)
+    ]
 
 
 def finish(device: torch.device) -> None:

@@ -40,7 +40,7 @@ from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, Prompt
 from sa2va_model.tracking.config import GateConfig
 from sa2va_model.tracking.judgement.evidence import weigh
-from sa2va_model.tracking.judgement.memory_gate import MemoryGate
+from sa2va_model.tracking.judgement.memory_gate import Measured, MemoryGate
 from sa2va_sim.hard_clips import HardClip
 
 ASK_EVERY = 5  # frames
@@ -114,7 +114,7 @@ def record(model: Sa2VA, clip: HardClip, start: Calibration) -> list[Moment] | N
                 recorder.notes = {}
                 gate.weigh(start.spoken, torch.tensor([0]), shown)
                 said = _evidence(model, *recorder.notes["spoken"], truth)
-        agreement, _, _ = gate.rivals(0)
+        agreement = Measured(*seen.measured).agreement
         visible = float(clip.visible[number])
         moments.append(Moment(visible, parts["memory"], parts["spoken"], agreement, words, said))
     return moments

@@ -4,7 +4,8 @@
 `OnlineTracker` calls its policy once a step for all tracked objects together. Every object has a row, 0 to
 `max_objects` - 1, for as long as it lives, so that a policy keeps its state in tables of fixed size and indexes
 them with `rows`. Calls get and give tensors on the model's device and must not read them back (`.item()`, `.tolist()`,
-`bool()`): on a GPU that would stop the queue.
+`bool()`): on a GPU that would stop the queue. What the host is to know of it is read back
+with the tracker's own numbers (`measured`).
 
 Order in a step: `choose`, `prefer`, `admit`, then memory is written. Prompted frames are told by `prompted`; they are
 always remembered, as conditioning frames.
@@ -72,6 +73,9 @@ class MemoryPolicy(Protocol):
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
         """What is remembered; `decoded` holds the masks that were taken."""
 
+    def measured(self, rows: Tensor) -> Tensor | None:
+        """What was measured on the masks of these rows, float32 [N, K], for `Observation.measured`; None = nothing."""
+
 
 class PlainPolicy:
     """SAM-2's own behaviour, or the simplest gate.
@@ -122,6 +126,10 @@ class PlainPolicy:
         if self._scored:
             kept &= decoded.object_scores[:, 0] > 0
         return Admission(kept)
+
+    def measured(self, rows: Tensor) -> Tensor | None:
+        """Nothing."""
+        return None
 
 
 def overlaps(one: Decoded, other: Decoded) -> Tensor:

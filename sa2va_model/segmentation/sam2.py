@@ -330,8 +330,12 @@ class Sam2(nn.Module):
     ) -> None:
         """Encodes N masks and writes them to memory where they are admitted (see `MemoryBank.write`)."""
         spatial = self.encode_memory(features, decoded)
-        index = torch.tensor(rows, device=self.device)
+        index = self._rows(tuple(rows))
         bank.write(index, spatial, decoded.pointers, recent, distractor)
+
+    def _rows(self, rows: tuple[int, ...]) -> Tensor:
+        """int64 [N] on the device."""
+        return torch.tensor(rows, device=self.device)
 
     def _pointers(self, token: Tensor, visible: Tensor) -> Tensor:
         """Object pointers; a hidden object has the one learnt pointer of absence."""

@@ -8,19 +8,22 @@ official Sa2VA code, and with points, boxes and masks those of the `sam2` packag
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sa2va_model.device import read_back
 from sa2va_model.errors import InputError
+from sa2va_model.io.preprocessing import masks_to_image
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
+_KEPT_INDICES = 64
 NOT_FINITE = "the scores of SAM-2's mask decoder are not finite (NaN or Inf)"
 
 
@@ -68,6 +71,8 @@ class Observation:
         object_score: logit; positive = the object is visible.
         area: the mask's share of the image, 0..1.
         prompted: the mask answers a prompt rather than memory.
+        measured: by the policy, see there.
+        mask: bool [H, W] at the size that the step was asked for; None = it was asked for none.
         spoken: what the object's [SEG] embedding shows on this frame without memory (N = 1); None where
             `reuse_embedding` is off or it has none.
     """
@@ -78,6 +83,8 @@ class Observation:
     area: float
     prompted: bool
     decoded: Decoded
+    measured: tuple[float, ...] = ()
+    mask: np.ndarray | None = None
     spoken: Decoded | None = None
 
 
@@ -132,7 +139,7 @@ class OnlineTracker:
         )
         self._bank.belongs_to_clip(self._config.clip_length)
         self._objects: dict[str, _Object] = {}
-        self._latest_rows: tuple[list[int], Tensor] | None = None
+        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -183,13 +190,18 @@ class OnlineTracker:
 
     @torch.inference_mode()
     def step(
-        self, features: ImageFeatures, only: Iterable[str] | None = None
+        self,
+        features: ImageFeatures,
+        only: Iterable[str] | None = None,
+        *,
+        size: tuple[int, int] | None = None,
     ) -> dict[str, Observation]:
-        """One frame.
+        """One frame. The host waits for the device once for all tracked objects, and once for each prompted one.
 
         Args:
             features: of this frame.
             only: step just these objects; used to bring a new one up to date.
+            size: height and width of the masks that are wanted.
 
         Returns:
             An observation for each object, in the order they were added.
@@ -200,60 +212,89 @@ class OnlineTracker:
         seen: dict[str, Observation] = {}
         for object_id, prompt in prompts.items():
             if prompt is not None:
-                seen[object_id] = self._prompted(object_id, prompt, features)
+                seen[object_id] = self._prompted(object_id, prompt, features, size)
         tracked = [
             i for i in wanted if prompts[i] is None and not self._bank.empty(self._objects[i].row)
         ]
         for batch in [tracked] if self._segmenter.batched else [[i] for i in tracked]:
             if batch:
-                seen.update(self._tracked(batch, features))
+                seen.update(self._tracked(batch, features, size))
         return {i: seen[i] for i in wanted if i in seen}
 
-    def _prompted(self, object_id: str, prompt: Prompt, features: ImageFeatures) -> Observation:
+    def _prompted(
+        self, object_id: str, prompt: Prompt, features: ImageFeatures, size: tuple[int, int] | None
+    ) -> Observation:
         """A conditioning frame: the prompt alone decides, memory is only written."""
-        segmenter = self._segmenter
+        segmenter, row = self._segmenter, self._objects[object_id].row
         if self._translate is not None:
             prompt = self._translate(prompt, features)
         if prompt.mask is not None:
             decoded = segmenter.adopt_mask(features, prompt.mask)
         else:
             decoded = segmenter.decode(features, segmenter.without_memory(features), prompt)
-        if self._translate is not None and not bool((decoded.logits > 0).any()):
-            return observe(decoded, prompted=True)[0]
-        spatial = segmenter.encode_memory(features, decoded, prompted=True)
-        row = self._objects[object_id].row
-        self._bank.prompt(row, spatial[0], decoded.pointers[0])
-        self._policy.prompted(row, decoded)
-        return observe(decoded, prompted=True)[0]
+        if self._translate is None or bool((decoded.logits > 0).any()):
+            spatial = segmenter.encode_memory(features, decoded, prompted=True)
+            self._bank.prompt(row, spatial[0], decoded.pointers[0])
+            self._policy.prompted(row, decoded)
+        rows = self._index([row])
+        return self._observe(rows, decoded, size, prompted=True)[0]
 
-    def _tracked(self, object_ids: list[str], features: ImageFeatures) -> dict[str, Observation]:
+    def _tracked(
+        self, object_ids: list[str], features: ImageFeatures, size: tuple[int, int] | None
+    ) -> dict[str, Observation]:
         """Memory attention, decoder and memory encoder for a batch of objects of any age."""
         segmenter, places = self._segmenter, [self._objects[i].row for i in object_ids]
         decoded = segmenter.track(features, self._bank, places)
         spoken = None
-        rows = self._row_index(places)
+        rows = self._index(places)
         choice = self._policy.choose(rows, decoded)
         if choice is not None:
             decoded = segmenter.choose(decoded, choice)
         said = [n for n, i in enumerate(object_ids) if self._objects[i].embedding is not None]
         if self._config.reuse_embedding and said:
             spoken = self._spoken([object_ids[n] for n in said], features)
-            preferred = self._policy.prefer(rows[said], _select(decoded, said), spoken)
-            decoded = _merge(decoded, said, spoken, preferred)
+            which = slice(None) if len(said) == len(object_ids) else self._index(said)
+            preferred = self._policy.prefer(rows[which], _select(decoded, which), spoken)
+            decoded = _merge(decoded, which, spoken, preferred)
         self._remember(places, self._policy.admit(rows, decoded), decoded, features)
-        seen = dict(zip(object_ids, observe(decoded, prompted=False), strict=True))
+        observed = self._observe(rows, decoded, size, prompted=False)
+        seen = dict(zip(object_ids, observed, strict=True))
         if spoken is not None:
             for k, n in enumerate(said):
                 name = object_ids[n]
-                seen[name] = replace(seen[name], spoken=_select(spoken, [k]))
+                seen[name] = replace(seen[name], spoken=_select(spoken, slice(k, k + 1)))
         return seen
 
-    def _row_index(self, places: list[int]) -> Tensor:
-        """int64 [N] on the device; kept as long as the same objects are followed, for an upload waits for it."""
-        if self._latest_rows is None or self._latest_rows[0] != places:
-            index = torch.tensor(places, device=self._segmenter.device)
-            self._latest_rows = (places, index)
-        return self._latest_rows[1]
+    def _observe(
+        self, rows: Tensor, decoded: Decoded, size: tuple[int, int] | None, *, prompted: bool
+    ) -> list[Observation]:
+        """A decoder's answer, one object at a time; all that the host wants to know comes in one transfer."""
+        parts, measured = [_numbers(decoded)], self._policy.measured(rows)
+        if measured is not None:
+            parts.append(measured)
+        if size is not None:
+            side = self._segmenter.config.image_size
+            parts.append(masks_to_image(decoded.logits, side, *size) > 0)
+        numbers, *more = read_back(*parts)
+        masks = more.pop() if size is not None else [None] * len(numbers)
+        known = more.pop().tolist() if more else [()] * len(numbers)
+        if not np.isfinite(numbers[:, :2]).all():
+            raise FloatingPointError(NOT_FINITE)
+        out = []
+        for n, (quality, object_score, area) in enumerate(numbers.tolist()):
+            one = _select(decoded, slice(n, n + 1))
+            told = (quality, object_score, area, prompted, one, tuple(known[n]), masks[n])
+            out.append(Observation(one.logits, *told))
+        return out
+
+    def _index(self, numbers: list[int]) -> Tensor:
+        """int64 [N] on the device; kept, for an upload waits for it and the same objects are followed for long."""
+        key = tuple(numbers)
+        if key not in self._indices:
+            if len(self._indices) >= _KEPT_INDICES:
+                self._indices.clear()
+            self._indices[key] = torch.tensor(numbers, device=self._segmenter.device)
+        return self._indices[key]
 
     def _remember(
         self, rows: list[int], admission: Admission, decoded: Decoded, features: ImageFeatures
@@ -288,21 +329,17 @@ class OnlineTracker:
         )
 
 
-def _merge(decoded: Decoded, rows: list[int], by: Decoded, where: Tensor) -> Decoded:
+def _merge(decoded: Decoded, rows: Tensor | slice, by: Decoded, where: Tensor) -> Decoded:
     """`decoded` with those of its `rows` taken from `by` that `where` marks."""
     parts = {}
     for name, whole in _tensors(decoded).items():
         part = getattr(by, name)
         part = torch.where(where.view(-1, *[1] * (part.ndim - 1)), part, whole[rows])
-        parts[name] = (
-            part
-            if len(rows) == len(whole)
-            else whole.index_copy(0, torch.tensor(rows, device=whole.device), part)
-        )
+        parts[name] = part if isinstance(rows, slice) else whole.index_copy(0, rows, part)
     return Decoded(**parts)
 
 
-def _select(decoded: Decoded, rows: list[int]) -> Decoded:
+def _select(decoded: Decoded, rows: Tensor | list[int] | slice) -> Decoded:
     return Decoded(**{name: whole[rows] for name, whole in _tensors(decoded).items()})
 
 
@@ -312,17 +349,11 @@ def _tensors(decoded: Decoded) -> dict[str, Tensor]:
 
 def read_numbers(decoded: Decoded) -> list[list[float]]:
     """Quality, object score and area of every object, read back from the device together."""
+    return _numbers(decoded).tolist()  # type: ignore[no-any-return]
+
+
+def _numbers(decoded: Decoded) -> Tensor:
+    """The same on the device, float32 [N, 3]."""
     area = (decoded.logits > 0).float().mean((1, 2, 3))
     numbers = [decoded.quality.float(), decoded.object_scores[:, 0].float(), area]
-    return torch.stack(numbers, 1).tolist()  # type: ignore[no-any-return]
-
-
-def observe(decoded: Decoded, *, prompted: bool) -> list[Observation]:
-    """A decoder's answer, one object at a time."""
-    out = []
-    for row, (quality, object_score, area) in enumerate(read_numbers(decoded)):
-        if not (math.isfinite(quality) and math.isfinite(object_score)):
-            raise FloatingPointError(NOT_FINITE)
-        one = Decoded(**{name: t[row : row + 1] for name, t in _tensors(decoded).items()})
-        out.append(Observation(one.logits, quality, object_score, area, prompted, one))
-    return out
+    return torch.stack(numbers, 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,20 +18,11 @@ from sa2va_model.segmentation.tracker import Observation, OnlineTracker
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.judgement.evidence import EVIDENCE_LIMIT
-from sa2va_model.tracking.judgement.memory_gate import MemoryGate
+from sa2va_model.tracking.judgement.memory_gate import Measured
 from sa2va_model.tracking.judgement.visibility_test import EmbeddingProbe, VisibilityTest, overlap
 from sa2va_model.tracking.track_record import TrackRecord, with_mask
 from sa2va_model.tracking.track_table import TrackTable, same_words
 from sa2va_model.tracks import EventKind, Reason, Track, TrackState
-
-
-class _Judged(NamedTuple):
-    """A track without its mask, and what its mask is made of."""
-
-    track: Track
-    logits: Tensor | None = None
-    value: int = 0
-    score: float = 0.0
 
 
 class FrameUpdates:
@@ -49,13 +39,12 @@ class FrameUpdates:
         table: TrackTable,
         *,
         tracker: OnlineTracker,
-        gate: MemoryGate,
         probe: EmbeddingProbe,
         visibility: VisibilityTest,
         pause: Callable[[], float],
     ) -> None:
         self._config, self._calibration, self._table = config, calibration, table
-        self._tracker, self._gate, self._probe = tracker, gate, probe
+        self._tracker, self._probe = tracker, probe
         self._visibility, self._pause = visibility, pause
 
     def reconfigure(self, config: LiveConfig) -> None:
@@ -98,33 +87,17 @@ class FrameUpdates:
         """Judge every track on this frame.
 
         Args:
-            seen: of the objects that were stepped.
+            seen: of the objects that were stepped, with masks of the frame's size.
         """
-        evidence = self._gate.evidence.tolist() if seen else []
-        rows = {name: self._tracker.row(name) for name in seen}
-        judged = [
-            self._judge(
-                record, seen, evidence[rows[record.id]] if record.id in seen else math.nan, frame
-            )
-            for record in self._table
-        ]
-        shown = [one.logits for one in judged if one.logits is not None]
-        masks = iter(self._visibility.masks(shown, *frame.rgb.shape[:2]))
-        return tuple(
-            one.track
-            if one.logits is None
-            else with_mask(one.track, next(masks), one.value, one.score)
-            for one in judged
-        )
+        return tuple(self._judge(record, seen, frame) for record in self._table)
 
-    def _judge(
-        self, record: TrackRecord, seen: Mapping[str, Observation], evidence: float, frame: Frame
-    ) -> _Judged:
+    def _judge(self, record: TrackRecord, seen: Mapping[str, Observation], frame: Frame) -> Track:
         if record.life is None:
             record.waited()
             self._give_up(record, frame)
-            return _Judged(record.report())
+            return record.report()
         own = seen.get(record.id)
+        evidence = math.nan if own is None else Measured(*own.measured).evidence
         known = own is not None and not own.prompted  # a prompt's own mask says nothing new
         visible = own is not None and self._visibility.enough(
             own.quality, own.object_score, own.area
@@ -147,11 +120,12 @@ class FrameUpdates:
             arrived = arrived or transition.kind == EventKind.REACQUIRED
         self._give_up(record, frame)
         if own is None or not shown:
-            return _Judged(record.report())
+            return record.report()
         if arrived and self._merge(record, seen, frame):
-            return _Judged(record.report())
+            return record.report()
         self._check_drift(record, own, frame)
-        return _Judged(record.report(), own.logits, record.mask_value, score)
+        assert own.mask is not None
+        return with_mask(record.report(), own.mask, record.mask_value, score)
 
     def _rearm(self, record: TrackRecord, kind: EventKind, frame: Frame) -> None:
         """When the language model is asked next, after a change of state."""
@@ -172,11 +146,10 @@ class FrameUpdates:
         """Prompt memory again where the embedding keeps seeing something else, with more evidence."""
         embedding, apart = record.embedding, False
         if embedding is not None and own.spoken is not None and not own.prompted:
-            agreement, memory, spoken = self._gate.rivals(self._tracker.row(record.id))
-            stronger = (
-                spoken > 0 and spoken - max(memory, -EVIDENCE_LIMIT) >= self._calibration.drift
-            )
-            apart = stronger and agreement < self._config.agreement
+            known = Measured(*own.measured)
+            more = known.spoken - max(known.memory, -EVIDENCE_LIMIT)
+            stronger = known.spoken > 0 and more >= self._calibration.drift
+            apart = stronger and known.agreement < self._config.agreement
         if not record.disagreed(apart, self._config.drift_after) or own.spoken is None:
             return
         self._tracker.add(record.id, Prompt(embedding=embedding))

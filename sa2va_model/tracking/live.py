@@ -127,7 +127,6 @@ class LiveTracker:
             calibration,
             self._table,
             tracker=self._tracker,
-            gate=gate,
             probe=probe,
             visibility=self._visibility,
             pause=self._words.pause,
@@ -425,7 +424,8 @@ class LiveTracker:
         if self._camera is not None:
             self._gate.camera_moves = self._camera.update(newest.frame.rgb)
         followed = self._frames.to_step(newest.features)
-        seen = self._tracker.step(newest.features, only=followed)
+        size = newest.frame.rgb.shape[0], newest.frame.rgb.shape[1]
+        seen = self._tracker.step(newest.features, only=followed, size=size)
         self._lap("track", start)
         return seen
 

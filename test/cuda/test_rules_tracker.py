@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sa2va_cli.bench.tracker_race import moving_squares, ours
 from sa2va_model.checkpoints.sam2_files import stock_config
+from sa2va_model.device import read_back
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.backends.registry import pick_runtime
 from sa2va_model.segmentation.sam2 import Sam2
@@ -136,3 +137,17 @@ def test_nothing_is_captured_on_the_way_after_a_warm_up() -> None:
         follow(segmenter, frames, prompts)
     assert not gpu.faults, gpu.report()
     assert Graph.captured == before
+
+
+def test_what_is_read_back_together_is_what_was_there() -> None:
+    torch.manual_seed(1)
+    given = [torch.randn(2, 3), torch.rand(2, 5, 7) > 0.5, torch.arange(3), torch.randn(4, 3).T]
+    with Cuda() as gpu:
+        there = [tensor.to(CUDA) for tensor in given]
+        gpu.waits.clear()
+        got = read_back(*there)
+        assert sum(gpu.waits.values()) == 1
+    assert not gpu.faults, gpu.report()
+    for array, tensor in zip(got, given, strict=True):
+        assert array.dtype == tensor.numpy().dtype
+        assert np.array_equal(array, tensor.numpy())

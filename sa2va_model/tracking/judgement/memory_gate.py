@@ -6,7 +6,7 @@ Each part can be switched off; what each is worth on the simulator's hard clips 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,21 @@ from sa2va_model.tracking.judgement.motion import BoxFilter, box_overlaps, boxes
 MOTION_SHARE = 0.15  # of a mask's score, as in SAMURAI
 _LEARN = 0.1  # of a trusted frame in what the object looks like; `prompted` frames count more
 _LEARN_PROMPTED = 0.5
+
+
+class Measured(NamedTuple):
+    """Of an object's masks on the last frame; NaN = there was none.
+
+    Attributes:
+        evidence: of the mask that was taken.
+        agreement: IoU of memory's mask and that of the [SEG] embedding.
+        memory, spoken: the evidence of each.
+    """
+
+    evidence: float
+    agreement: float
+    memory: float
+    spoken: float
 
 
 class EvidenceModel(Protocol):
@@ -184,11 +199,10 @@ class MemoryGate:
         self._rivals = None  # they belong to these rows alone
         return Admission(recent, distractor)
 
-    def rivals(self, row: int) -> tuple[float, float, float]:
-        """Return how memory's and the embedding's last masks overlap (IoU), and the evidence of each; NaN = none."""
-        tables = (self._agreement, self.memory_evidence, self.spoken_evidence)
-        agreement, memory, spoken = (float(table[row]) for table in tables)
-        return agreement, memory, spoken
+    def measured(self, rows: Tensor) -> Tensor:
+        """Return the numbers of `Measured`, [N, 4]."""
+        tables = (self.evidence, self._agreement, self.memory_evidence, self.spoken_evidence)
+        return torch.stack([table[rows] for table in tables], 1)
 
     def _use_motion(self) -> bool:
         if self._config.motion and self.camera_moves:

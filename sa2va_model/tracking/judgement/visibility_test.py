@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from sa2va_model.device import download
+from sa2va_model.device import read_back
 from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.tracker import read_numbers
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
@@ -61,7 +61,9 @@ class VisibilityTest:
     def masks(self, logits: Sequence[Tensor], height: int, width: int) -> list[np.ndarray]:
         """Bring each of several logits [1, 1, 4h, 4w] to a bool mask [height, width] of the image."""
         size = self._segmenter.config.image_size
-        return download([images.masks_to_image(one, size, height, width)[0] > 0 for one in logits])
+        return read_back(
+            *(images.masks_to_image(one, size, height, width)[0] > 0 for one in logits)
+        )
 
 
 @dataclass(frozen=True)
