@@ -58,8 +58,13 @@ def bags_of(path: Path) -> list[Path]:
     return [entry for entry in sorted(path.iterdir()) if looks_like_bag(entry)]
 
 
-def folder_of_bags(bags: Iterable[Path], folder: Path, *, topic: str | None, truth: str) -> None:
+def folder_of_bags(
+    bags: Iterable[Path], folder: Path, *, topic: str | None, truth: str
+) -> dict[str, Path]:
     """Bags with truth as one dataset folder, a clip or more of each; those that are in it already stay.
+
+    Returns:
+        The bags by the name of their recording.
 
     Raises:
         InputError: a bag cannot be read or has no truth.
@@ -68,11 +73,14 @@ def folder_of_bags(bags: Iterable[Path], folder: Path, *, topic: str | None, tru
 
     listed = list(bags)
     stems = [bag.stem for bag in listed]
+    named = {
+        stem if stems.count(stem) == 1 else f"{bag.parent.name}_{stem}": bag
+        for bag, stem in zip(listed, stems, strict=True)
+    }
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".bags.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # shards wait for the first of them
-        for bag, stem in zip(listed, stems, strict=True):
-            name = stem if stems.count(stem) == 1 else f"{bag.parent.name}_{stem}"
+        for name, bag in named.items():
             place = folder / "images" / name
             if place.is_dir() and not (place / UNFINISHED).exists():
                 continue
@@ -85,3 +93,4 @@ def folder_of_bags(bags: Iterable[Path], folder: Path, *, topic: str | None, tru
             run = RecordingImport(folder, name, source.name, known=known, clip_frames=CLIP_FRAMES)
             run.write(source, fps=None, limit=None)
             print(f"{bag}: {run.kept} frames, {len(known.sentences)} sentences")
+    return named

@@ -19,7 +19,9 @@ from sa2va_model.io.file_names import inside
 if TYPE_CHECKING:
     from sa2va_model.sa2va import Sa2VA
     from sa2va_training.data.readers import DatasetConfig
-    from sa2va_training.evaluation.predictor import Asking
+    from sa2va_training.data.sample import Dataset
+    from sa2va_training.evaluation.predictor import Asking, ModelPredictor
+    from sa2va_training.evaluation.recorded import RecordedTracks
     from sa2va_training.evaluation.report import Figures
 
     Measured = tuple[DatasetConfig, Asking, dict[str, Any]]
@@ -34,6 +36,7 @@ EXAMPLES = """examples:
   sa2va evaluate clips.yaml tracking=live           frame by frame, as on a robot
   sa2va evaluate a.mcap b.mcap tracking=live        recordings with their truth (topic= and truth= name topics)
   sa2va evaluate bags/ tracking=live                all recordings of a folder
+  sa2va evaluate run.mcap tracking=recorded         what the robot itself marked (its topics tracks and mask)
   sa2va evaluate revos.yaml limit=20 -o out/quick   a quick look
   sa2va evaluate suite.yaml -o runs/suite           a list of datasets, one after the other, and one page
   sa2va evaluate revos.yaml shard=0/8 --device cuda & … shard=7/8 …   eight processes
@@ -113,11 +116,12 @@ def _open_bags(args: argparse.Namespace) -> None:
         if not found:
             raise InputError(f"{item}: is no rosbag2, expected recordings, or key=value")
         bags += found
-    own = [item for item in args.settings if item.startswith(("topic=", "truth="))]
+    own = [item for item in args.settings if item.startswith(("topic=", "truth=", "tracks="))]
     named = dict(item.split("=", 1) for item in own)
     output = Path(args.output or inside(Path("runs/evaluate"), first.stem, "name"))
     folder = output / "dataset"
-    folder_of_bags(bags, folder, topic=named.get("topic"), truth=named.get("truth", ""))
+    args.tracks = named.get("tracks", "")
+    args.bags = folder_of_bags(bags, folder, topic=named.get("topic"), truth=named.get("truth", ""))
     args.output, args.dataset = str(output), str(folder)
     args.settings = [item for item in args.settings if item not in (*own, *more)]
     if not any(item.startswith("name=") for item in args.settings):
@@ -142,7 +146,6 @@ def measure(
     from sa2va_training.data.held_out import among, read_held_out
     from sa2va_training.data.readers import open_dataset
     from sa2va_training.evaluation.page import write_report
-    from sa2va_training.evaluation.predictor import ModelPredictor
     from sa2va_training.evaluation.report import report
     from sa2va_training.evaluation.run import EvaluationRun
 
@@ -155,16 +158,18 @@ def measure(
         raise InputError(
             f"protocol is 'official', which only ref_davis17 has (format is '{config.format}')"
         )
+    recorded = asking.tracking == "recorded"
+    name = "recorded tracks" if recorded else args.model
     measured = EvaluationRun(
         dataset,
         folder,
         {
-            **_head(config, asking, own, args.model, len(dataset)),
+            **_head(config, asking, own, name, len(dataset)),
             "adapter": args.adapter,
             "on": args.on,
         },
         keep_masks=official,
-        live=asking.fps if asking.tracking == "live" else 0.0,
+        live=asking.fps if asking.tracking == "live" or recorded else 0.0,
         export=bool(own["export"]),
         shard=_shard(own["shard"]),
     )
@@ -173,11 +178,9 @@ def measure(
     if left < share:
         print(f"{folder}: {share - left} of {share} samples were measured before")
     if left:
-        if not models:
-            args.device = _own_device(args.device)
-            models.append(open_model(args))
+        predictor = _recorded(args, config, dataset) if recorded else _model(args, asking, models)
         with Progress(left, config.title, unit="sample") as progress:
-            for _ in measured.go(ModelPredictor(models[0], asking), done):
+            for _ in measured.go(predictor, done):
                 progress.step()
     with measured.reporting():
         measured.finish()
@@ -192,7 +195,7 @@ def measure(
             "dataset": config.title,
             "samples": len(dataset),
             "measured": finished,
-            "model": args.model or "tiny",
+            "model": name or "tiny",
             "adapter": args.adapter,
             "asked": asdict(asking),
             "figures": figures,
@@ -202,6 +205,25 @@ def measure(
     _print(config.title, figures)
     print(f"{folder}: report.html, results.json, qualitative.png, records.jsonl")
     return results
+
+
+def _model(args: argparse.Namespace, asking: Asking, models: list[Sa2VA]) -> ModelPredictor:
+    """The model, opened once for all datasets."""
+    from sa2va_training.evaluation.predictor import ModelPredictor
+
+    if not models:
+        args.device = _own_device(args.device)
+        models.append(open_model(args))
+    return ModelPredictor(models[0], asking)
+
+
+def _recorded(args: argparse.Namespace, config: DatasetConfig, dataset: Dataset) -> RecordedTracks:
+    """What robots marked while the recordings were made."""
+    from sa2va_cli.evaluation.recorded import recorded_tracks
+
+    found = recorded_tracks(getattr(args, "bags", {}), config.root, getattr(args, "tracks", ""))
+    found.check(dataset)
+    return found
 
 
 def suite_of(path: Path) -> list[tuple[dict[str, Any], Path, str]] | None:

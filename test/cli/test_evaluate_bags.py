@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from sa2va_cli.main import main
-from sa2va_ros.bags.bag import IMAGE, fresh, typestore
+from sa2va_ros.bags.bag import IMAGE, TRACKS, fresh, typestore
 from sa2va_ros.messages.images import fill_image
 from sa2va_training.data.readers.simple import SimpleFolder
 from sa2va_training.evaluation.predictor import FollowedClip
@@ -29,8 +32,38 @@ def labels(t: int, size: tuple[int, int]) -> np.ndarray:
     return out
 
 
+def marked(t: int, size: tuple[int, int]) -> np.ndarray:
+    """What the robot marked: from the fourth image on the ball, once nothing, and once something else."""
+    out = labels(t, size) == 1
+    if t < 3 or t == 5:
+        out[:] = False
+    return np.roll(out, 45, 1) if t == 7 else out
+
+
+def tracks(t: int, *, words: str = "Red ball.", crop: bool = False) -> list[Any]:
+    """Asked on the second image, found on the fourth, lost for one image."""
+    store = typestore()
+    track, mask = fresh(store, "sa2va_ros/msg/Track"), marked(t, (96, 128))
+    track.expression, track.state = words, 0 if t < 3 else 3 if t == 5 else 1
+    track.mask_value = 7 if mask.any() else 0
+    if crop and mask.any():
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        track.roi.y_offset, track.roi.x_offset = int(rows[0]), int(columns[0])
+        cut = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        track.mask_png.data = cv2.imencode(".png", cut * np.uint8(255))[1].ravel()
+    stopped = fresh(store, "sa2va_ros/msg/Track")
+    stopped.expression, stopped.state, stopped.mask_value = words, 5, 9
+    return [track, stopped]
+
+
 def recording(
-    path: Path, frames: list[np.ndarray], *, names: bool = True, truth: str = "/camera/truth"
+    path: Path,
+    frames: list[np.ndarray],
+    *,
+    names: bool = True,
+    truth: str = "/camera/truth",
+    said: Mapping[int, list[Any]] | None = None,
+    masks: bool = True,
 ) -> Path:
     """Images, label images of all but the second, and empty topics of depth and masks; four images a second."""
     store = typestore()
@@ -40,22 +73,32 @@ def recording(
             writer.add_connection(name, IMAGE, typestore=store)
             for name in ("/camera/image_raw", truth)
         )
-        for other in ("/camera/depth/image_raw", "/sa2va/mask"):
-            writer.add_connection(other, IMAGE, typestore=store)
+        writer.add_connection("/camera/depth/image_raw", IMAGE, typestore=store)
+        answers = writer.add_connection("/sa2va/mask", IMAGE, typestore=store)
+        if said is not None:
+            tracked = writer.add_connection("/sa2va/tracks", TRACKS, typestore=store)
         if names:
-            said = {"_names": NAMES, "_target": {"expression": "the ball that moves", "value": 1}}
-            for ending, value in said.items():
+            told = {"_names": NAMES, "_target": {"expression": "the ball that moves", "value": 1}}
+            for ending, value in told.items():
                 link = writer.add_connection(truth + ending, STRING, typestore=store)
                 message = fresh(store, STRING)
                 message.data = json.dumps(value)
                 writer.write(link, START, store.serialize_cdr(message, STRING))
         for t, rgb in enumerate(frames):
             stamp = START + t * STEP
+            if said is not None and t in said:
+                message = fresh(store, TRACKS)
+                message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+                message.tracks, message.latency = said[t], 0.1 + t / 100
+                writer.write(tracked, stamp, store.serialize_cdr(message, TRACKS))
             for link, pixels, encoding in (
                 (pictures, rgb, "rgb8"),
                 (marks, labels(t, rgb.shape[:2]), "mono8"),
+                (answers, marked(t, rgb.shape[:2]) * np.uint8(7), "mono8"),
             ):
-                if encoding == "mono8" and t == 1:
+                if link is marks and t == 1:
+                    continue
+                if link is answers and (not masks or said is None or t not in said):
                     continue
                 message = fresh(store, IMAGE)
                 fill_image(message, pixels, encoding, message.header)
@@ -133,6 +176,54 @@ def test_many_recordings_are_measured_live_by_their_stamps(
     ]
     assert (row["n"], row["missed"], row["marked"]) == (4, 1.0, 0.0)
     assert "wait, s" not in row
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_what_a_robot_recorded_is_measured_without_a_model(
+    tmp_path: Path, frames: list[np.ndarray], crop: bool
+) -> None:
+    said = {t: tracks(t, crop=crop) for t in range(1, 10) if t != 8} | {0: []}
+    bag = recording(tmp_path / "run", frames[:10], said=said, masks=not crop)
+    out = tmp_path / "out"
+    words = ["evaluate", str(bag), "tracking=recorded", "-o", str(out), "--model", "no such model"]
+    assert main(words) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["model"] == "recorded tracks"
+    row = results["figures"]["referring, clips"]["all"]
+    assert row["n"] == 1  # of two sentences that the truth knows one was asked
+    assert row["J"] == pytest.approx(
+        4 / 7, abs=1e-4
+    )  # images 2 to 7 and 9; the eighth was not processed
+    assert (row["wait, s"], row["missed"]) == (0.25, 0.0)
+    assert (row["lost"], row["regained"], row["switched"]) == (2.0, 2.0, 1.0)
+    assert row["wrong"] == pytest.approx(1 / 7)
+    assert row["told"] == pytest.approx(
+        5 / 7
+    )  # it waited on one image and lost the ball on another
+    assert row["skipped"] == pytest.approx(1 / 9)
+    assert row["latency, s"] == pytest.approx(np.median([0.1 + t / 100 for t in (*range(1, 8), 9)]))
+    assert (out / "report.html").is_file()
+
+
+def test_recorded_tracks_that_cannot_be_measured_are_told(
+    tmp_path: Path, frames: list[np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {t: tracks(t, words="the green mug") for t in range(4)}
+    bags = {
+        "none": (None, True, "has no topic tracks of type"),
+        "other": (other, True, "tracks: name the green mug; expected one of the truth's sentences"),
+        "maskless": ({3: tracks(3)}, False, "has no masks; expected /sa2va/mask beside it"),
+    }
+    for name, (said, masks, words) in bags.items():
+        bag = recording(tmp_path / name, frames[:4], said=said, masks=masks)
+        assert (
+            main(["evaluate", str(bag), "tracking=recorded", "-o", str(tmp_path / f"o-{name}")])
+            == 2
+        )
+        assert words in capsys.readouterr().err, name
+    folder = str(tmp_path / "o-none" / "dataset")
+    assert main(["evaluate", folder, "tracking=recorded", "-o", str(tmp_path / "p")]) == 2
+    assert "expected rosbag2 with tracks and truth" in capsys.readouterr().err
 
 
 def test_a_recording_without_truth_is_told(

@@ -17,7 +17,7 @@ from sa2va_model.sa2va import Sa2VA
 from sa2va_model.ten_clips import SAMPLINGS, segment_clip
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 
-TRACKING = ("offline", "live", "ten_clips")
+TRACKING = ("offline", "live", "ten_clips", "recorded")
 OFFERED = tuple(name for name in SAMPLINGS if name != "q_frame")
 _TOGETHER = 8  # expressions of a clip at once: its frames are encoded once for all of them
 
@@ -43,11 +43,15 @@ class FollowedClip:
 
     Attributes:
         masks: bool [T, H, W].
-        steps: [T], seconds that each frame took.
+        steps: seconds that each frame took.
+        known: bool [T], the frames of which something was said; None = all.
+        tracking: bool [T], those on which the object was said to be seen; None = nothing was said but masks.
     """
 
     masks: np.ndarray
     steps: tuple[float, ...]
+    known: np.ndarray | None = None
+    tracking: np.ndarray | None = None
 
 
 def joined(masks: np.ndarray) -> np.ndarray:
@@ -91,7 +95,7 @@ class Asking:
     Attributes:
         tracking: "offline" = as the paper evaluates: keyframes are prompted, the rest of the clip is tracked;
             "live" = frame by frame, as on a robot: found on the first frames, followed, checked; "ten_clips" = as
-            SaSaSa2VA does.
+            SaSaSa2VA does; "recorded" = nobody is asked: what a robot marked when it was recorded.
         keyframes: "first" (published), "uniform" (better on long clips) or "mosaic", for "offline" and for questions.
         count: number of keyframes; 0 = as many as the model was trained with; of a mosaic: pictures, 0 = 2.
         sampling: of "ten_clips": one of `ten_clips.SAMPLINGS` but "q_frame", whose frames another model chooses.

@@ -15,7 +15,7 @@ import hashlib
 import heapq
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,15 +159,22 @@ class EvaluationRun:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def go(self, predictor: Predictor, done: set[str]) -> Iterator[Sample]:
-        """Measure what is not done yet; yields each sample after it is measured and kept."""
+    def go(
+        self, predictor: Predictor | Callable[[Sample], Predictor], done: set[str]
+    ) -> Iterator[Sample]:
+        """Measure what is not done yet; yields each sample after it is measured and kept.
+
+        Args:
+            predictor: of all samples, or what gives that of each.
+        """
         with self.lock(), self.records_file.open("a", encoding="utf-8") as file:
             for index in self.share:
                 sample = self.dataset[index]
                 if sample.id in done:
                     continue
+                asked = predictor(sample) if callable(predictor) else predictor
                 scored = list(
-                    score_sample(sample, predictor, keep_masks=self.keep_masks, live=self.live)
+                    score_sample(sample, asked, keep_masks=self.keep_masks, live=self.live)
                 )
                 if self.export:
                     for item in scored:

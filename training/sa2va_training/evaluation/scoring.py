@@ -17,7 +17,7 @@ from sa2va_model.mllm.chat import IMAGE_PLACEHOLDER, parse_answer
 from sa2va_training.data.masks import encode_mask
 from sa2va_training.data.sample import Referring, Sample
 from sa2va_training.evaluation.facts import facts_of
-from sa2va_training.evaluation.predictor import Predictor, joined
+from sa2va_training.evaluation.predictor import FollowedClip, Predictor, joined
 from sa2va_training.metrics.answers import is_right
 from sa2va_training.metrics.clips import clip_score
 from sa2va_training.metrics.events import follow_events
@@ -110,11 +110,11 @@ def _clip(
     stamps = sample.stamps or tuple(t / live for t in range(len(frames)) if live)
     if live:
         followed = predictor.follow_clip(frames, asked, stamps)
-        guesses, steps = [seen.masks for seen in followed], [seen.steps for seen in followed]
     else:
-        guesses, steps = predictor.refer_clip(frames, asked), [()] * len(asked)
+        followed = [FollowedClip(guess, ()) for guess in predictor.refer_clip(frames, asked)]
     foreground = _foreground(sample, frames)
-    for referring, guess, spent in zip(sample.referrings, guesses, steps, strict=True):
+    for referring, seen in zip(sample.referrings, followed, strict=True):
+        guess = seen.masks
         record = _head(sample, "track", referring)
         middle = len(frames) // 2
         if referring.target is None and not referring.absent:
@@ -123,6 +123,8 @@ def _clip(
             continue
         truth = _truth(referring, len(frames), frames[0])
         known = list(referring.target.annotated if referring.target else range(len(frames)))
+        if seen.known is not None:
+            known = [t for t in known if seen.known[t]]
         if not known:
             continue
         score = clip_score(
@@ -139,9 +141,7 @@ def _clip(
         }
         if live:
             record["events"] = follow_events(guess[known], truth[known], [stamps[t] for t in known])
-            if spent:
-                half, late = (float(q) for q in np.quantile(spent, (0.5, 0.95)))
-                record["events"] |= {"latency": half, "latency p95": late}
+            record["events"] |= _told(seen, truth, known)
         if keep_masks:
             record["masks"] = [encode_mask(mask) for mask in guess]
             record["truth"] = [encode_mask(mask) for mask in truth]
@@ -150,6 +150,20 @@ def _clip(
         yield Scored(
             record, Look(frames[middle], truth[middle], guess[middle], referring.text, said), guess
         )
+
+
+def _told(seen: FollowedClip, truth: np.ndarray, known: Sequence[int]) -> dict[str, float]:
+    """What was said of the frames beside masks: how late, of how many, and whether the state was right."""
+    out: dict[str, float] = {}
+    if seen.steps:
+        half, late = (float(q) for q in np.quantile(seen.steps, (0.5, 0.95)))
+        out |= {"latency": half, "latency p95": late}
+    if seen.known is not None:
+        said = np.flatnonzero(seen.known)
+        out["skipped"] = 1 - len(said) / float(said[-1] - said[0] + 1)
+    if seen.tracking is not None:
+        out["told"] = float((seen.tracking[known] == truth[known].any((1, 2))).mean())
+    return out
 
 
 def _grounded(sample: Sample, frames: Sequence[np.ndarray], predictor: Predictor) -> Scored:
