@@ -30,6 +30,7 @@ from sa2va_sim.layout import SceneConfig
 from sa2va_sim.simulator import SimFrame
 from sa2va_sim.words.expressions import describe
 from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.held_out import HELD_OUT
 from sa2va_training.data.shipped import CONFIGS
 from sa2va_training.data.synth import write_scenes
 
@@ -59,6 +60,10 @@ def main() -> int:
         return status
     minutes = (time.monotonic() - begun) / 60
     results = json.loads((out / "run" / "results.json").read_text())
+    held = json.loads((out / "run" / HELD_OUT).read_text())
+    for name, part in held.items():
+        print(f"{name}: measured on the {len(part['pictures'])} pictures of {part['root']}")
+    print(f"each is named in {out / 'run' / HELD_OUT}")
     before, after = results["before"], results["after"]
     wall, processor = results["seconds"] / 60, results["processor_seconds"] / 60
     print(f"whole command: {minutes:.1f} min; training {wall:.1f} min, {processor:.1f} of one core")
