@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Measured = tuple[DatasetConfig, Asking, dict[str, Any]]
 
+WIDEST = 10  # measures that stand beside each other in a terminal
 NAME = "evaluate"
 HELP = "Measure a model on a dataset: J&F, cIoU, gIoU, AP50, METEOR, CIDEr, answers."
 EXAMPLES = """examples:
@@ -381,12 +382,19 @@ def _print(title: str, figures: Figures) -> None:
         print(f"{title}: nothing to measure offline (no truth, or free conversation only)")
     for task, rows in figures.items():
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        cells = {
+            label: [_cell(name, row.get(name)) for name in names] for label, row in rows.items()
+        }
+        if len(names) > WIDEST:  # a measure a line
+            labels, names = names, list(cells)
+            columns = zip(*cells.values(), strict=True)
+            cells = {label: list(column) for label, column in zip(labels, columns, strict=True)}
         table = Table(title=f"{title}: {task}", title_justify="left")
         table.add_column("")
         for name in names:
             table.add_column(name, justify="right")
-        for label, row in rows.items():
-            table.add_row(label, *[_cell(name, row.get(name)) for name in names])
+        for label, row in cells.items():
+            table.add_row(label, *row)
         console.print(table)
 
 
