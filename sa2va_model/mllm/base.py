@@ -29,6 +29,8 @@ from sa2va_model.mllm.llm import exact_span
 from sa2va_model.mllm.types import Generated, Inputs
 from sa2va_model.mllm.vision import Visual
 
+HEADS = 16
+"""Beginnings of prompts whose token ids are kept: one for each number of tiles or frames, as long as nobody chats."""
 STOP_WINDOW = 32
 """Tokens at the end of an answer in which a stop word is looked for that is no token of its own."""
 
@@ -75,6 +77,8 @@ class Mllm(nn.Module):
         tokens = prompts.seg_tokens(config.seg, config.keyframes)
         self.seg_ids = tuple(dict.fromkeys(self._token_id(token) for token in tokens))
         self.image_id, self.image_end_id = (self._token_id(token) for token in image_tokens)
+        self._image_end = image_tokens[1]
+        self._heads: dict[str, list[int]] = {}
         self.stop_ids, self._stop_texts = self._stops(template.stop_words)
         self._stages: GraphedStages | None = None
         self.generator = Generator(
@@ -182,7 +186,27 @@ class Mllm(nn.Module):
         text = history + self.template.instruction.format(input=user_text)
         if not text.startswith(self.template.system):
             text = self.template.system + text
-        ids: list[int] = self.tokenizer.encode(text)
+        return self._encoded(text)
+
+    def _encoded(self, text: str) -> list[int]:
+        """The token ids of a prompt; what stands before the end of the last image, hundreds of tokens, is kept.
+
+        A text falls into pieces at such a token before anything else is done to it, so what follows has the same ids
+        behind any image. That it is so with this tokenizer is seen on the first prompt.
+        """
+        head, mark, tail = text.rpartition(self._image_end)
+        if not mark:
+            return list(self.tokenizer.encode(text))
+        rest = self.tokenizer.encode(mark + tail, add_special_tokens=False)[1:]
+        known = self._heads.get(head)
+        if known is not None:
+            return [*known, *rest]
+        ids = list(self.tokenizer.encode(text))
+        cut = len(ids) - ids[::-1].index(self.image_end_id)
+        if ids[cut:] == rest:
+            if len(self._heads) == HEADS:
+                self._heads.clear()
+            self._heads[head] = ids[:cut]
         return ids
 
     def embed(self, ids: Tensor, visual: Tensor | None) -> Tensor:

@@ -296,6 +296,33 @@ def test_a_layer_of_the_vision_model_can_be_chosen() -> None:
         model.mllm._layer(tiles)
 
 
+@pytest.mark.parametrize("family", nano_names())
+def test_prompts_that_begin_alike_have_the_token_ids_of_the_whole_text(family: str) -> None:
+    model = nano_model(family=family)
+    mllm, encode = model.mllm, model.mllm.tokenizer.encode
+    whole: list[str] = []
+    mllm.tokenizer.encode = lambda text, **options: whole.append(text) or encode(text, **options)  # type: ignore[method-assign]
+    user, _ = mllm.user_turn("<image>\nWhat is it?", mllm.look(FRAMES, clip=True))
+    for text in (
+        "What is it?",
+        "  two blanks",
+        "\n\nlines",
+        "<p>ä</p> [SEG] 它",
+        "",
+        "What is it?",
+    ):
+        for history in ("", "before that. "):
+            whole.clear()
+            asked = user.replace("What is it?", text)
+            ids, said = mllm.prompt_ids(asked, history), max(whole, key=len)
+            given = history + mllm.template.instruction.format(input=asked)
+            if not given.startswith(mllm.template.system):
+                given = mllm.template.system + given
+            assert ids == encode(given), (text, history)
+            if text != "What is it?":
+                assert len(said) < len(given) / 2  # the images' tokens were not written again
+
+
 @pytest.mark.parametrize("family", QWEN_VL)
 def test_qwen_reads_every_frame_as_an_image_of_its_own(family: str) -> None:
     """Images first, nothing between them, `<image>` removed wherever it stood; sizes stay within the budget."""
