@@ -85,17 +85,24 @@ class LanguageUpdates:
         )
 
     def ask_due(self, frame: Frame) -> None:
-        """Search for lost objects and check tracked ones when their time has come."""
+        """Search for lost objects and check tracked ones when their time has come.
+
+        With `background` checks whose time is not far off join one that is due: the model looks at a picture once,
+        which is most of a check, whatever is asked about it.
+        """
         config = self._config
-        for record in self._table:
-            if not record.from_text or record.question_open or record.life is None:
-                continue
-            if frame.stamp < record.next_question:
-                continue
+        idle = [
+            r for r in self._table if r.from_text and not r.question_open and r.life is not None
+        ]
+        if not any(frame.stamp >= record.next_question for record in idle):
+            return
+        soon = frame.stamp + (self.pause() / 2 if config.background else 0.0)
+        for record in idle:
             if record.lost:
-                record.search_at(frame.stamp, min(record.wait * 1.5, config.search_limit))
-                self.ask(record, frame, Purpose.SEARCH)
-            elif config.verify_period > 0:
+                if frame.stamp >= record.next_question:
+                    record.search_at(frame.stamp, min(record.wait * 1.5, config.search_limit))
+                    self.ask(record, frame, Purpose.SEARCH)
+            elif config.verify_period > 0 and soon >= record.next_question:
                 record.check_at(frame.stamp + self.pause())
                 self.ask(record, frame, Purpose.VERIFY)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +15,9 @@ from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
-from sa2va_model.testing import nano_model
+from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking.frame_ring import FrameRing
-from sa2va_model.tracking.grounding_worker import GroundingQuestion, Purpose
+from sa2va_model.tracking.grounding_worker import GroundingQuestion, GroundingWorker, Purpose
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracks import TrackState
@@ -127,3 +128,29 @@ def test_a_question_older_than_the_ring_prompts_the_newest_frame() -> None:
         assert replay.catch_up("a", Prompt(embedding=torch.zeros(32)), question, 7) == 0
         seen = tracker.step(newest.features)
     assert seen["a"].prompted
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_checks_of_a_robots_tracks_come_together(background: bool) -> None:
+    """A picture is looked at once for all of them; a file's tracks are checked each in its own time."""
+    model = nano_model()
+    asked: list[GroundingQuestion] = []
+
+    class Noting(GroundingWorker):
+        def ask(self, question: GroundingQuestion) -> None:
+            asked.append(question)
+            super().ask(question)
+
+    config = LiveConfig(background=background, verify_period=0.6, agreement=0.0)
+    live = LiveTracker(model, config, grounding=Noting(model, background=False))
+    for i, frame in enumerate(noisy_clip(26)):
+        if i in (0, 2):
+            live.track(f"mug {i}")
+        live.process(frame)
+    checks: dict[int, set[str]] = defaultdict(set)
+    for question in asked:
+        if question.purpose == Purpose.VERIFY:
+            checks[question.frame_index].add(question.track_id)
+    together = [index for index, names in checks.items() if len(names) == 2]
+    assert len(checks) >= 3
+    assert len(together) == (len(checks) if background else 0)
