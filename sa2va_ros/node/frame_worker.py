@@ -187,7 +187,7 @@ class FrameWorker(Generic[Item, Ready, Result]):
                     self._skipped += 1
                     continue
                 self._relay.begin()
-                self._relay.put((item, self._prepare(item)))
+                self.mailbox.dropped += self._relay.put((item, self._prepare(item)))
             except Exception as error:  # noqa: BLE001 - reported, not lost; the next one may do better
                 self._failed(error)
 
