@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sa2va_model import Frame, LiveConfig, LiveTracker, Sa2VA, TrackState, load_model
 from sa2va_model.checkpoints.load import SHIPPED
-from sa2va_sim.layout import Motion, SceneConfig
+from sa2va_sim.layout import Motion, Scene, SceneConfig
 from sa2va_sim.scene import sample_scene
 from sa2va_sim.simulator import SimFrame, Simulator
 from sa2va_sim.words.facts import ObjectFact, is_referable, seen
@@ -74,6 +74,8 @@ def cases(count: int, first: int = FIRST) -> Iterator[Case]:
                 item = replace(item, colour=colour, rgb=(red, green, blue))
             items.append(item)
         scene = replace(scene, items=tuple(items))
+        if not any(wanted[n] for n in range(1, _most_alike(scene) + 1)):
+            continue
         if simulator is None or simulator.scene.world is not scene.world:
             if simulator is not None:
                 simulator.close()
@@ -86,6 +88,12 @@ def cases(count: int, first: int = FIRST) -> Iterator[Case]:
                 wanted[len(group)] -= 1
                 yield Case(frame.rgb, words, [frame.instances == fact.index + 1 for fact in group])
                 break
+
+
+def _most_alike(scene: Scene) -> int:
+    """How many things of one shape there are at most (up to 5), seen or not: a scene with fewer is not rendered."""
+    shapes = Counter(scene.world.stock[item.slot].shape for item in scene.items)
+    return min(max(shapes.values()), 5)
 
 
 def _kinds(present: list[ObjectFact]) -> list[tuple[str, list[ObjectFact]]]:

@@ -1,23 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ObjectCheck: which of several things on a picture are meant, by asking about each of them alone.
+"""ObjectCheck: which of several masks on a picture show a thing that is meant, by asking about each of them alone.
 
 A model that was taught to point at one thing is sure about the one that is there and unsure which of many are meant.
-So each thing is shown with all others painted over, at its place and then closer. It is meant if both answers point at
-it. A model that points at something on an empty picture cannot tell; then nothing is checked.
+So each thing is shown with all others painted over, at its place and then closer. How well both answers lie on it says
+whether it is meant, and which of several masks of it is the best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from sa2va_model.segmentation.object_masks import painted_over, same_object
+from sa2va_model.segmentation.object_search import overlap
 
-AGREEMENT = 1.2  # of the IoU of both answers with the thing, together
+AGREEMENT = 0.8  # of the IoU of both answers with the thing, together
+FAINT = 0.2  # IoU of the first answer, below which there is no closer look
+SURE = 1.7  # from which on no other mask of the thing is asked about
 CLOSER = 2.5  # sides of the thing that the closer picture shows
 SIDE = 256  # pixels of a picture that is cut out
+
+
+@dataclass(frozen=True)
+class CheckedThing:
+    """A thing that was asked about.
+
+    Attributes:
+        mask: bool [H, W].
+        agreement: IoU of both answers with it, together.
+        embedding: [C], what pointed at it where it stands; None = nothing did.
+    """
+
+    mask: np.ndarray
+    agreement: float
+    embedding: Tensor | None
 
 
 class ObjectCheck:
@@ -25,54 +45,58 @@ class ObjectCheck:
 
     Args:
         rgb: uint8 [H, W, 3].
-        things: bool [H, W] each; those that matter most first.
-        denies: the model was seen to deny; otherwise that is asked first.
-
-    Attributes:
-        accepted: what is meant; `refuted`: what is not; both as far as it was asked.
-        denies: False if the model points at something where nothing is.
+        things: bool [H, W] each; may lie on each other.
+        some: one at least is meant.
     """
 
     def __init__(
-        self, rgb: np.ndarray, things: Sequence[np.ndarray], *, denies: bool = False
+        self, rgb: np.ndarray, things: Sequence[np.ndarray], *, some: bool = False
     ) -> None:
         self._rgb, self._waiting = rgb, list(things)
-        self._things = tuple(things)
-        self.accepted: list[np.ndarray] = []
-        self.refuted: list[np.ndarray] = []
-        self.denies: bool | None = denies or None
+        self._things, self._some = tuple(things), some
+        self._checked: list[CheckedThing] = []
         self._picture, self._shown = rgb, np.zeros(0, bool)  # the last one, and the thing on it
-        self._first: tuple[np.ndarray, float] | None = None  # picture and IoU of the first answer
+        # Picture, IoU and embedding of the first answer.
+        self._first: tuple[np.ndarray, float, Tensor | None] | None = None
+
+    @property
+    def accepted(self) -> list[CheckedThing]:
+        """What is meant, as far as it was asked: the best mask of each thing, the surest first."""
+        kept: list[CheckedThing] = []
+        for one in sorted(self._checked, key=lambda checked: -checked.agreement):
+            enough = FAINT if self._some and not kept else AGREEMENT
+            if one.agreement >= enough and not any(same_object(one.mask, k.mask) for k in kept):
+                kept.append(one)
+        return kept
+
+    @property
+    def refuted(self) -> list[np.ndarray]:
+        """Masks of what is not meant, as far as it was asked."""
+        return [one.mask for one in self._checked if one.agreement < AGREEMENT]
 
     def picture(self) -> np.ndarray | None:
         """Return what to ask about next, uint8 [h, w, 3]; None = nothing more."""
-        if self.denies is None:
-            return np.full_like(self._rgb, self._rgb.mean(axis=(0, 1)).astype(np.uint8))
-        if not self.denies:
-            return None
         if self._first is not None:
             self._picture, self._shown = cut_out(self._first[0], self._waiting[0], CLOSER)
             return self._picture
+        sure = [one.mask for one in self._checked if one.agreement >= SURE]
         while self._waiting:
             thing = self._waiting[0]
-            if not any(same_object(thing, other) for other in self.accepted):
+            if not any(same_object(thing, other) for other in sure):
                 self._picture, self._shown = self._alone(thing), thing
                 return self._picture
             del self._waiting[0]
         return None
 
-    def answer(self, mask: np.ndarray | None) -> None:
-        """Take what the model points at on the last picture, bool [h, w]; None = at nothing."""
-        if self.denies is None:
-            self.denies = mask is None
-            return
+    def answer(self, mask: np.ndarray | None, embedding: Tensor | None = None) -> None:
+        """Take what the model points at on the last picture, bool [h, w], and with what; None = at nothing."""
         share = 0.0 if mask is None else overlap(mask, self._shown)
-        if self._first is None and share >= AGREEMENT - 1:
-            self._first = (self._picture, share)
+        if self._first is None and share >= FAINT:
+            self._first = (self._picture, share, embedding)
             return
-        total = share + (self._first[1] if self._first else 0.0)
+        _, before, found_by = self._first or (None, 0.0, None)
         self._first = None
-        (self.accepted if total >= AGREEMENT else self.refuted).append(self._waiting.pop(0))
+        self._checked.append(CheckedThing(self._waiting.pop(0), before + share, found_by))
 
     def _alone(self, thing: np.ndarray) -> np.ndarray:
         others = [other & ~thing for other in self._things if not same_object(other, thing)]
@@ -95,8 +119,3 @@ def cut_out(rgb: np.ndarray, mask: np.ndarray, sides: float) -> tuple[np.ndarray
     picture = cv2.warpAffine(rgb, way, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=border)
     cut = cv2.warpAffine(mask.astype(np.uint8), way, (SIDE, SIDE), flags=cv2.INTER_NEAREST)
     return picture, cut > 0
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the intersection over union of two bool masks of one shape."""
-    return float((one & other).sum() / max((one | other).sum(), 1))

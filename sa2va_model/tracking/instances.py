@@ -2,9 +2,10 @@
 """Several instances of one description: "every cup" becomes one track for each cup.
 
 The language model points at one thing, or at several in one answer or one mask. What it points at is cut into objects
-(`object_masks.py`). If it can deny, these and all other things on the frame (`proposals.py`) are asked about one by one
-(`object_check.py`). Then the found ones are painted over and it is asked again, until it sees no more. So a model that
-knows no plural counts as well, and what joins later is found in the same way.
+(`object_masks.py`). If it can deny, it is asked in other ways, too (`object_search.py`); these things and all others
+on the frame (`proposals.py`) are asked about one by one (`object_check.py`). Then the found ones are painted over and
+it is asked again, until it sees no more. So a model that knows no plural counts as well, and what joins later is found
+in the same way.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from sa2va_model.io.frames import Frame
-from sa2va_model.segmentation.object_check import ObjectCheck
+from sa2va_model.segmentation.object_check import AGREEMENT, CheckedThing, ObjectCheck
 from sa2va_model.segmentation.object_masks import objects_in, painted_over, same_object
+from sa2va_model.segmentation.object_search import ObjectSearch, Query, distinct, overlap
 from sa2va_model.segmentation.proposals import propose
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.tracking.config import LiveConfig
@@ -40,6 +42,8 @@ from sa2va_model.tracks import EventKind, Reason
 _EVERY = re.compile(r"^(?:every|each)\s+(?:single\s+)?(?:one of the\s+)?(.+)$", re.IGNORECASE)
 _ALL = re.compile(r"^all\s+(?:of\s+)?(?:the\s+)?(.+)$", re.IGNORECASE)
 _BEHIND_A_NOUN = r"\s(?:on|in|at|of|to|by|with|near|next|behind|under|above|below|beside|between|from|that|which)\b"
+
+REMEMBERED = 32  # things that are not meant; nothing grows for ever
 
 Begin = Callable[[TrackRecord, float, Frame, str], None]
 
@@ -71,8 +75,8 @@ class _Group:
         first: the record that speaks for all until there is one.
         shown: the painted frame that is asked about, and what was painted over; None = no question is open.
         original: the same frame as it is.
-        check: asks about things on it, one by one; None = not yet. `picture`: of the open question.
-        things: what the first answer pointed at; `called`: what it called it.
+        search: asks for further things on it; `check`: asks about all of them, one by one; None = not yet.
+        called: what the first answer called it.
         refuted: things on earlier frames that are not meant.
         denies: the model was seen to deny.
         look_at: stamp of the next look; None = all were found.
@@ -85,8 +89,8 @@ class _Group:
     shown: RingFrame | None = None
     painted: list[np.ndarray] = field(default_factory=list)
     original: RingFrame | None = None
+    search: ObjectSearch | None = None
     check: ObjectCheck | None = None
-    things: list[np.ndarray] = field(default_factory=list)
     called: str = ""
     refuted: list[np.ndarray] = field(default_factory=list)
     denies: bool = False
@@ -99,6 +103,7 @@ class InstanceGroups:
 
     Args:
         begin: begins the life of a track that was prompted.
+        confirmed: log-likelihood ratio of a yes of the language model.
     """
 
     def __init__(
@@ -112,8 +117,10 @@ class InstanceGroups:
         ring: FrameRing,
         replay: Replay,
         begin: Begin,
+        confirmed: float,
     ) -> None:
-        self._config, self._table, self._begin = config, table, begin
+        self._config, self._table = config, table
+        self._begin, self._confirmed = begin, confirmed
         self._grounding, self._vision, self._visibility = grounding, vision, visibility
         self._ring, self._replay = ring, replay
         self._groups: dict[str, _Group] = {}
@@ -165,51 +172,81 @@ class InstanceGroups:
     def again(self, answered: Answered, frame: Frame) -> None:
         """An answer came on a frame that cannot be used: look again on the next."""
         group = self._groups[answered.question.track_id]
-        group.shown, group.check, group.look_at = None, None, frame.stamp
+        self._close(group)
+        group.look_at = frame.stamp
 
     def take(self, answered: Answered, frame: Frame) -> None:
         """Take an answer: it is followed by the next question, or new instances get tracks."""
         question, reply = answered.question, answered.reply
         group = self._groups[question.track_id]
-        shown, check = group.shown, group.check
+        shown = group.shown
         embeddings = [] if reply is None else list(reply.embeddings)
-        if shown is not None and check is not None:
-            check.answer(self._pointed_at(embeddings, question.frames[-1]))
+        if group.check is not None:
+            masks = self._pointed_at(embeddings[:1], question.frames[-1])
+            group.check.answer(*((masks[0], embeddings[0]) if masks else (None,)))
+        elif group.search is not None:
+            group.search.answer(self._pointed_at(embeddings, question.frames[-1]))
         elif shown is None or self._ring.at(question.frame_index) is None:
             # The frame has gone, and with it what could be followed from it.
-            group.shown, group.look_at = None, frame.stamp
+            self._close(group)
+            group.look_at = frame.stamp
             return
         else:
-            room = self._config.max_instances - len(self._living(group))
-            group.things, group.called = [], reply.label if reply else ""
-            for embedding in embeddings:
-                known = [*group.painted, *group.things]
-                group.things += self._new(embedding, shown, known, room - len(group.things))
-            check = group.check = self._check(group, shown) if group.things else None
-        picture = check.picture() if check is not None else None
-        if picture is not None:
-            self._ask(group, picture, question)
+            group.called = reply.label if reply else ""
+            group.search = self._search(group, shown, embeddings)
+        query = self._query(group, shown) if shown is not None else None
+        if query is not None:
+            self._ask(query, question)
             return
-        group.shown = group.check = None
-        self._found(group, check, answered, frame)
+        self._found(group, answered, frame)
 
-    def _check(self, group: _Group, shown: RingFrame) -> ObjectCheck:
+    def _search(
+        self, group: _Group, shown: RingFrame, embeddings: Sequence[Tensor]
+    ) -> ObjectSearch | None:
+        """Begin with what the first answer points at; None if that is nothing new."""
+        room = self._config.max_instances - len(self._living(group))
+        things: list[np.ndarray] = []
+        for embedding in embeddings:
+            known = [*group.painted, *things]
+            things += self._new(embedding, shown, known, room - len(things))
+        if not things:
+            return None
+        # Later looks are for what the first one missed, or what has come: one way of asking does.
+        wide = not group.members
+        rgb = shown.frame.rgb
+        return ObjectSearch(rgb, group.one, things, denies=group.denies, wide=wide)
+
+    def _query(self, group: _Group, shown: RingFrame) -> Query | None:
+        """The next question about the frame; None = all were asked."""
+        if group.search is None:
+            return None
+        if group.check is None:
+            query = group.search.query()
+            if query is not None or not group.search.denies:
+                return query
+            group.check = self._check(group, group.search.things, shown)
+        picture = group.check.picture()
+        return None if picture is None else Query(group.one, picture)
+
+    def _check(self, group: _Group, things: list[np.ndarray], shown: RingFrame) -> ObjectCheck:
         """Ask about what the model pointed at and all other things on the frame."""
         height, width = shown.frame.rgb.shape[:2]
         logits, _ = propose(self._vision.follower, shown.features)
         proposed = self._visibility.masks([one[None] for one in logits], height, width)
         known = [*group.painted, *group.refuted]
         others = [m for m in proposed if m.any() and not any(same_object(m, k) for k in known)]
-        return ObjectCheck(shown.frame.rgb, [*group.things, *others], denies=group.denies)
+        # Where it does not say that there is none, the best one is meant, however unsure it is.
+        return ObjectCheck(shown.frame.rgb, distinct([*things, *others]), some=not group.members)
 
-    def _found(
-        self, group: _Group, check: ObjectCheck | None, answered: Answered, frame: Frame
-    ) -> None:
+    def _found(self, group: _Group, answered: Answered, frame: Frame) -> None:
         """Follow what was found on one frame, and plan the next look."""
-        things, room = group.things, self._config.max_instances - len(self._living(group))
-        if check is not None and check.denies:
-            things, group.denies = check.accepted, True
-            group.refuted += check.refuted
+        room = self._config.max_instances - len(self._living(group))
+        masks = group.search.things if group.search is not None else []
+        things = [CheckedThing(mask, 0.0, None) for mask in masks]
+        if group.check is not None:
+            things, group.denies = group.check.accepted, True
+            group.refuted = [*group.refuted, *group.check.refuted][-REMEMBERED:]
+        self._close(group)
         things = things[: max(room, 0)]
         for thing in things:
             self._add(group, thing, answered.question, frame)
@@ -218,6 +255,11 @@ class InstanceGroups:
             self._none(record, answered, frame)
             return
         self._plan(group, frame, found=len(things), room=room)
+
+    @staticmethod
+    def _close(group: _Group) -> None:
+        """No question is open any more."""
+        group.shown = group.search = group.check = None
 
     def _living(self, group: _Group) -> list[str]:
         records = (self._table.get(name) for name in group.members)
@@ -228,16 +270,16 @@ class InstanceGroups:
         masks = [mask for name in group.members if (mask := self._mask(name, frame)) is not None]
         picture = painted_over(frame.rgb, masks) if masks else frame.rgb
         group.shown = RingFrame(replace(frame, rgb=picture), self._vision.encode)
-        group.painted, group.check, group.original = masks, None, self._ring.newest()
+        group.painted, group.original = masks, self._ring.newest()
         index, purpose = frame.index, Purpose.SEARCH if group.members else Purpose.FIND
         first = GroundingQuestion(
             group.first, group.one, [picture], index, index, frame.stamp, purpose
         )
         self._grounding.ask(first)
 
-    def _ask(self, group: _Group, picture: np.ndarray, first: GroundingQuestion) -> None:
-        """Ask the same about another picture of that frame."""
-        self._grounding.ask(replace(first, frames=[picture]))
+    def _ask(self, query: Query, first: GroundingQuestion) -> None:
+        """Ask further about the frame of the first question."""
+        self._grounding.ask(replace(first, expression=query.words, frames=[query.picture]))
 
     def _mask(self, name: str, frame: Frame) -> np.ndarray | None:
         record = self._table.get(name)
@@ -246,14 +288,12 @@ class InstanceGroups:
             return None
         return self._visibility.masks([view.mask.float() - 0.5], *frame.rgb.shape[:2])[0]
 
-    def _pointed_at(self, embeddings: Sequence[Tensor], picture: np.ndarray) -> np.ndarray | None:
-        """What the first embedding shows on a picture, bool [H, W]."""
-        if not len(embeddings):
-            return None
-        decoded = self._vision.decode(embeddings[0], self._vision.encode(picture))
-        if not self._visibility.passes(decoded):
-            return None
-        return self._visibility.masks([decoded.logits], *picture.shape[:2])[0]
+    def _pointed_at(self, embeddings: Sequence[Tensor], picture: np.ndarray) -> list[np.ndarray]:
+        """What embeddings show on a picture, bool [H, W] each."""
+        features = self._vision.encode(picture) if len(embeddings) else None
+        shown = [self._vision.decode(one, features) for one in embeddings if features is not None]
+        good = [decoded.logits for decoded in shown if self._visibility.passes(decoded)]
+        return self._visibility.masks(good, *picture.shape[:2])
 
     def _new(
         self, embedding: Tensor, shown: RingFrame, known: list[np.ndarray], most: int
@@ -287,7 +327,7 @@ class InstanceGroups:
     def _add(
         self,
         group: _Group,
-        mask: np.ndarray,
+        thing: CheckedThing,
         question: GroundingQuestion,
         frame: Frame,
     ) -> None:
@@ -299,13 +339,33 @@ class InstanceGroups:
             if record is None:
                 return
         group.members.append(record.id)
-        prompt = Prompt(mask=torch.from_numpy(mask))
-        if self._ring.at(question.frame_index) is None and group.original is not None:
+        asked_about = self._ring.at(question.frame_index)
+        prompt = self._prompt(thing, asked_about or group.original)
+        if asked_about is None and group.original is not None:
             self._replay.leap(record.id, prompt, group.original)
         else:
             self._replay.catch_up(record.id, prompt, question, frame.index)
         record.grounded(None, question.stamp)
         self._begin(record, question.stamp, frame, group.called or group.one)
+        if (
+            thing.agreement >= AGREEMENT
+        ):  # it was told alone and closer: two answers more than one that is asked for
+            record.confirmed(2 * self._confirmed)
+
+    def _prompt(self, thing: CheckedThing, seen: RingFrame | None) -> Prompt:
+        """What begins the memory of a thing: what pointed at it if that shows it among the others, too, or its mask.
+
+        Memory that begins with an embedding holds longer.
+        """
+        if thing.embedding is not None and seen is not None:
+            decoded = self._vision.decode(thing.embedding, seen.features)
+            [mask] = self._visibility.masks([decoded.logits], *thing.mask.shape)
+            if (
+                self._visibility.passes(decoded)
+                and overlap(mask, thing.mask) >= self._config.agreement
+            ):
+                return Prompt(embedding=thing.embedding)
+        return Prompt(mask=torch.from_numpy(thing.mask))
 
     def _none(self, record: TrackRecord, answered: Answered, frame: Frame) -> None:
         """There is not one."""

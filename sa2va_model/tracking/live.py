@@ -121,6 +121,7 @@ class LiveTracker:
             ring=self._ring,
             replay=replay,
             begin=self._words.begin,
+            confirmed=calibration.confirmed,
         )
         self._frames = FrameUpdates(
             config,

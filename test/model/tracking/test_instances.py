@@ -10,13 +10,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import GroundingResult, Sa2VA
-from sa2va_model.segmentation.object_check import ObjectCheck
+from sa2va_model.segmentation import object_search
+from sa2va_model.segmentation.object_check import CheckedThing, ObjectCheck
 from sa2va_model.segmentation.object_masks import objects_in, painted_over
+from sa2va_model.segmentation.object_search import ObjectSearch, overlap
 from sa2va_model.testing import nano_model, noisy_clip
 from sa2va_model.tracking import instances
+from sa2va_model.tracking.config import VisibilityConfig
 from sa2va_model.tracking.instances import InstanceGroups, one_of
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import EventKind, FrameResult, Track, TrackState
@@ -60,13 +65,17 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Seeing:
     assert isinstance(seeing, Seeing)
     seeing.asked = []
 
+    # One thing at a time: what it points at when asked in other ways is tested by itself.
+    monkeypatch.setattr(object_search, "PLACES", ())
+    monkeypatch.setattr(object_search, "CORNERS", ())
+
     def new(self: Any, embedding: Any, shown: Any, known: Any, most: int) -> list[np.ndarray]:
         count, labels = cv2.connectedComponents(red(shown.frame.rgb).astype(np.uint8))
         return [labels == 1] if count > 1 and most > 0 else []
 
-    def pointed_at(self: Any, embeddings: Any, image: np.ndarray) -> np.ndarray | None:
+    def pointed_at(self: Any, embeddings: Any, image: np.ndarray) -> list[np.ndarray]:
         _, labels, sizes, _ = cv2.connectedComponentsWithStats(red(image).astype(np.uint8))
-        return labels == 1 + sizes[1:, 4].argmax() if len(embeddings) else None
+        return [labels == 1 + sizes[1:, 4].argmax()] if len(embeddings) else []
 
     monkeypatch.setattr(InstanceGroups, "_new", new)
     monkeypatch.setattr(InstanceGroups, "_pointed_at", pointed_at)
@@ -75,9 +84,9 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Seeing:
     monkeypatch.setattr(InstanceGroups, "known", {}, raising=False)
     add = InstanceGroups._add
 
-    def remember(self: Any, group: Any, mask: np.ndarray, *rest: Any) -> None:
-        add(self, group, mask, *rest)
-        self.known[group.members[-1]] = mask
+    def remember(self: Any, group: Any, thing: CheckedThing, *rest: Any) -> None:
+        add(self, group, thing, *rest)
+        self.known[group.members[-1]] = thing.mask
 
     monkeypatch.setattr(InstanceGroups, "_add", remember)
     return seeing
@@ -209,6 +218,35 @@ def test_what_is_followed_is_painted_over_before_the_next_look() -> None:
     assert record.view(frame.index) is None, "the newest is enough"
 
 
+def test_what_pointed_at_a_thing_begins_its_memory() -> None:
+    live = LiveTracker(nano_model(), QUIET)
+    live.track("every mug")
+    frame = noisy_clip(1)[0]
+    live.process(frame)
+    seen, groups = live._ring.newest(), live._instances
+    assert seen is not None
+    embedding = torch.ones(nano_model().config.sam2.hidden_dim)
+    [mask] = groups._visibility.masks(
+        [groups._vision.decode(embedding, seen.features).logits], *frame.rgb.shape[:2]
+    )
+    groups._visibility.reconfigure(VisibilityConfig(min_quality=0.0, min_area=0.0))
+    assert groups._prompt(CheckedThing(mask, 1.8, embedding), seen).embedding is embedding
+    # Among the others it shows something else: the mask tells which of them is meant.
+    assert groups._prompt(CheckedThing(~mask, 1.8, embedding), seen).embedding is None
+    assert groups._prompt(CheckedThing(mask, 0.0, None), seen).mask is not None
+
+
+def test_what_was_told_alone_and_closer_is_surer_to_exist(model: Seeing) -> None:
+    live = LiveTracker(model, APART)
+    name = live.track("every red block")
+    run(live, [picture(SQUARES[:1])])
+    record = live._table.get(name)
+    assert record is not None
+    assert record.life is not None
+    start, confirmed = Calibration().start, Calibration().confirmed
+    assert record.life.existence.log_odds > start + confirmed
+
+
 def blue_and_red() -> tuple[np.ndarray, list[np.ndarray]]:
     rgb, things = picture([]), []
     for x, y, side in SQUARES:
@@ -228,6 +266,10 @@ def checked(check: ObjectCheck, see: Callable[[np.ndarray], np.ndarray | None]) 
     return asked
 
 
+def masks_of(check: ObjectCheck) -> list[np.ndarray]:
+    return [one.mask for one in check.accepted]
+
+
 def see_red(rgb: np.ndarray) -> np.ndarray | None:
     mask = red(rgb)
     return mask if mask.any() else None
@@ -236,32 +278,84 @@ def see_red(rgb: np.ndarray) -> np.ndarray | None:
 def test_each_thing_is_asked_about_alone_and_closer() -> None:
     rgb, things = blue_and_red()
     check = ObjectCheck(rgb, [*things, things[0]])
-    assert checked(check, see_red) == 1 + 3 * 2 + 2, "what is refuted needs no closer look"
-    assert check.denies
-    assert [bool((rgb[mask] == (250, 0, 0)).all()) for mask in check.accepted] == [True] * 3
+    assert checked(check, see_red) == 3 * 2 + 2, "what is refuted needs no closer look"
+    assert [bool((rgb[mask] == (250, 0, 0)).all()) for mask in masks_of(check)] == [True] * 3
     assert [bool((rgb[mask] == (0, 0, 250)).all()) for mask in check.refuted] == [True] * 2
-    assert checked(ObjectCheck(rgb, things, denies=True), see_red) == 3 * 2 + 2
 
 
 def test_an_answer_must_lie_on_the_thing_both_times() -> None:
     rgb, things = blue_and_red()
     shifted = np.roll(things[0], 6, axis=1)  # half of it beside the thing
-    answers = iter([None, things[0], None, shifted])
+    answers = iter([shifted, None])
     check = ObjectCheck(rgb, things[:1])
     checked(check, lambda _: next(answers))
     assert len(check.refuted) == 1
-    answers = iter([None, shifted, None])
+    answers = iter([None])
     check = ObjectCheck(rgb, things[:1])
     checked(check, lambda _: next(answers))
     assert not check.accepted
+
+
+def test_the_best_of_several_masks_of_a_thing_is_taken() -> None:
+    rgb, things = blue_and_red()
+    part = things[0] & (np.arange(SHAPE[1]) < SQUARES[0][0] + 8)  # two thirds of it: 1.33 in sum
+    check = ObjectCheck(rgb, [part, *things])
+    assert checked(check, see_red) == 4 * 2 + 2
+    assert all(any((mask == thing).all() for thing in things) for mask in masks_of(check))
+    assert len(check.accepted) == 3
+    first = ObjectCheck(rgb, [*things, part])
+    assert checked(first, see_red) == 3 * 2 + 2, "nothing is asked about a thing that is sure"
+
+
+def test_where_there_must_be_one_the_best_is_taken() -> None:
+    rgb, things = blue_and_red()
+    for some, taken in ((True, 1), (False, 0)):
+        check = ObjectCheck(rgb, [things[0], things[2]], some=some)
+        checked(
+            check, lambda shown: np.roll(red(shown), 5, 1) if shown.shape[:2] == SHAPE else None
+        )
+        assert len(check.accepted) == taken, "IoU .41 at its place, nothing in the closer picture"
+
+
+def searched(search: ObjectSearch) -> list[str]:
+    """Answer with what is red until there is no more question; return the words of all."""
+    asked = []
+    while (query := search.query()) is not None:
+        asked.append(query.words)
+        mask = see_red(query.picture)
+        search.answer([] if mask is None else [mask])
+    return asked
+
+
+def test_it_is_asked_by_place_and_about_parts_of_the_picture() -> None:
+    rgb, things = blue_and_red()
+    search = ObjectSearch(rgb, "the block", things[:1])
+    asked = searched(search)
+    assert asked[0] == "the block", "about nothing: it denies"
+    assert asked[1:3] == ["the leftmost block", "the rightmost block"]
+    assert asked[-4:] == ["the block"] * 4
+    assert search.denies
+    wanted = things[0] | things[2] | things[4]
+    assert any((mask == wanted).all() for mask in search.things)
+    parts = [mask for mask in search.things[1:] if not (mask == wanted).all()]
+    assert parts, "masks of a part of the picture lie where they were seen"
+    assert all((mask & ~wanted).sum() == 0 for mask in parts)
+    assert all(overlap(one, two) < 0.75 for one in parts for two in parts if one is not two)
+
+
+def test_later_looks_ask_in_one_way() -> None:
+    rgb, things = blue_and_red()
+    assert searched(ObjectSearch(rgb, "the block", things, denies=True, wide=False)) == []
 
 
 def test_a_model_that_never_denies_is_not_asked_further() -> None:
     rgb, things = blue_and_red()
-    check = ObjectCheck(rgb, things)
-    assert checked(check, lambda shown: np.ones(shown.shape[:2], bool)) == 1
-    assert check.denies is False
-    assert not check.accepted
+    search = ObjectSearch(rgb, "the block", things)
+    assert search.query() is not None
+    search.answer([np.ones(SHAPE, bool)])
+    assert search.query() is None
+    assert search.denies is False
+    assert len(search.things) == len(things)
 
 
 def test_a_mask_of_several_is_cut_where_the_segmenter_sees_objects() -> None:
