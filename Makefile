@@ -25,6 +25,10 @@ ifneq ($(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH)),)
   ROS := $(ROS_DISTRO)
   VENV_ARGS := --system-site-packages
   EXTRAS := sim,train,eval,data,quantised,remote,onnx,dev
+ifeq ($(ROS_DISTRO),humble)
+  # SciPy (sim, eval) and onnx want a younger NumPy than the distribution's.
+  EXTRAS := train,data,quantised,remote,dev
+endif
   ROS_REQUIREMENTS := "colcon-common-extensions>=0.3,<0.4"
   # What must fit the distribution's compiled packages, NumPy above all.
   CONSTRAINTS := $(wildcard constraints/$(ROS_DISTRO).txt)

@@ -31,7 +31,8 @@ CORE = [
     # What docs/versions.md says was run; `make setup TORCH=` chooses one.
     "torch>=2.7,<2.15",
     "transformers>=5.20,<5.25",
-    "numpy>=1.26,<3",
+    # 1.21 is Humble's own, to which its messages are compiled.
+    "numpy>=1.21.5,<3",
     "opencv-python-headless>=4.10,<6",
     "pillow>=12.3,<14",
     "safetensors>=0.8,<0.9",
@@ -156,7 +157,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="sa2va_ros maintainers",
-    author_email="maintainers@sa2va-ros.org",
+    author_email="maintainers@sa2va-ros.invalid",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=list(PACKAGE_DIR),

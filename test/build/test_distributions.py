@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 # The NumPy of each distribution, against which its compiled packages are built, and what may stand in for it.
 NUMPY = {
-    "humble": ("1.21.5", "1.26.4", "2.0.0"),
+    "humble": ("1.21.5", "1.21.5", "1.26.4"),
     "jazzy": ("1.26.4", "1.26.4", "2.0.0"),
     "kilted": ("1.26.4", "1.26.4", "2.0.0"),
     "lyrical": ("2.3.4", "2.3.4", "3.0.0"),

@@ -87,10 +87,10 @@ def test_package_xml_declares_what_is_imported() -> None:
     assert {key for name, key in KEYS.items() if name in everywhere} <= declared
 
 
-def test_package_xml_says_where_it_lives() -> None:
-    urls = {e.get("type"): str(e.text) for e in package_xml().findall("url")}
-    assert set(urls) == {"website", "repository", "bugtracker"}
-    assert urls["bugtracker"].startswith(urls["repository"])
+def test_package_xml_names_no_address_that_leads_nowhere() -> None:
+    assert not package_xml().findall("url"), "REP 149 does not ask for one, and nothing is published yet"
+    emails = {e.get("email") for kind in ("maintainer", "author") for e in package_xml().findall(kind)}
+    assert emails == {"maintainers@sa2va-ros.invalid"}, "REP 149 asks for one; .invalid is reserved (RFC 2606)"
 
 
 @pytest.mark.parametrize("path", INTERFACES, ids=lambda path: path.stem)
