@@ -232,7 +232,8 @@ def test_several_who_ask_share_their_forwards_and_are_answered_as_alone(family: 
     forwards = []
     hook = model.mllm.generator._body.register_forward_pre_hook(lambda *_: forwards.append(1))
     sessions = [model.new_session() for _ in clips]
-    model.ground_together([(sessions[1], clips[1], ["the cup"])])  # one of them was read before
+    model._book = DraftAnswers(())  # one question and no known answer is no tree
+    model.ground_together([(sessions[n], clips[n], ["the cup"]) for n in (0, 1)])  # read before
     first = len(forwards)
     together = model.ground_together(list(zip(sessions, clips, words, strict=True)))
     hook.remove()
