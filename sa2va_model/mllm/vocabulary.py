@@ -20,6 +20,9 @@ from sa2va_model.io.json_files import read_json
 
 FILE = "vocabulary.json"
 _PLACEHOLDER = "object"
+_PLACEHOLDERS = frozenset(
+    (_PLACEHOLDER, "thing", "item")
+)  # they name nothing, but stand where a noun stands
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", re.UNICODE)
 # What stands behind one of these describes another thing than the one that is meant.
 _TURNS = frozenset((
@@ -68,12 +71,14 @@ class Vocabulary:
         colours: adjectives that may stand for the noun ("the red one").
         others: what else was taught: sizes, places, questions.
         questions: ways to ask for what was taught with other words, and those words; see `read_question`.
+        landmarks: nouns that say well enough where something is ("left of the kettle"), but are not found themselves.
     """
 
     things: frozenset[str]
     colours: frozenset[str]
     others: frozenset[str]
     questions: tuple[tuple[str, str], ...] = ()
+    landmarks: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, folder: Path) -> Vocabulary | None:
@@ -92,7 +97,7 @@ class Vocabulary:
             )
             questions = values.get("questions", {}).items()
             same = tuple((str(asked), str(taught)) for asked, taught in questions)
-            return cls(things, colours, others, same)
+            return cls(things, colours, others, same, _lower(values.get("landmarks", ())))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file}: expected an object with lists of words things, colours and others, and an object of "
@@ -105,6 +110,8 @@ class Vocabulary:
         values: dict[str, object] = {name: sorted(getattr(self, name)) for name in names}
         if self.questions:
             values["questions"] = dict(self.questions)
+        if self.landmarks:
+            values["landmarks"] = sorted(self.landmarks)
         file = folder / FILE
         file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return file
@@ -115,23 +122,30 @@ class Vocabulary:
 
     @cached_property
     def _every(self) -> frozenset[str]:
-        parts = (part for thing in self.things for part in thing.split())
-        return self.colours | self.others | frozenset(parts)
+        return self.colours | self.others | _parts(self.things)
+
+    @cached_property
+    def _landmarks(self) -> frozenset[str]:
+        return _parts(self.landmarks)
+
+    def _places(self, word: str) -> bool:
+        """Whether a word may stand where a sentence says where the thing is."""
+        return self.knows(word) or any(one in self._landmarks for one in _singulars(word))
 
     def read_sentence(self, expression: str) -> Reading:
         """What of a sentence this model can understand."""
-        found = list(_WORD.finditer(expression))
-        unknown = tuple(m.group().lower() for m in found if not self.knows(m.group()))
+        words = [found.group().lower() for found in _WORD.finditer(expression)]
+        head, rest = self._split(words)
+        unknown = tuple(word for word in head if not self.knows(word))
+        unknown += tuple(word for word in rest if not self._places(word))
         if not unknown:
             return Reading(_plain_case(expression), ())
-        words = [m.group().lower() for m in found]
-        head, rest = self._split(words)
         if not self._describes(head):
             return Reading("", unknown)
         kept = [word for word in head if self.knows(word)]
         if not self._names(kept):
             kept.append(_PLACEHOLDER)
-        if all(self.knows(word) for word in rest):
+        if all(self._places(word) for word in rest):
             kept += rest
         return Reading(" ".join(kept), unknown)
 
@@ -144,7 +158,7 @@ class Vocabulary:
 
     def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
         """The words of the thing itself, and those of where it is."""
-        noun = next((n for n, word in enumerate(words) if self._is_thing(word)), None)
+        noun = next((n for n, word in enumerate(words) if self._is_noun(word)), None)
         first = next((n for n, word in enumerate(words) if not self.knows(word)), 0)
         begin = first if noun is None else min(noun, first)
         turn = next((n for n in range(begin, len(words)) if words[n] in _TURNS), len(words))
@@ -154,10 +168,17 @@ class Vocabulary:
         return any(word in self.colours or self._is_thing(word) for word in head)
 
     def _names(self, head: Iterable[str]) -> bool:
-        return any(self._is_thing(word) for word in head)
+        return any(self._is_noun(word) for word in head)
+
+    def _is_noun(self, word: str) -> bool:
+        return self._is_thing(word) or (word in _PLACEHOLDERS and self.knows(word))
 
     def _is_thing(self, word: str) -> bool:
         return any(one in self.things for one in _singulars(word))
+
+
+def _parts(nouns: Iterable[str]) -> frozenset[str]:
+    return frozenset(part for noun in nouns for part in noun.split())
 
 
 def _singulars(word: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ WORDS = Vocabulary(
     frozenset({"red", "blue"}),
     frozenset({"object", "leftmost", "find", "where", "left"}),
     (("What is on the table?", "What is in this image?"),),
+    frozenset({"kettle", "tea pot"}),
 )
 
 
@@ -36,6 +37,15 @@ WORDS = Vocabulary(
         ("the shiny mug", "the mug", ("shiny",)),
         ("the mug left of the trombone", "the mug", ("trombone",)),
         ("das rote Auto", "", ("das", "rote", "auto")),
+        ("the object left of the kettle", "the object left of the kettle", ()),
+        ("the red mug left of the kettles", "the red mug left of the kettles", ()),
+        ("the tea pot", "", ("tea", "pot")),
+        ("the leftmost kettle", "", ("kettle",)),
+        ("the left kettle", "", ("kettle",)),
+        ("the kettle left of the mug", "", ("kettle",)),
+        ("the red kettle left of the tea pot", "the red object left of the tea pot", ("kettle",)),
+        ("the object left of the trombone", "", ("trombone",)),
+        ("the red object left of the trombone", "the red object", ("trombone",)),
     ],
 )
 def test_only_what_is_known_is_asked_for(said: str, text: str, unknown: tuple[str, ...]) -> None:

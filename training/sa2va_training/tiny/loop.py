@@ -120,7 +120,7 @@ def _starts_trained(kind: str, name: str) -> bool:
 def _loss(settings: StageSettings) -> Step:
     """What the stage minimises."""
     if settings.kind == "words":
-        return partial(stages.words_stage, talk=settings.talk)
+        return partial(stages.words_stage, talk=settings.talk, listing=settings.listing)
     if settings.kind == "sight" and settings.like:
         return partial(stages.sight_stage, example=_example(settings.like))
     return STAGES[settings.kind]

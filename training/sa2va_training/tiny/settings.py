@@ -42,6 +42,7 @@ class StageSettings:
             reads them can go on from where it is when the ViT or its stem is built anew.
         still: halves (see `loop.HALVES`) that do not move: without the stem a step of `words` takes two thirds.
         talk: share of the steps of `words` that are about questions, captions and regions instead of expressions.
+        listing: share of these that are about captions and regions; the others ask for colours, counts and which one.
     """
 
     name: str
@@ -69,6 +70,7 @@ class StageSettings:
     spoken: bool = True
     like: str = ""
     talk: float = 0.35
+    listing: float = 0.6
     still: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -135,15 +135,20 @@ def sight_stage(
 
 
 def words_stage(
-    learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator, talk: float = 0.35
+    learner: TinyLearner,
+    batch: PictureBatch,
+    rng: np.random.Generator,
+    talk: float = 0.35,
+    listing: float = 0.6,
 ) -> tuple[Tensor, Report]:
     """Answers, and teacher codes at [SEG].
 
     Args:
         talk: share of the steps that are about something else than referring expressions.
+        listing: share of these that are about captions and regions.
     """
     if rng.random() < talk:
-        parts, report = talk_loss(learner, batch, rng)
+        parts, report = talk_loss(learner, batch, rng, listing)
         return weighted(parts, _TALK_WEIGHTS), report
     packed = learner.packer.pack(questions(batch, rng))
     seen = read(learner.mllm, batch.pixels, packed)

@@ -4,7 +4,8 @@
     python -m sa2va_training.tiny choose weights=DIR scenes=240
 
 A small model learns some nouns and mixes others up. Asked for a noun of the second kind it marks some other thing; left
-out of `vocabulary.json` it says that it does not know the word, which is true. Scenes are of training objects, with
+out of `vocabulary.json` it says that it does not know the word, which is true. Such nouns stay there as landmarks: the
+place of "the thing left of the kettle" is found more often than the kettle. Scenes are of training objects, with
 seeds that neither training nor the benchmarks draw.
 """
 
@@ -108,10 +109,10 @@ def _asked(
 
 
 def chosen(words: Vocabulary, records: Mapping[str, WordRecord], rule: WordRule) -> Vocabulary:
-    """The vocabulary without the nouns that do not fit the rule; those of the toy world have their own tests."""
+    """The vocabulary with nouns that do not fit the rule as landmarks; those of the toy world have their own tests."""
     toys = vocabulary().things
     weak = {n for n in words.things - toys if n not in records or not records[n].fits(rule)}
-    return replace(words, things=words.things - weak)
+    return replace(words, things=words.things - weak, landmarks=frozenset(weak))
 
 
 def choose(folder: Path, scenes: int, rule: WordRule | None = None) -> Vocabulary:

@@ -28,7 +28,6 @@ from sa2va_training.tiny.losses import plain
 SHORT, LONG = 5, 2
 """Questions of a picture in a step of short texts, and in one of captions and regions."""
 _LONG_KINDS = ("caption", "grounded", "region")
-_LONG_SHARE = 0.6
 _WORD_KINDS = ("colour", "shape")
 _PLAIN_KINDS = ("colour", "which", "region")
 _NAMING_KINDS = ("caption", "grounded")
@@ -109,10 +108,10 @@ def _chosen(
 
 
 def talk_loss(
-    learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator
+    learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator, listing: float = 0.6
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Losses of answers, of what they are about, of the [SEG]s within them and of the visual tokens."""
-    long = rng.random() < _LONG_SHARE
+    long = rng.random() < listing
     rows = [_chosen(batch, i, long, learner.model.config, rng) for i in range(len(batch.objects))]
     packed = learner.packer.pack([[spoken.question for spoken in row] for row in rows])
     seen = read(learner.mllm, batch.pixels, packed)
