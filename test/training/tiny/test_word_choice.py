@@ -33,7 +33,7 @@ def test_a_noun_stays_if_it_is_found_and_seldom_mistaken() -> None:
     rule = WordRule(least=2, found=0.5, wrong=0.25)
     good, bad = (TRUTH, TRUTH), (ELSEWHERE, TRUTH)
     assert record(good, good).fits(rule)
-    assert not record(good).fits(rule)  # too few
+    assert record(bad).fits(rule)  # too few to say
     assert not record(good, (NOTHING, TRUTH), (NOTHING, TRUTH)).fits(rule)  # seldom found
     assert not record(good, good, good, bad, bad).fits(rule)  # often mistaken
     assert not record(good, good, (TRUTH, None)).fits(rule)  # marked though it is not there
@@ -43,7 +43,8 @@ def test_the_toy_worlds_nouns_stay_and_weak_ones_go() -> None:
     words = vocabulary(("kettle", "teddy bear", "shoe"))
     records = {"kettle": record(*[(TRUTH, TRUTH)] * 4), "shoe": record(*[(ELSEWHERE, TRUTH)] * 4)}
     kept = chosen(words, records, WordRule())
-    assert kept.things == vocabulary().things | {"kettle"}
+    assert kept.things == vocabulary().things | {"kettle", "teddy bear"}  # a bear was never there
+    assert kept.landmarks == {"shoe"}
     assert (kept.colours, kept.others) == (words.colours, words.others)
     assert kept.read_sentence("the shoe").text == ""
     assert kept.read_sentence("the red shoe").text == "the red object"
