@@ -143,6 +143,10 @@ class TruthLive:
 
     # --- one frame --------------------------------------------------------------------------------
 
+    def encode_ahead(self, frame: Frame) -> Frame:
+        """Nothing here is encoded."""
+        return frame
+
     def process(self, frame: Frame) -> FrameResult:
         """All tracks on one frame.
 
