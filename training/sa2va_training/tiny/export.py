@@ -19,6 +19,10 @@ from sa2va_training.tiny.running_mean import mean_of
 
 CREDITS = "CREDITS.md"
 """Who made the objects of the training pictures; their licence asks for it."""
+_HEADING = (
+    "# Makers of the objects in the training pictures\n\n"
+    "From the Debian package sweethome3d-furniture; its other objects are CC0.\n\n"
+)
 
 
 def export(
@@ -55,7 +59,8 @@ def export_learner(learner: TinyLearner, folder: Path) -> Path:
     shipped.vocabulary = vocabulary(trained_names() if installed() else ())
     if installed():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CREDITS).write_text(credits(trained_items()), encoding="utf-8")
+        text = _HEADING + credits(trained_items())
+        (folder / CREDITS).write_text(text, encoding="utf-8")
     save_model(shipped, folder, dtype=torch.float16)
     file = folder / "model.safetensors"
     file.chmod(0o644)  # safetensors writes for the owner alone; this file is shared
