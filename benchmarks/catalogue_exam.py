@@ -3,6 +3,7 @@
 
     python benchmarks/catalogue_exam.py --scenes 500
     python benchmarks/catalogue_exam.py --scenes 100 --model FOLDER --json out.json
+    python benchmarks/catalogue_exam.py --scenes 6 --sheet out.jpg        look at the names' answers
 
 Needs the objects (`make realistic`), no GPU. Every scene is new; an object is "unseen" if the rule of
 `Furniture.held_out` keeps it from training, and of a "known noun" if another object of that noun was trained on.
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -25,7 +28,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from sa2va_model.checkpoints.load import load_model
+from sa2va_model.io.overlay import draw_overlay
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_sim.catalogue.nouns import all_names
 from sa2va_sim.catalogue.room import exam_scene
 from sa2va_sim.catalogue.stock import trained_names
@@ -36,6 +41,7 @@ from sa2va_sim.words.vocabulary import SHAPES
 FIRST = 700_000
 _WORDS = 14  # expressions of a scene, beside the names
 _WRONG = 0.5  # of a mask on another object than the one that was named
+_TABLES = 6  # of the sheet
 _MIN_VISIBLE, _MIN_AREA = 0.4, 0.003
 
 
@@ -73,16 +79,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--any-word", action="store_true", help="ask for words that the model was not taught, too"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="a picture of the first six tables with what was marked",
+    )
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     model = load_model(args.model, device="cpu")
     if args.any_word:
         model.vocabulary = None
     tallies: dict[str, Answers] = {}
+    tables: list[np.ndarray] = []
     for seed in tqdm(range(args.first, args.first + args.scenes), leave=False):
         image = exam_scene(seed)
-        for group, expression, masks in _asked(model, image, seed):
-            _grade(tallies, group, expression, masks, image)
+        answers = list(_asked(model, image, seed))
+        for group, expression, mask in answers:
+            _grade(tallies, group, expression, mask, image)
+        if args.sheet and len(tables) < _TABLES:
+            tables.append(_drawn(image, answers))
+    if args.sheet:
+        rows = [np.hstack(tables[i : i + 3]) for i in range(0, len(tables) // 3 * 3, 3)]
+        cv2.imwrite(str(args.sheet), cv2.cvtColor(np.vstack(rows or tables), cv2.COLOR_RGB2BGR))
     figures = {group: tallies[group].figures() for group in sorted(tallies)}
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -158,6 +177,32 @@ def _grade(
     tally.ious.append(float((mask & truth).sum() / max((mask | truth).sum(), 1)))
     on_another = mask & ~truth & (image.instances > 0)
     tally.wrong.append(bool(on_another.sum() > _WRONG * max(mask.sum(), 1)))
+
+
+def _drawn(
+    image: LabelledImage, answers: Sequence[tuple[str, Expression, np.ndarray]]
+) -> np.ndarray:
+    """The table with what the names marked, as the node draws tracks."""
+    tracks: list[Track] = []
+    for group, said, mask in answers:
+        if not group.startswith("name"):
+            continue
+        number, (rows, columns) = len(tracks) + 1, np.nonzero(mask)
+        track = Track(str(number), said.text, TrackState.NOT_FOUND, score=math.nan)
+        if len(rows):
+            corner = int(columns.min()), int(rows.min())
+            box = (*corner, int(columns.max()) + 1, int(rows.max()) + 1)
+            track = replace(
+                track,
+                state=TrackState.TRACKING,
+                mask_value=number,
+                mask=mask,
+                box=box,
+                area=len(rows),
+            )
+        tracks.append(track)
+    height, width = image.instances.shape
+    return draw_overlay(image.rgb, FrameResult(0.0, 0, height, width, tuple(tracks)))
 
 
 def _show(figures: dict[str, dict[str, Any]]) -> None:
