@@ -109,8 +109,9 @@ class BagPlayer(Node):
             while (left := due - time.monotonic()) > 0:
                 if self._told.wait(min(left, _CLOCK_PERIOD / speed)):
                     return
-                if ticking and due - time.monotonic() > 0:
-                    self._tick(first + int((time.monotonic() - began) * speed * 1e9))
+                if ticking and (now := time.monotonic()) < due:
+                    # Not beyond the message that is due: its own time comes next, and time never goes back.
+                    self._tick(min(recorded, first + int((now - began) * speed * 1e9)))
             if self._told.is_set():
                 return
             if ticking and recorded > ticked:
