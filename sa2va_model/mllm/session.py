@@ -164,9 +164,8 @@ class MllmSession:
         self, asked: _Asked, generated: Sequence[Generated], prefix: CachedPrefix | None
     ) -> list[GroundingResult]:
         """What was said; what was read of the frames is kept."""
-        seen = asked.seen
-        unread = seen is not None and isinstance(asked.start, UnreadPrefix)
-        if unread and not self._too_long(asked.prompts):
+        seen, unread = asked.seen, isinstance(asked.start, UnreadPrefix)
+        if seen is not None and unread and not self._too_long(asked.prompts):
             seen.prefix = prefix
         return [
             self._reply(ids if asked.earlier else None, answer, pointing=seen is not None)

@@ -138,8 +138,8 @@ def _clips(records: Sequence[Json]) -> dict[str, float]:
 def _events(records: Sequence[Json]) -> dict[str, float]:
     """What happened while objects were followed live: means over those that know."""
     events = [r["events"] for r in records if "events" in r]
-    names = ("wait", "missed", "lost", "regained", "switched", "wrong", "told", "skipped")
-    names += ("latency", "latency p95")
+    counted = ("missed", "lost", "regained", "switched", "wrong", "told", "skipped")
+    names = ("wait", *counted, "latency", "latency p95")
     timed = ("wait", "latency", "latency p95")
     return {
         f"{name}, s" if name in timed else name: _mean(e[name] for e in events if name in e)
