@@ -16,7 +16,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.io.overlay import draw_overlay
+from sa2va_model.io.preprocessing import mask_box
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.tracks import FrameResult, Track, TrackState
 from sa2va_sim.catalogue.nouns import all_names
@@ -187,19 +188,9 @@ def _drawn(
     for group, said, mask in answers:
         if not group.startswith("name"):
             continue
-        number, (rows, columns) = len(tracks) + 1, np.nonzero(mask)
-        track = Track(str(number), said.text, TrackState.NOT_FOUND, score=math.nan)
-        if len(rows):
-            corner = int(columns.min()), int(rows.min())
-            box = (*corner, int(columns.max()) + 1, int(rows.max()) + 1)
-            track = replace(
-                track,
-                state=TrackState.TRACKING,
-                mask_value=number,
-                mask=mask,
-                box=box,
-                area=len(rows),
-            )
+        (box, area), number = mask_box(mask), len(tracks) + 1
+        state = TrackState.TRACKING if area else TrackState.NOT_FOUND
+        track = Track(str(number), said.text, state, number, mask, box, area, math.nan)
         tracks.append(track)
     height, width = image.instances.shape
     return draw_overlay(image.rgb, FrameResult(0.0, 0, height, width, tuple(tracks)))

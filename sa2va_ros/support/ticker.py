@@ -30,9 +30,8 @@ class Ticker:
         self, node: Node, period: float, tick: Callable[[], None], wanted: Callable[[], bool]
     ) -> None:
         self._tick, self._wanted = tick, wanted
-        self._lock = (
-            threading.Lock()
-        )  # so that nothing begins to be wanted between asking and resting
+        # So that nothing begins to be wanted between asking and resting.
+        self._lock = threading.Lock()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(period, self._run, clock=steady)
         self._timer.cancel()
