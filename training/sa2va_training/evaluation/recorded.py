@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from sa2va_model.errors import InputError
+from sa2va_model.tracks import TrackState
 from sa2va_training.data.clip_masks import Clip, read_records
 from sa2va_training.data.sample import Dataset, Sample
 from sa2va_training.evaluation.predictor import FollowedClip, Prediction
 
-TRACKING, STOPPED = 1, 5  # Track.STATE_*
 _ARTICLES = ("the ", "a ", "an ")
 
 
@@ -40,7 +40,7 @@ class TrackedImage:
 
     def of(self, name: str) -> list[Any]:
         """The tracks that are called so."""
-        alive = (track for track in self.tracks if track.state != STOPPED)
+        alive = (track for track in self.tracks if track.state != TrackState.STOPPED)
         return [track for track in alive if plain(track.expression or track.label) == name]
 
     def mask(self, tracks: Sequence[Any], size: tuple[int, int]) -> np.ndarray | None:
@@ -165,7 +165,7 @@ class RecordedClip:
             if mask is None:
                 continue
             masks[t], known[t] = mask, True
-            tracking[t] = any(track.state == TRACKING for track in tracks)
+            tracking[t] = any(track.state == TrackState.TRACKING for track in tracks)
             steps.append(image.latency)
         return FollowedClip(masks, tuple(steps), known, tracking)
 
