@@ -30,6 +30,7 @@ from sa2va_model.mllm.session import History, MllmSession
 from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.mllm.types import Choice, Generated
 from sa2va_model.mllm.vocabulary import Reading, Vocabulary
+from sa2va_model.mllm.word_probes import WordProbes
 from sa2va_model.results import GroundingResult
 from sa2va_model.segmentation.backends.base import Backend
 from sa2va_model.segmentation.backends.fused.cuda_graphs import Graphs
@@ -46,6 +47,7 @@ class JointModel(SegmentingModel):
     """
 
     vocabulary: Vocabulary | None = None  # words that it can know; None = any
+    word_probes: WordProbes | None = None  # tell what its words look like; used with a vocabulary
 
     def __init__(
         self,
@@ -149,11 +151,15 @@ class JointModel(SegmentingModel):
         )[0]
 
     @torch.inference_mode()
-    def _replies(self, *args: Any, **options: Any) -> list[GroundingResult]:
+    def _replies(
+        self, *args: Any, sought: Sequence[str] = (), **options: Any
+    ) -> list[GroundingResult]:
+        """Replies of the session; with `sought`, what each text asks for, they say what looks like it."""
         # What is kept of the last frames belongs to the one who reads it.
         with self._turns.take(self.device):
             self._get_ready()
-            return self._session.replies(*args, **options)
+            replies = self._session.replies(*args, **options)
+            return self._compared(self._session, replies, sought) if sought else replies
 
     @torch.inference_mode()
     def visual_tokens(self, image: np.ndarray) -> torch.Tensor:
@@ -251,11 +257,7 @@ class JointModel(SegmentingModel):
         choice = KeyframeChoice("latest", self.config.keyframes)
         readings = [self._read(expressions) for _, _, expressions in asked]
         open_ = [
-            (
-                session,
-                [_question(r.text) for r in read if r.text],
-                choice.pictures(as_frames(frames)),
-            )
+            (session, [r.text for r in read if r.text], choice.pictures(as_frames(frames)))
             for (session, frames, _), read in zip(asked, readings, strict=True)
         ]
         answered = self._replies_together([one for one in open_ if one[1]])
@@ -271,10 +273,15 @@ class JointModel(SegmentingModel):
     ) -> list[list[GroundingResult]]:
         if not asked:
             return []
+        put = [(session, list(map(_question, texts)), frames) for session, texts, frames in asked]
         with self._turns.take(self.device):
             self._get_ready()
             limit, expected = self.config.max_new_tokens, self._book.candidates()
-            replies = MllmSession.replies_together(asked, limit=limit, expected=expected)
+            given = MllmSession.replies_together(put, limit=limit, expected=expected)
+            replies = [
+                self._compared(session, several, texts)
+                for (session, texts, _), several in zip(asked, given, strict=True)
+            ]
         self._book.note([reply.generated.ids for several in replies for reply in several])
         return replies
 
@@ -305,10 +312,26 @@ class JointModel(SegmentingModel):
             limit=self.config.max_new_tokens,
             expected=self._book.candidates() if exact else self._book.known,
             exact=exact,
+            sought=texts,
         )
         if exact:
             self._book.note([reply.generated.ids for reply in replies])
         return replies
+
+    def _compared(
+        self, session: MllmSession, replies: Sequence[GroundingResult], sought: Sequence[str]
+    ) -> list[GroundingResult]:
+        """Replies that point at something, with what on the newest frame looks like it."""
+        words, probes, seen = self.vocabulary, self.word_probes, session.seen
+        tokens = None if seen is None else seen.visual.overview
+        if words is None or probes is None or tokens is None:
+            return list(replies)
+        return [
+            replace(reply, likeness=probes.likeness(tokens, words.thing(text)))
+            if reply.found
+            else reply
+            for reply, text in zip(replies, sought, strict=True)
+        ]
 
     def _read(self, expressions: Sequence[str]) -> list[Reading]:
         cleaned = [prompts.clean_expression(expression) for expression in expressions]

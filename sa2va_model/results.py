@@ -18,6 +18,7 @@ from torch import Tensor
 from sa2va_model.io.preprocessing import mask_box
 from sa2va_model.mllm.chat import Phrase
 from sa2va_model.mllm.types import Generated
+from sa2va_model.mllm.word_probes import Likeness
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; ends exclusive."""
@@ -49,6 +50,7 @@ class GroundingResult:
         note: what was done about them, for people.
         thought: what the model thought aloud before it answered, `[SEG]` and the like included.
         evidence: [E, d], one prompt for each [SEG] of the thought: what it looked at, not what was asked for.
+        likeness: how much the newest keyframe looks like what was asked for; None where the model cannot tell.
         by_keyframe: [K, F, d], a prompt of its own for each keyframe; None = `embeddings` are for all of them.
     """
 
@@ -61,6 +63,7 @@ class GroundingResult:
     note: str = ""
     thought: str = ""
     evidence: Tensor | None = None
+    likeness: Likeness | None = None
     by_keyframe: Tensor | None = None
 
     @property

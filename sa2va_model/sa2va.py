@@ -90,7 +90,10 @@ class Sa2VA(JointModel):
             shown = clips.Masks(none, np.zeros(0, np.float32), np.zeros(0, bool))
         kept = shown.visible & (shown.scores >= FAINTEST)
         text = reply.said
-        if shown.visible.any() and not kept.any():
+        if reply.likeness is not None and kept.any():
+            kept &= np.array([reply.likeness.fits(mask) for mask in shown.masks], bool)
+            text = text if kept.any() else reply.likeness.refusal
+        elif shown.visible.any() and not kept.any():
             best = float(shown.scores[shown.visible].max())
             text = f"No mask fits these words: the best has a predicted quality of {best:.2f}."
             text = " ".join(part for part in (text, reply.note) if part)

@@ -170,9 +170,14 @@ class SegmentingModel(nn.Module):
         for (turn, reply), (targets, evidence) in zip(replies, given, strict=True):
             named = {phrase.mask: phrase for phrase in reply.phrases}
             own = [replace(next(found), phrase=named.get(k)) for k in range(len(targets))]
-            masks = stacked([list(target.masks) for target in own], frames)
             thought = tuple(next(found) for _ in range(len(evidence)))
-            said = reply.said, reply.phrases, masks, tuple(own), tuple(keyframes), turn
+            text, phrases = reply.said, reply.phrases
+            likeness, newest = reply.likeness, keyframes[-1]
+            if likeness is not None and not all(likeness.fits(one.masks[newest]) for one in own):
+                own = [one for one in own if likeness.fits(one.masks[newest])]
+                text, phrases = (text, phrases) if own else (likeness.refusal, ())
+            masks = stacked([list(target.masks) for target in own], frames)
+            said = text, phrases, masks, tuple(own), tuple(keyframes), turn
             out.append(Answer(*said, reply.thought, thought))
         return out
 

@@ -38,6 +38,7 @@ from sa2va_model.mllm.llm import CONFIG_ERRORS, one_line
 from sa2va_model.mllm.registry import family
 from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.mllm.vocabulary import Vocabulary
+from sa2va_model.mllm.word_probes import WordProbes
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.registry import Profile, check_profile
 from sa2va_model.segmentation.kinds import as_stored
@@ -139,6 +140,7 @@ def load_model(
         language_model.get_output_embeddings().weight = language_model.get_input_embeddings().weight
     model.calibration = Calibration.read(path)
     model.vocabulary = Vocabulary.read(path)
+    model.word_probes = WordProbes.read(path, model.mllm.hidden_size)
     model.use_profile(profile)
     return model
 
@@ -251,6 +253,8 @@ def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype | None = tor
     model.mllm.tokenizer.save_pretrained(path)
     if model.vocabulary is not None:
         model.vocabulary.write(path)
+    if model.word_probes is not None:
+        model.word_probes.write(path)
 
 
 def _save_tensors(model: Sa2VA, path: Path, dtype: torch.dtype | None) -> None:

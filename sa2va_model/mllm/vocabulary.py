@@ -118,7 +118,7 @@ class Vocabulary:
 
     def knows(self, word: str) -> bool:
         """Whether a word was taught, also in the plural or as a part of a longer noun."""
-        return any(one in self._every or one in _SMALL for one in _singulars(word.lower()))
+        return any(one in self._every or one in _SMALL for one in singulars(word.lower()))
 
     @cached_property
     def _every(self) -> frozenset[str]:
@@ -130,7 +130,7 @@ class Vocabulary:
 
     def _places(self, word: str) -> bool:
         """Whether a word may stand where a sentence says where the thing is."""
-        return self.knows(word) or any(one in self._landmarks for one in _singulars(word))
+        return self.knows(word) or any(one in self._landmarks for one in singulars(word))
 
     def read_sentence(self, expression: str) -> Reading:
         """What of a sentence this model can understand."""
@@ -156,6 +156,10 @@ class Vocabulary:
             (taught for asked, taught in self.questions if _bare(asked) == wanted), question
         )
 
+    def thing(self, sentence: str) -> tuple[str, ...]:
+        """The words that a sentence has for the thing itself, without those of where it is."""
+        return tuple(self._split([found.group().lower() for found in _WORD.finditer(sentence)])[0])
+
     def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
         """The words of the thing itself, and those of where it is."""
         noun = next((n for n, word in enumerate(words) if self._is_noun(word)), None)
@@ -174,14 +178,15 @@ class Vocabulary:
         return self._is_thing(word) or (word in _PLACEHOLDERS and self.knows(word))
 
     def _is_thing(self, word: str) -> bool:
-        return any(one in self.things for one in _singulars(word))
+        return any(one in self.things for one in singulars(word))
 
 
 def _parts(nouns: Iterable[str]) -> frozenset[str]:
     return frozenset(part for noun in nouns for part in noun.split())
 
 
-def _singulars(word: str) -> tuple[str, ...]:
+def singulars(word: str) -> tuple[str, ...]:
+    """A word, and what it may be the plural of."""
     ends = [word]
     ends += [word[:-1]] if word.endswith("s") else []
     ends += [word[:-2]] if word.endswith(("es", "'s", "’s")) else []

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io.frames import Frame
+from sa2va_model.mllm.word_probes import Likeness
 from sa2va_model.results import GroundingResult
 from sa2va_model.segmentation.tracker import OnlineTracker
 from sa2va_model.segmentation.types import Prompt
@@ -162,7 +163,8 @@ class LanguageUpdates:
         if question.purpose == Purpose.FIND:
             self._find(record, embedding, reply, question, frame)
         elif record.life is not None:
-            self._weigh(record, record.life, embedding, question, frame)
+            likeness = reply.likeness if reply is not None else None
+            self._weigh(record, record.life, embedding, likeness, question, frame)
 
     def _find(
         self,
@@ -172,12 +174,16 @@ class LanguageUpdates:
         question: GroundingQuestion,
         frame: Frame,
     ) -> None:
-        glance = self._look(embedding, question)
+        likeness = reply.likeness if reply is not None else None
+        glance = self._look(embedding, question, likeness=likeness)
         if embedding is None or glance is None or not glance.visible:
             record.not_found()
             absent = Reason.UNKNOWN_WORD if reply is not None and reply.unknown else Reason.ABSENT
-            reason = absent if embedding is None else Reason.NO_MASK
+            unlike = glance is not None and glance.unlike
+            reason = absent if embedding is None or unlike else Reason.NO_MASK
             words = reply.said if reply is not None else ""
+            if unlike and likeness is not None:
+                words = likeness.refusal
             self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)
             return
         self._catch_up(record, embedding, question, frame)
@@ -190,11 +196,14 @@ class LanguageUpdates:
         record: TrackRecord,
         life: Lifecycle,
         embedding: Tensor | None,
+        likeness: Likeness | None,
         question: GroundingQuestion,
         frame: Frame,
     ) -> None:
         """Take an answer about an object that was found before."""
-        glance = self._look(embedding, question, self._tracker.row(record.id))
+        # What is followed is known by its look, also half hidden, when its name can no more be read off it.
+        asked = likeness if record.lost else None
+        glance = self._look(embedding, question, self._tracker.row(record.id), asked)
         if embedding is None or glance is None or not glance.visible:
             record.denied(self._calibration.denied)
             if not record.lost:
@@ -248,10 +257,15 @@ class LanguageUpdates:
         self._replay.catch_up(record.id, Prompt(embedding=embedding), question, frame.index)
 
     def _look(
-        self, embedding: Tensor | None, question: GroundingQuestion, row: int | None = None
+        self,
+        embedding: Tensor | None,
+        question: GroundingQuestion,
+        row: int | None = None,
+        likeness: Likeness | None = None,
     ) -> Glance | None:
         """What SAM-2 sees where the language model points, on the question's newest keyframe."""
         item = self._replay.keyframe(question)
         if item is None or embedding is None:
             return None
-        return self._probe.look(embedding, item.features, row)
+        same = item.frame.index == question.frame_index  # that the words were held against
+        return self._probe.look(embedding, item.features, row, likeness if same else None)

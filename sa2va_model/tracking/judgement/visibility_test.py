@@ -19,6 +19,7 @@ from sa2va_model.tracking.config import VisibilityConfig
 from sa2va_model.tracking.judgement.evidence import EVIDENCE_LIMIT, clip_evidence
 
 if TYPE_CHECKING:
+    from sa2va_model.mllm.word_probes import Likeness
     from sa2va_model.segmentation.backends.base import Segmenter
     from sa2va_model.tracking.handover import Vision
     from sa2va_model.tracking.judgement.memory_gate import MemoryGate
@@ -74,11 +75,13 @@ class Glance:
         mask: bool [1, 1, 4h, 4w].
         visible: it passes the visibility test.
         evidence: that it is the known object, within ±EVIDENCE_LIMIT; 0 for an object that is not known yet.
+        unlike: it is visible, but does not look like what was asked for; `visible` is False then.
     """
 
     mask: Tensor
     visible: bool
     evidence: float
+    unlike: bool = False
 
 
 class EmbeddingProbe:
@@ -87,15 +90,24 @@ class EmbeddingProbe:
     def __init__(self, vision: Vision, gate: MemoryGate, visibility: VisibilityTest) -> None:
         self._vision, self._gate, self._visibility = vision, gate, visibility
 
-    def look(self, embedding: Tensor, features: ImageFeatures, row: int | None = None) -> Glance:
+    def look(
+        self,
+        embedding: Tensor,
+        features: ImageFeatures,
+        row: int | None = None,
+        likeness: Likeness | None = None,
+    ) -> Glance:
         """Decode an embedding on an image.
 
         Args:
             embedding: [C].
             row: of a known object in the gate's tables, whose evidence is wanted.
+            likeness: what on the image looks like the object; None = anything may be it.
         """
         decoded = self._vision.decode(embedding, features)
         visible = self._visibility.passes(decoded)
+        if visible and likeness is not None and not likeness.fits(decoded.logits[0, 0] > 0):
+            return Glance(decoded.logits > 0, False, -EVIDENCE_LIMIT, unlike=True)
         evidence = 0.0
         if row is not None:
             raw = self._gate.evidence_for(row, features, decoded) if visible else -EVIDENCE_LIMIT

@@ -15,6 +15,7 @@ from sa2va_sim.catalogue.stock import trained_items, trained_names
 from sa2va_training.tiny.data.language import vocabulary
 from sa2va_training.tiny.learner import WORD_HALF, TinyLearner, take
 from sa2va_training.tiny.norms import fold_norms
+from sa2va_training.tiny.probes import word_probes
 from sa2va_training.tiny.running_mean import mean_of
 
 CREDITS = "CREDITS.md"
@@ -57,6 +58,7 @@ def export_learner(learner: TinyLearner, folder: Path) -> Path:
     fold_norms(learner.model)
     shipped.load_state_dict(learner.model.state_dict())
     shipped.vocabulary = vocabulary(trained_names() if installed() else ())
+    shipped.word_probes = word_probes(learner)
     if installed():
         folder.mkdir(parents=True, exist_ok=True)
         text = _HEADING + credits(trained_items())

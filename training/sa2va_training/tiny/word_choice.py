@@ -79,11 +79,11 @@ class WordRecord:
 def word_records(model: Sa2VA, scenes: int, first: int = FIRST) -> dict[str, WordRecord]:
     """Asks for every noun that stands on the tables of `scenes` seeds, and for some that do not."""
     held, records = model.vocabulary, defaultdict[str, WordRecord](WordRecord)
-    model.vocabulary = None  # every word is asked for
+    model.vocabulary = None  # every word is asked for, and no answer is held against its word
     try:
         for seed in tqdm(range(first, first + scenes), "scenes", leave=False):
             image = render_things(seed, "train")
-            asked = list(_asked(image, np.random.default_rng([seed, 0xC401])))
+            asked = list(names_of(image, np.random.default_rng([seed, 0xC401])))
             answers = model.segment_many(image.rgb, [f"the {name}" for name, _ in asked])
             for (name, truth), answer in zip(asked, answers, strict=True):
                 masks = np.asarray(answer.masks, bool).reshape(-1, *image.instances.shape)
@@ -93,9 +93,10 @@ def word_records(model: Sa2VA, scenes: int, first: int = FIRST) -> dict[str, Wor
     return dict(records)
 
 
-def _asked(
+def names_of(
     image: LabelledImage, rng: np.random.Generator
 ) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Every noun that names one thing of a table, with its mask, and some that name nothing there, with None."""
     facts = seen(image.facts)
     for fact in facts:
         others = {word for f in facts if f is not fact for word in (*f.called, *f.doubtful)}

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""WordProbes: whether what a mask shows looks like what was asked for, read off the language model's visual tokens.
+
+A linear probe for each word (Alain and Bengio 2016, "Understanding intermediate layers using linear classifier
+probes"). A small model that is asked for a kettle often points at the thing that looks most like one; its visual tokens
+know better what that thing is. So the mask of an answer is held against the words once more, for the price of one
+product of matrices.
+
+Letters: N rows of weights, C hidden size of the language model, r side of its grid of visual tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sa2va_model.errors import InputError
+from sa2va_model.mllm.vocabulary import singulars
+
+FILE = "word_probes.safetensors"
+_LEAST = 0.5  # cells that a mask has to cover for a verdict
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How much each part of an image looks like what a sentence asks for.
+
+    Attributes:
+        noun: what is asked for.
+        cells: float32 [K, r, r] over the whole image, one map for each kind of thing that the noun may mean: how much
+            likelier this kind is than the mean of all kinds, in log-odds; what colour is said counts, too.
+        floor: mean over a mask from which on it shows the thing.
+    """
+
+    noun: str
+    cells: Tensor
+    floor: float
+
+    def of(self, mask: Tensor | np.ndarray) -> float:
+        """Mean over a mask of the whole image, bool [h, w] of any size; NaN if it is too small to tell."""
+        shown = torch.as_tensor(mask, device=self.cells.device).float()
+        weights = F.adaptive_avg_pool2d(shown[None], self.cells.shape[-1])[0]
+        covered = weights.sum()
+        mean = ((self.cells * weights).sum((1, 2)) / covered).max()
+        return float(mean.where(covered >= _LEAST, torch.nan))
+
+    def fits(self, mask: Tensor | np.ndarray) -> bool:
+        """Return whether a mask shows what is asked for, as far as one can tell."""
+        return not self.of(mask) < self.floor
+
+    @property
+    def refusal(self) -> str:
+        """What people are told if the mask does not fit."""
+        return f"What comes nearest to {self.noun!r} looks like something else."
+
+
+@dataclass(frozen=True)
+class WordProbes:
+    """A row of weights for each kind of thing and each colour.
+
+    Attributes:
+        nouns: the rows of each noun; one that names several kinds has several.
+        colours: the row of each colour.
+        weight: float32 [N, C]; `bias`: float32 [N].
+        floor: see `Likeness`.
+    """
+
+    nouns: Mapping[str, tuple[int, ...]]
+    colours: Mapping[str, int]
+    weight: Tensor
+    bias: Tensor
+    floor: float
+
+    @classmethod
+    def read(cls, folder: Path, hidden: int) -> WordProbes | None:
+        """Those of a checkpoint; None if it has none.
+
+        Args:
+            hidden: C.
+
+        Raises:
+            InputError: the file is damaged, or for another model.
+        """
+        file = folder / FILE
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, "pt") as stored:
+                words = json.loads(stored.metadata()["words"])
+                weight, bias = (stored.get_tensor(name).float() for name in ("weight", "bias"))
+            nouns = {str(noun): tuple(map(int, rows)) for noun, rows in words["nouns"].items()}
+            colours = {str(name): int(row) for name, row in words["colours"].items()}
+            floor = float(words["floor"])
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{file}: expected weight [N, {hidden}], bias [N] and the words of their rows ({error!r})"
+            ) from error
+        rows = {row for several in nouns.values() for row in several} | set(colours.values())
+        if weight.shape != (len(bias), hidden) or not rows <= set(range(len(bias))):
+            raise InputError(
+                f"{file}: weight is {list(weight.shape)}, bias {list(bias.shape)}, rows to {max(rows, default=0)}; "
+                f"expected [N, {hidden}], [N] and rows below N"
+            )
+        return cls(nouns, colours, weight, bias, floor)
+
+    def write(self, folder: Path) -> Path:
+        """Puts them beside the weights, in float16."""
+        words = {"nouns": self.nouns, "colours": self.colours, "floor": self.floor}
+        tensors = {"weight": self.weight, "bias": self.bias}
+        file = folder / FILE
+        save_file(
+            {name: tensor.half().contiguous() for name, tensor in tensors.items()},
+            file,
+            {"words": json.dumps(words, ensure_ascii=False)},
+        )
+        file.chmod(0o644)  # safetensors writes for the owner alone; this file is shared
+        return file
+
+    def likeness(self, tokens: Tensor, words: Sequence[str]) -> Likeness | None:
+        """How much each part of an image looks like what some words name; None if none of them is a noun.
+
+        Args:
+            tokens: [r * r, C], the visual tokens of the whole image as one tile.
+            words: of the thing itself, in lower case: "the", "green", "kettle".
+        """
+        noun = self._noun(words)
+        if noun is None:
+            return None
+        rows = list(self.nouns[noun])
+        seen = tokens.float()
+        maps = self._maps(seen, rows)
+        for colour in (self.colours[word] for word in words if word in self.colours):
+            maps = maps + self._maps(seen, [colour])
+        side = int(len(tokens) ** 0.5)
+        return Likeness(noun, maps.unflatten(1, (side, side)), self.floor)
+
+    def _maps(self, tokens: Tensor, rows: list[int]) -> Tensor:
+        weight, bias = (t[rows].to(tokens.device) for t in (self.weight, self.bias))
+        return weight @ tokens.T + bias[:, None]
+
+    def _noun(self, words: Sequence[str]) -> str | None:
+        """The longest of the nouns that stand last."""
+        for end in range(len(words), 0, -1):
+            for begin in range(end):
+                before = words[begin : end - 1]
+                for last in singulars(words[end - 1]):
+                    if (noun := " ".join((*before, last))) in self.nouns:
+                        return noun
+        return None
