@@ -24,7 +24,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.given import FramesLike, as_frames
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.draft_answers import DraftAnswers
+from sa2va_model.mllm.decoding.draft_answers import DraftAnswers
 from sa2va_model.mllm.registry import build_mllm
 from sa2va_model.mllm.session import History, MllmSession
 from sa2va_model.mllm.tiled import TiledMllm

@@ -25,7 +25,7 @@ from sa2va_model.io.given import FramesLike, ImageLike, as_frames, as_image
 from sa2va_model.joint import JointModel
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts
-from sa2va_model.mllm.listener import Cancelled, Listener, OnText
+from sa2va_model.mllm.decoding.listener import Cancelled, Listener, OnText
 from sa2va_model.regions import Region, as_regions
 from sa2va_model.results import Answer, GroundingResult, Segmentation, Turn
 from sa2va_model.segmentation import clip as clips

@@ -172,10 +172,11 @@ class SegmentingModel(nn.Module):
             own = [replace(next(found), phrase=named.get(k)) for k in range(len(targets))]
             thought = tuple(next(found) for _ in range(len(evidence)))
             text, phrases = reply.said, reply.phrases
-            likeness, newest = reply.likeness, keyframes[-1]
-            if likeness is not None and not all(likeness.fits(one.masks[newest]) for one in own):
-                own = [one for one in own if likeness.fits(one.masks[newest])]
-                text, phrases = (text, phrases) if own else (likeness.refusal, ())
+            likeness = reply.likeness
+            if likeness is not None:
+                like = [one for one in own if likeness.fits(one.masks[keyframes[-1]])]
+                if len(like) < len(own):
+                    own, phrases, text = like, (), text if like else likeness.refusal
             masks = stacked([list(target.masks) for target in own], frames)
             said = text, phrases, masks, tuple(own), tuple(keyframes), turn
             out.append(Answer(*said, reply.thought, thought))

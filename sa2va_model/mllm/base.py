@@ -24,7 +24,7 @@ from sa2va_model.config import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.cuda_graph import GraphedStages, GraphStore, Stage
-from sa2va_model.mllm.generation import Generator
+from sa2va_model.mllm.decoding.generation import Generator
 from sa2va_model.mllm.llm import exact_span
 from sa2va_model.mllm.types import Generated, Inputs
 from sa2va_model.mllm.vision import Visual

@@ -15,7 +15,7 @@ import numpy as np
 
 from sa2va_model.checkpoints.adapters import decoder_fingerprint
 from sa2va_model.errors import CancelledError, InputError
-from sa2va_model.mllm.listener import Cancelled, OnText
+from sa2va_model.mllm.decoding.listener import Cancelled, OnText
 from sa2va_model.results import Answer, Turn
 from sa2va_model.segmentation_half import SegmentationHalf
 from sa2va_serve.client.channel import Channel

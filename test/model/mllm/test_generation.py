@@ -12,10 +12,10 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sa2va_model.errors import CancelledError
-from sa2va_model.mllm.draft_answers import DraftAnswers
-from sa2va_model.mllm.generation import Generator
+from sa2va_model.mllm.decoding.draft_answers import DraftAnswers
+from sa2va_model.mllm.decoding.generation import Generator
+from sa2va_model.mllm.decoding.token_tree import tree_attention
 from sa2va_model.mllm.registry import nano_names
-from sa2va_model.mllm.token_tree import tree_attention
 from sa2va_model.mllm.types import Generated, Inputs, UnreadPrefix
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.testing import nano_model

@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 if TYPE_CHECKING:
-    from sa2va_model.mllm.packing import Packing
+    from sa2va_model.mllm.decoding.packing import Packing
 
 ATTENTION = "sa2va_tree"
 """Name of the attention function below, for `set_attn_implementation`."""

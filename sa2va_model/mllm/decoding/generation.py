@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from sa2va_model.mllm.cuda_graph import GraphedForward, GraphStore
+from sa2va_model.mllm.decoding.packing import Passage, read_packed
+from sa2va_model.mllm.decoding.speculative import SpeculativeDecoding
+from sa2va_model.mllm.decoding.token_tree import ATTENTION
 from sa2va_model.mllm.layers import run_layers
-from sa2va_model.mllm.packing import Passage, read_packed
-from sa2va_model.mllm.speculative import SpeculativeDecoding
-from sa2va_model.mllm.token_tree import ATTENTION
 from sa2va_model.mllm.types import CachedPrefix, Choice, Generated, Inputs, Stops, UnreadPrefix
 
 __all__ = ["Choice", "Generator", "Generated", "Inputs", "UnreadPrefix", "CachedPrefix", "Stops"]

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from sa2va_model.mllm.decoding.token_tree import tree_attention
 from sa2va_model.mllm.layers import run_layers
-from sa2va_model.mllm.token_tree import tree_attention
 from sa2va_model.mllm.types import Inputs
 
 

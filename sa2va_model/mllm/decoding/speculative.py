@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from sa2va_model.mllm.packing import Passage
-from sa2va_model.mllm.token_tree import ROOT, Tree
+from sa2va_model.mllm.decoding.packing import Passage
+from sa2va_model.mllm.decoding.token_tree import ROOT, Tree
 from sa2va_model.mllm.types import CachedPrefix, Choice, Generated, Inputs, UnreadPrefix
 
 if TYPE_CHECKING:
-    from sa2va_model.mllm.generation import Generator
+    from sa2va_model.mllm.decoding.generation import Generator
 
 
 @dataclass
