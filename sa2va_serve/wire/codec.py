@@ -20,11 +20,13 @@ from torch import Tensor
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.chat import Phrase
 from sa2va_model.mllm.types import Generated
+from sa2va_model.mllm.word_probes import Likeness
 from sa2va_model.results import GroundingResult
 from sa2va_serve.wire import grounding_pb2 as pb
 
 ENCODINGS = ("jpeg", "png")
 MAX_PIXELS = 1 << 24  # of a keyframe
+MAX_KINDS = MAX_SIDE = 64  # of the maps that a mask is held against; half a MiB
 JPEG_QUALITY = 90
 PNG_EFFORT = 1  # zlib level: a frame has milliseconds
 
@@ -74,9 +76,8 @@ def decode_image(data: bytes, where: str = "keyframe") -> np.ndarray:
 
 def encode_embeddings(embeddings: Tensor) -> pb.Embeddings:
     """[K, d] of any float type."""
-    values = embeddings.detach().to("cpu", torch.float16).numpy().astype("<f2")
-    count, width = values.shape
-    return pb.Embeddings(count=count, width=width, fp16=values.tobytes())
+    count, width = embeddings.shape
+    return pb.Embeddings(count=count, width=width, fp16=_halves(embeddings))
 
 
 def decode_embeddings(message: pb.Embeddings) -> Tensor:
@@ -85,14 +86,51 @@ def decode_embeddings(message: pb.Embeddings) -> Tensor:
     Raises:
         InputError: sizes that contradict each other, or values that are not finite.
     """
-    size = 2 * message.count * message.width
-    if len(message.fp16) != size:
+    return _numbers(message.fp16, (message.count, message.width), "embeddings")
+
+
+def encode_likeness(likeness: Likeness) -> pb.Likeness:
+    """What a mask is held against, as a message."""
+    kinds, side, _ = likeness.cells.shape
+    return pb.Likeness(
+        noun=likeness.noun,
+        kinds=kinds,
+        side=side,
+        fp16=_halves(likeness.cells),
+        floor=likeness.floor,
+    )
+
+
+def decode_likeness(message: pb.Likeness, device: torch.device | str = "cpu") -> Likeness:
+    """The same as on the server, its cells in float32.
+
+    Raises:
+        InputError: no map or too large ones, sizes that contradict each other, or values that are not finite.
+    """
+    kinds, side = message.kinds, message.side
+    if not (1 <= kinds <= MAX_KINDS and 1 <= side <= MAX_SIDE):
         raise InputError(
-            f"embeddings: {len(message.fp16)} bytes for [{message.count}, {message.width}]; expected {size}"
+            f"likeness: {kinds} maps of side {side}; expected 1 to {MAX_KINDS} of side 1 to {MAX_SIDE}"
         )
-    values = np.frombuffer(message.fp16, "<f2").reshape(message.count, message.width)
+    cells = _numbers(message.fp16, (kinds, side, side), "likeness")
+    if not math.isfinite(message.floor):
+        raise InputError(f"likeness: floor is {message.floor}; expected a number")
+    return Likeness(message.noun, cells.to(device), message.floor)
+
+
+def _halves(values: Tensor) -> bytes:
+    """Numbers of any float type as float16, little endian."""
+    return values.detach().to("cpu", torch.float16).numpy().astype("<f2").tobytes()
+
+
+def _numbers(data: bytes, shape: tuple[int, ...], field: str) -> Tensor:
+    """Float16 of others, as float32 of this shape."""
+    size = 2 * math.prod(shape)
+    if len(data) != size:
+        raise InputError(f"{field}: {len(data)} bytes for {list(shape)}; expected {size}")
+    values = np.frombuffer(data, "<f2").reshape(shape)
     if not np.isfinite(values).all():
-        raise InputError("embeddings: NaN or infinity; expected numbers")
+        raise InputError(f"{field}: NaN or infinity; expected numbers")
     return torch.from_numpy(values.astype(np.float32))
 
 
@@ -111,6 +149,7 @@ def to_meaning(
         unknown=reply.unknown,
         note=reply.note,
         written=written,
+        likeness=None if reply.likeness is None else encode_likeness(reply.likeness),
     )
 
 
@@ -118,7 +157,7 @@ def from_meaning(message: pb.Meaning, device: torch.device | str = "cpu") -> Gro
     """The same as the language model on board would give it, without the states behind it.
 
     Raises:
-        InputError: as `decode_embeddings`, or a phrase without an embedding.
+        InputError: as `decode_embeddings` and `decode_likeness`, or a phrase without an embedding.
     """
     embeddings = decode_embeddings(message.embeddings).to(device)
     phrases = tuple(Phrase(p.text, p.begin, p.end, p.mask) for p in message.phrases)
@@ -127,6 +166,7 @@ def from_meaning(message: pb.Meaning, device: torch.device | str = "cpu") -> Gro
             raise InputError(
                 f"phrase {phrase.text!r} has mask {phrase.mask}; there are {len(embeddings)}"
             )
+    likeness = decode_likeness(message.likeness, device) if message.HasField("likeness") else None
     return GroundingResult(
         message.text,
         message.written,
@@ -135,4 +175,5 @@ def from_meaning(message: pb.Meaning, device: torch.device | str = "cpu") -> Gro
         Generated.nothing(0),
         tuple(message.unknown),
         message.note,
+        likeness=likeness,
     )

@@ -94,8 +94,22 @@ class Phrase(_message.Message):
     mask: int
     def __init__(self, text: _Optional[str] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., mask: _Optional[int] = ...) -> None: ...
 
+class Likeness(_message.Message):
+    __slots__ = ("noun", "kinds", "side", "fp16", "floor")
+    NOUN_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    FP16_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    noun: str
+    kinds: int
+    side: int
+    fp16: bytes
+    floor: float
+    def __init__(self, noun: _Optional[str] = ..., kinds: _Optional[int] = ..., side: _Optional[int] = ..., fp16: _Optional[bytes] = ..., floor: _Optional[float] = ...) -> None: ...
+
 class Meaning(_message.Message):
-    __slots__ = ("found", "text", "phrases", "embeddings", "scores", "unknown", "note", "written", "error")
+    __slots__ = ("found", "text", "phrases", "embeddings", "scores", "unknown", "note", "written", "error", "likeness")
     FOUND_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     PHRASES_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +119,7 @@ class Meaning(_message.Message):
     NOTE_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    LIKENESS_FIELD_NUMBER: _ClassVar[int]
     found: bool
     text: str
     phrases: _containers.RepeatedCompositeFieldContainer[Phrase]
@@ -114,7 +129,8 @@ class Meaning(_message.Message):
     note: str
     written: str
     error: str
-    def __init__(self, found: bool = ..., text: _Optional[str] = ..., phrases: _Optional[_Iterable[_Union[Phrase, _Mapping]]] = ..., embeddings: _Optional[_Union[Embeddings, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., written: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    likeness: Likeness
+    def __init__(self, found: bool = ..., text: _Optional[str] = ..., phrases: _Optional[_Iterable[_Union[Phrase, _Mapping]]] = ..., embeddings: _Optional[_Union[Embeddings, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ..., written: _Optional[str] = ..., error: _Optional[str] = ..., likeness: _Optional[_Union[Likeness, _Mapping]] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue_ms", "decode_ms", "model_ms", "queue_length", "together")

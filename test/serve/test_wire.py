@@ -13,6 +13,7 @@ import torch
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.chat import Phrase
 from sa2va_model.mllm.types import Generated
+from sa2va_model.mllm.word_probes import Likeness
 from sa2va_model.results import GroundingResult
 from sa2va_serve.wire import codec
 from sa2va_serve.wire import grounding_pb2 as pb
@@ -57,6 +58,17 @@ def test_an_answer_comes_back_as_it_was() -> None:
         said.text, said.phrases, said.unknown, said.note,
     )  # fmt: skip
     assert list(message.scores) == [0.5, 0.0]
+    assert back.likeness is None, "an older server has none"
+
+
+def test_what_a_mask_is_held_against_comes_back_as_it_was() -> None:
+    cells = 8 * torch.randn(2, 3, 3)
+    likeness = Likeness("wine bottle", cells, floor=1.25)
+    said = GroundingResult("", "", (), torch.zeros(1, 8), Generated.nothing(4), likeness=likeness)
+    back = codec.from_meaning(pb.Meaning.FromString(codec.to_meaning(said).SerializeToString()))
+    assert back.likeness is not None
+    assert (back.likeness.noun, back.likeness.floor) == ("wine bottle", 1.25)
+    assert torch.equal(back.likeness.cells, cells.half().float())
 
 
 def test_png_is_exact_and_jpeg_is_small(frame: np.ndarray) -> None:
@@ -99,3 +111,22 @@ def test_pictures_of_others_are_not_trusted(data: bytes, why: str) -> None:
 def test_embeddings_of_others_are_not_trusted(message: pb.Embeddings) -> None:
     with pytest.raises(InputError, match="embeddings"):
         codec.decode_embeddings(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (pb.Likeness(), "0 maps of side 0"),
+        (pb.Likeness(kinds=1), "1 maps of side 0"),
+        (pb.Likeness(kinds=65, side=1, fp16=bytes(2 * 65)), "65 maps of side 1; expected 1 to 64"),
+        (pb.Likeness(kinds=1, side=65, fp16=bytes(2 * 65**2)), "of side 65"),
+        (pb.Likeness(kinds=1 << 30, side=1 << 30), "expected 1 to 64"),
+        (pb.Likeness(kinds=1, side=2, fp16=bytes(7)), r"7 bytes for \[1, 2, 2\]; expected 8"),
+        (pb.Likeness(kinds=1, side=1, fp16=b"\x00\x7e"), "NaN or infinity"),
+        (pb.Likeness(kinds=1, side=1, fp16=bytes(2), floor=float("nan")), "floor is nan"),
+        (pb.Likeness(kinds=1, side=1, fp16=bytes(2), floor=float("inf")), "floor is inf"),
+    ],
+)
+def test_maps_of_others_are_not_trusted(message: pb.Likeness, why: str) -> None:
+    with pytest.raises(InputError, match=f"likeness: .*{why}"):
+        codec.from_meaning(pb.Meaning(likeness=message))
