@@ -253,8 +253,8 @@ def save_model(model: Sa2VA, folder: str | Path, dtype: torch.dtype | None = tor
     model.mllm.tokenizer.save_pretrained(path)
     if model.vocabulary is not None:
         model.vocabulary.write(path)
-    if model.word_probes is not None:
-        model.word_probes.write(path)
+        if model.word_probes is not None:
+            model.word_probes.write(path)
 
 
 def _save_tensors(model: Sa2VA, path: Path, dtype: torch.dtype | None) -> None:

@@ -48,11 +48,16 @@ class SameConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         step, kernel = self.stride[0], self.kernel_size[0]
-        pads = []
-        for size in (x.shape[-1], x.shape[-2]):
-            rest = max((-(-size // step) - 1) * step + kernel - size, 0)
-            pads += [rest // 2, rest - rest // 2]
-        return super().forward(F.pad(x, pads) if any(pads) else x)
+        rests = [
+            max((-(-size // step) - 1) * step + kernel - size, 0)
+            for size in (x.shape[-2], x.shape[-1])
+        ]
+        # The convolution itself pads both sides alike, without a copy.
+        inside, odd = [rest // 2 for rest in rests], [rest % 2 for rest in rests]
+        if any(odd):
+            x = F.pad(x, (inside[1], inside[1] + odd[1], inside[0], inside[0] + odd[0]))
+            inside = [0, 0]
+        return F.conv2d(x, self.weight, self.bias, step, inside, 1, self.groups)
 
 
 class InvertedBlock(nn.Module):
@@ -68,9 +73,9 @@ class InvertedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, C', h / stride, w / stride]."""
-        wide = x if self.expand is None else F.relu6(self.expand(x))
-        out: Tensor = self.project(F.relu6(self.depthwise(wide)))
-        return x + out if self._adds else out
+        wide = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        out: Tensor = self.project(F.relu6(self.depthwise(wide), inplace=True))
+        return out.add_(x) if self._adds else out
 
 
 class EfficientNet(nn.Module):
@@ -97,7 +102,9 @@ class EfficientNet(nn.Module):
         Returns:
             [B, 112, S / 16, S / 16] and [B, 320, S / 32, S / 32].
         """
-        x = F.relu6(self.first(_renormalised(pixels)))
+        # Depthwise kernels take two thirds of the time on a CPU if a cell's channels lie side by side.
+        beside = _renormalised(pixels).contiguous(memory_format=torch.channels_last)
+        x = F.relu6(self.first(beside), inplace=True)
         for stage in self.stages[:5]:
             x = stage(x)
         fine = x
