@@ -35,13 +35,13 @@ class Likeness:
     """How much each part of an image looks like what a sentence asks for.
 
     Attributes:
-        noun: what is asked for.
-        cells: float32 [K, r, r] over the whole image, one map for each kind of thing that the noun may mean: how much
+        word: what is asked for: a noun, or a colour where there is none.
+        cells: float32 [K, r, r] over the whole image, one map for each kind of thing that the word may mean: how much
             likelier this kind is than the mean of all kinds, in log-odds; what colour is said counts, too.
         floor: mean over a mask from which on it shows the thing.
     """
 
-    noun: str
+    word: str
     cells: Tensor
     floor: float
 
@@ -60,7 +60,7 @@ class Likeness:
     @property
     def refusal(self) -> str:
         """What people are told if the mask does not fit."""
-        return f"What comes nearest to {self.noun!r} looks like something else."
+        return f"What comes nearest to {self.word!r} looks like something else."
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class WordProbes:
         nouns: the rows of each noun; one that names several kinds has several.
         colours: the row of each colour.
         weight: float32 [N, C]; `bias`: float32 [N].
-        floor: see `Likeness`.
+        floor: see `Likeness`; `colour_floor`: that of a sentence that names no thing, for each colour.
     """
 
     nouns: Mapping[str, tuple[int, ...]]
@@ -79,6 +79,7 @@ class WordProbes:
     weight: Tensor
     bias: Tensor
     floor: float
+    colour_floor: float
 
     @classmethod
     def read(cls, folder: Path, hidden: int) -> WordProbes | None:
@@ -99,7 +100,7 @@ class WordProbes:
                 weight, bias = (stored.get_tensor(name).float() for name in ("weight", "bias"))
             nouns = {str(noun): tuple(map(int, rows)) for noun, rows in words["nouns"].items()}
             colours = {str(name): int(row) for name, row in words["colours"].items()}
-            floor = float(words["floor"])
+            floors = float(words["floor"]), float(words["colour_floor"])
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file}: expected weight [N, {hidden}], bias [N] and the words of their rows ({error!r})"
@@ -110,11 +111,12 @@ class WordProbes:
                 f"{file}: weight is {list(weight.shape)}, bias {list(bias.shape)}, rows to {max(rows, default=0)}; "
                 f"expected [N, {hidden}], [N] and rows below N"
             )
-        return cls(nouns, colours, weight, bias, floor)
+        return cls(nouns, colours, weight, bias, *floors)
 
     def write(self, folder: Path) -> Path:
         """Puts them beside the weights, in float16."""
-        words = {"nouns": self.nouns, "colours": self.colours, "floor": self.floor}
+        names = ("nouns", "colours", "floor", "colour_floor")
+        words = {name: getattr(self, name) for name in names}
         tensors = {"weight": self.weight, "bias": self.bias}
         file = folder / FILE
         save_file(
@@ -126,25 +128,26 @@ class WordProbes:
         return file
 
     def likeness(self, tokens: Tensor, words: Sequence[str]) -> Likeness | None:
-        """How much each part of an image looks like what some words name; None if none of them is a noun.
+        """How much each part of an image looks like what some words name; None if they name neither thing nor colour.
 
         Args:
             tokens: [r * r, C], the visual tokens of the whole image as one tile.
             words: of the thing itself, in lower case: "the", "green", "kettle".
         """
-        noun = self._noun(words)
-        if noun is None:
+        noun, colours = self._noun(words), [word for word in words if word in self.colours]
+        if noun is None and not colours:
             return None
-        rows = list(self.nouns[noun])
-        seen = tokens.float()
-        maps = self._maps(seen, rows)
-        for colour in (self.colours[word] for word in words if word in self.colours):
-            maps = maps + self._maps(seen, [colour])
-        side = int(len(tokens) ** 0.5)
-        return Likeness(noun, maps.unflatten(1, (side, side)), self.floor)
+        seen, side = tokens.float(), int(len(tokens) ** 0.5)
+        maps = (
+            seen.new_zeros(1, len(tokens)) if noun is None else self._maps(seen, self.nouns[noun])
+        )
+        for colour in colours:
+            maps = maps + self._maps(seen, (self.colours[colour],))
+        floor = self.floor if noun is not None else self.colour_floor * len(colours)
+        return Likeness(noun or " ".join(colours), maps.unflatten(1, (side, side)), floor)
 
-    def _maps(self, tokens: Tensor, rows: list[int]) -> Tensor:
-        weight, bias = (t[rows].to(tokens.device) for t in (self.weight, self.bias))
+    def _maps(self, tokens: Tensor, rows: Sequence[int]) -> Tensor:
+        weight, bias = (t[list(rows)].to(tokens.device) for t in (self.weight, self.bias))
         return weight @ tokens.T + bias[:, None]
 
     def _noun(self, words: Sequence[str]) -> str | None:

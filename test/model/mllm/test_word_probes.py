@@ -30,7 +30,7 @@ ROWS = {"bottle": (0, 1), "wine bottle": (0,), "glass": (2,), "knife": (3,)}
 
 def probes(hidden: int = 4, floor: float = 0.0, bias: float = 0.0) -> WordProbes:
     weight = torch.randn(5, hidden, generator=torch.Generator().manual_seed(3))
-    return WordProbes(ROWS, {"green": 4}, weight, torch.full((5,), bias), floor)
+    return WordProbes(ROWS, {"green": 4}, weight, torch.full((5,), bias), floor, floor)
 
 
 def probed_model(floor: float) -> Sa2VA:
@@ -46,12 +46,15 @@ def probed_model(floor: float) -> Sa2VA:
         ("Find the green wine bottle", "wine bottle"),
         ("the wine bottles", "wine bottle"),
         ("the glass left of the knife", "glass"),
-        ("the green one left of the knife", None),
+        ("the green one left of the knife", "green"),
+        ("find it", None),
     ],
 )
-def test_the_longest_noun_of_the_thing_itself_is_meant(said: str, noun: str | None) -> None:
+def test_the_longest_noun_of_the_thing_itself_is_meant_or_its_colour(
+    said: str, noun: str | None
+) -> None:
     found = probes().likeness(torch.zeros(4, 4), WORDS.thing(said))
-    assert (found.noun if found else None) == noun
+    assert (found.word if found else None) == noun
 
 
 def test_a_map_is_the_noun_and_its_colour_in_log_odds() -> None:
@@ -89,8 +92,9 @@ def test_every_way_of_asking_holds_the_answer_against_its_words(floor: float) ->
     kept = floor < 0
     one = model.segment(frame.rgb, "the knife")
     assert one.found == kept
-    many = model.segment_many(frame.rgb, ["the knife", "find the green one"])
-    assert [answer.found for answer in many] == [kept, True], "what has no noun is not refused"
+    asked = ["the knife", "find the green one", "find it"]
+    many = model.segment_many(frame.rgb, asked)
+    assert [answer.found for answer in many] == [kept, kept, True], "nothing to hold it against"
     clip = model.segment_video([frame.rgb, frame.rgb], "the knife")
     assert len(clip.targets) == clip.masks.shape[0] == kept
     if not kept:
@@ -122,7 +126,8 @@ def test_they_come_back_from_a_folder(tmp_path: Path) -> None:
     save_model(model, tmp_path)
     held = load_model(tmp_path, device="cpu").word_probes
     assert held is not None
-    assert (held.nouns, held.colours, held.floor) == (ROWS, {"green": 4}, 1.25)
+    assert (held.nouns, held.colours) == (ROWS, {"green": 4})
+    assert (held.floor, held.colour_floor) == (1.25, 1.25)
     torch.testing.assert_close(held.weight, probes(model.mllm.hidden_size).weight.half().float())
 
 

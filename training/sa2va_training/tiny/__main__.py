@@ -88,13 +88,14 @@ def _revive(run: str = "runs/shipped", weights: str = str(SHIPPED)) -> None:
 
 def _choose(weights: str = str(SHIPPED), scenes: str = "240") -> None:
     from sa2va_model.checkpoints.load import load_model
-    from sa2va_training.tiny.probes import with_floor
+    from sa2va_training.tiny.probes import with_floors
     from sa2va_training.tiny.word_choice import choose
 
     words = choose(Path(weights), int(scenes))
-    probes = with_floor(load_model(weights, device="cpu"), int(scenes))
+    probes = with_floors(load_model(weights, device="cpu"), int(scenes))
     probes.write(Path(weights))
-    print(f"{weights}: masks from {probes.floor} on look like what was asked for")  # noqa: T201
+    floors = f"{probes.floor}, of colours from {probes.colour_floor}"
+    print(f"{weights}: masks of things from {floors} on look like what was asked for")  # noqa: T201
     print(f"{weights}: {len(words.things)} nouns: {', '.join(sorted(words.things))}")  # noqa: T201
 
 

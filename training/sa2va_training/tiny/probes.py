@@ -7,6 +7,7 @@ A head that is fitted to the finished eye, on 20,000 objects, tells less (log.md
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,14 +20,15 @@ from sa2va_model.mllm.word_probes import WordProbes
 from sa2va_model.sa2va import Sa2VA
 from sa2va_sim.catalogue.nouns import nouns
 from sa2va_sim.catalogue.room import render_things
+from sa2va_sim.words.facts import LabelledImage, is_referable, seen
 from sa2va_training.tiny.data.language import SYNONYMS
 from sa2va_training.tiny.data.scenes import COLOUR_NAMES, SHAPE_NAMES
 from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.word_choice import FIRST, names_of
 
-FLOOR = 5.0
-"""Log-odds, until `with_floor` has measured it."""
-_REFUSED = 0.1  # share of the right answers that the floor takes away
+FLOORS = (5.0, 0.5)
+"""Of things and of colours, in log-odds, until `with_floors` has measured them."""
+_REFUSED = (0.1, 0.03)  # shares of the right answers that the floors take away
 _COLOUR = 0.5  # weight of a colour beside a noun
 _NEUTRAL = 2.0  # log-odds of a colour that speaks neither for a mask nor against it
 
@@ -50,7 +52,7 @@ def word_probes(learner: TinyLearner) -> WordProbes:
         {name: len(SHAPE_NAMES) + row for row, name in enumerate(COLOUR_NAMES) if name},
         torch.cat([kinds[0], _COLOUR * colours[0]]),
         torch.cat([kinds[1], _COLOUR * (colours[1] - _NEUTRAL)]),
-        FLOOR,
+        *FLOORS,
     )
 
 
@@ -59,39 +61,49 @@ def _centred(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def with_floor(model: Sa2VA, scenes: int, first: int = FIRST) -> WordProbes:
-    """The probes of a model with the floor that costs it one right answer of ten, on tables of training objects.
+def with_floors(model: Sa2VA, scenes: int, first: int = FIRST) -> WordProbes:
+    """The probes of a model with floors that take few right answers away, on tables of training objects.
 
     Raises:
         InputError: it has no probes, or found nothing on these tables.
     """
-    probes, words = model.word_probes, model.vocabulary
-    if probes is None or words is None:
-        raise InputError(
-            "the model has no word probes or no vocabulary; expected one that `export` wrote"
-        )
-    right: list[float] = []
+    probes = model.word_probes
+    if probes is None:
+        raise InputError("the model has no word probes; expected one that `export` wrote")
+    right: tuple[list[float], list[float]] = [], []  # of things, of colours
     model.word_probes = None  # every answer counts
     try:
         for seed in tqdm(range(first, first + scenes), "scenes", leave=False):
             image = render_things(seed, "train")
-            asked = [
-                (n, t)
-                for n, t in names_of(image, np.random.default_rng([seed, 0xC401]))
-                if t is not None
-            ]
-            answers = model.segment_many(image.rgb, [f"the {name}" for name, _ in asked])
+            asked = [*_things(image, seed), *_colours(image)]
+            answers = model.segment_many(image.rgb, [f"the {words}" for words, _ in asked])
             tokens = model.visual_tokens(image.rgb)
-            for (name, truth), answer in zip(asked, answers, strict=True):
-                likeness = probes.likeness(tokens, name.split())
+            for (words, truth), answer in zip(asked, answers, strict=True):
+                likeness = probes.likeness(tokens, words.split())
                 mask = np.any(np.asarray(answer.masks, bool).reshape(-1, *truth.shape), axis=0)
                 shared, both = (mask & truth).sum(), (mask | truth).sum()
                 if likeness is not None and shared > 0.5 * both:
-                    right.append(likeness.of(mask))
+                    right[likeness.word in probes.colours].append(likeness.of(mask))
     finally:
         model.word_probes = probes
-    if not right:
+    if not all(right):
         raise InputError(
             f"nothing was found on {scenes} tables; expected a model that was taught their nouns"
         )
-    return replace(probes, floor=round(float(np.nanquantile(right, _REFUSED)), 2))
+    low = [np.nanquantile(r, share) for r, share in zip(right, _REFUSED, strict=True)]
+    return replace(probes, floor=round(float(low[0]), 2), colour_floor=round(float(low[1]), 2))
+
+
+def _things(image: LabelledImage, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    for name, truth in names_of(image, np.random.default_rng([seed, 0xC401])):
+        if truth is not None:
+            yield name, truth
+
+
+def _colours(image: LabelledImage) -> Iterator[tuple[str, np.ndarray]]:
+    """Things that their colour tells from all others."""
+    facts = seen(image.facts)
+    for fact in facts:
+        others = {word for f in facts if f is not fact for word in (f.colour, *f.doubtful)}
+        if fact.colour and fact.colour not in others and is_referable(fact):
+            yield f"{fact.colour} object", image.instances == fact.index + 1
