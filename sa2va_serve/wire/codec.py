@@ -93,7 +93,7 @@ def encode_likeness(likeness: Likeness) -> pb.Likeness:
     """What a mask is held against, as a message."""
     kinds, side, _ = likeness.cells.shape
     return pb.Likeness(
-        noun=likeness.noun,
+        word=likeness.word,
         kinds=kinds,
         side=side,
         fp16=_halves(likeness.cells),
@@ -115,7 +115,7 @@ def decode_likeness(message: pb.Likeness, device: torch.device | str = "cpu") ->
     cells = _numbers(message.fp16, (kinds, side, side), "likeness")
     if not math.isfinite(message.floor):
         raise InputError(f"likeness: floor is {message.floor}; expected a number")
-    return Likeness(message.noun, cells.to(device), message.floor)
+    return Likeness(message.word, cells.to(device), message.floor)
 
 
 def _halves(values: Tensor) -> bytes:

@@ -95,18 +95,18 @@ class Phrase(_message.Message):
     def __init__(self, text: _Optional[str] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., mask: _Optional[int] = ...) -> None: ...
 
 class Likeness(_message.Message):
-    __slots__ = ("noun", "kinds", "side", "fp16", "floor")
-    NOUN_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("word", "kinds", "side", "fp16", "floor")
+    WORD_FIELD_NUMBER: _ClassVar[int]
     KINDS_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
     FP16_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
-    noun: str
+    word: str
     kinds: int
     side: int
     fp16: bytes
     floor: float
-    def __init__(self, noun: _Optional[str] = ..., kinds: _Optional[int] = ..., side: _Optional[int] = ..., fp16: _Optional[bytes] = ..., floor: _Optional[float] = ...) -> None: ...
+    def __init__(self, word: _Optional[str] = ..., kinds: _Optional[int] = ..., side: _Optional[int] = ..., fp16: _Optional[bytes] = ..., floor: _Optional[float] = ...) -> None: ...
 
 class Meaning(_message.Message):
     __slots__ = ("found", "text", "phrases", "embeddings", "scores", "unknown", "note", "written", "error", "likeness")

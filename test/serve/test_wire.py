@@ -67,7 +67,7 @@ def test_what_a_mask_is_held_against_comes_back_as_it_was() -> None:
     said = GroundingResult("", "", (), torch.zeros(1, 8), Generated.nothing(4), likeness=likeness)
     back = codec.from_meaning(pb.Meaning.FromString(codec.to_meaning(said).SerializeToString()))
     assert back.likeness is not None
-    assert (back.likeness.noun, back.likeness.floor) == ("wine bottle", 1.25)
+    assert (back.likeness.word, back.likeness.floor) == ("wine bottle", 1.25)
     assert torch.equal(back.likeness.cells, cells.half().float())
 
 

@@ -24,7 +24,7 @@ from sa2va_sim.words.facts import LabelledImage, is_referable, seen
 from sa2va_training.tiny.data.language import SYNONYMS
 from sa2va_training.tiny.data.scenes import COLOUR_NAMES, SHAPE_NAMES
 from sa2va_training.tiny.learner import TinyLearner
-from sa2va_training.tiny.word_choice import FIRST, names_of
+from sa2va_training.tiny.word_choice import FIRST, MIN_AREA, MIN_VISIBLE, names_of
 
 FLOORS = (5.0, 0.5)
 """Of things and of colours, in log-odds, until `with_floors` has measured them."""
@@ -105,5 +105,5 @@ def _colours(image: LabelledImage) -> Iterator[tuple[str, np.ndarray]]:
     facts = seen(image.facts)
     for fact in facts:
         others = {word for f in facts if f is not fact for word in (f.colour, *f.doubtful)}
-        if fact.colour and fact.colour not in others and is_referable(fact):
+        if fact.colour and fact.colour not in others and is_referable(fact, MIN_VISIBLE, MIN_AREA):
             yield f"{fact.colour} object", image.instances == fact.index + 1

@@ -30,7 +30,7 @@ from sa2va_training.tiny.data.language import vocabulary
 
 FIRST = 600_000
 _IN_VAIN = 3  # nouns of a scene that are not there
-_MIN_VISIBLE, _MIN_AREA = 0.4, 0.003
+MIN_VISIBLE, MIN_AREA = 0.4, 0.003
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def names_of(
     for fact in facts:
         others = {word for f in facts if f is not fact for word in (*f.called, *f.doubtful)}
         for name in fact.called:
-            if name not in others and is_referable(fact, _MIN_VISIBLE, _MIN_AREA):
+            if name not in others and is_referable(fact, MIN_VISIBLE, MIN_AREA):
                 yield name, image.instances == fact.index + 1
     there = {word for fact in facts for word in (*fact.called, *fact.doubtful)}
     absent = [name for name in trained_names() if name not in there]
