@@ -3,14 +3,15 @@
 
 A checkpoint with `vocabulary.json` knows these words and no more; one without it is taken to know every word. An
 unknown word is never guessed: what is known of the sentence is asked for, and if nothing of the thing itself is known,
-nothing is. Case does not matter to such a model.
+nothing is. A noun of several words is known as a whole ("lava lamp" makes no lamp known) and means nothing else ("desk
+lamp" is no desk). Case does not matter to such a model.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,36 +118,32 @@ class Vocabulary:
         return file
 
     def knows(self, word: str) -> bool:
-        """Whether a word was taught, also in the plural or as a part of a longer noun."""
+        """Whether a word was taught by itself, also in the plural; one that only is part of a longer noun was not."""
         return any(one in self._every or one in _SMALL for one in singulars(word.lower()))
 
     @cached_property
     def _every(self) -> frozenset[str]:
-        return self.colours | self.others | _parts(self.things)
-
-    @cached_property
-    def _landmarks(self) -> frozenset[str]:
-        return _parts(self.landmarks)
-
-    def _places(self, word: str) -> bool:
-        """Whether a word may stand where a sentence says where the thing is."""
-        return self.knows(word) or any(one in self._landmarks for one in singulars(word))
+        return self.colours | self.others | self.things
 
     def read_sentence(self, expression: str) -> Reading:
         """What of a sentence this model can understand."""
-        words = [found.group().lower() for found in _WORD.finditer(expression)]
-        head, rest = self._split(words)
-        unknown = tuple(word for word in head if not self.knows(word))
-        unknown += tuple(word for word in rest if not self._places(word))
+        words = _words(expression)
+        nouns, turn = self._nouns(words), self._turn(words)
+        known = [
+            self._known(word, noun) or (n >= turn and noun in self.landmarks)
+            for n, (word, noun) in enumerate(zip(words, nouns, strict=True))
+        ]
+        unknown = tuple(word for word, so in zip(words, known, strict=True) if not so)
         if not unknown:
             return Reading(_plain_case(expression), ())
-        if not self._describes(head):
+        head = [n for n in range(turn) if known[n]]
+        if not any(nouns[n] in self.things or words[n] in self.colours for n in head):
             return Reading("", unknown)
-        kept = [word for word in head if self.knows(word)]
-        if not self._names(kept):
+        kept = [words[n] for n in head]
+        if not any(nouns[n] in self.things or words[n] in _PLACEHOLDERS for n in head):
             kept.append(_PLACEHOLDER)
-        if all(self._places(word) for word in rest):
-            kept += rest
+        if all(known[turn:]):
+            kept += words[turn:]
         return Reading(" ".join(kept), unknown)
 
     def read_question(self, question: str) -> str:
@@ -158,31 +155,44 @@ class Vocabulary:
 
     def thing(self, sentence: str) -> tuple[str, ...]:
         """The words that a sentence has for the thing itself, without those of where it is."""
-        return tuple(self._split([found.group().lower() for found in _WORD.finditer(sentence)])[0])
+        words = _words(sentence)
+        return tuple(words[: self._turn(words)])
 
-    def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
-        """The words of the thing itself, and those of where it is."""
-        noun = next((n for n, word in enumerate(words) if self._is_noun(word)), None)
-        first = next((n for n, word in enumerate(words) if not self.knows(word)), 0)
-        begin = first if noun is None else min(noun, first)
-        turn = next((n for n in range(begin, len(words)) if words[n] in _TURNS), len(words))
-        return words[:turn], words[turn:]
+    def _turn(self, words: Sequence[str]) -> int:
+        """The place from which on words say where the thing is."""
+        nouns, places = self._nouns(words), range(len(words))
+        known = [self._known(word, noun) for word, noun in zip(words, nouns, strict=True)]
+        named = [
+            n for n in places if nouns[n] in self.things or (words[n] in _PLACEHOLDERS and known[n])
+        ]
+        first = next((n for n in places if not known[n]), 0)
+        begin = min([first, *named[:1]])
+        return next((n for n in places[begin:] if words[n] in _TURNS and not nouns[n]), len(words))
 
-    def _describes(self, head: Iterable[str]) -> bool:
-        return any(word in self.colours or self._is_thing(word) for word in head)
+    def _known(self, word: str, noun: str) -> bool:
+        """Whether a word was taught, as part of a noun that was or by itself; `noun`: "" if it is part of none."""
+        return noun in self.things or (" " not in noun and self.knows(word))
 
-    def _names(self, head: Iterable[str]) -> bool:
-        return any(self._is_noun(word) for word in head)
+    def _nouns(self, words: Sequence[str]) -> list[str]:
+        """The longest noun that each word is part of, "" for none; its last word may be in the plural."""
+        found = [""] * len(words)
+        for size in range(1, self._longest + 1):
+            for begin in range(len(words) - size + 1):
+                *before, last = words[begin : begin + size]
+                same = [" ".join((*before, one)) for one in singulars(last)]
+                listed = [noun for noun in same if noun in self.things]
+                listed += [noun for noun in same if noun in self.landmarks]
+                if listed:
+                    found[begin : begin + size] = listed[:1] * size
+        return found
 
-    def _is_noun(self, word: str) -> bool:
-        return self._is_thing(word) or (word in _PLACEHOLDERS and self.knows(word))
-
-    def _is_thing(self, word: str) -> bool:
-        return any(one in self.things for one in singulars(word))
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(noun.split()) for noun in self.things | self.landmarks), default=0)
 
 
-def _parts(nouns: Iterable[str]) -> frozenset[str]:
-    return frozenset(part for noun in nouns for part in noun.split())
+def _words(sentence: str) -> list[str]:
+    return [found.group().lower() for found in _WORD.finditer(sentence)]
 
 
 def singulars(word: str) -> tuple[str, ...]:

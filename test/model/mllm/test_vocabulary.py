@@ -13,11 +13,11 @@ from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.testing import nano_model
 
 WORDS = Vocabulary(
-    frozenset({"mug", "teddy bear", "box"}),
+    frozenset({"mug", "teddy bear", "box", "bowl of fruit"}),
     frozenset({"red", "blue"}),
     frozenset({"object", "leftmost", "find", "where", "left"}),
     (("What is on the table?", "What is in this image?"),),
-    frozenset({"kettle", "tea pot"}),
+    frozenset({"kettle", "tea pot", "mug tree"}),
 )
 
 
@@ -30,6 +30,17 @@ WORDS = Vocabulary(
         ("Red Mug", "red mug", ()),
         ("Where is the Teddy Bear?", "Where is the teddy bear?", ()),
         ("the boxes", "the boxes", ()),
+        ("the red teddy bears left of the box", "the red teddy bears left of the box", ()),
+        ("the teddy", "", ("teddy",)),
+        ("the bear left of the mug", "", ("bear",)),
+        ("the red bear", "the red object", ("bear",)),
+        ("the teddy red bear", "the red object", ("teddy", "bear")),
+        ("the mug left of the bear", "the mug", ("bear",)),
+        ("the shiny teddy bear", "the teddy bear", ("shiny",)),
+        ("the teddy bear box", "the teddy bear box", ()),
+        ("the fruit", "", ("fruit",)),
+        ("the bowl of fruit", "the bowl of fruit", ()),
+        ("the shiny bowl of fruit", "the bowl of fruit", ("shiny",)),
         ("the xylophone", "", ("xylophone",)),
         ("the leftmost xylophone", "", ("xylophone",)),
         ("the xylophone left of the mug", "", ("xylophone",)),
@@ -40,6 +51,10 @@ WORDS = Vocabulary(
         ("the object left of the kettle", "the object left of the kettle", ()),
         ("the red mug left of the kettles", "the red mug left of the kettles", ()),
         ("the tea pot", "", ("tea", "pot")),
+        ("the object left of the tea", "", ("tea",)),
+        ("the mug tree", "", ("mug", "tree")),
+        ("the red mug tree", "the red object", ("mug", "tree")),
+        ("the mug left of the mug tree", "the mug left of the mug tree", ()),
         ("the leftmost kettle", "", ("kettle",)),
         ("the left kettle", "", ("kettle",)),
         ("the kettle left of the mug", "", ("kettle",)),
@@ -53,6 +68,19 @@ def test_only_what_is_known_is_asked_for(said: str, text: str, unknown: tuple[st
     assert (reading.text, reading.unknown) == (text, unknown)
     for word in unknown:
         assert repr(word) in reading.note
+
+
+@pytest.mark.parametrize(
+    ("said", "thing"),
+    [
+        ("the red mug left of the box", "the red mug"),
+        ("the teddy bear behind the mug", "the teddy bear"),
+        ("the bowl of fruit on the box", "the bowl of fruit"),
+        ("the red one left of the mug", "the red one"),
+    ],
+)
+def test_the_words_of_the_thing_itself_end_where_its_place_begins(said: str, thing: str) -> None:
+    assert " ".join(WORDS.thing(said)) == thing
 
 
 @pytest.mark.parametrize(
