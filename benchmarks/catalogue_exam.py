@@ -112,17 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def questions(image: LabelledImage, seed: int) -> list[tuple[str, Expression]]:
     """Sentences of a scene with the group that each counts for."""
-    known, rng = frozenset((*SHAPES, *trained_names())), np.random.default_rng([seed, 0xE8A3])
+    known, rng = known_names(), np.random.default_rng([seed, 0xE8A3])
     found: list[tuple[str, Expression]] = []
-    for fact in seen(image.facts):
-        if fact.shape in SHAPES and not fact.names:
-            continue  # the toy world has its own benchmark
-        name = str(rng.choice(fact.called))
-        others = [f for f in seen(image.facts) if f.index != fact.index]
-        clear = not any(name in (*f.called, *f.doubtful) for f in others)
-        if clear and is_referable(fact, _MIN_VISIBLE, _MIN_AREA):
-            said = Expression(f"the {name}", "name", fact.index, fact.colour, fact.shape)
-            found.append((f"name, {_standing(fact, name, known)}", said))
+    for fact, name in clear_names(image.facts, rng):
+        said = Expression(f"the {name}", "name", fact.index, fact.colour, fact.shape)
+        found.append((f"name, {standing(fact, name, known)}", said))
     for said in describe(image.facts, rng, _WORDS, motion=False, shapes=all_names()):
         if said.kind == "attribute" and not _colour_and_noun(said, image):
             continue
@@ -131,10 +125,36 @@ def questions(image: LabelledImage, seed: int) -> list[tuple[str, Expression]]:
     return found
 
 
-def _standing(fact: ObjectFact, name: str, known: frozenset[str]) -> str:
+def clear_names(
+    facts: Sequence[ObjectFact], rng: np.random.Generator
+) -> Iterator[tuple[ObjectFact, str]]:
+    """Things of the catalogue that are seen well, each with a name that means no other in sight."""
+    for fact in seen(facts):
+        if fact.shape in SHAPES and not fact.names:
+            continue  # the toy world has its own benchmark
+        name = str(rng.choice(fact.called))
+        others = [f for f in seen(facts) if f.index != fact.index]
+        clear = not any(name in (*f.called, *f.doubtful) for f in others)
+        if clear and is_referable(fact, _MIN_VISIBLE, _MIN_AREA):
+            yield fact, name
+
+
+def known_names() -> frozenset[str]:
+    """Nouns of which some object was trained on."""
+    return frozenset((*SHAPES, *trained_names()))
+
+
+def standing(fact: ObjectFact, name: str, known: frozenset[str]) -> str:
+    """Whether training saw the object, or else the noun."""
     if not fact.held_out:
         return "seen object"
     return "unseen object, known noun" if name in known else "unseen object, unknown noun"
+
+
+def on_another(mask: np.ndarray, instances: np.ndarray, index: int) -> bool:
+    """Whether most of a mask lies on other objects than the one with this index; False without a mask."""
+    other = mask & (instances != index + 1) & (instances > 0)
+    return bool(other.sum() > _WRONG * max(mask.sum(), 1))
 
 
 def _colour_and_noun(said: Expression, image: LabelledImage) -> bool:
@@ -176,8 +196,7 @@ def _grade(
         return
     truth = image.instances == said.target + 1
     tally.ious.append(float((mask & truth).sum() / max((mask | truth).sum(), 1)))
-    on_another = mask & ~truth & (image.instances > 0)
-    tally.wrong.append(bool(on_another.sum() > _WRONG * max(mask.sum(), 1)))
+    tally.wrong.append(on_another(mask, image.instances, said.target))
 
 
 def _drawn(
