@@ -53,6 +53,12 @@ def add_episode_arguments(parser: argparse.ArgumentParser, *, episodes: int) -> 
         "--seed", type=int, default=0, metavar="S", help="of the first; each further one adds 1"
     )
     parser.add_argument(
+        "--scene",
+        choices=("shapes", "kitchen"),
+        default="shapes",
+        help="what stands about; kitchen: ordinary things, by their names (make realistic)",
+    )
+    parser.add_argument(
         "--truth",
         action="store_true",
         help="masks come from the simulator's truth and not from the model: measures the rest alone",
@@ -88,6 +94,10 @@ def check_episodes(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} {value:g}: expected {least:g} to {most:g}")
     if args.model and not Path(args.model).is_dir():
         raise InputError(f"--model {args.model}: no such folder; expected a checkpoint folder")
+    if args.scene == "kitchen":
+        from sa2va_sim.catalogue.furniture import read_furniture
+
+        read_furniture()  # what is missing is said before any process starts
 
 
 def reliably(*topics: str) -> dict[str, str]:
@@ -113,7 +123,12 @@ class Arena:
         watch = self._film.add if self._film else None
         referee = Referee(cast.robot, cast.topic, f"{cast.topic}_result", watch=watch)
         self._referee = stack.enter_context(referee)
-        world = {"seed": args.seed, "pace": float(args.pace), "speed": float(args.speed)}
+        world = {
+            "seed": args.seed,
+            "scene": args.scene,
+            "pace": float(args.pace),
+            "speed": float(args.speed),
+        }
         self._settle = max(0.3, args.pace + 0.2)
         logs = {name: folder / f"{name}.log" for name in ("tracker", cast.robot, cast.consumer)}
         processes: dict[str, subprocess.Popen[bytes]] = {
@@ -195,7 +210,7 @@ def run_episodes(
         for number in range(1, args.episodes + 1):
             episodes.append(episode(arena))
             print(f"{number:3d}  {line(episodes[-1])}", flush=True)
-    masks = {"masks": "truth" if args.truth else "model"}
+    masks = {"scene": args.scene, "masks": "truth" if args.truth else "model"}
     each: list[Any] = [asdict(one) for one in episodes]  # type: ignore[call-overload]
     result = {**masks, **report(episodes), "episodes": each}
     write_json(args.json, result)

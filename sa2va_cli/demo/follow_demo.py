@@ -21,6 +21,7 @@ NAME = "follow-demo"
 HELP = "Let a simulated base follow what it is told, over ROS 2 only, and measure how long it keeps it in view."
 EXAMPLES = """examples:
   sa2va follow-demo --episodes 20 --seed 0 --json out/following.json
+  sa2va follow-demo --scene kitchen            ordinary things of the furniture catalogue (make realistic)
   sa2va follow-demo --truth --episodes 5       the simulator's masks instead of the model
   sa2va follow-demo --episodes 2 -o out/follow also writes a film and a picture of each end
   ros2 run sa2va_ros follow_demo --episodes 2  the same command"""

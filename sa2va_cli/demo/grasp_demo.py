@@ -21,6 +21,7 @@ NAME = "grasp-demo"
 HELP = "Let a simulated gripper pick up what it is told, over ROS 2 only, and count successes and failures by cause."
 EXAMPLES = """examples:
   sa2va grasp-demo --episodes 50 --seed 0 --json out/grasping.json
+  sa2va grasp-demo --scene kitchen             ordinary things of the furniture catalogue (make realistic)
   sa2va grasp-demo --truth --episodes 20       the simulator's masks instead of the model: manipulation alone
   sa2va grasp-demo --episodes 3 -o out/grasp   also writes a film and a picture of each end
   ros2 run sa2va_ros grasp_demo --episodes 3   the same command"""
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sentences",
         default="attribute",
         metavar="KINDS",
-        help="kinds of sentences, with + between them: attribute, size, position, relation",
+        help="kinds of sentences about shapes, with + between them: attribute, size, position, relation",
     )
     parser.add_argument(
         "--min-score",

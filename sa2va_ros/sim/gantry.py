@@ -33,7 +33,7 @@ TABLE = (
     Parameter(
         "sentences",
         "attribute",
-        "Kinds of sentences, with + between them: attribute, size, position, relation.",
+        "Kinds of sentences about shapes, with + between them: attribute, size, position, relation.",
     ),
 )
 LIFTED = 0.05  # metres above its place: lifted
@@ -53,7 +53,11 @@ class SimGantry(SimRobot):
 
         kinds = kinds_of(self._value("sentences"))
         simulator, sentence = grasp_episode(
-            seed, kinds, self._value("width"), self._value("height")
+            seed,
+            kinds,
+            self._value("width"),
+            self._value("height"),
+            scene=self._value("scene"),
         )
         self._gripped = set()
         assert sentence.target is not None

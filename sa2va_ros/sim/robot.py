@@ -34,6 +34,12 @@ TABLE = (
     Parameter("seed", 0, "Of the first scene; each further episode adds 1.", span=(0, 2**31 - 1)),
     Parameter("rate", 10.0, "Images per second, if rendering keeps up.", span=(0.1, 120.0)),
     Parameter(
+        "scene",
+        "shapes",
+        "What stands about: shapes, or kitchen: things of the furniture catalogue, where it is installed.",
+        choices=("shapes", "kitchen"),
+    ),
+    Parameter(
         "state_rate", 50.0, "Messages about the robot's state per second.", span=(1.0, 500.0)
     ),
     Parameter("width", 320, "Pixels.", span=(16, 4096)),

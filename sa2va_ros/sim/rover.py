@@ -56,7 +56,7 @@ class SimRover(SimRobot):
         from sa2va_sim.robots.follow_scene import follow_scene
         from sa2va_sim.robots.rover import RoverSimulator
 
-        made = follow_scene(seed, self._value("seconds"))
+        made = follow_scene(seed, self._value("seconds"), self._value("scene"))
         self._record = []
         size = self._value("width"), self._value("height")
         return RoverSimulator(made.scene, *size), made.expression, made.target, {}

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
-from sa2va_sim.assets.parts import Collision, Geom, ObjectModel
+from sa2va_sim.assets.parts import Geom, ObjectModel
 from sa2va_sim.catalogue.colours import EXTRA_COLOURS, MAIN, shares, spoken
 from sa2va_sim.catalogue.furniture import Furniture, read_furniture
 from sa2va_sim.catalogue.meshes import Surface, load_surfaces
 from sa2va_sim.catalogue.nouns import nouns
+from sa2va_sim.catalogue.solids import solids
 from sa2va_sim.words.vocabulary import COLOURS, sample_colour
 
 SPLITS = {"train": (False,), "unseen": (True,), "all": (False, True)}
@@ -109,14 +110,12 @@ def build_model(
     surfaces = tuple(replace(s, vertices=s.vertices * scale) for s in surfaces)
     colour, others = spoken(surfaces)
     every = np.concatenate([s.vertices for s in surfaces])
-    half, height = np.abs(every[:, :2]).max(0), float(every[:, 2].max())
-    solid = Collision("box", (float(half[0]), float(half[1]), height / 2), (0.0, 0.0, height / 2))
     return ObjectModel(
         noun.name,
         tuple(_part(surface) for surface in surfaces),
-        (solid,),
+        solids(surfaces),
         radius=float(np.linalg.norm(every[:, :2], axis=1).max()) * 0.9,
-        height=height,
+        height=float(every[:, 2].max()),
         colour=colour,
         names=noun.names,
         doubtful=(*noun.doubtful, *others),

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sa2va_sim.assets.parts import ObjectModel
+from sa2va_sim.catalogue.handy import KITCHEN, SHAPES, differing, large, taught
 from sa2va_sim.layout import CameraTrack, Item, Light, Motion, Scene, Triple, turn_z
 from sa2va_sim.robots.rover import FOVY, MAST
 from sa2va_sim.words.vocabulary import COLOURS, sample_colour
-from sa2va_sim.world import sample_world
+from sa2va_sim.world import World, sample_world
 
 LEADERS = ("ball", "mug", "can", "bottle", "block")
 OTHERS = 4
@@ -29,23 +31,26 @@ class FollowScene:
     target: int = 0
 
 
-def follow_scene(seed: int, seconds: float = 40.0) -> FollowScene:
+def follow_scene(seed: int, seconds: float = 40.0, scene: str = SHAPES) -> FollowScene:
     """A function of its seed. The base stands at the origin and looks along x.
 
     Args:
         seconds: length of the leader's way; it rests at its end.
+        scene: shapes, or kitchen: things of the furniture catalogue.
+
+    Raises:
+        InputError: the catalogue is asked for and is not installed.
     """
     rng = np.random.default_rng([seed, 0xF0110])
-    shapes = [str(rng.choice(LEADERS)), *(str(s) for s in rng.choice(LEADERS, OTHERS))]
-    world = sample_world(
-        [seed, 0xF0110], tuple(shapes), clutter=0, plain=True, scales=(1.3, 1.6), arena=ARENA
-    )
-    colours = [str(c) for c in rng.choice(list(COLOURS), len(shapes), replace=False)]
+    world = (_kitchen if scene == KITCHEN else _shapes)(rng, seed)
+    colours = [str(c) for c in rng.choice(list(COLOURS), len(world.stock), replace=False)]
     way = _way(rng, seconds)
     places = _stand_apart(rng, way)
     items = []
-    for k, colour in enumerate(colours):
+    for k, (colour, model) in enumerate(zip(colours, world.stock, strict=True)):
         red, green, blue = (float(v) for v in sample_colour(rng, colour) / 255.0)
+        if model.colour is not None:
+            colour, red, green, blue = model.colour, 1.0, 1.0, 1.0
         place = way.positions[0] if k == 0 else places[k - 1]
         rotation = turn_z(float(rng.uniform(0, 2 * np.pi)))
         motion = way if k == 0 else None
@@ -56,8 +61,25 @@ def follow_scene(seed: int, seconds: float = 40.0) -> FollowScene:
         for x, y in ((0.8, 0.0), (-0.8, 0.9), (-0.8, -0.9))
     )
     camera = CameraTrack((0.0,), ((0.0, 0.0, MAST),), ((1.0, 0.0, 0.0),), (0.0,), FOVY)
-    scene = Scene(world, tuple(items), (), lights, 0.4, camera, shadows=False)
-    return FollowScene(scene, f"the {colours[0]} {shapes[0]}")
+    shown = Scene(world, tuple(items), (), lights, 0.4, camera, shadows=False)
+    return FollowScene(shown, f"the {_called(rng, colours[0], world.stock[0])}")
+
+
+def _shapes(rng: np.random.Generator, seed: int) -> World:
+    shapes = [str(rng.choice(LEADERS)), *(str(s) for s in rng.choice(LEADERS, OTHERS))]
+    return sample_world(
+        [seed, 0xF0110], tuple(shapes), clutter=0, plain=True, scales=(1.3, 1.6), arena=ARENA
+    )
+
+
+def _kitchen(rng: np.random.Generator, seed: int) -> World:
+    models = differing(rng, 1 + OTHERS, large())
+    return sample_world([seed, 0xF0110], (), clutter=0, arena=ARENA, extra=models)
+
+
+def _called(rng: np.random.Generator, colour: str, model: ObjectModel) -> str:
+    """Colour and shape; of the catalogue's things a name that was taught."""
+    return str(rng.choice(taught(model.names))) if model.names else f"{colour} {model.shape}"
 
 
 def _way(rng: np.random.Generator, seconds: float) -> Motion:

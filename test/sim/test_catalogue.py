@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial import ConvexHull
 
 from sa2va_model.errors import InputError
 from sa2va_sim.catalogue import furniture, meshes
 from sa2va_sim.catalogue.colours import NAMES, colour_names, spoken
 from sa2va_sim.catalogue.furniture import Furniture, credits, read_furniture
-from sa2va_sim.catalogue.meshes import load_surfaces
+from sa2va_sim.catalogue.handy import differing, handy
+from sa2va_sim.catalogue.meshes import Surface, load_surfaces
 from sa2va_sim.catalogue.nouns import all_names, class_names, nouns
+from sa2va_sim.catalogue.solids import solids
 from sa2va_sim.catalogue.stock import build_model, usable
+from sa2va_sim.robots.grasp_scene import grasp_episode
 from sa2va_sim.words.expressions import describe
 from sa2va_sim.words.facts import ObjectFact
 from sa2va_sim.words.vocabulary import SHAPES
@@ -33,6 +37,41 @@ def test_a_library_tells_names_sizes_and_makers(
     monkeypatch.setenv("SA2VA_FURNITURE", str(furniture_library.parent))
     with pytest.raises(InputError, match="sweethome3d-furniture"):
         read_furniture()
+
+
+def test_a_robot_takes_what_fits_between_its_fingers_by_a_taught_name(
+    furniture_library: Path,
+) -> None:
+    mug, _ = read_furniture()
+    assert handy() == (mug,)
+    (model,) = differing(np.random.default_rng(0), 2, [mug, mug])  # no name means two things
+    assert model.height == pytest.approx(mug.size[2], abs=1e-4)  # its true size
+    simulator, sentence = grasp_episode(0, width=64, height=48, scene="kitchen")
+    simulator.close()
+    assert (sentence.kind, sentence.target) == ("seen object", 0)
+    assert sentence.text.removeprefix("the ") in model.names
+
+
+def test_solids_are_as_wide_as_the_object_at_each_height() -> None:
+    foot = np.array([[x, y, 0] for x in (-0.1, 0.1) for y in (-0.05, 0.05)], np.float32)
+    turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    neck = np.stack([0.02 * np.cos(turns), 0.02 * np.sin(turns)], 1)
+    low, high = (np.column_stack([neck, np.full(24, z)]) for z in (0.041, 0.16))
+    around = [(k, (k + 1) % 24, k + 24) for k in range(24)]
+    around += [((k + 1) % 24, (k + 1) % 24 + 24, k + 24) for k in range(24)]
+    block = np.concatenate([foot, foot + np.float32([0, 0, 0.04])]).astype(np.float32)
+    faces = ConvexHull(block).simplices
+    look = {"places": np.zeros((0, 2)), "texture": np.zeros((1, 1, 3), np.uint8), "plain": True}
+    bottle = (
+        Surface(block, faces, alpha=1.0, **look),
+        Surface(np.concatenate([low, high]), np.array(around), alpha=1.0, **look),
+    )
+    base, *upper = solids(bottle)
+    assert base.kind == "box"
+    assert base.size == pytest.approx((0.1, 0.05, 0.02), abs=1e-3)
+    assert [solid.kind for solid in upper] == ["cylinder"] * 3
+    assert all(solid.size == pytest.approx((0.02, 0.02), abs=2e-3) for solid in upper)
+    assert [round(solid.position[2], 3) for solid in (base, *upper)] == [0.02, 0.06, 0.1, 0.14]
 
 
 def test_the_exam_is_a_function_of_file_and_id() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sa2va_cli.demo.episodes import check_episodes
+from sa2va_model.errors import InputError
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: `make setup` installs it")
 
@@ -66,6 +70,13 @@ def test_wrong_input_is_refused_in_one_line(words: tuple[str, ...], says: str) -
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_kitchen_needs_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SA2VA_FURNITURE", str(tmp_path))
+    given = {"episodes": 1, "seed": 0, "pace": 0.3, "speed": 1.0, "model": "", "scene": "kitchen"}
+    with pytest.raises(InputError, match=r"sweethome3d-furniture"):
+        check_episodes(argparse.Namespace(**given))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
