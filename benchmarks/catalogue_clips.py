@@ -44,7 +44,7 @@ SEEN = 0.05  # share of itself below which an object is gone, as in the hard set
 
 
 @dataclass(frozen=True)
-class Target:
+class ClipTarget:
     """What to follow in a clip: its index, what it is called, and the group that it counts for."""
 
     index: int
@@ -53,7 +53,7 @@ class Target:
 
 
 @dataclass
-class Followed:
+class FollowedClips:
     """What came out for one way of asking and one group of objects; one value a clip, or a frame."""
 
     whole: list[float] = field(default_factory=list)
@@ -105,13 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     model = load_model(args.model, device="cpu")
-    tallies: dict[str, Followed] = {}
+    tallies: dict[str, FollowedClips] = {}
     for clip, targets in tqdm(clips(args.first, args.clips), total=args.clips, leave=False):
         for way, ask in (("name", by_name), ("mask", by_mask)):
             begin = 1 if way == "mask" else 0
             for target, masks in zip(targets, follow(model, clip, targets, ask), strict=True):
                 for group in (target.group, "all"):
-                    tally = tallies.setdefault(f"{way}, {group}", Followed())
+                    tally = tallies.setdefault(f"{way}, {group}", FollowedClips())
                     tally.add(clip[begin:], target.index, masks[begin:])
     figures = {group: tallies[group].figures() for group in sorted(tallies)}
     if args.json:
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def clips(first: int, count: int) -> Iterator[tuple[list[LabelledImage], list[Target]]]:
+def clips(first: int, count: int) -> Iterator[tuple[list[LabelledImage], list[ClipTarget]]]:
     """As many clips that have something to follow, each in a room of its own; a function of the first seed."""
     seed = first
     while count:
@@ -132,10 +132,12 @@ def clips(first: int, count: int) -> Iterator[tuple[list[LabelledImage], list[Ta
             yield clip, chosen
 
 
-def targets(facts: Sequence[ObjectFact], seed: int) -> list[Target]:
+def targets(facts: Sequence[ObjectFact], seed: int) -> list[ClipTarget]:
     """One seen and one unseen object of the first picture that have a name of their own there; as far as there are."""
     rng, known = np.random.default_rng([seed, 0xC11B, 1]), known_names()
-    named = [Target(f.index, name, standing(f, name, known)) for f, name in clear_names(facts, rng)]
+    named = [
+        ClipTarget(f.index, name, standing(f, name, known)) for f, name in clear_names(facts, rng)
+    ]
     chosen = []
     for unseen in (False, True):
         fitting = [target for target in named if facts[target.index].held_out == unseen]
@@ -144,21 +146,21 @@ def targets(facts: Sequence[ObjectFact], seed: int) -> list[Target]:
     return chosen
 
 
-Ask = Callable[[LiveTracker, LabelledImage, Target], str]
+Ask = Callable[[LiveTracker, LabelledImage, ClipTarget], str]
 
 
-def by_name(live: LiveTracker, first: LabelledImage, target: Target) -> str:
+def by_name(live: LiveTracker, first: LabelledImage, target: ClipTarget) -> str:
     """Say what it is."""
     return live.track(f"the {target.name}")
 
 
-def by_mask(live: LiveTracker, first: LabelledImage, target: Target) -> str:
+def by_mask(live: LiveTracker, first: LabelledImage, target: ClipTarget) -> str:
     """Show it."""
     return live.prompt(mask=first.instances == target.index + 1)
 
 
 def follow(
-    model: Sa2VA, clip: Sequence[LabelledImage], targets: Sequence[Target], ask: Ask
+    model: Sa2VA, clip: Sequence[LabelledImage], targets: Sequence[ClipTarget], ask: Ask
 ) -> list[np.ndarray]:
     """The masks of each target on all frames, bool [T, H, W]."""
     live = LiveTracker(model)
