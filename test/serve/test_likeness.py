@@ -31,7 +31,7 @@ def probed() -> Sa2VA:
     model.vocabulary = Vocabulary(frozenset({"glass", "knife"}), frozenset(), frozenset())
     weight = torch.randn(2, model.mllm.hidden_size)
     model.word_probes = WordProbes(
-        {"glass": (0,), "knife": (1,)}, {}, weight, torch.tensor([-100.0, 100.0]), 0.0
+        {"glass": (0,), "knife": (1,)}, {}, weight, torch.tensor([-100.0, 100.0]), 0.0, 0.0
     )
     return model
 
