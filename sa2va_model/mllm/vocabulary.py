@@ -30,6 +30,7 @@ _TURNS = frozenset((
     "left", "right", "behind", "front", "near", "next", "nearest", "beside", "under", "above", "below", "on",
     "in", "of", "that", "which", "with", "by", "to", "from", "at", "between", "closest", "farthest",
 ))  # fmt: skip
+_SIDES = frozenset(("left", "right"))  # may stand before a noun as well
 _SMALL = frozenset((
     "the", "a", "an", "this", "that", "these", "those", "my", "your", "his", "her", "its", "our", "their",
     "one", "ones", "is", "are", "was", "it", "i", "you", "we", "they", "he", "she", "and", "or", "not", "no",
@@ -167,7 +168,17 @@ class Vocabulary:
         ]
         first = next((n for n in places if not known[n]), 0)
         begin = min([first, *named[:1]])
-        return next((n for n in places[begin:] if words[n] in _TURNS and not nouns[n]), len(words))
+        return next((n for n in places[begin:] if self._turns(words, nouns, n)), len(words))
+
+    def _turns(self, words: Sequence[str], nouns: Sequence[str], n: int) -> bool:
+        """Whether a word begins a place: "left" of "the mug left of the can", not of "the left mug"."""
+        if words[n] not in _TURNS or nouns[n]:
+            return False
+        beside = words[n] in _SIDES and n + 1 < len(words)
+        follows = words[n + 1] if beside else ""
+        return not (
+            beside and (nouns[n + 1] or follows in self.colours or follows in _PLACEHOLDERS)
+        )
 
     def _known(self, word: str, noun: str) -> bool:
         """Whether a word was taught, as part of a noun that was or by itself; `noun`: "" if it is part of none."""

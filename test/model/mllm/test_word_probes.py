@@ -23,7 +23,7 @@ from sa2va_model.tracks import EventKind, Reason
 WORDS = Vocabulary(
     frozenset({"bottle", "wine bottle", "glass", "knife"}),
     frozenset({"green"}),
-    frozenset({"find"}),
+    frozenset({"find", "left", "one"}),
 )
 ROWS = {"bottle": (0, 1), "wine bottle": (0,), "glass": (2,), "knife": (3,)}
 
@@ -46,6 +46,7 @@ def probed_model(floor: float) -> Sa2VA:
         ("Find the green wine bottle", "wine bottle"),
         ("the wine bottles", "wine bottle"),
         ("the glass left of the knife", "glass"),
+        ("the left glass", "glass"),
         ("the green one left of the knife", "green"),
         ("find it", None),
     ],
