@@ -15,7 +15,7 @@ from sa2va_sim.catalogue.stock import TABLE, build_model, trained_names, usable
 SHAPES, KITCHEN = SCENES = ("shapes", "kitchen")  # what robots' scenes are made of
 # Metres: the narrower side of the base, the height, the longest side.
 _HANDY = ((0.02, 0.085), (0.04, 0.2), (0.0, 0.2))
-_LARGE = ((0.08, 0.4), (0.1, 0.4), (0.16, 0.4))
+_LARGE = ((0.08, 0.3), (0.1, 0.22), (0.16, 0.32))  # what is higher is cut by the border at 0.7 m
 Spans = tuple[tuple[float, float], ...]
 
 
