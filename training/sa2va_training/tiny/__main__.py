@@ -5,6 +5,7 @@ python -m sa2va_training.tiny STAGE key=value …     one stage of the recipe, r
 torchrun --nproc-per-node 2 -m sa2va_training.tiny STAGE …   the same on two processes, each on a core
 python -m sa2va_training.tiny revive weights=DIR run=runs/shipped   what was exported, as a run to start from
 python -m sa2va_training.tiny export run=runs/together words=runs/polish weights=DIR
+python -m sa2va_training.tiny floors weights=DIR     from which likeness on a mask is held to show its word
 python -m sa2va_training.tiny choose weights=DIR     keeps the nouns that the exported model finds
 
 `sa2va evaluate` measures what comes out; the model card tells how.
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str]) -> int:
             _revive(**_values(arguments[1:], ("run", "weights")))
         elif arguments[0] == "choose":
             _choose(**_values(arguments[1:], ("weights", "scenes")))
+        elif arguments[0] == "floors":
+            _floors(**_values(arguments[1:], ("weights", "scenes")))
         else:
             _train(stage_settings(arguments[0], arguments[1:]))
     except InputError as error:
@@ -87,16 +90,20 @@ def _revive(run: str = "runs/shipped", weights: str = str(SHIPPED)) -> None:
 
 
 def _choose(weights: str = str(SHIPPED), scenes: str = "240") -> None:
-    from sa2va_model.checkpoints.load import load_model
-    from sa2va_training.tiny.probes import with_floors
     from sa2va_training.tiny.word_choice import choose
 
     words = choose(Path(weights), int(scenes))
+    print(f"{weights}: {len(words.things)} nouns: {', '.join(sorted(words.things))}")  # noqa: T201
+
+
+def _floors(weights: str = str(SHIPPED), scenes: str = "150") -> None:
+    from sa2va_model.checkpoints.load import load_model
+    from sa2va_training.tiny.probes import with_floors
+
     probes = with_floors(load_model(weights, device="cpu"), int(scenes))
     probes.write(Path(weights))
     floors = f"{probes.floor}, of colours from {probes.colour_floor}"
     print(f"{weights}: masks of things from {floors} on look like what was asked for")  # noqa: T201
-    print(f"{weights}: {len(words.things)} nouns: {', '.join(sorted(words.things))}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sa2va_model.errors import InputError
 from sa2va_model.mllm.word_probes import WordProbes
 from sa2va_model.sa2va import Sa2VA
 from sa2va_sim.catalogue.nouns import nouns
-from sa2va_sim.catalogue.room import render_things
+from sa2va_sim.catalogue.room import SEEDS_PER_ROOM, render_things
 from sa2va_sim.words.facts import LabelledImage, is_referable, seen
 from sa2va_training.tiny.data.language import SYNONYMS
 from sa2va_training.tiny.data.scenes import COLOUR_NAMES, SHAPE_NAMES
@@ -28,7 +28,7 @@ from sa2va_training.tiny.word_choice import FIRST, MIN_AREA, MIN_VISIBLE, names_
 
 FLOORS = (5.0, 0.5)
 """Of things and of colours, in log-odds, until `with_floors` has measured them."""
-_REFUSED = (0.1, 0.03)  # shares of the right answers that the floors take away
+_REFUSED = (0.04, 0.01)  # shares of the right answers that the floors take away
 _COLOUR = 0.5  # weight of a colour beside a noun
 _NEUTRAL = 2.0  # log-odds of a colour that speaks neither for a mask nor against it
 
@@ -73,7 +73,10 @@ def with_floors(model: Sa2VA, scenes: int, first: int = FIRST) -> WordProbes:
     right: tuple[list[float], list[float]] = [], []  # of things, of colours
     model.word_probes = None  # every answer counts
     try:
-        for seed in tqdm(range(first, first + scenes), "scenes", leave=False):
+        seeds = range(
+            first, first + scenes * SEEDS_PER_ROOM, SEEDS_PER_ROOM
+        )  # each with a room and objects of its own
+        for seed in tqdm(seeds, "scenes", leave=False):
             image = render_things(seed, "train")
             asked = [*_things(image, seed), *_colours(image)]
             answers = model.segment_many(image.rgb, [f"the {words}" for words, _ in asked])
