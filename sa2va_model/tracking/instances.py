@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sa2va_model.io.frames import Frame
+from sa2va_model.mllm.word_probes import Likeness
 from sa2va_model.segmentation.object_check import AGREEMENT, CheckedThing, ObjectCheck
 from sa2va_model.segmentation.object_masks import objects_in, painted_over, same_object
 from sa2va_model.segmentation.object_search import ObjectSearch, Query, distinct, overlap
@@ -76,7 +77,7 @@ class _Group:
         shown: the painted frame that is asked about, and what was painted over; None = no question is open.
         original: the same frame as it is.
         search: asks for further things on it; `check`: asks about all of them, one by one; None = not yet.
-        called: what the first answer called it.
+        called: what the first answer called it; `likeness`: what on the frame looks like it.
         refuted: things on earlier frames that are not meant.
         denies: the model was seen to deny.
         look_at: stamp of the next look; None = all were found.
@@ -92,6 +93,7 @@ class _Group:
     search: ObjectSearch | None = None
     check: ObjectCheck | None = None
     called: str = ""
+    likeness: Likeness | None = None
     refuted: list[np.ndarray] = field(default_factory=list)
     denies: bool = False
     look_at: float | None = None
@@ -193,6 +195,7 @@ class InstanceGroups:
             return
         else:
             group.called = reply.label if reply else ""
+            group.likeness = reply.likeness if reply else None
             group.search = self._search(group, shown, embeddings)
         query = self._query(group, shown) if shown is not None else None
         if query is not None:
@@ -246,6 +249,9 @@ class InstanceGroups:
         if group.check is not None:
             things, group.denies = group.check.accepted, True
             group.refuted = [*group.refuted, *group.check.refuted][-REMEMBERED:]
+        likeness = group.likeness
+        if likeness is not None:
+            things = [thing for thing in things if likeness.fits(thing.mask)]
         self._close(group)
         things = things[: max(room, 0)]
         for thing in things:
@@ -259,7 +265,7 @@ class InstanceGroups:
     @staticmethod
     def _close(group: _Group) -> None:
         """No question is open any more."""
-        group.shown = group.search = group.check = None
+        group.shown = group.search = group.check = group.likeness = None
 
     def _living(self, group: _Group) -> list[str]:
         records = (self._table.get(name) for name in group.members)
@@ -378,6 +384,8 @@ class InstanceGroups:
         unknown = reply is not None and bool(reply.unknown)
         reason = Reason.UNKNOWN_WORD if unknown else Reason.ABSENT
         words = reply.said if reply is not None else ""
+        if reply is not None and reply.likeness is not None:  # all that was found looks otherwise
+            words = reply.likeness.refusal
         self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)
 
     def _plan(self, group: _Group, frame: Frame, *, found: int, room: int) -> None:

@@ -100,15 +100,16 @@ def test_every_way_of_asking_holds_the_answer_against_its_words(floor: float) ->
     assert len(clip.targets) == clip.masks.shape[0] == kept
     if not kept:
         assert one.text == clip.text == "What comes nearest to 'knife' looks like something else."
-    live = LiveTracker(model, LiveConfig(verify_period=0))
-    live.track("the knife")
-    [event] = [e for e in live.process(frame).events if e.kind != EventKind.STARTED]
-    if kept:
-        assert event.kind == EventKind.FOUND
-    else:
-        assert (event.kind, event.reason) == (EventKind.NOT_FOUND, Reason.ABSENT)
-        assert "looks like something else" in event.detail
-    live.close()
+    for words in ("the knife", "every knife"):
+        live = LiveTracker(model, LiveConfig(verify_period=0))
+        live.track(words)
+        [event] = [e for e in live.process(frame).events if e.kind != EventKind.STARTED]
+        if kept:
+            assert event.kind == EventKind.FOUND
+        else:
+            assert (event.kind, event.reason) == (EventKind.NOT_FOUND, Reason.ABSENT)
+            assert "looks like something else" in event.detail
+        live.close()
 
 
 def test_several_who_ask_together_get_the_same_maps() -> None:
