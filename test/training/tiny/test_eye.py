@@ -21,10 +21,10 @@ from sa2va_model.mllm.models.internvit import EYE, EyedStem, ResidualStem, Visio
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.tiny import eye as eyes
 from sa2va_training.tiny.data.batches import Library
-from sa2va_training.tiny.export import export_learner
 from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.nano import SIZE, small_config
 from sa2va_training.tiny.revival import revive
+from sa2va_training.tiny.shipping.export import export_learner
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

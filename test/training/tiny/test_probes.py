@@ -8,7 +8,7 @@ import torch
 
 from sa2va_training.tiny.data.scenes import COLOUR_NAMES, SHAPE_NAMES
 from sa2va_training.tiny.nano import small_learner
-from sa2va_training.tiny.probes import word_probes
+from sa2va_training.tiny.shipping.probes import word_probes
 
 
 def test_probes_are_the_heads_log_odds_against_the_mean() -> None:

@@ -17,12 +17,12 @@ from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.packing import look
-from sa2va_training.tiny.export import export_learner
 from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.loop import StageRun
 from sa2va_training.tiny.nano import SIZE, small_config
 from sa2va_training.tiny.revival import resized_places, revive, spread_words
 from sa2va_training.tiny.settings import StageSettings
+from sa2va_training.tiny.shipping.export import export_learner
 
 
 def config(side: int = SIZE) -> ModelConfig:

@@ -19,11 +19,11 @@ from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.crops import SIDE, CropBatches
 from sa2va_training.tiny.data.packing import look
 from sa2va_training.tiny.data.scenes import PRESENT, SHAPE, SHAPE_NAMES, ShardSpec, write_shard
-from sa2va_training.tiny.export import export, export_learner
 from sa2va_training.tiny.loop import STAGES, StageRun
 from sa2va_training.tiny.nano import small_learner
 from sa2va_training.tiny.running_mean import weights_of
 from sa2va_training.tiny.settings import StageSettings, stage_settings
+from sa2va_training.tiny.shipping.export import export, export_learner
 from sa2va_training.tiny.stages import sight_stage
 
 SHARES = {

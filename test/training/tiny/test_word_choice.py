@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from sa2va_training.tiny.data.language import vocabulary
-from sa2va_training.tiny.word_choice import WordRecord, WordRule, chosen
+from sa2va_training.tiny.shipping.word_choice import WordRecord, WordRule, chosen
 
 TRUTH = np.zeros((8, 8), bool)
 TRUTH[:4] = True

@@ -71,7 +71,7 @@ def _values(items: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 
 def _export(run: str = "runs/together", weights: str = str(SHIPPED), words: str = "") -> None:
-    from sa2va_training.tiny.export import export
+    from sa2va_training.tiny.shipping.export import export
 
     file = export(_folders(run), Path(weights), words=_folders(words))
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")  # noqa: T201
@@ -90,7 +90,7 @@ def _revive(run: str = "runs/shipped", weights: str = str(SHIPPED)) -> None:
 
 
 def _choose(weights: str = str(SHIPPED), scenes: str = "240") -> None:
-    from sa2va_training.tiny.word_choice import choose
+    from sa2va_training.tiny.shipping.word_choice import choose
 
     words = choose(Path(weights), int(scenes))
     print(f"{weights}: {len(words.things)} nouns: {', '.join(sorted(words.things))}")  # noqa: T201
@@ -98,7 +98,7 @@ def _choose(weights: str = str(SHIPPED), scenes: str = "240") -> None:
 
 def _floors(weights: str = str(SHIPPED), scenes: str = "150") -> None:
     from sa2va_model.checkpoints.load import load_model
-    from sa2va_training.tiny.probes import with_floors
+    from sa2va_training.tiny.shipping.probes import with_floors
 
     probes = with_floors(load_model(weights, device="cpu"), int(scenes))
     probes.write(Path(weights))

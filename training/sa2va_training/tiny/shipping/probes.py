@@ -24,7 +24,7 @@ from sa2va_sim.words.facts import LabelledImage, is_referable, seen
 from sa2va_training.tiny.data.language import SYNONYMS
 from sa2va_training.tiny.data.scenes import COLOUR_NAMES, SHAPE_NAMES
 from sa2va_training.tiny.learner import TinyLearner
-from sa2va_training.tiny.word_choice import FIRST, MIN_AREA, MIN_VISIBLE, names_of
+from sa2va_training.tiny.shipping.word_choice import FIRST, MIN_AREA, MIN_VISIBLE, names_of
 
 FLOORS = (5.0, 0.5)
 """Of things and of colours, in log-odds, until `with_floors` has measured them."""

@@ -15,8 +15,8 @@ from sa2va_sim.catalogue.stock import trained_items, trained_names
 from sa2va_training.tiny.data.language import vocabulary
 from sa2va_training.tiny.learner import WORD_HALF, TinyLearner, take
 from sa2va_training.tiny.norms import fold_norms
-from sa2va_training.tiny.probes import word_probes
 from sa2va_training.tiny.running_mean import mean_of
+from sa2va_training.tiny.shipping.probes import word_probes
 
 CREDITS = "CREDITS.md"
 """Who made the objects of the training pictures; their licence asks for it."""
