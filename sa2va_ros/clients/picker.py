@@ -150,7 +150,8 @@ class Attempt:
 
     def _lap(self, stage: str) -> None:
         here = now(self._picker)
-        spent = self._result.seconds.get(stage, 0.0) + here - self._began
+        began = self._began or here  # 0: of a simulated clock nothing had been heard
+        spent = self._result.seconds.get(stage, 0.0) + here - began
         seconds = {**self._result.seconds, stage: round(spent, 3)}
         self._result, self._began = replace(self._result, seconds=seconds), here
 

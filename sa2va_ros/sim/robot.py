@@ -20,6 +20,7 @@ import time
 from abc import abstractmethod
 from typing import Any
 
+from rclpy.duration import Duration
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -120,6 +121,11 @@ class SimRobot(SimCamera):
         self._simulator = self._make_scene()
         objects = names(self._simulator.scene)
         self._names.publish(String(data=json.dumps(objects)))
+        for topic in (
+            self._target_topic,
+            self._names,
+        ):  # whoever asks speaks of the new scene at once
+            topic.wait_for_all_acked(Duration(seconds=1.0))
         response.success = True
         response.message = json.dumps(
             {

@@ -34,15 +34,17 @@ from sa2va_ros.tracker_node import TrackerNode, run
 
 MIN_PIXELS = 20  # of a mask; fewer are not seen
 OCCLUDED_SECONDS = 1.0  # after which an object out of sight is lost
+UNKNOWN_SECONDS = 1.0  # after which a sentence that the truth does not name means nothing; the truth may be on its way
 WAIT = 2.0  # seconds for a label image that is on its way
 
 
 @dataclass(frozen=True)
 class _Known:
-    """One object that is followed: its value in the label images, and the track as it was last."""
+    """One object that is followed: its value in the label images, the track as it was last, and its first image."""
 
     value: int
     track: Track
+    since: float | None = None
 
 
 class TruthLive:
@@ -158,10 +160,11 @@ class TruthLive:
         with self._changed:
             if labels is not None:
                 for name, known in list(self._tracks.items()):
-                    self._tracks[name] = replace(known, track=self._see(known, labels, frame.stamp))
+                    meant = self._named(known, frame.stamp)
+                    self._tracks[name] = replace(meant, track=self._see(meant, labels, frame.stamp))
             tracks = tuple(known.track for known in self._tracks.values())
-            for known in [k for k in self._tracks.values() if not k.value]:
-                del self._tracks[known.track.id]
+            for track in [t for t in tracks if t.state is TrackState.NOT_FOUND]:
+                del self._tracks[track.id]
             events = [replace(e, stamp=frame.stamp, frame_index=frame.index) for e in self._events]
             self._events = []
         return FrameResult(
@@ -185,8 +188,15 @@ class TruthLive:
                 if left <= 0 or not self._changed.wait(left):
                     raise InputError("no label image on `truth` with the stamp of the image")
 
+    def _named(self, known: _Known, stamp: float) -> _Known:
+        """The same with its label, if that is known by now."""
+        value = known.value or self.value_of(known.track.expression)
+        return replace(known, value=value, since=stamp if known.since is None else known.since)
+
     def _see(self, known: _Known, labels: np.ndarray, stamp: float) -> Track:
         track = replace(known.track, age=known.track.age + 1)
+        if not known.value and known.since is not None and stamp - known.since < UNKNOWN_SECONDS:
+            return track
         if not known.value:
             self._tell(EventKind.NOT_FOUND, track, "there is no such object")
             return replace(track, state=TrackState.NOT_FOUND)

@@ -35,9 +35,8 @@ def ran(folder: Path, name: str, *words: str) -> dict[str, Any]:
 
 
 def test_a_gripper_picks_up_what_it_is_told(tmp_path: Path) -> None:
-    result = ran(tmp_path, "grasping", "grasp-demo", "--seed", "1", "--speed", "5")
-    episode = result["episodes"][0]
-    assert episode["success"], result
+    episode = ran(tmp_path, "grasping", "grasp-demo", "--seed", "1", "--speed", "5")["episodes"][0]
+    assert episode["success"], json.dumps(episode)
     assert episode["command"] == "the red bottle"
     assert episode["believed"] == "held"
     assert episode["grasp_error"] < 0.02
@@ -47,7 +46,7 @@ def test_a_gripper_picks_up_what_it_is_told(tmp_path: Path) -> None:
 def test_a_base_keeps_what_it_is_told_in_view(tmp_path: Path) -> None:
     words = ("follow-demo", "--seed", "1", "--seconds", "14", "--speed", "2")
     episode = ran(tmp_path, "following", *words)["episodes"][0]
-    assert episode["success"], episode
+    assert episode["success"], json.dumps(episode)
     assert episode["in_view"] > 0.9
     assert episode["place_error"] < 0.15
     assert episode["nearest"] > 0.3
