@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _weights(args: argparse.Namespace) -> tuple[str, list[Sam2], TiledMllm | None]:
     """What it is called, every SAM-2 of it, and the language half whose vision tower is exported; on the CPU."""
+    from sa2va_model.checkpoints.files.sam2_files import load_stock
     from sa2va_model.checkpoints.load import has_language_half, load_eyes, load_half
-    from sa2va_model.checkpoints.sam2_files import load_stock
     from sa2va_model.mllm.tiled import TiledMllm
 
     if args.source is not None and args.model is not None:

@@ -33,8 +33,12 @@ class Subcommand:
 
 
 COMMANDS = {
-    "track": Subcommand("track", "follow objects through a video, an image folder or a rosbag2"),
-    "ask": Subcommand("ask", "ask about an image or a video; captions, with masks if wanted"),
+    "track": Subcommand(
+        "track.command", "follow objects through a video, an image folder or a rosbag2"
+    ),
+    "ask": Subcommand(
+        "ask.command", "ask about an image or a video; captions, with masks if wanted"
+    ),
     "verify-golden": Subcommand(
         "evaluation.verify_golden", "check a checkpoint against its golden files"
     ),

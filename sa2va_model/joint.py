@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.device import traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.io.given import FramesLike, as_frames

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sa2va_model.checkpoints.calibration import Calibration
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.device import Turns
 from sa2va_model.io import preprocessing as images
 from sa2va_model.io.given import ImageLike, as_image

@@ -32,12 +32,12 @@ from sa2va_ros.interfaces.status import Health
 from sa2va_ros.interfaces.track_action import TrackAction
 from sa2va_ros.msg import TrackerStatus
 from sa2va_ros.node import parameters, tracking_parameters
-from sa2va_ros.node import vision_msgs as standard
 from sa2va_ros.node.adapter_change import AdapterChange
-from sa2va_ros.node.image_transport import topic_of
 from sa2va_ros.node.model_session import EngineSettings, ModelSession
 from sa2va_ros.node.pipeline import Pipeline, PublishedFrame
-from sa2va_ros.node.predictions import Predictions
+from sa2va_ros.node.publishing import vision_msgs as standard
+from sa2va_ros.node.publishing.image_transport import topic_of
+from sa2va_ros.node.publishing.predictions import Predictions
 from sa2va_ros.node.subscriptions import CameraTopics
 from sa2va_ros.space.tf import require_tf2
 from sa2va_ros.support.bond import LifecycleBond

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sa2va_cli.bench.random_models import random_model
-from sa2va_model.checkpoints.sam2_files import stock_config
+from sa2va_model.checkpoints.files.sam2_files import stock_config
 from sa2va_model.device import prepare, synchronize
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2

@@ -14,10 +14,10 @@ import training_step
 
 from gpu.setting import Setting, middle
 from sa2va_cli.bench.tracker_race import compare, moving_squares, peak_bytes, soak
+from sa2va_model.config.segmenter import Sam2Config
 from sa2va_model.device import prepare
 from sa2va_model.io.frames import Frame
 from sa2va_model.segmentation.backends.registry import pick_runtime
-from sa2va_model.segmenter_config import Sam2Config
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_training.data.synth import write_scenes
 from sa2va_training.run.settings_files import settings_from

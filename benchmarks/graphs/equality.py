@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sa2va_model.checkpoints.files.sam2_files import stock_config
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
-from sa2va_model.checkpoints.sam2_files import stock_config
 from sa2va_model.export.writer import ExportOptions, export
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA

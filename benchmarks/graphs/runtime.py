@@ -87,8 +87,8 @@ def weights_of(args: argparse.Namespace) -> Any:
     """The SAM-2 that is timed."""
     import torch
 
+    from sa2va_model.checkpoints.files.sam2_files import stock_config
     from sa2va_model.checkpoints.load import load_half
-    from sa2va_model.checkpoints.sam2_files import stock_config
     from sa2va_model.segmentation.sam2 import Sam2
     from sa2va_model.testing import wake
 

@@ -22,7 +22,7 @@ from clips import DEFAULT_CACHE, clips
 from masks import SEEN
 
 from sa2va_cli.bench.tracker_race import moving_squares, ours, race
-from sa2va_model.checkpoints.sam2_files import load_stock, stock_config
+from sa2va_model.checkpoints.files.sam2_files import load_stock, stock_config
 from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.backends.registry import pick_runtime

@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure; returns the exit status."""
     from sa2va_cli.output import write_json
+    from sa2va_model.config.segmenter import Sam2Config
     from sa2va_model.segmentation.backends.registry import pick_runtime
-    from sa2va_model.segmenter_config import Sam2Config
 
     segmenter = _segmenter(args)
     if args.against and not isinstance(segmenter.config, Sam2Config):
@@ -106,8 +106,8 @@ def _segmenter(args: argparse.Namespace) -> Sam2:
     """The SAM-2 that is timed, in float32."""
     import torch
 
+    from sa2va_model.checkpoints.files.sam2_files import load_stock, stock_config
     from sa2va_model.checkpoints.load import load_model, pick_device, suit_threads
-    from sa2va_model.checkpoints.sam2_files import load_stock, stock_config
     from sa2va_model.segmentation.sam2 import Sam2
     from sa2va_model.testing import nano_model
 

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_model.checkpoints.hub import find_folder
+from sa2va_model.checkpoints.config_json import config_from_json
+from sa2va_model.checkpoints.files.hub import find_folder
+from sa2va_model.checkpoints.files.safetensors_files import Stored, read, stored_tensors
+from sa2va_model.checkpoints.files.sam2_files import load_stock, read_stock, recognise
+from sa2va_model.checkpoints.files.tensor_names import Names
 from sa2va_model.checkpoints.load import save_model
 from sa2va_model.checkpoints.meta_init import place, unallocated
-from sa2va_model.checkpoints.safetensors_files import Stored, read, stored_tensors
-from sa2va_model.checkpoints.sam2_files import load_stock, read_stock, recognise
-from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.checkpoints.tokenizer import read_base_tokenizer
-from sa2va_model.config import ModelConfig, Sam2Config
-from sa2va_model.config_json import config_from_json
+from sa2va_model.config.model import ModelConfig, Sam2Config
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.family import BaseMllm, MllmFamily
 from sa2va_model.mllm.registry import families, family
 from sa2va_model.sa2va import Sa2VA
-from sa2va_model.segmenter_config import SegmenterConfig
 
 _OURS = ("grounding_encoder.", "text_hidden_fcs.")
 _SAM2 = ("embed_dim", "num_heads", "stages", "global_blocks", "window_spec", "background_size",

@@ -99,7 +99,7 @@ class Calibration:
             raise InputError(
                 f"{path}: {type(error).__name__} {error}; expected what benchmarks/hard_set/calibrate.py writes"
             ) from error
-        from sa2va_model.checkpoints.safetensors_files import (
+        from sa2va_model.checkpoints.files.safetensors_files import (
             weights_mark,  # needs torch, the values do not
         )
 
@@ -138,7 +138,7 @@ class Calibration:
         Args:
             found: how the values came about and what they reached, for people.
         """
-        from sa2va_model.checkpoints.safetensors_files import weights_mark
+        from sa2va_model.checkpoints.files.safetensors_files import weights_mark
 
         path = folder / FILE
         content = {"weights": weights_mark(folder), "values": asdict(self), "found": found}

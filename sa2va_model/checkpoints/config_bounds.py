@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sa2va_model.checkpoints.safetensors_files import Stored
+from sa2va_model.checkpoints.files.safetensors_files import Stored
 from sa2va_model.errors import InputError
 
 _COUNTS = re.compile(r"(layers?|depth|blocks?|stages)$")  # each of them has tensors

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sa2va_model.checkpoints.files.tensor_names import Names
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.recorded.masks import mask_stages
 from sa2va_model.checkpoints.recorded.stages import GoldenStage, equal, within
-from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 from sa2va_model.io.json_files import read_json
 from sa2va_model.mllm.base import Mllm

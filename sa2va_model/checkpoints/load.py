@@ -23,14 +23,19 @@ from transformers import PreTrainedTokenizerBase
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.checkpoints.config_bounds import check_sizes
-from sa2va_model.checkpoints.hub import find_folder
+from sa2va_model.checkpoints.config_json import config_from_json, config_to_json
+from sa2va_model.checkpoints.files.hub import find_folder
+from sa2va_model.checkpoints.files.safetensors_files import (
+    INDEX,
+    Stored,
+    refuse_pointer,
+    stored_tensors,
+)
+from sa2va_model.checkpoints.files.tensor_names import Names
 from sa2va_model.checkpoints.meta_init import check, fill, unallocated, weights
 from sa2va_model.checkpoints.quantisation import is_quantised, quantise
-from sa2va_model.checkpoints.safetensors_files import INDEX, Stored, refuse_pointer, stored_tensors
-from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.checkpoints.tokenizer import read_tokenizer
-from sa2va_model.config import ModelConfig
-from sa2va_model.config_json import config_from_json, config_to_json
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.device import prepare, traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.io.json_files import read_json

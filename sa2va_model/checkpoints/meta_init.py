@@ -16,8 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sa2va_model.checkpoints.safetensors_files import COUNT, FLOATS, WINDOW, Stored, copy_into, read
-from sa2va_model.checkpoints.tensor_names import Names
+from sa2va_model.checkpoints.files.safetensors_files import (
+    COUNT,
+    FLOATS,
+    WINDOW,
+    Stored,
+    copy_into,
+    read,
+)
+from sa2va_model.checkpoints.files.tensor_names import Names
 from sa2va_model.errors import InputError
 
 SAM2 = "sam2."

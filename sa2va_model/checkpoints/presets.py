@@ -10,11 +10,11 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sa2va_model.config import ModelConfig, Sam2Config
-from sa2va_model.config_json import config_from_json
+from sa2va_model.checkpoints.config_json import config_from_json
+from sa2va_model.config.model import ModelConfig, Sam2Config
+from sa2va_model.config.segmenter import EdgeTamConfig, Sam3Config, SegmenterConfig
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.registry import nano_fields
-from sa2va_model.segmenter_config import EdgeTamConfig, Sam3Config, SegmenterConfig
 
 CHAT_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>")
 ALL_TOKENS = (

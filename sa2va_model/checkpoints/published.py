@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sa2va_model.config import ModelConfig
-from sa2va_model.config_json import config_from_json
+from sa2va_model.checkpoints.config_json import config_from_json
+from sa2va_model.config.model import ModelConfig
+from sa2va_model.config.segmenter import Sam3Config
 from sa2va_model.errors import InputError
-from sa2va_model.segmenter_config import Sam3Config
 
 QWEN_VOCABULARY, INTERNLM2_VOCABULARY = 151_674, 92_558
 _VIT_6B = {

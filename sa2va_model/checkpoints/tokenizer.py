@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import logging
 
-from sa2va_model.checkpoints.safetensors_files import refuse_pointer
+from sa2va_model.checkpoints.files.safetensors_files import refuse_pointer
 from sa2va_model.checkpoints.special_tokens import check_special_tokens
 from sa2va_model.errors import InputError
 

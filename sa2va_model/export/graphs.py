@@ -21,6 +21,7 @@ from sam2.modeling.memory_attention import MemoryAttention
 from sam2.modeling.sam.transformer import Attention
 from torch import Tensor, nn
 
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import DeviceTraits
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
 from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
@@ -30,7 +31,6 @@ from sa2va_model.segmentation.backends.fused.rotation import Rotation
 from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.rotary_codes import square_codes
 from sa2va_model.segmentation.sam2 import Sam2
-from sa2va_model.segmenter_config import SegmenterConfig
 
 SCORES = 1 << 19
 """Scores of one object that attention holds at once, about; they should stay in a processor's cache."""

@@ -21,6 +21,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from sa2va_model.config.segmenter import Sam2Config, Sam3Config
 from sa2va_model.errors import InputError
 from sa2va_model.export.graphs import GraphSpec, sam2_constants, sam2_graphs
 from sa2va_model.export.static_shapes import dynamic_operators, fix_shapes
@@ -36,7 +37,6 @@ from sa2va_model.segmentation.backends.onnx.manifest import (
 )
 from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.sam2 import Sam2
-from sa2va_model.segmenter_config import Sam2Config, Sam3Config
 
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 3e-2

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.errors import InputError
-from sa2va_model.segmenter_config import SegmenterConfig
 
 Colour = tuple[float, float, float]
 MEAN: Colour = (0.485, 0.456, 0.406)

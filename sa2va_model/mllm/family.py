@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_model.config import FamilyConfig, ModelConfig
+from sa2va_model.config.model import FamilyConfig, ModelConfig
 from sa2va_model.mllm.base import Mllm
 from sa2va_model.mllm.tensor_map import TensorMap
 

@@ -20,13 +20,13 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from sa2va_model.config.segmenter import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io.given import ImageLike, as_image
 from sa2va_model.io.json_files import read_json
 from sa2va_model.mllm.llm import one_line
 from sa2va_model.samtok import words
 from sa2va_model.samtok.tokenizer import FILE, MaskTokenizer, load_mask_tokenizer
-from sa2va_model.segmenter_config import Sam2Config
 
 CLASSES = {
     "Qwen2_5_VLForConditionalGeneration": Qwen2_5_VLForConditionalGeneration,

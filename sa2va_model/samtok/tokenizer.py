@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from sam2.modeling.sam.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
+from sa2va_model.checkpoints.files.pickled_files import load_pickled
+from sa2va_model.checkpoints.files.sam2_files import recognise
 from sa2va_model.checkpoints.meta_init import unallocated
-from sa2va_model.checkpoints.pickled_files import load_pickled
-from sa2va_model.checkpoints.sam2_files import recognise
+from sa2va_model.config.segmenter import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.io.given import ImageLike, as_image
 from sa2va_model.samtok.words import BOOK, DEPTH, Code
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import ImageFeatures
-from sa2va_model.segmenter_config import Sam2Config
 
 FILE = "mask_tokenizer_256x2.pth"
 """Its name beside a published SAMTok; SAM-2.1's weights are in it, the stock file beside it is not needed."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from sa2va_model.config_fields import typed_fields
+from sa2va_model.config.fields import typed_fields
+from sa2va_model.config.segmenter import EdgeTamConfig, Sam2Config, Sam3Config, SegmenterConfig
 from sa2va_model.cut_tensor import CutTensor
 from sa2va_model.errors import InputError
-from sa2va_model.segmenter_config import EdgeTamConfig, Sam2Config, Sam3Config, SegmenterConfig
 
 if TYPE_CHECKING:
     from torch import nn

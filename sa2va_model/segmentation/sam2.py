@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor, nn
 
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import DeviceTraits, traits_of
 from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
-from sa2va_model.segmenter_config import SegmenterConfig
 
 
 class Sam2(nn.Module):

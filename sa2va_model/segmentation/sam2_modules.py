@@ -26,9 +26,9 @@ from sam2.modeling.sam.transformer import Attention, RoPEAttention, TwoWayTransf
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
+from sa2va_model.config.segmenter import Sam2Config, SegmenterConfig
 from sa2va_model.conv_stem import ResidualStem
 from sa2va_model.segmentation.rotary_codes import square_codes
-from sa2va_model.segmenter_config import Sam2Config, SegmenterConfig
 
 
 @dataclass(frozen=True)

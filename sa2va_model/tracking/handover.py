@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.checkpoints.sam2_files import load_stock
+from sa2va_model.checkpoints.files.sam2_files import load_stock
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.backends.base import SharesEncoder
 from sa2va_model.segmentation.backends.registry import pick_runtime
@@ -27,7 +28,6 @@ from sa2va_model.segmentation.sam2 import same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 from sa2va_model.segmentation_half import SegmentingModel
-from sa2va_model.segmenter_config import SegmenterConfig
 from sa2va_model.tracking.config import PropagationConfig
 
 

@@ -366,7 +366,7 @@ def _existing(settings: EngineSettings) -> Path | None:
         raise InputError(f"{settings.adapter}: no such folder; expected one of an adapter")
     if not settings.model:
         return None
-    from sa2va_model.checkpoints.hub import find_folder
+    from sa2va_model.checkpoints.files.hub import find_folder
 
     folder = find_folder(settings.model)
     if not (folder / "config.json").is_file():

@@ -26,8 +26,8 @@ from sa2va_ros.msg import TrackArray
 from sa2va_ros.node.frame_worker import FrameWorker
 from sa2va_ros.node.latency import Latencies
 from sa2va_ros.node.model_session import ModelSession
-from sa2va_ros.node.publishers import OutputOptions, Outputs
-from sa2va_ros.node.publishers_3d import Outputs3D
+from sa2va_ros.node.publishing.publishers import OutputOptions, Outputs
+from sa2va_ros.node.publishing.publishers_3d import Outputs3D
 from sa2va_ros.node.stream import Admitted, ImageStream
 from sa2va_ros.space.depth import DepthBuffer, DepthFrame, PinnedDepth
 from sa2va_ros.space.localizer import Locator, Place, Scene3D

@@ -14,7 +14,7 @@ import torch
 from sa2va_cli.bench.tracker_race import moving_squares
 from sa2va_cli.export import _weights
 from sa2va_cli.main import main
-from sa2va_model.checkpoints import sam2_files
+from sa2va_model.checkpoints.files import sam2_files
 from sa2va_model.checkpoints.load import save_model
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS
 from sa2va_model.errors import InputError

@@ -19,8 +19,8 @@ from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.errors import InputError
 from sa2va_model.testing import nano_model
 from sa2va_training.data.synth import write_scenes
-from sa2va_training.run import judge
 from sa2va_training.run.blend import SHARES
+from sa2va_training.run.reporting import judge
 
 HUB_CODE = """from transformers import PretrainedConfig
 

@@ -30,9 +30,10 @@ from graph_tape import Graph
 from torch import Tensor
 
 from sa2va_cli.bench.tracker_race import moving_squares, ours
-from sa2va_model.segmentation.backends.fused import cross_attention, cuda_graphs, kernels
+from sa2va_model.segmentation.backends.fused import cuda_graphs, kernels
 from sa2va_model.segmentation.backends.fused.bank_pool import BankPool
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
+from sa2va_model.segmentation.backends.fused.triton_kernels import cross_attention
 from sa2va_model.segmentation.backends.profile import BFLOAT16, RuntimeProfile
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.testing import nano_model

@@ -14,7 +14,7 @@ from graph_tape import Graph
 from torch import Tensor
 
 from sa2va_cli.bench.tracker_race import moving_squares, ours
-from sa2va_model.checkpoints.sam2_files import stock_config
+from sa2va_model.checkpoints.files.sam2_files import stock_config
 from sa2va_model.device import read_back
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.backends.registry import pick_runtime

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer
-from sa2va_model.config import Sam2Config
+from sa2va_model.config.model import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.registry import nano_fields
 from sa2va_model.samtok import words

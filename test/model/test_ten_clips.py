@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from sa2va_model import ten_clips
+from sa2va_model.checkpoints.config_json import config_to_json
 from sa2va_model.checkpoints.load import load_model, save_model
-from sa2va_model.config_json import config_to_json
 from sa2va_model.errors import InputError
 from sa2va_model.keyframes import KeyframeChoice, mosaics
 from sa2va_model.mllm.families.internvl import InternVLConfig

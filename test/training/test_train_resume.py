@@ -21,7 +21,7 @@ from sa2va_training.data.synth import write_scenes
 from sa2va_training.objectives.learner import Learner
 from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run import state
-from sa2va_training.run.journal import draw_curves, read_journal
+from sa2va_training.run.reporting.journal import draw_curves, read_journal
 
 from .train_helpers import STEPS, make_run, settings, trained
 

@@ -16,9 +16,9 @@ from sa2va_model.checkpoints.adapters import fingerprint
 from sa2va_model.testing import nano_model
 from sa2va_training.run import state
 from sa2va_training.run.job import make_job, open_all
-from sa2va_training.run.journal import Journal
 from sa2va_training.run.launch import make_accelerator
 from sa2va_training.run.loop import TrainingRun
+from sa2va_training.run.reporting.journal import Journal
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.settings_files import settings_from
 

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_model.config import ModelConfig
-from sa2va_model.config_fields import renamed_fields, typed_fields
+from sa2va_model.config.fields import renamed_fields, typed_fields
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import LlavaConfig as PublishedLlavaConfig
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.io.preprocessing import CLIP_MEAN, CLIP_STD

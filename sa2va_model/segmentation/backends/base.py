@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import DeviceTraits
 from sa2va_model.segmentation.backends.profile import RuntimeProfile
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
-from sa2va_model.segmenter_config import SegmenterConfig
 
 if TYPE_CHECKING:
     from sa2va_model.segmentation.memory_bank import MemoryBank

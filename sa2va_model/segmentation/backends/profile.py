@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import has_bfloat16_units
-from sa2va_model.segmenter_config import SegmenterConfig
 
 Arithmetic = Literal["reference", "float32", "bfloat16", "onnx"]
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import torch
 
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import require_float32, traits_of
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.base import Backend, Runtime
 from sa2va_model.segmentation.backends.fused.backend import FUSED
 from sa2va_model.segmentation.backends.profile import fastest_profile
 from sa2va_model.segmentation.backends.reference import REFERENCE
-from sa2va_model.segmenter_config import SegmenterConfig
 
 BACKENDS: dict[str, Backend] = {"reference": REFERENCE, "fused": FUSED}
 AUTO = "auto"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from sam2.modeling.backbones.image_encoder import ImageEncoder
 from torch import Tensor, nn
 
+from sa2va_model.config.segmenter import EdgeTamConfig
 from sa2va_model.segmentation.sam2_modules import pyramid
-from sa2va_model.segmenter_config import EdgeTamConfig
 
 
 class ConvNorm(nn.Sequential):

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers.models.edgetam_video.configuration_edgetam_video import EdgeTamVideoConfig
 from transformers.models.edgetam_video.modeling_edgetam_video import EdgeTamVideoPerceiverResampler
 
+from sa2va_model.config.segmenter import EdgeTamConfig
 from sa2va_model.segmentation.rotary_codes import square_codes, turned
-from sa2va_model.segmenter_config import EdgeTamConfig
 
 
 def perceiver(config: EdgeTamConfig) -> EdgeTamVideoPerceiverResampler:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.models.sam3.configuration_sam3 import Sam3ViTConfig
 from transformers.models.sam3.modeling_sam3 import Sam3FPNLayer, Sam3ViTModel
 
-from sa2va_model.segmenter_config import Sam3Config
+from sa2va_model.config.segmenter import Sam3Config
 
 SCALES = (4.0, 2.0, 1.0)
 """Of the neck's levels. The published one has a fourth, 0.5, whose result is thrown away."""

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from sa2va_cli.main import main
-from sa2va_model.checkpoints import sam2_files
 from sa2va_model.checkpoints.assemble import assemble
+from sa2va_model.checkpoints.files import sam2_files
+from sa2va_model.checkpoints.files.safetensors_files import stored_tensors
+from sa2va_model.checkpoints.files.tensor_names import Names
 from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.presets import CHAT_TOKENS, byte_tokenizer, nano_config
-from sa2va_model.checkpoints.safetensors_files import stored_tensors
-from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.families.qwen_vl import QWEN2_5, QWEN3

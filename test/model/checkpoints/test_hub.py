@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sa2va_model.checkpoints import load as checkpoints
-from sa2va_model.checkpoints.hub import find_folder
+from sa2va_model.checkpoints.files.hub import find_folder
 from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.tokenizer import read_tokenizer
 from sa2va_model.errors import InputError
@@ -96,7 +96,7 @@ def test_half_precision_is_for_the_language_half(tmp_path: Path, family: str, dt
 
 def test_a_large_tensor_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sa2va_model.checkpoints import meta_init as filling
-    from sa2va_model.checkpoints import safetensors_files as tensors
+    from sa2va_model.checkpoints.files import safetensors_files as tensors
 
     model = nano_model(family="qwen2_5_vl")
     save_model(model, tmp_path, dtype=None)
@@ -264,7 +264,7 @@ def test_only_the_language_model_is_quantised(tmp_path: Path, family: str, bits:
 def test_no_code_is_fetched_and_the_network_is_named_first(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    from sa2va_model.checkpoints import hub
+    from sa2va_model.checkpoints.files import hub
 
     asked: list[list[str]] = []
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sa2va_model.checkpoints.files.stored_names import official_names
+from sa2va_model.checkpoints.files.tensor_names import Names
 from sa2va_model.checkpoints.load import load_half, load_model, save_model
 from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.presets import byte_tokenizer
 from sa2va_model.checkpoints.published import PUBLISHED as PUBLISHED_SIZES
 from sa2va_model.checkpoints.published import published_config
-from sa2va_model.checkpoints.stored_names import official_names
-from sa2va_model.checkpoints.tensor_names import Names
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.registry import family
 from sa2va_model.sa2va import Sa2VA

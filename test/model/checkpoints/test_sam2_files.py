@@ -16,8 +16,8 @@ from sam2.sam2_video_predictor import SAM2VideoPredictor
 
 from sa2va_cli.bench.sam2_predictor import propagate
 from sa2va_cli.bench.tracker_race import moving_squares, ours
+from sa2va_model.checkpoints.files.sam2_files import SIZES, load_stock, recognise, stock_config
 from sa2va_model.checkpoints.meta_init import unallocated
-from sa2va_model.checkpoints.sam2_files import SIZES, load_stock, recognise, stock_config
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.types import Prompt

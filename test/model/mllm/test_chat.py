@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sa2va_model.config import Sam2Config
+from sa2va_model.config.model import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io import preprocessing as images
 from sa2va_model.mllm import chat as prompts

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sa2va_cli import ask
+from sa2va_cli.ask import command as ask
 from sa2va_cli.main import main
 from sa2va_model.results import GroundingResult, Turn
 from sa2va_model.sa2va import Sa2VA

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam3TrackerVideoConfig, Sam3TrackerVideoModel
 
-from sa2va_model.segmenter_config import Sam3Config
+from sa2va_model.config.segmenter import Sam3Config
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 _VISION = r"^backbone\.vision_backbone\."

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sa2va_model.segmentation.backends.fused import cross_attention as subject
-from sa2va_model.segmentation.backends.fused.cross_attention import (
+from sa2va_model.segmentation.backends.fused.triton_kernels import cross_attention as subject
+from sa2va_model.segmentation.backends.fused.triton_kernels.cross_attention import (
     Tiling,
     attend_masked,
     attend_triton,

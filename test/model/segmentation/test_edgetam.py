@@ -15,19 +15,19 @@ from transformers.models.edgetam_video.configuration_edgetam_video import EdgeTa
 from transformers.models.edgetam_video.modeling_edgetam_video import EdgeTamVideoMemoryAttention
 
 from sa2va_cli.bench.tracker_race import moving_squares, ours
-from sa2va_model.checkpoints import sam2_files
+from sa2va_model.checkpoints.files import sam2_files
+from sa2va_model.checkpoints.files.sam2_files import load_stock, recognise, stock_config
+from sa2va_model.checkpoints.files.tensor_names import OURS, Names
 from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.meta_init import unallocated
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, byte_tokenizer, nano_config
-from sa2va_model.checkpoints.sam2_files import load_stock, recognise, stock_config
-from sa2va_model.checkpoints.tensor_names import OURS, Names
+from sa2va_model.config.segmenter import EdgeTamConfig, SegmenterConfig
 from sa2va_model.errors import InputError
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.kinds import MODULES
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Prompt
-from sa2va_model.segmenter_config import EdgeTamConfig, SegmenterConfig
 from sa2va_model.testing import wake
 
 NANO = NANO_SEGMENTERS["edgetam"]

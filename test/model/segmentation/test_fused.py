@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sa2va_cli.bench.tracker_race import agreement, moving_squares, ours
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, nano_config
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import CPU, CUDA
 from sa2va_model.segmentation.backends import profile, registry
 from sa2va_model.segmentation.backends.fused import kernels
@@ -21,7 +22,6 @@ from sa2va_model.segmentation.backends.profile import BFLOAT16, FLOAT32
 from sa2va_model.segmentation.sam2 import Sam2, same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
-from sa2va_model.segmenter_config import SegmenterConfig
 from sa2va_model.testing import wake
 
 NANO = replace(nano_config(300).sam2, pointer_positions=True, object_score_gate=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sa2va_model.segmentation.backends.fused import layer_norm, rotate
 from sa2va_model.segmentation.backends.fused.rotation import Rotation
+from sa2va_model.segmentation.backends.fused.triton_kernels import layer_norm, rotate
 from sa2va_model.segmentation.rotary_codes import square_codes
 
 needs_gpu = pytest.mark.skipif(

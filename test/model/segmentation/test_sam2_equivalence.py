@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sa2va_cli.bench.sam2_predictor import propagate, stock_predictor
 from sa2va_model.checkpoints.presets import nano_config
-from sa2va_model.config import Sam2Config
+from sa2va_model.config.model import Sam2Config
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import FLOAT32
 from sa2va_model.segmentation.sam2 import Sam2

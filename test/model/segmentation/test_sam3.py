@@ -14,10 +14,11 @@ import torch
 from sam2.modeling.sam2_utils import get_1d_sine_pe, select_closest_cond_frames
 from torch import Tensor
 
-from sa2va_model.checkpoints import sam2_files
+from sa2va_model.checkpoints.files import sam2_files
+from sa2va_model.checkpoints.files.sam2_files import load_stock, stock_config
+from sa2va_model.checkpoints.files.tensor_names import OURS, Names
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS
-from sa2va_model.checkpoints.sam2_files import load_stock, stock_config
-from sa2va_model.checkpoints.tensor_names import OURS, Names
+from sa2va_model.config.segmenter import Sam3Config
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.io.preprocessing import sam_pixels
@@ -27,7 +28,6 @@ from sa2va_model.segmentation.kinds import MODULES
 from sa2va_model.segmentation.sam2 import Sam2, same_encoder
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
-from sa2va_model.segmenter_config import Sam3Config
 from sa2va_model.testing import nano_model
 from sa2va_model.tracking.config import PropagationConfig
 from sa2va_model.tracking.handover import Vision

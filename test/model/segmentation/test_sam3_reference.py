@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sa2va_model.checkpoints.files.tensor_names import OURS, Names
 from sa2va_model.checkpoints.golden import verify
 from sa2va_model.checkpoints.load import save_model
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS
-from sa2va_model.checkpoints.tensor_names import OURS, Names
+from sa2va_model.config.segmenter import Sam3Config
 from sa2va_model.io.preprocessing import sam_pixels
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
@@ -27,7 +28,6 @@ from sa2va_model.segmentation.kinds import MODULES
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
-from sa2va_model.segmenter_config import Sam3Config
 from sa2va_model.testing import nano_model, wake
 
 from .sam3_reference import Reference

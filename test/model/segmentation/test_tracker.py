@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import FLOAT32
@@ -16,7 +17,6 @@ from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
-from sa2va_model.segmenter_config import SegmenterConfig
 from sa2va_model.testing import nano_model
 
 TOLERANCE = 1e-4

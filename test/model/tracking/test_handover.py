@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sa2va_model.checkpoints.presets import nano_config
-from sa2va_model.config import Sam2Config
+from sa2va_model.config.model import Sam2Config
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.sa2va import Sa2VA

@@ -23,7 +23,7 @@ from std_msgs.msg import Header
 
 from sa2va_model.errors import InputError
 from sa2va_model.tracks import FrameResult, Track, TrackState
-from sa2va_ros.node import vision_msgs as standard
+from sa2va_ros.node.publishing import vision_msgs as standard
 from sa2va_ros.space.localizer import Located, Place, Scene3D
 from sa2va_ros.space.mask_to_object import Camera, matrix_of, object_from_mask
 from sa2va_ros.space.prediction import predicted

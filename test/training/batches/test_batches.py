@@ -25,7 +25,7 @@ from sa2va_training.evaluation.predictor import Asking, ModelPredictor
 from sa2va_training.evaluation.scoring import score_sample
 from sa2va_training.objectives.learner import Before, Learner
 from sa2va_training.objectives.objectives import Totals
-from sa2va_training.run import measure
+from sa2va_training.run.reporting import measure
 from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings
 from sa2va_training.run.trainables import prepare
 

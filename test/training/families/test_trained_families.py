@@ -14,8 +14,8 @@ from tokenizers import normalizers, processors
 
 from sa2va_cli.main import main
 from sa2va_model.checkpoints.adapters import load_adapter
+from sa2va_model.checkpoints.files.safetensors_files import stored_tensors
 from sa2va_model.checkpoints.load import load_model, save_model
-from sa2va_model.checkpoints.safetensors_files import stored_tensors
 from sa2va_model.errors import InputError
 from sa2va_model.keyframes import KeyframeChoice
 from sa2va_model.mllm import chat as prompts

@@ -14,7 +14,7 @@ import torch
 from sa2va_cli.main import main
 from sa2va_model.checkpoints.adapters import fingerprint
 from sa2va_model.checkpoints.load import load_model, save_model
-from sa2va_model.config import SEG_MODES
+from sa2va_model.config.model import SEG_MODES
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.types import Generated
 from sa2va_model.testing import nano_model, noisy_clip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.checkpoints.presets import byte_tokenizer, nano_config
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.models.efficientnet import LITE0, EfficientNet
 from sa2va_model.mllm.models.internvit import EYE, EyedStem, ResidualStem, VisionConfig

@@ -16,7 +16,7 @@ from sa2va_training.tiny.data.batches import Library, normalised
 from sa2va_training.tiny.data.language import ABSENT, FOUND, phrase, tiny_tokenizer
 from sa2va_training.tiny.data.packing import IGNORED, Question, read
 from sa2va_training.tiny.nano import small_learner
-from sa2va_training.tiny.teacher import TeacherCode
+from sa2va_training.tiny.objectives.teacher import TeacherCode
 
 TEXTS = ("the red mug", "Where is the leftmost can?", "a blue thing")
 

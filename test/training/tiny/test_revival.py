@@ -12,7 +12,7 @@ from torch import nn
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.checkpoints.presets import byte_tokenizer
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.families.internvl import InternVL
 from sa2va_training.tiny.data.batches import Batches, Library

@@ -13,7 +13,7 @@ import torch
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
-from sa2va_training.run.journal import read_journal
+from sa2va_training.run.reporting.journal import read_journal
 from sa2va_training.tiny import loop, stages
 from sa2va_training.tiny.data.batches import Batches, Library
 from sa2va_training.tiny.data.crops import SIDE, CropBatches

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.io.preprocessing import region_cells
 from sa2va_model.mllm import chat as prompts

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model, rotate_half
 
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_training.batches.batch import Batch, attention
 

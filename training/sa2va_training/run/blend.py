@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.data.sample import Dataset
-from sa2va_training.run import measure
+from sa2va_training.run.reporting import measure
 
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """Tried in this order: 1 is the model as trained."""

@@ -24,14 +24,14 @@ from sa2va_model.errors import InputError
 from sa2va_training.data.held_out import HELD_OUT, save_held_out
 from sa2va_training.run import state
 from sa2va_training.run.job import Job, load_base, make_job, open_all, resolved
-from sa2va_training.run.judge import Judge, take_best
 from sa2va_training.run.launch import make_accelerator
 from sa2va_training.run.loop import TrainingRun
-from sa2va_training.run.outcome import Figures, finish, measured_before
 from sa2va_training.run.precision import decided
+from sa2va_training.run.reporting.judge import Judge, take_best
+from sa2va_training.run.reporting.outcome import Figures, finish, measured_before
+from sa2va_training.run.reporting.tables import comparison, readable, summary
 from sa2va_training.run.settings import Settings, stepped
 from sa2va_training.run.settings_files import save_settings
-from sa2va_training.run.tables import comparison, readable, summary
 
 DRY_STEPS = 2
 

@@ -27,8 +27,8 @@ from sa2va_training.batches.feeder import Feeder
 from sa2va_training.objectives.learner import REPORT, Learner
 from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run import state
-from sa2va_training.run.journal import Journal
-from sa2va_training.run.judge import Judge
+from sa2va_training.run.reporting.journal import Journal
+from sa2va_training.run.reporting.judge import Judge
 from sa2va_training.run.settings import OptimiserSettings, Settings
 from sa2va_training.run.trainables import groups
 

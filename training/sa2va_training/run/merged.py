@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from sa2va_model.checkpoints.adapters import load_adapter, merge_adapter
-from sa2va_model.checkpoints.hub import find_folder
+from sa2va_model.checkpoints.files.hub import find_folder
+from sa2va_model.checkpoints.files.safetensors_files import stored_tensors
 from sa2va_model.checkpoints.load import SHIPPED, load_model, save_model
-from sa2va_model.checkpoints.safetensors_files import stored_tensors
 from sa2va_model.errors import InputError
 from sa2va_model.io.json_files import read_json
 from sa2va_model.sa2va import Sa2VA

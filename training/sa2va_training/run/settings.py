@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sa2va_model.config import SEG_MODES
+from sa2va_model.config.model import SEG_MODES
 from sa2va_model.errors import InputError
 from sa2va_training.objectives.losses import MaskLossSettings
 

@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from sa2va_model.checkpoints.pickled_files import load_pickled
+from sa2va_model.checkpoints.files.pickled_files import load_pickled
 from sa2va_model.errors import InputError
 from sa2va_model.io.json_files import read_json
 from sa2va_training.run.settings import Settings

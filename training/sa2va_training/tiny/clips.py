@@ -29,7 +29,7 @@ from sa2va_training.tiny.data.batches import (
 from sa2va_training.tiny.data.packing import read
 from sa2va_training.tiny.data.pointing import native_prompts
 from sa2va_training.tiny.learner import TinyLearner, repeat_rows
-from sa2va_training.tiny.losses import decoded_loss
+from sa2va_training.tiny.objectives.losses import decoded_loss
 from sa2va_training.tiny.stages import exact_codes, questions
 
 _MEMORY = (

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sa2va_training.tiny.aids import box_iou
 from sa2va_training.tiny.data.batches import Library, PictureBatch, held_batches
 from sa2va_training.tiny.data.feeder import moved
 from sa2va_training.tiny.data.packing import read
 from sa2va_training.tiny.data.scenes import BOX
 from sa2va_training.tiny.learner import TinyLearner
+from sa2va_training.tiny.objectives.aids import box_iou
 from sa2va_training.tiny.stages import exact_codes, questions
 
 _EACH = 8

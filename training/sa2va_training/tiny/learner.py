@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from sa2va_model.checkpoints.presets import tiny_config
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.mllm.tiled import TiledMllm
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 from sa2va_training.objectives.gaze import Gaze
-from sa2va_training.tiny.aids import MapAids, WordAids
 from sa2va_training.tiny.data.batches import fitted
 from sa2va_training.tiny.data.language import tiny_tokenizer
 from sa2va_training.tiny.data.packing import Packer
 from sa2va_training.tiny.norms import add_norms
-from sa2va_training.tiny.teacher import TeacherCode
+from sa2va_training.tiny.objectives.aids import MapAids, WordAids
+from sa2va_training.tiny.objectives.teacher import TeacherCode
 
 AIDS = ("map_aids.", "word_aids.")
 SAM_HALF = ("model.sam2.", "map_aids.")

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.tiled import TiledMllm
-from sa2va_training.run.journal import Journal
 from sa2va_training.run.launch import join
+from sa2va_training.run.reporting.journal import Journal
 from sa2va_training.run.state import read_state, write_state
 from sa2va_training.tiny import clips, stages, together
 from sa2va_training.tiny.data import crops
@@ -45,8 +45,8 @@ from sa2va_training.tiny.learner import (
     TinyLearner,
     take,
 )
-from sa2va_training.tiny.losses import plain
 from sa2va_training.tiny.norms import freeze_norms
+from sa2va_training.tiny.objectives.losses import plain
 from sa2va_training.tiny.running_mean import RunningMean, weights_of
 from sa2va_training.tiny.settings import StageSettings
 

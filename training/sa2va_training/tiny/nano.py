@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from sa2va_model.checkpoints.presets import nano_config
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_training.tiny.data.language import tiny_tokenizer
 from sa2va_training.tiny.learner import TinyLearner
 

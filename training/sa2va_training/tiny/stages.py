@@ -25,7 +25,7 @@ from sa2va_training.tiny.data.pointing import native_prompts
 from sa2va_training.tiny.data.scenes import BOX, COLOUR, PRESENT, SHAPE
 from sa2va_training.tiny.data.talk import talk_loss
 from sa2va_training.tiny.learner import Encoded, TinyLearner, repeat_rows
-from sa2va_training.tiny.losses import answer_loss, decoded_loss, mask_loss, plain
+from sa2va_training.tiny.objectives.losses import answer_loss, decoded_loss, mask_loss, plain
 
 Report = dict[str, float]
 _LIKENESS = 2.0

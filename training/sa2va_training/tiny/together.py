@@ -25,7 +25,7 @@ from sa2va_training.tiny.clips import (
 from sa2va_training.tiny.data.batches import Batches, Library, PictureBatch
 from sa2va_training.tiny.evaluation import evaluate
 from sa2va_training.tiny.learner import TinyLearner
-from sa2va_training.tiny.losses import decoded_loss
+from sa2va_training.tiny.objectives.losses import decoded_loss
 from sa2va_training.tiny.stages import taught_loss
 
 _CLIPS = "-clips"

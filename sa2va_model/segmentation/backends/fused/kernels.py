@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa2va_model.device import DeviceTraits
-from sa2va_model.segmentation.backends.fused import layer_norm
 from sa2va_model.segmentation.backends.fused.rotation import Rotation
+from sa2va_model.segmentation.backends.fused.triton_kernels import layer_norm
 
 Activation = str | None
 

@@ -21,7 +21,7 @@ from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels, Norm, scale_of
-from sa2va_model.segmentation.backends.fused.layer_norm import normalise
+from sa2va_model.segmentation.backends.fused.triton_kernels.layer_norm import normalise
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import torch
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from torch import Tensor
 
-from sa2va_model.segmentation.backends.fused.cross_attention import cross_attention
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale_of
 from sa2va_model.segmentation.backends.fused.rotation import Rotation
+from sa2va_model.segmentation.backends.fused.triton_kernels.cross_attention import cross_attention
 
 _State = tuple[Tensor, Tensor | None]
 """[N, cells, C], and what has yet to be added to it."""

@@ -12,7 +12,7 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, channels_last, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels
-from sa2va_model.segmentation.backends.fused.layer_norm import normalise
+from sa2va_model.segmentation.backends.fused.triton_kernels.layer_norm import normalise
 
 FEW = 16  # channels
 _Stage = Callable[[Tensor], Tensor]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import DeviceTraits, traits_of
 from sa2va_model.segmentation.backends.fused.bank_pool import BankPool
 from sa2va_model.segmentation.backends.fused.cuda_graphs import BUCKETS, Graphs, bucket
@@ -27,7 +28,6 @@ from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2 import Sam2
 from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
-from sa2va_model.segmenter_config import SegmenterConfig
 
 _KEPT_ROWS = 256
 _Levels = Callable[[Tensor], list[Tensor]]

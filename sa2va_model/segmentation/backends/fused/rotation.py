@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sa2va_model.segmentation.backends.fused import rotate
+from sa2va_model.segmentation.backends.fused.triton_kernels import rotate
 
 
 class Rotation:

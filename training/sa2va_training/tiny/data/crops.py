@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va_training.batches.augmentation import disturb
-from sa2va_training.tiny.aids import COLOURS, SHAPES
 from sa2va_training.tiny.data.batches import Library, Shard, normalised, seen_objects
 from sa2va_training.tiny.data.scenes import BOX, COLOUR, SHAPE
 from sa2va_training.tiny.learner import TinyLearner
-from sa2va_training.tiny.losses import plain
+from sa2va_training.tiny.objectives.aids import COLOURS, SHAPES
+from sa2va_training.tiny.objectives.losses import plain
 
 SIDE = 64
 """Pixels of a crop."""

@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.io.preprocessing import region_cells
 from sa2va_sim.words.dialogue import Dialogue, converse
 from sa2va_sim.words.expressions import Expression
 from sa2va_sim.words.facts import ObjectFact
 from sa2va_sim.words.vocabulary import SHAPES
 from sa2va_training.objectives.gaze import queries
-from sa2va_training.tiny.aids import object_shares
 from sa2va_training.tiny.data.batches import AREA, VISIBLE, PictureBatch
 from sa2va_training.tiny.data.packing import IGNORED, Packed, Question, block_mask, read
 from sa2va_training.tiny.data.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, SHAPE, SHAPE_NAMES
 from sa2va_training.tiny.learner import TinyLearner
-from sa2va_training.tiny.losses import plain
+from sa2va_training.tiny.objectives.aids import object_shares
+from sa2va_training.tiny.objectives.losses import plain
 
 SHORT, LONG = 5, 2
 """Questions of a picture in a step of short texts, and in one of captions and regions."""

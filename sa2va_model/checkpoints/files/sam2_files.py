@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sa2va_model.checkpoints.files.pickled_files import load_pickled
+from sa2va_model.checkpoints.files.tensor_names import OURS, Names
 from sa2va_model.checkpoints.meta_init import unallocated
-from sa2va_model.checkpoints.pickled_files import load_pickled
-from sa2va_model.checkpoints.tensor_names import OURS, Names
+from sa2va_model.config.segmenter import EdgeTamConfig, Sam2Config, Sam3Config, SegmenterConfig
 from sa2va_model.errors import InputError
 from sa2va_model.segmentation.kinds import EDGETAM, MODULES, SAM3, kind_of
 from sa2va_model.segmentation.kinds import recognise as recognise_kind
 from sa2va_model.segmentation.sam2 import Sam2
-from sa2va_model.segmenter_config import EdgeTamConfig, Sam2Config, Sam3Config, SegmenterConfig
 
 _COMMON = Sam2Config(
     object_score_gate=True,

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from sa2va_cli.main import main
-from sa2va_model.checkpoints.sam2_files import stock_config
+from sa2va_model.checkpoints.files.sam2_files import stock_config
 from sa2va_model.segmentation.sam2 import Sam2
 
-from .conftest import picture, write_video
+from ..conftest import picture, write_video
 
 
 def test_both_trackers_run_on_the_same_frames(

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from sa2va_training.batches.batch import Batch
 from sa2va_training.data.sources import Source
-from sa2va_training.run.estimate import estimate
 from sa2va_training.run.job import Job
+from sa2va_training.run.reporting.estimate import estimate
 from sa2va_training.run.trainables import counts
 
 FIGURES = ("giou", "ciou", "found", "refused")

@@ -25,7 +25,7 @@ from sa2va_training.tiny.data.scenes import (
     SHAPE_NAMES,
     VISIBLE,
 )
-from sa2va_training.tiny.losses import plain
+from sa2va_training.tiny.objectives.losses import plain
 
 COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
 CELL_SHAPES = len(TOYS) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sa2va_model.segmentation.backends.fused.triton_jit import jit, tl, triton
+from sa2va_model.segmentation.backends.fused.triton_kernels.jit import jit, tl, triton
 
 
 def fused(x: Tensor) -> bool:

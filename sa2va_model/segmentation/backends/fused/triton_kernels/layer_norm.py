@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sa2va_model.segmentation.backends.fused.triton_jit import jit, tl, triton
+from sa2va_model.segmentation.backends.fused.triton_kernels.jit import jit, tl, triton
 
 
 def fused(*tensors: Tensor) -> bool:

@@ -19,7 +19,7 @@ import torch
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.data.sample import Dataset
 from sa2va_training.objectives.learner import Learner
-from sa2va_training.run import measure
+from sa2va_training.run.reporting import measure
 from sa2va_training.run.state import read_state, trained_state, write_state
 
 BEST, JUDGED = "best.pt", "judged.jsonl"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from sa2va_model.config.segmenter import Sam2Config, SegmenterConfig
 from sa2va_model.errors import InputError
-from sa2va_model.segmenter_config import Sam2Config, SegmenterConfig
 
 SEG_MODES = ("single", "repetitive", "unique")
 

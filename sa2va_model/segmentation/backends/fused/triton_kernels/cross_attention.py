@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sa2va_model.segmentation.backends.fused.kernels import cudnn_attention
-from sa2va_model.segmentation.backends.fused.triton_jit import jit, tl, triton
+from sa2va_model.segmentation.backends.fused.triton_kernels.jit import jit, tl, triton
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sa2va_model.config import ModelConfig
-from sa2va_model.config_fields import renamed_fields
+from sa2va_model.config.fields import renamed_fields
+from sa2va_model.config.model import ModelConfig
 from sa2va_model.errors import InputError
 from sa2va_model.mllm.registry import family, recognise
 from sa2va_model.segmentation.kinds import segmenter_from_dict

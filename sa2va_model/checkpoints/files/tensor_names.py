@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sa2va_model.config import ModelConfig
+from sa2va_model.config.model import ModelConfig
+from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.mllm.registry import family
 from sa2va_model.segmentation.kinds import MODULES, kind_of
-from sa2va_model.segmenter_config import SegmenterConfig
 
 MLLM = "mllm."
 """Our names of the language half begin so."""

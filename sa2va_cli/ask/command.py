@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     frames = spread(open_input(args.input, topic=args.topic), args.frames)
     pictures = [frame.rgb for frame in frames]
     regions = [_region(kind, value, pictures) for kind, value in args.regions or ()]
-    from sa2va_cli.ask_output import record, show, write
+    from sa2va_cli.ask.output import record, show, write
     from sa2va_cli.output import write_json
 
     model = open_model(args)

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sa2va_model.checkpoints.pickled_files import PICKLED, PickledFile
-from sa2va_model.checkpoints.stored_names import official_names
+from sa2va_model.checkpoints.files.pickled_files import PICKLED, PickledFile
+from sa2va_model.checkpoints.files.stored_names import official_names
 from sa2va_model.errors import InputError
 from sa2va_model.io.json_files import read_json
 

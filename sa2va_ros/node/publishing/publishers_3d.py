@@ -16,9 +16,9 @@ from visualization_msgs.msg import MarkerArray
 
 from sa2va_model.tracks import FrameResult, Track
 from sa2va_ros.messages.clouds import fill_cloud, fill_pose
-from sa2va_ros.node import vision_msgs as standard
-from sa2va_ros.node.markers import marker_array
-from sa2va_ros.node.track_poses import TrackPoses
+from sa2va_ros.node.publishing import vision_msgs as standard
+from sa2va_ros.node.publishing.markers import marker_array
+from sa2va_ros.node.publishing.track_poses import TrackPoses
 from sa2va_ros.space.localizer import Located, Scene3D
 from sa2va_ros.space.tf import TrackFrames
 from sa2va_ros.support.qos import reliable

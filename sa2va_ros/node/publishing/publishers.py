@@ -31,9 +31,9 @@ from sa2va_ros.msg import (
     TrackerStatus,
     TrackEvent,
 )
-from sa2va_ros.node import vision_msgs as standard
-from sa2va_ros.node.image_transport import LABELS, PICTURES, ImageOutput, compressed
 from sa2va_ros.node.latency import Latencies
+from sa2va_ros.node.publishing import vision_msgs as standard
+from sa2va_ros.node.publishing.image_transport import LABELS, PICTURES, ImageOutput, compressed
 from sa2va_ros.support.qos import reliable
 
 if TYPE_CHECKING:

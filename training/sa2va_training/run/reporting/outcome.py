@@ -23,11 +23,11 @@ from sa2va_model.checkpoints.load import load_model
 from sa2va_model.sa2va import Sa2VA
 from sa2va_training.data.sources import Source
 from sa2va_training.metrics.overlap import overlap
-from sa2va_training.run import measure
 from sa2va_training.run.blend import settle
 from sa2va_training.run.job import Job
-from sa2va_training.run.journal import draw_curves, read_journal
 from sa2va_training.run.merged import save_merged
+from sa2va_training.run.reporting import measure
+from sa2va_training.run.reporting.journal import draw_curves, read_journal
 from sa2va_training.run.seg import with_seg
 from sa2va_training.run.settings import Settings
 from sa2va_training.run.trainables import Trainables, prepare

@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--example {args.example}: expected --box, --point or --mask behind it")
     if not args.prompts:
         raise InputError("nothing to track, expected at least one -e, --box, --point or --object")
-    from sa2va_cli.track_outputs import check_folder, clear_folder
+    from sa2va_cli.track.outputs import check_folder, clear_folder
     from sa2va_model.io.folder_lock import FolderLock
 
     source = open_input(args.input, topic=args.topic, fps=args.fps)
@@ -270,7 +270,7 @@ class TrackJob:
         On an error or Ctrl-C everything so far is finished and the summary says why it is not complete.
         """
         from sa2va_cli.output import ReservedJson, write_json
-        from sa2va_cli.track_outputs import TrackOutputs
+        from sa2va_cli.track.outputs import TrackOutputs
 
         folder = Path(self._args.output)
         problem: str | None = "interrupted"
@@ -329,7 +329,7 @@ class TrackJob:
 
     def _save_objects(self, folder: Path) -> None:
         """Write what was seen of each track as an object's file; one that was never seen well has none."""
-        from sa2va_cli.track_outputs import safe_name
+        from sa2va_cli.track.outputs import safe_name
         from sa2va_model.tracking.by_example.example import ENDING
 
         for track_id, entry in self._tracks.items():
