@@ -29,7 +29,7 @@ class DeviceTraits:
     Attributes:
         batched: objects are stepped as one batch; else one after the other, which is what recorded answers rest on.
         reads_back: reading a value waits for nothing, so that work may depend on it.
-        packed_products: oneDNN's packed matrix products are tried.
+        packed_products: oneDNN's packed matrix products are tried, where they are the quickest.
         planes: few channels are normalised with each of them as a plane; PyTorch takes them pixel by pixel.
         fused_attention: PyTorch's fused attention is quick in every type, and takes a mask.
         captures: hundreds of launches can be captured as one graph.

@@ -66,11 +66,28 @@ def test_blocks_answer_as_the_packages_do(name: str) -> None:
 
 def test_without_onednn_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter, (frames, _) = make(NANO), moving_squares(5, 64, 1)
+    monkeypatch.setattr(kernels, "mkl_is_as_wide", lambda: False)
     fused = list(ours(FusedSam2(segmenter, FLOAT32), frames, prompts()))
     monkeypatch.setattr(kernels, "onednn_linear", lambda dtype: False)
     plain = list(ours(FusedSam2(segmenter, FLOAT32), frames, prompts()))
     for one, other in zip(plain, fused, strict=True):
         assert float((one - other).abs().max()) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("capability", "mkl", "pays"),
+    [("AVX2", True, False), ("AVX2", False, True), ("AVX512", True, True)],
+)
+def test_onednn_is_taken_where_mkl_leaves_vectors_unused(
+    monkeypatch: pytest.MonkeyPatch, capability: str, mkl: bool, pays: bool
+) -> None:
+    monkeypatch.setattr(kernels, "onednn_linear", lambda dtype: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert kernels.onednn_pays(torch.float32) is pays
+    assert kernels.onednn_pays(torch.bfloat16)
+    dense = kernels.Kernels(torch.float32, CPU).dense(torch.randn(3, 4), None)
+    assert dense._packed is pays
 
 
 def test_the_rewrite_is_what_runs_and_encodes_an_image_once(
@@ -261,7 +278,7 @@ def test_products_are_of_matrices_without_gaps_between_rows() -> None:
     own = kernels.Kernels(torch.float32, CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.ops.mkldnn, "_linear_pointwise", product, raising=False)
-        patch.setattr(kernels, "onednn_linear", lambda dtype: True)
+        patch.setattr(kernels, "onednn_pays", lambda dtype: True)
         query, key, value = joint.chunk(3, dim=-1)
         out = own.attend_one(query, key, value)
     assert seen

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Matrix products and attention, each by the fastest way that this machine has.
 
-On CPUs PyTorch's float32 `F.linear` goes to MKL, which on AMD processors reaches less than half of what oneDNN does
-(docs/log.md). oneDNN is reached by the operators that TorchInductor itself emits; they are tried
-once and `F.linear` serves where they are missing or wrong.
+On CPUs PyTorch's float32 `F.linear` goes to MKL, which takes AVX-512 on Intel's processors only: on AMD's it then
+reaches less than half of what oneDNN does. Where AVX2 is all there is, MKL is the quicker one (docs/log.md). oneDNN is
+reached by the operators that TorchInductor itself emits; they are tried once and `F.linear` serves where they are
+missing or wrong.
 """
 
 from __future__ import annotations
@@ -42,6 +43,16 @@ def onednn_linear(dtype: torch.dtype) -> bool:
     return torch.allclose(fused, want.relu(), atol=near) and torch.allclose(plain, want, atol=near)
 
 
+def mkl_is_as_wide() -> bool:
+    """MKL is there and uses the widest vectors that this processor has, whoever made it."""
+    return torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def onednn_pays(dtype: torch.dtype) -> bool:
+    """Products in `dtype` go to oneDNN rather than to what `F.linear` takes."""
+    return onednn_linear(dtype) and not (dtype == torch.float32 and mkl_is_as_wide())
+
+
 class Dense:
     """A linear layer with its activation, prepared once.
 
@@ -51,7 +62,7 @@ class Dense:
         rows: how many rows an input typically has; a hint for the packed layout.
         activation: None, "relu" or "gelu" (exact, but in bfloat16 on a GPU: there the product's own end computes the
             tanh form, which differs by less than the type resolves).
-        packed: oneDNN's layout is tried.
+        packed: oneDNN's layout is tried where it pays.
     """
 
     def __init__(
@@ -68,7 +79,7 @@ class Dense:
         self.bias = None if bias is None else bias.detach().to(dtype).contiguous()
         self._weight = weight.detach().to(dtype).contiguous()
         self._fused = self._weight.is_cuda and dtype == torch.bfloat16
-        self._packed = packed and onednn_linear(dtype)
+        self._packed = packed and onednn_pays(dtype)
         if self._packed:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, rows)
 
@@ -155,7 +166,7 @@ class Kernels:
 
     def _product(self, x: Tensor, other: Tensor) -> Tensor:
         """x @ other.T for two matrices [M, K] and [N, K] that are both data."""
-        if self.traits.packed_products and x.dtype == torch.float32 and onednn_linear(x.dtype):
+        if self.traits.packed_products and x.dtype == torch.float32 and onednn_pays(x.dtype):
             # oneDNN falls back to a loop a hundred times slower where rows are a slice of longer rows.
             x, other = _dense_rows(x), _dense_rows(other)
             return torch.ops.mkldnn._linear_pointwise(x, other, None, "none", [], "")
