@@ -30,7 +30,7 @@ class DeviceTraits:
         batched: objects are stepped as one batch; else one after the other, which is what recorded answers rest on.
         reads_back: reading a value waits for nothing, so that work may depend on it.
         packed_products: oneDNN's packed matrix products are tried, where they are the quickest.
-        planes: few channels are normalised with each of them as a plane; PyTorch takes them pixel by pixel.
+        layouts: kernels differ by how tensors lie: small ones are laid out for each as it likes them best.
         fused_attention: PyTorch's fused attention is quick in every type, and takes a mask.
         captures: hundreds of launches can be captured as one graph.
         encodes_ahead: the next image of a stream is encoded on another thread while objects are followed on this one.
@@ -40,7 +40,7 @@ class DeviceTraits:
     batched: bool = True
     reads_back: bool = False
     packed_products: bool = False
-    planes: bool = False
+    layouts: bool = False
     fused_attention: bool = True
     captures: bool = False
     encodes_ahead: bool = False
@@ -51,7 +51,7 @@ CPU = DeviceTraits(
     batched=False,
     reads_back=True,
     packed_products=True,
-    planes=True,
+    layouts=True,
     fused_attention=False,
     encodes_ahead=True,
 )

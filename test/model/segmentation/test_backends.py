@@ -17,6 +17,8 @@ from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
 from sa2va_model.segmentation.backends.base import Backend, Segmenter, SegmenterRequest
 from sa2va_model.segmentation.backends.fused.model import FusedSam2
+from sa2va_model.segmentation.backends.fused.stem import Convolution
+from sa2va_model.segmentation.backends.fused.trunk import Trunk
 from sa2va_model.segmentation.backends.profile import FLOAT32
 from sa2va_model.segmentation.backends.registry import BACKENDS, pick_runtime, profile_names
 from sa2va_model.segmentation.types import ImageFeatures
@@ -83,7 +85,9 @@ def test_all_tasks_share_one_segmenter_and_its_weights() -> None:
     assert used is not model.segmenter_of("auto", 96)
     stem = model.sam2.sam2_model.image_encoder.trunk.patch_embed.proj.weight
     assert isinstance(used, FusedSam2)
-    assert used._trunk._embed.weight is stem, "no second copy where none is needed"
+    assert isinstance(used._trunk, Trunk)
+    assert isinstance(used._trunk._embed, Convolution)
+    assert used._trunk._embed.proj.weight is stem, "no second copy where none is needed"
     model.forget()
     assert model.segmenter is not used, "weights may have been changed"
 

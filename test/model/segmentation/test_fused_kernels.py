@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sa2va_model.segmentation.backends.fused.rotation import Rotation
+from sa2va_model.segmentation.backends.fused.rotation import PairRotation, Rotation
 from sa2va_model.segmentation.backends.fused.triton_kernels import layer_norm, rotate
 from sa2va_model.segmentation.rotary_codes import square_codes
 
@@ -48,3 +48,19 @@ def test_rotation_in_place_leaves_the_first_rows_and_the_neighbours(device: str)
     rows[:, 4:, 32:64] = before[:, 4:, 32:64]
     assert torch.equal(rows, before), "nothing else was written"
     assert not rotate.fused(torch.zeros(1, 2, 48)), "a CPU has no kernel"
+
+
+@torch.inference_mode()
+def test_pairs_turn_as_halves_do_and_in_place_in_a_slice_of_longer_rows() -> None:
+    codes = square_codes(32, 5)
+    pairs, halves = PairRotation(codes), Rotation(codes)
+    rows = torch.randn(3, 4 + 2 * 25, 96)
+    before, order = rows.clone(), halves.order(32)
+    assert sorted(order.tolist()) == pairs.order(32).tolist()
+    pairs.turn(rows[..., 32:64], 4)
+    middle = before[:, 4:, 32:64].unflatten(1, (2, 25))
+    want = halves(middle[..., order]).flatten(1, 2)
+    assert torch.allclose(rows[:, 4:, 32:64][..., order], want, atol=1e-5)
+    assert torch.allclose(pairs(middle)[..., order].flatten(1, 2), want, atol=1e-5)
+    rows[:, 4:, 32:64] = before[:, 4:, 32:64]
+    assert torch.equal(rows, before), "nothing else was written"

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa2va_model.device import DeviceTraits
-from sa2va_model.segmentation.backends.fused.rotation import Rotation
+from sa2va_model.segmentation.backends.fused.rotation import PairRotation, Rotation
 from sa2va_model.segmentation.backends.fused.triton_kernels import layer_norm
 
 Activation = str | None
@@ -102,6 +102,8 @@ class Dense:
         return F.gelu(out) if self.activation == "gelu" else out
 
 
+FEW_KEYS = 16
+"""Tokens up to which products one after the other are quicker on a CPU than its fused attention."""
 CUDNN_FROM = 1 << 30
 """Tokens from which on cuDNN's attention is asked."""
 
@@ -174,7 +176,8 @@ class Kernels:
 
     def rotation(self, codes: Tensor) -> Rotation:
         """Complex codes [cells, dim / 2]."""
-        return Rotation(codes)
+        pairs = self.traits.layouts and self.dtype == torch.float32
+        return PairRotation(codes) if pairs else Rotation(codes)
 
     def attend_many(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """softmax(query key^T) value over leading batch dimensions; the query is already scaled.
@@ -182,7 +185,8 @@ class Kernels:
         Args:
             query: [..., Q, d], key: [..., L, d], value: [..., L, e].
         """
-        if not self.traits.fused_attention and query.dtype == torch.bfloat16:
+        few = self.traits.layouts and key.shape[-2] <= FEW_KEYS
+        if few or (not self.traits.fused_attention and query.dtype == torch.bfloat16):
             return (query @ key.transpose(-1, -2)).softmax(-1) @ value
         if query.ndim == 3:  # PyTorch's fused kernels want a dimension of heads
             return self.attend_many(query[:, None], key[:, None], value[:, None])[:, 0]

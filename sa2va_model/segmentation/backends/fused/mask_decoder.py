@@ -29,7 +29,7 @@ class DecodedMasks:
     """All that the decoder's head says, before anything is chosen.
 
     Attributes:
-        masks: float32 [N, 4, 4h, 4w]; the first is the single-mask answer.
+        masks: float32 [N, M, 4h, 4w], those that were asked for; of all four the first is the single-mask answer.
         ious: float32 [N, 4]; `tokens`: float32 [N, 4, C]; `scores`: float32 [N, 1].
     """
 
@@ -83,18 +83,31 @@ class FastMaskDecoder:
             second.reshape(1, side * side, 16, second.shape[-1]),
         )
 
-    def __call__(self, begun: tuple[Tensor, Tensor], image: Tensor, sparse: Tensor) -> DecodedMasks:
-        """All masks.
+    def __call__(
+        self,
+        begun: tuple[Tensor, Tensor],
+        image: Tensor,
+        sparse: Tensor,
+        which: slice = slice(None),
+    ) -> DecodedMasks:
+        """Masks, and what else there is of all four.
 
         Args:
             begun: from `begin`.
             image: float32 [N, cells, C], with the dense prompt added.
             sparse: float32 [N, P, C].
+            which: of the four masks.
         """
         fixed = self._fixed.expand(image.shape[0], -1, -1)
-        return self.decode(begun, image, torch.cat([fixed, sparse], dim=1))
+        return self.decode(begun, image, torch.cat([fixed, sparse], dim=1), which)
 
-    def decode(self, begun: tuple[Tensor, Tensor], image: Tensor, start: Tensor) -> DecodedMasks:
+    def decode(
+        self,
+        begun: tuple[Tensor, Tensor],
+        image: Tensor,
+        start: Tensor,
+        which: slice = slice(None),
+    ) -> DecodedMasks:
         """The same from all tokens, [N, 6 + P, C]: object score, IoU, masks, prompt."""
         module = self._module
         tokens, cells = start, image
@@ -103,7 +116,7 @@ class FastMaskDecoder:
         tokens = tokens + _read(self._kernels, self._final, tokens + start, self._final_keys(cells))
         tokens = self._final_norm(tokens)
         chosen = tokens[:, 2 : 2 + module.num_mask_tokens]
-        masks = self._masks(begun, cells, chosen)
+        masks = self._masks(begun, cells, chosen, which)
         return DecodedMasks(
             masks,
             module.iou_prediction_head(tokens[:, 1]),
@@ -111,15 +124,17 @@ class FastMaskDecoder:
             module.pred_obj_score_head(tokens[:, 0]),
         )
 
-    def _masks(self, begun: tuple[Tensor, Tensor], cells: Tensor, tokens: Tensor) -> Tensor:
-        """[N, cells, C] and mask tokens to logits [N, 4, 4h, 4w]."""
+    def _masks(
+        self, begun: tuple[Tensor, Tensor], cells: Tensor, tokens: Tensor, which: slice
+    ) -> Tensor:
+        """[N, cells, C] and mask tokens to logits [N, M, 4h, 4w]."""
         count, side, norm = cells.shape[0], self._side, self._up_norm
         fine = self._up1(cells).float().view(count, side * side, 4, -1) + begun[0]
         fine = normalise(fine, norm.weight, norm.bias, norm.eps, gelu=True)
         finer = self._up2(fine).view(count, side * side, 16, -1) + begun[1]
         finer = F.gelu(finer).flatten(1, 2)  # [N, 16 cells, C / 8]
-        networks = self._module.output_hypernetworks_mlps
-        weights = torch.stack([network(tokens[:, i]) for i, network in enumerate(networks)], dim=1)
+        networks = list(enumerate(self._module.output_hypernetworks_mlps))[which]
+        weights = torch.stack([network(tokens[:, i]) for i, network in networks], dim=1)
         masks = torch.bmm(weights, finer.float().transpose(1, 2))
         blocks = masks.view(count, -1, side, side, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return blocks.reshape(count, -1, 4 * side, 4 * side)

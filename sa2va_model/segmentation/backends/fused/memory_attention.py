@@ -3,8 +3,8 @@
 
 What differs from the `sam2` package's code and not from its result:
 
-- Rotary codes are real: rows of the query and key weights are permuted once so that the two halves of a channel pair
-  lie in the two halves of the vector; no complex numbers, no interleaving.
+- Rotary codes are real on a GPU: rows of the query and key weights are permuted once so that the two halves of a
+  channel pair lie in the two halves of the vector; no complex numbers, no interleaving. On a CPU pairs stay together.
 - One head: softmax(QK^T)(M Wv + bv) Wo + bo = (softmax(QK^T) M)(Wv Wo) + (bv Wo + bo), so that values stay in the
   memory's 64 channels instead of 256.
 - Everything before the first cross-attention depends on the image only and is computed once for all objects.
@@ -42,25 +42,24 @@ class _Layer:
         self._norms = (Norm(layer.norm1), Norm(layer.norm2), Norm(layer.norm3))
         own, cross = layer.self_attn, layer.cross_attn_image
         width = own.internal_dim
-        order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
-        order = order.to(own.q_proj.weight.device)
+        order = rotation.order(width).to(own.q_proj.weight.device)
         scale = scale_of(width)
 
-        def half_split(weight: Tensor, factor: float = 1.0) -> Tensor:
+        def ordered(weight: Tensor, factor: float = 1.0) -> Tensor:
             return weight.float()[order] * factor
 
         self._qkv = kernels.dense(
             torch.cat(
                 [
-                    half_split(own.q_proj.weight, scale),
-                    half_split(own.k_proj.weight),
+                    ordered(own.q_proj.weight, scale),
+                    ordered(own.k_proj.weight),
                     own.v_proj.weight.float(),
                 ]
             ),
             torch.cat(
                 [
-                    half_split(own.q_proj.bias, scale),
-                    half_split(own.k_proj.bias),
+                    ordered(own.q_proj.bias, scale),
+                    ordered(own.k_proj.bias),
                     own.v_proj.bias.float(),
                 ]
             ),
@@ -68,12 +67,12 @@ class _Layer:
         )
         self._own_out = kernels.dense_of(own.out_proj, rows=rows)
         self._query = kernels.dense(
-            half_split(cross.q_proj.weight, scale),
-            half_split(cross.q_proj.bias, scale),
+            ordered(cross.q_proj.weight, scale),
+            ordered(cross.q_proj.bias, scale),
             rows=rows,
         )
         self.key = kernels.dense(
-            half_split(cross.k_proj.weight), half_split(cross.k_proj.bias), rows=7 * rows
+            ordered(cross.k_proj.weight), ordered(cross.k_proj.bias), rows=7 * rows
         )
         out, value = cross.out_proj.weight.float(), cross.v_proj.weight.float()
         bias = out @ cross.v_proj.bias.float() + cross.out_proj.bias.float()
@@ -125,7 +124,7 @@ class FastMemoryAttention:
             image = query = self._key = rotation
         else:
             codes = (*first.self_attn.codes(side)[:1], *first.cross_attn_image.codes(side))
-            image, query, self._key = (Rotation(code.to(device)) for code in codes)
+            image, query, self._key = (kernels.rotation(code.to(device)) for code in codes)
         self._kernels = kernels
         self.norm = Norm(module.norm)
         rows = side * side
@@ -175,7 +174,7 @@ class FastMemoryAttention:
         _, tokens, pointers = memory
         keys = layer.key(tokens)
         spatial = keys[: len(keys) - pointers].view(-1, self._key.cells, keys.shape[-1])
-        spatial.copy_(self._key(spatial))
+        self._key.turn(spatial)
         return keys
 
     def padded(

@@ -14,7 +14,8 @@ from torch import Tensor, channels_last, nn
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels
 from sa2va_model.segmentation.backends.fused.triton_kernels.layer_norm import normalise
 
-FEW = 16  # channels
+PLANES, FEW = 4, 16
+"""Channels up to which each is normalised as a plane, and up to which the mean of squares is a product."""
 _Stage = Callable[[Tensor], Tensor]
 
 
@@ -61,28 +62,53 @@ class FastMemoryEncoder:
 
 
 def _mask_stage(convolution: nn.Conv2d, norm: LayerNorm2d, kernels: Kernels) -> _Stage:
-    few = kernels.traits.planes and convolution.out_channels <= FEW
-    return _PlanarStage(convolution, norm) if few else _MaskStage(convolution, norm, kernels)
+    if kernels.traits.layouts and convolution.out_channels <= FEW:
+        planes = convolution.out_channels <= PLANES
+        return (_PlanarStage if planes else _NarrowStage)(convolution, norm)
+    return _MaskStage(convolution, norm, kernels)
 
 
-class _PlanarStage:
-    """A `_MaskStage` with few channels, each a plane; the convolution's own weights take the mean off."""
+class _NarrowStage:
+    """A `_MaskStage` with few channels, which PyTorch normalises pixel by pixel; the result lies channels last.
+
+    The convolution's own weights take the mean off.
+    """
+
+    _LAYOUT = channels_last
 
     def __init__(self, convolution: nn.Conv2d, norm: LayerNorm2d) -> None:
         assert convolution.bias is not None
         weight, bias = convolution.weight.detach().float(), convolution.bias.detach().float()
-        self._weight, self._bias = weight - weight.mean(0, keepdim=True), bias - bias.mean()
+        weight, self._bias = weight - weight.mean(0, keepdim=True), bias - bias.mean()
+        self._weight = weight.contiguous(memory_format=self._LAYOUT)
         self._stride, self._padding = convolution.stride, convolution.padding
-        self._scale, self._shift = (
-            x.detach().float().view(-1, 1, 1) for x in (norm.weight, norm.bias)
-        )
+        self._scale, self._shift = norm.weight.detach().float(), norm.bias.detach().float()
+        self._mean = torch.full_like(self._scale, 1 / len(weight))[:, None]
         self._eps = norm.eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, C, s, s] to [N, C', s / 2, s / 2]."""
-        x = F.conv2d(x.float().contiguous(), self._weight, self._bias, self._stride, self._padding)
+        x = self._convolve(x).permute(0, 2, 3, 1)
+        narrow = ((x * x) @ self._mean).add_(self._eps).rsqrt_()
+        out = F.gelu((x * narrow).mul_(self._scale).add_(self._shift))
+        return out.permute(0, 3, 1, 2)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Without the mean over channels; it lies as the weights do."""
+        return F.conv2d(x.float(), self._weight, self._bias, self._stride, self._padding)
+
+
+class _PlanarStage(_NarrowStage):
+    """The same with each channel as a plane."""
+
+    _LAYOUT = torch.contiguous_format
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, C, s, s] to [N, C', s / 2, s / 2]."""
+        x = self._convolve(x)
         narrow = (x * x).mean(1, keepdim=True).add_(self._eps).rsqrt_()
-        return F.gelu(torch.addcmul(self._shift, x * narrow, self._scale))
+        scale, shift = (part.view(-1, 1, 1) for part in (self._scale, self._shift))
+        return F.gelu((x * narrow).mul_(scale).add_(shift))
 
 
 class _MaskStage:

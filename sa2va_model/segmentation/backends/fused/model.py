@@ -291,12 +291,14 @@ class FusedSam2(Sam2):
             zero, one = (level.permute(0, 2, 3, 1).contiguous() for level in features.high)
             prepared.decoder = self._decoder.begin(zero, one)
         image = _cells(conditioned) + _cells(dense)
-        out = self._decoder(prepared.decoder, image, sparse)
-        module = self.sam2_model.sam_mask_decoder
+        several, choose = slice(1, None), self.config.stability_fallback
+        which = several if multimask else slice(None if choose else 1)
+        out = self._decoder(prepared.decoder, image, sparse, which)
         if multimask:
-            return out.masks[:, 1:], out.ious[:, 1:], out.tokens[:, 1:], out.scores
-        masks, ious = out.masks[:, :1], out.ious[:, :1]
-        if self.config.stability_fallback:
+            return out.masks, out.ious[:, several], out.tokens[:, several], out.scores
+        masks, ious = out.masks, out.ious[:, :1]
+        if choose:
+            module = self.sam2_model.sam_mask_decoder
             masks, ious = module._dynamic_multimask_via_stability(out.masks, out.ious)
         return masks, ious, out.tokens[:, :1], out.scores
 

@@ -63,8 +63,8 @@ class _Block:
         step = 1.0 if layer.window_size else window / side
         device = attention.q_proj.weight.device
         self._rotation = kernels.rotation(square_codes(width, self._window, step).to(device))
-        half = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
-        order = (torch.arange(self._heads)[:, None] * width + half).flatten().to(device)
+        inner = self._rotation.order(width)
+        order = (torch.arange(self._heads)[:, None] * width + inner).flatten().to(device)
         factors = (scale_of(width), 1.0)
         turned = [
             (part.weight.float()[order] * f, part.bias.float()[order] * f)

@@ -10,7 +10,7 @@ from sa2va_model.segmentation.backends.fused.triton_kernels import rotate
 
 
 class Rotation:
-    """Rotary position codes, for vectors in half-split order.
+    """Rotary position codes; `order` is that of a vector's channels, here half-split.
 
     Args:
         codes: complex [cells, dim / 2] (see `rotary_codes`).
@@ -19,6 +19,10 @@ class Rotation:
     def __init__(self, codes: Tensor) -> None:
         self.cells = len(codes)
         self._cos, self._sin = codes.real.contiguous(), codes.imag.contiguous()  # [cells, dim / 2]
+
+    def order(self, width: int) -> Tensor:
+        """Which of the published channels, pairs of which lie side by side, stands where: int64 [width]."""
+        return torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
 
     def turn(self, x: Tensor, first: int = 0) -> Tensor:
         """[N, L, dim], rotated in place from row `first` on, square after square; returns it."""
@@ -37,3 +41,26 @@ class Rotation:
         torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
         torch.mul(first, sin, out=high).addcmul_(second, cos)
         return out
+
+
+class PairRotation(Rotation):
+    """The same as products of complex numbers, whose parts lie side by side: on a CPU one pass in place, not five."""
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__(codes)
+        self._codes = codes.to(torch.complex64).contiguous()
+
+    def order(self, width: int) -> Tensor:
+        """As published."""
+        return torch.arange(width)
+
+    def turn(self, x: Tensor, first: int = 0) -> Tensor:
+        """[N, L, dim], float32."""
+        squares = x[:, first:].unflatten(1, (-1, self.cells))
+        torch.view_as_complex(squares.unflatten(-1, (-1, 2))).mul_(self._codes)
+        return x
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., cells, dim], float32."""
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * self._codes).flatten(-2)

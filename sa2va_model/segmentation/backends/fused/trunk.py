@@ -15,7 +15,6 @@ What differs from the `sam2` package's code and not from its result:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from sam2.modeling.backbones.image_encoder import FpnNeck
 from torch import Tensor, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, scale_of
+from sa2va_model.segmentation.backends.fused.stem import embedding
 
 
 class Trunk:
@@ -36,12 +36,11 @@ class Trunk:
     """
 
     def __init__(self, trunk: Hiera, image_size: int, kernels: Kernels) -> None:
-        proj = trunk.patch_embed.proj
-        self._embed = proj if proj.weight.dtype == torch.float32 else copy.deepcopy(proj).float()
         self._kind = kernels.residuals
         side = image_size // 4
         with torch.no_grad():
-            self._position = trunk._get_pos_embed((side, side)).float().contiguous()
+            position = trunk._get_pos_embed((side, side)).float().contiguous()
+        self._embed = embedding(trunk.patch_embed.proj, position, kernels)
         self._ends = frozenset(trunk.stage_ends)
         self._blocks: list[_Block] = []
         for block in trunk.blocks:
@@ -51,7 +50,7 @@ class Trunk:
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
         """[B, 3, S, S] to [B, s, s, C] for s = S/4, S/8, S/16, S/32; float32 or the products' type."""
-        x = self._embed(pixels).permute(0, 2, 3, 1) + self._position
+        x = self._embed(pixels)
         tokens = Tokens(x.to(self._kind), None, x.shape[1], x.shape[1])
         levels = []
         for index, block in enumerate(self._blocks):
