@@ -194,6 +194,33 @@ def test_every_family_learns_in_every_mode(family: str, mode: str) -> None:
     assert not without
 
 
+@pytest.mark.parametrize("family", ["qwen2", *QWEN, LLAVA])
+def test_still_patches_leave_the_loss_and_every_other_gradient_alone(family: str) -> None:
+    """Only what makes patches of pixels gets no gradient, so the step is the same for all that is trained."""
+    asker = Asker(nano_model(family=family).config, PLAIN, 0, scored=False)
+    asked = asker(clip(3, 2, ("the mug",), (40, 72)), np.random.default_rng(0))
+    losses, gradients = [], []
+    for patches in (True, False):
+        torch.manual_seed(0)
+        model = nano_model(family=family)
+        parts = PartSettings(mode="full", patches=patches)
+        prepare(model, parts)
+        learner = Learner(model, parts, LossSettings(points=64)).train()
+        loss = learner(Collator(model.mllm)([asked], [0]), Totals(8, 2, 2))["loss"]
+        loss.backward()
+        losses.append(float(loss.detach()))
+        named = model.named_parameters()
+        gradients.append({name: p.grad for name, p in named if p.grad is not None})
+    moved, still = gradients
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert moved.keys() - still.keys()
+    assert all("patch_embed" in name for name in moved.keys() - still.keys())
+    assert still
+    for name, gradient in still.items():
+        assert "patch_embed" not in name
+        torch.testing.assert_close(gradient, moved[name], atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("family", "mode", "segmenter"),
     [

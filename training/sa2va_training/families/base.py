@@ -75,6 +75,7 @@ class Family(ABC):
     Attributes:
         language, vision, projector: how the names of its parameters begin in `model.named_parameters()`; the first
             prefix that fits counts.
+        patches: likewise the part of `vision` that makes patches of pixels.
         regions: whether questions can be about regions.
         lead: what stands between images and the words behind them.
         idle: names of parameters that nothing reads begin so; they are never trained.
@@ -84,6 +85,7 @@ class Family(ABC):
     language: tuple[str, ...]
     vision: tuple[str, ...]
     projector: tuple[str, ...]
+    patches: tuple[str, ...]
     idle: tuple[str, ...] = ()
     regions = True
     lead = "\n"

@@ -29,6 +29,7 @@ class InternVLFamily(Family):
     language = ("mllm.language_model.",)
     vision = ("mllm.vision_model.",)
     projector = ("mllm.mlp1.",)
+    patches = ("mllm.vision_model.embeddings.patch_embeddings.",)
 
     def __init__(self, mllm: InternVL) -> None:
         super().__init__(mllm)

@@ -31,6 +31,7 @@ class LlavaFamily(Family):
     language = (f"{_MODEL}language_model.", "mllm.language_model.lm_head.")
     vision = (f"{_MODEL}vision_tower.",)
     projector = (f"{_MODEL}multi_modal_projector.",)
+    patches = (f"{_MODEL}vision_tower.embeddings.patch_embedding.",)
     regions = False
     without_lora = r"(.*\.)?(vision_tower|multi_modal_projector)\..*"
 

@@ -37,6 +37,7 @@ class QwenVLFamily(Family):
     language = (f"{_MODEL}language_model.", "mllm.language_model.lm_head.")
     vision = (f"{_MODEL}visual.",)
     projector = (f"{_MODEL}visual.merger.", f"{_MODEL}visual.deepstack_merger_list.")
+    patches = (f"{_MODEL}visual.patch_embed.",)
     regions = False
     without_lora = r"(.*\.)?visual\..*"
 

@@ -84,8 +84,9 @@ def prepare(model: Sa2VA, settings: PartSettings) -> Trainables:
                 "get_output_embeddings",
             ):  # one and the same where tied
                 getattr(model.mllm.language_model, table)().weight.requires_grad_(True)
+    still = family.idle if settings.patches else (*family.idle, *family.patches)
     for name, parameter in model.named_parameters():
-        if name.startswith(_prefixes(settings, family)) and not name.startswith(family.idle):
+        if name.startswith(_prefixes(settings, family)) and not name.startswith(still):
             parameter.requires_grad_(True)
     if settings.checkpointing and settings.mode not in ("memory", "decoder"):
         _checkpoint(model.mllm.language_model)
