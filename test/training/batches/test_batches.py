@@ -23,7 +23,8 @@ from sa2va_training.data.pictures import ArrayPicture
 from sa2va_training.data.sample import Message, ObjectMasks, Referring, Sample
 from sa2va_training.evaluation.predictor import Asking, ModelPredictor
 from sa2va_training.evaluation.scoring import score_sample
-from sa2va_training.objectives.learner import Before, Learner
+from sa2va_training.families.internvl import InternVLFamily
+from sa2va_training.objectives.learner import REPORT, Before, Learner
 from sa2va_training.objectives.objectives import Totals
 from sa2va_training.run.reporting import measure
 from sa2va_training.run.settings import DataSettings, LossSettings, PartSettings
@@ -242,6 +243,30 @@ def test_rehearsed_pictures_hold_the_model_where_it_was() -> None:
     gradient = model.text_hidden_fcs[2].weight.grad
     assert gradient is not None
     assert float((gradient * model.text_hidden_fcs[2].weight.detach()).sum()) > 0  # smaller again
+
+
+def test_a_still_vision_model_looks_once_for_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it sees is the same before and after, so the model of before reads what the trained one has computed."""
+    model, settings = nano_model(), PartSettings(rank=2, dropout=0.0)
+    before = Before(model)
+    prepare(model, settings)
+    held = Learner(model, settings, LossSettings(keep=2.0), before=before)
+    asked = Asker(model.config, PLAIN, 0, scored=False)(pointed(1), np.random.default_rng(1))
+    known = Collator(model.mllm)([asked], [0], rehearsed=True)
+    with torch.no_grad():
+        model.text_hidden_fcs[2].weight.mul_(1.5)
+        made = held.computed(known, Totals(20, 6, 6))
+        assert made.codes is not None
+        far = before.distance(made.codes, known)
+    looked = []
+    features = InternVLFamily.features
+    monkeypatch.setattr(
+        InternVLFamily, "features", lambda *given: looked.append(1) or features(*given)
+    )
+    out = held(known, Totals(20, 6, 6))
+    assert len(looked) == 1
+    assert float(out["report"][REPORT.index("kept")]) == pytest.approx(float(far), rel=1e-5)
+    assert float(far) > 0.1
 
 
 def test_something_absent_is_denied_and_where_scores_are_trained_looked_at() -> None:

@@ -106,14 +106,16 @@ class Learner(nn.Module):
         """One pass through both halves."""
         learning = torch.is_grad_enabled() and not language_frozen(self.parts)
         with torch.set_grad_enabled(learning):
-            seen = self.seen(batch) if len(batch.tiles) else None
+            kept = self.looked(batch) if len(batch.tiles) else None
+            seen = None if kept is None else self.family.project(kept, batch.tiles)
             states = self.family.states(batch, None if seen is None else seen[batch.visual])
         tokens = None if seen is None else seen.tokens
         if not len(batch.pairs):
             return Pass(batch, totals, states.words, tokens)
         rows, places = batch.seg.unbind(1)
         codes = self.model.text_hidden_fcs(states.masks[rows, places])  # [M, d]
-        return Pass(batch, totals, states.words, tokens, codes, self.decode(batch, codes))
+        frozen = kept if vision_frozen(self.parts) else None
+        return Pass(batch, totals, states.words, tokens, codes, self.decode(batch, codes), frozen)
 
     def added(self, terms: Sequence[Term]) -> dict[str, Tensor]:
         """What `forward` returns, from the parts of a loss."""
@@ -137,11 +139,13 @@ class Learner(nn.Module):
 
     def seen(self, batch: Batch) -> VisualTokens:
         """Projected visual tokens of all pictures."""
+        return self.family.project(self.looked(batch), batch.tiles)
+
+    def looked(self, batch: Batch) -> Features:
+        """What the vision model makes of all pictures."""
         if vision_frozen(self.parts):
-            kept = self.vision_store.get(batch.tile_keys, batch.tiles, self.family.features)
-        else:
-            kept = self.family.features(batch.tiles)
-        return self.family.project(kept, batch.tiles)
+            return self.vision_store.get(batch.tile_keys, batch.tiles, self.family.features)
+        return self.family.features(batch.tiles)
 
     def features(self, batch: Batch) -> ImageFeatures:
         """SAM-2's features of the F frames."""
@@ -205,20 +209,25 @@ class Before:
         self.heads: nn.Module = heads.eval().requires_grad_(requires_grad=False)
 
     @torch.no_grad()
-    def codes(self, batch: Batch) -> Tensor:
-        """What stood at every answered `[SEG]`, [M, d]."""
+    def codes(self, batch: Batch, features: Features | None = None) -> Tensor:
+        """What stood at every answered `[SEG]`, [M, d].
+
+        Args:
+            features: of a vision model that has not changed since; None = they are computed.
+        """
         seen = None
         if len(batch.tiles):
-            features = self.family.features(batch.tiles)
+            if features is None:
+                features = self.family.features(batch.tiles)
             seen = self.family.project(features, batch.tiles)[batch.visual]
         states = self.family.states(batch, seen).masks
         rows, places = batch.seg.unbind(1)
         codes: Tensor = self.heads(states[rows, places])
         return codes
 
-    def distance(self, codes: Tensor, batch: Batch) -> Tensor:
+    def distance(self, codes: Tensor, batch: Batch, features: Features | None = None) -> Tensor:
         """How far codes [M, d] of rehearsed pictures have moved, as a share of their size; summed over them."""
-        wanted = self.codes(batch)[batch.kept].float()
+        wanted = self.codes(batch, features)[batch.kept].float()
         apart = (codes[batch.kept].float() - wanted).square().mean(1)
         return (apart / wanted.square().mean(1).clamp(min=1e-6)).sum()
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sa2va_model.segmentation.types import Decoded
 from sa2va_training.batches.batch import IGNORED, Batch
+from sa2va_training.batches.features import Features
 from sa2va_training.objectives.gaze import looks
 from sa2va_training.objectives.losses import ious, mask_losses, token_losses
 
@@ -49,6 +50,7 @@ class Pass:
         tokens: [K, C], projected visual tokens of all pictures; None without pictures.
         codes: [M, d], of every answered `[SEG]`; None where there is no mask.
         decoded: the masks of P pairs; None where there is none.
+        features: what a frozen vision model made of the pictures; None where it learns.
     """
 
     batch: Batch
@@ -57,6 +59,7 @@ class Pass:
     tokens: Tensor | None = None
     codes: Tensor | None = None
     decoded: Decoded | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def keep(learner: Learner, made: Pass) -> Term | None:
     """How far the codes of rehearsed pictures have moved."""
     if learner.before is None or made.codes is None or not bool(made.batch.kept.any()):
         return None
-    apart = learner.before.distance(made.codes, made.batch)
+    apart = learner.before.distance(made.codes, made.batch, made.features)
     return Term(learner.loss.keep * apart / made.totals.pairs, {"kept": apart})
 
 

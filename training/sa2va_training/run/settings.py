@@ -34,8 +34,7 @@ class PartSettings:
         text_hidden, projector, decoder: train `text_hidden_fcs`, `mlp1`, SAM-2's mask decoder.
         vision: also the vision model. Always in mode "full".
         patches: where the vision model learns, also what makes patches of pixels: a patch embedding, or the
-            convolutions in its place. Still, it costs no backward pass, a third of a step of the small model; large ones
-            lose nothing by it either (arXiv 2211.09359).
+            convolutions in its place. Where it stays, it has no backward pass: a third of a step of the small model.
         encoder: also SAM-2's image encoder (published: never).
         bits: 4 or 8 = the language model's blocks are quantised and stay so, LoRA learns beside them (QLoRA, NF4 with
             double quantisation; arXiv 2305.14314); 0 = they are not.
