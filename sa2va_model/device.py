@@ -30,6 +30,7 @@ class DeviceTraits:
         batched: objects are stepped as one batch; else one after the other, which is what recorded answers rest on.
         reads_back: reading a value waits for nothing, so that work may depend on it.
         packed_products: oneDNN's packed matrix products are tried, where they are the quickest.
+        records: a stage's operators are recorded, and run without Python between them.
         layouts: kernels differ by how tensors lie: small ones are laid out for each as it likes them best.
         fused_attention: PyTorch's fused attention is quick in every type, and takes a mask.
         captures: hundreds of launches can be captured as one graph.
@@ -40,6 +41,7 @@ class DeviceTraits:
     batched: bool = True
     reads_back: bool = False
     packed_products: bool = False
+    records: bool = False
     layouts: bool = False
     fused_attention: bool = True
     captures: bool = False
@@ -51,6 +53,7 @@ CPU = DeviceTraits(
     batched=False,
     reads_back=True,
     packed_products=True,
+    records=True,
     layouts=True,
     fused_attention=False,
     encodes_ahead=True,

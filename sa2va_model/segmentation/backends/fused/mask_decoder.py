@@ -21,6 +21,7 @@ from sam2.modeling.sam.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels, Norm, scale_of
+from sa2va_model.segmentation.backends.fused.recording import Recording
 from sa2va_model.segmentation.backends.fused.triton_kernels.layer_norm import normalise
 
 
@@ -69,6 +70,8 @@ class FastMaskDecoder:
             [module.obj_score_token.weight, module.iou_token.weight, module.mask_tokens.weight]
         ).float()
 
+        self._decode = Recording(self._from_prompt, active=kernels.traits.records)
+
     def begin(self, zero: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
         """The image's share: fine features in the order of the upscaling's cells.
 
@@ -98,8 +101,20 @@ class FastMaskDecoder:
             sparse: float32 [N, P, C].
             which: of the four masks.
         """
-        fixed = self._fixed.expand(image.shape[0], -1, -1)
-        return self.decode(begun, image, torch.cat([fixed, sparse], dim=1), which)
+        return DecodedMasks(*self._decode(*begun, image, sparse, which=(which.start, which.stop)))
+
+    def _from_prompt(
+        self,
+        first: Tensor,
+        second: Tensor,
+        image: Tensor,
+        sparse: Tensor,
+        *,
+        which: tuple[int, int],
+    ) -> tuple[Tensor, ...]:
+        start = torch.cat([self._fixed.expand(image.shape[0], -1, -1), sparse], dim=1)
+        out = self.decode((first, second), image, start, slice(*which))
+        return out.masks, out.ious, out.tokens, out.scores
 
     def decode(
         self,

@@ -13,13 +13,16 @@ What differs from the `sam2` package's code and not from its result:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import zip_longest
 
 import torch
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from torch import Tensor
 
 from sa2va_model.segmentation.backends.fused.kernels import Kernels, Norm, scale_of
+from sa2va_model.segmentation.backends.fused.recording import Recording
 from sa2va_model.segmentation.backends.fused.rotation import Rotation
 from sa2va_model.segmentation.backends.fused.triton_kernels.cross_attention import cross_attention
 
@@ -129,6 +132,15 @@ class FastMemoryAttention:
         self.norm = Norm(module.norm)
         rows = side * side
         self.layers = [_Layer(one, image, query, rows, kernels) for one in module.layers]
+        self._start = self._recorded(self._prepare)
+        self._reads = [self._recorded(partial(self._read, layer=layer)) for layer in self.layers]
+        self._rests = [
+            self._recorded(partial(self._between, layer=layer, following=following))
+            for layer, following in zip_longest(self.layers, self.layers[1:])
+        ]
+
+    def _recorded(self, function: Callable[..., tuple[Tensor, ...]]) -> Recording:
+        return Recording(function, active=self._kernels.traits.records)
 
     def begin(self, tokens: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """The part that depends on the image only.
@@ -139,6 +151,10 @@ class FastMemoryAttention:
         Returns:
             ([1, cells, C] after the first self-attention, its queries to memory).
         """
+        x, query = self._start(tokens, position)
+        return x, query
+
+    def _prepare(self, tokens: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         x = (tokens + 0.1 * position).to(self._kernels.residuals)
         return self.layers[0].query(self.layers[0].attend_self((x, None)))
 
@@ -158,24 +174,32 @@ class FastMemoryAttention:
         count = len(memory)
         values = [value.to(self._kernels.dtype) for value, _, _ in memory]
         x, query = (part.expand(count, -1, -1) for part in begun)
-        state: _State = (x, None)
-        for index, layer in enumerate(self.layers):
-            if index:
-                x, query = layer.query(layer.attend_self(state))
-            read = [
-                self._kernels.attend_one(query[n], self._keys(layer, memory[n]), values[n])
-                for n in range(count)
+        for read, rest in zip(self._reads, self._rests, strict=True):
+            found = [
+                read(query[n], values[n], tokens, pointers=pointers)[0]
+                for n, (_, tokens, pointers) in enumerate(memory)
             ]
-            state = layer.finish(x, torch.stack(read))
-        return self.norm.after(*state)[1].float()
+            x, query = rest(x, torch.stack(found))
+        return x
 
-    def _keys(self, layer: _Layer, memory: tuple[Tensor, Tensor, int]) -> Tensor:
-        """Projected keys [L, C]; spatial rows are rotated in place, pointers are not."""
-        _, tokens, pointers = memory
+    def _read(
+        self, query: Tensor, value: Tensor, tokens: Tensor, *, layer: _Layer, pointers: int
+    ) -> tuple[Tensor]:
+        """What queries [cells, C] read from one object's memory; its keys are rotated but for pointers."""
         keys = layer.key(tokens)
         spatial = keys[: len(keys) - pointers].view(-1, self._key.cells, keys.shape[-1])
         self._key.turn(spatial)
-        return keys
+        return (self._kernels.attend_one(query, keys, value),)
+
+    def _between(
+        self, x: Tensor, read: Tensor, *, layer: _Layer, following: _Layer | None
+    ) -> tuple[Tensor, Tensor]:
+        """From what was read in a layer to the sum and the queries of the one that follows, or to the answer twice."""
+        state = layer.finish(x, read)
+        if following is not None:
+            return following.query(following.attend_self(state))
+        out = self.norm.after(*state)[1].float()
+        return out, out
 
     def padded(
         self,

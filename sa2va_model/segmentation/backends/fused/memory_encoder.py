@@ -12,6 +12,7 @@ from sam2.modeling.sam2_utils import LayerNorm2d
 from torch import Tensor, channels_last, nn
 
 from sa2va_model.segmentation.backends.fused.kernels import Dense, Kernels
+from sa2va_model.segmentation.backends.fused.recording import Recording
 from sa2va_model.segmentation.backends.fused.triton_kernels.layer_norm import normalise
 
 PLANES, FEW = 4, 16
@@ -37,6 +38,7 @@ class FastMemoryEncoder:
         self._mask_out = _one_by_one(steps[-1], kernels, rows)
         self._blocks = [_Block(block, kernels, rows) for block in module.fuser.layers]
         self._out = _one_by_one(module.out_proj, kernels, rows)
+        self._encode = Recording(self._layers, active=kernels.traits.records)
 
     def begin(self, top: Tensor) -> Tensor:
         """The image's share: [1, h, w, C] to the same."""
@@ -52,13 +54,17 @@ class FastMemoryEncoder:
         Returns:
             float32 [N, h, w, memory_dim].
         """
+        [out] = self._encode(begun, masks)
+        return out
+
+    def _layers(self, begun: Tensor, masks: Tensor) -> tuple[Tensor]:
         x = masks
         for stage in self._stages:
             x = stage(x)
         x = begun + self._mask_out(x.permute(0, 2, 3, 1))
         for block in self._blocks:
             x = block(x)
-        return self._out(x).float()
+        return (self._out(x).float(),)
 
 
 def _mask_stage(convolution: nn.Conv2d, norm: LayerNorm2d, kernels: Kernels) -> _Stage:

@@ -22,6 +22,7 @@ from sa2va_model.segmentation.backends.fused.kernels import Kernels
 from sa2va_model.segmentation.backends.fused.mask_decoder import FastMaskDecoder
 from sa2va_model.segmentation.backends.fused.memory_attention import FastMemoryAttention
 from sa2va_model.segmentation.backends.fused.memory_encoder import FastMemoryEncoder
+from sa2va_model.segmentation.backends.fused.recording import Recording
 from sa2va_model.segmentation.backends.profile import FLOAT32, RuntimeProfile
 from sa2va_model.segmentation.kinds import kind_of
 from sa2va_model.segmentation.memory_bank import MemoryBank
@@ -30,7 +31,7 @@ from sa2va_model.segmentation.sam2_modules import Sam2Modules
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
 
 _KEPT_ROWS = 256
-_Levels = Callable[[Tensor], list[Tensor]]
+_Levels = Callable[[Tensor], Sequence[Tensor]]
 """The image encoder's backbone: pixels to levels of features, channels last."""
 _DECODED = ("logits", "candidates", "ious", "best", "pointers", "object_scores", "tokens")
 
@@ -81,9 +82,12 @@ class FusedSam2(Sam2):
         with torch.inference_mode(False), torch.no_grad():
             encoder, (make_trunk, make_pyramid) = sam.image_encoder, kind_of(self.config).fused()
             self._trunk = trunk._trunk if trunk else make_trunk(encoder.trunk, size, kernels)
-            self._levels = trunk._levels if trunk else _compiled(self._trunk, profile)
+            self._levels = (
+                trunk._levels if trunk else self._recorded(_compiled(self._trunk, profile))
+            )
             fine = (sam.sam_mask_decoder.conv_s0, sam.sam_mask_decoder.conv_s1)
-            self._pyramid = make_pyramid(encoder.neck, fine, kernels)
+            pyramid = make_pyramid(encoder.neck, fine, kernels)
+            self._pyramid = self._recorded(lambda *levels: pyramid(levels))
             probe = torch.zeros(1, 1, side, side, device=segmenter.device)
             self._position = encoder.neck.position_encoding(probe).float()  # [1, C, h, w]
             self.sam2_model = without_encoder(segmenter, size, side)
@@ -98,6 +102,9 @@ class FusedSam2(Sam2):
         self._banks = BankPool(self)
         self._known_rows: dict[tuple[int, ...], Tensor] = {}
         self.requires_grad_(False)
+
+    def _recorded(self, function: Callable[..., Sequence[Tensor]]) -> Recording:
+        return Recording(function, active=self._traits.records)
 
     @property
     def traits(self) -> DeviceTraits:
@@ -129,12 +136,12 @@ class FusedSam2(Sam2):
     def encode_levels(self, pixels: Tensor) -> list[Tensor]:
         """The backbone alone: levels [1, s, s, C], which engines with the same image encoder share."""
         if self._graphs is None:
-            return self._levels(pixels.float())
+            return list(self._levels(pixels.float()))
         return list(self._graphs.run("levels", lambda x: tuple(self._levels(x)), (pixels.float(),)))
 
     def features_of(self, levels: Sequence[Tensor]) -> ImageFeatures:
         """Features for this engine's decoder from the backbone's levels."""
-        top, zero, one = (x.permute(0, 3, 1, 2) for x in self._pyramid(levels))
+        top, zero, one = (x.permute(0, 3, 1, 2) for x in self._pyramid(*levels))
         return ImageFeatures(top, self._position, (zero, one))
 
     def attend_memory(

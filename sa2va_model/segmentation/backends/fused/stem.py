@@ -47,13 +47,24 @@ class Convolution:
 
     def __init__(self, proj: nn.Module, position: Tensor) -> None:
         weight = next(proj.parameters())
-        self.proj = proj if weight.dtype == torch.float32 else copy.deepcopy(proj).float()
+        proj = proj if weight.dtype == torch.float32 else copy.deepcopy(proj).float()
+        self.proj = _without_gradients(proj) if isinstance(proj, nn.Conv2d) else proj
         self._position = position
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels to tokens."""
         out: Tensor = self.proj(pixels).permute(0, 2, 3, 1) + self._position
         return out
+
+
+def _without_gradients(source: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution with the same weights, which want no gradients here."""
+    twin = copy.copy(source)
+    twin._parameters = {
+        name: None if part is None else nn.Parameter(part.detach(), requires_grad=False)
+        for name, part in source._parameters.items()
+    }
+    return twin
 
 
 class FastStem:
