@@ -44,14 +44,20 @@ class SimFrame:
 class Simulator:
     """A scene that lives: step time forward, render what the camera sees."""
 
-    def __init__(self, scene: Scene, width: int = 640, height: int = 480) -> None:
+    def __init__(
+        self, scene: Scene, width: int = 640, height: int = 480, *, shadows: int | None = None
+    ) -> None:
         """Compile the scene's world and open a drawing context of this size.
+
+        Args:
+            shadows: side of the map of shadows in its pixels; None = the world's own. In software it is half of the
+                time of a small picture.
 
         Raises:
             RenderingUnavailableError: there is no way to draw on this machine.
         """
         self.width, self.height = width, height
-        self._stage = Stage(scene.world, width, height)
+        self._stage = Stage(scene.world, width, height, shadows)
         self.arrange(scene)
 
     def arrange(self, scene: Scene) -> None:
@@ -80,16 +86,16 @@ class Simulator:
             self._stage.advance()
         self._carry()
 
-    def render(self) -> SimFrame:
-        """The picture and the truth at the present time."""
+    def render(self, *, facts: bool = True) -> SimFrame:
+        """The picture and the truth at the present time; without `facts` there are none."""
         pose = self.scene.camera.pose(self.scene.clock(self.time))
         stage = self._stage
         stage.aim(pose, self.scene.camera.fovy)
         rgb = stage.draw()
         instances, depth = stage.draw_truth(self.scene)
         matrix = camera_matrix(self.width, self.height, self.scene.camera.fovy)
-        facts = tuple(self._facts(instances, matrix, pose))
-        frame = SimFrame(rgb, instances, depth, matrix, pose, self.time, self._frames, facts)
+        known = tuple(self._facts(instances, matrix, pose)) if facts else ()
+        frame = SimFrame(rgb, instances, depth, matrix, pose, self.time, self._frames, known)
         self._frames += 1
         return frame
 

@@ -18,8 +18,8 @@ _AWAY = np.array([0.0, 0.0, -20.0])  # where unused stock waits, far below the f
 class Stage:
     """A world that can be arranged, moved and drawn."""
 
-    def __init__(self, world: World, width: int, height: int) -> None:
-        """Compile the world and upload it for drawing at this size."""
+    def __init__(self, world: World, width: int, height: int, shadows: int | None = None) -> None:
+        """Compile the world and upload it for drawing at this size; `shadows` as in `Simulator`."""
         mj = self._mj = load_mujoco()
         self.world = world
         self.model: Any = mj.MjModel.from_xml_string(world.xml)
@@ -28,6 +28,8 @@ class Stage:
             start = self.model.tex_adr[texture]
             self.model.tex_data[start : start + image.size] = image.ravel()
         self.data: Any = mj.MjData(self.model)
+        if shadows is not None:
+            self.model.vis.quality.shadowsize = shadows
         self._objects = self._geom_labels()
         self._canvas = Canvas(self.model, width, height)
         self.carried: list[tuple[str, Item]] = []

@@ -85,10 +85,12 @@ def test_one_header_for_all_that_belongs_to_one_image(published: Any) -> None:
 
 def test_it_is_what_the_simulator_renders_at_that_time(published: Any) -> None:
     from sa2va_ros.messages.images import array_from_image, depth_from_image, rgb_from_image
+    from sa2va_ros.sim.camera import SHADOWS
     from sa2va_sim.scripted import demo_scene
     from sa2va_sim.simulator import Simulator
 
-    simulator = Simulator(demo_scene(0).scene, SETTINGS["width"], SETTINGS["height"])
+    size = SETTINGS["width"], SETTINGS["height"]
+    simulator = Simulator(demo_scene(0).scene, *size, shadows=SHADOWS)
     first = rgb_from_image(published.sets[0].image)
     frame = simulator.render()
     while not close(frame.rgb, first):  # the first image that arrived is not the first one taken
