@@ -3,11 +3,9 @@
 
     python benchmarks/every_instance.py --scenes 100
     python benchmarks/every_instance.py --scenes 20 --model FOLDER --json out.json
-    python benchmarks/every_instance.py --scenes 0 --crossings 20
 
 No GPU. Each scene is shown for some frames; what lives at the end is compared with what is there: the count is right,
-or all masks are (IoU above .5, one to one); Ctrl-C ends early. `--crossings`: two of a kind change places in 100
-frames, one passing in front of the other; does each id stay on the thing that it was given to?
+or all masks are (IoU above .5, one to one); Ctrl-C ends early. `every_crossing.py` asks whether ids stay.
 """
 
 from __future__ import annotations
@@ -25,16 +23,14 @@ from tqdm import tqdm
 
 from sa2va_model import Frame, LiveConfig, LiveTracker, Sa2VA, TrackState, load_model
 from sa2va_model.checkpoints.load import SHIPPED
-from sa2va_sim.layout import Motion, Scene, SceneConfig
+from sa2va_sim.layout import Scene, SceneConfig
 from sa2va_sim.scene import sample_scene
-from sa2va_sim.simulator import SimFrame, Simulator
+from sa2va_sim.simulator import Simulator
 from sa2va_sim.words.facts import ObjectFact, is_referable, seen
-from sa2va_sim.words.vocabulary import SHAPES, sample_colour
-from sa2va_sim.world import sample_world
+from sa2va_sim.words.vocabulary import sample_colour
 
 FIRST = 900_000
 FRAMES = 10
-CROSSING_FRAMES = 100
 CROWD = SceneConfig(objects=(5, 9), camera="fixed")
 MIN_VISIBLE, MIN_AREA = 0.3, 0.0015
 
@@ -121,64 +117,6 @@ def followed(model: Sa2VA, case: Case) -> list[np.ndarray]:
     return [track.mask for track in tracks if track.mask is not None]
 
 
-def crossings(count: int) -> Iterator[tuple[str, list[SimFrame]]]:
-    """Films of two things of one kind, alone of it, that change places; both are seen well at both ends."""
-    seed = FIRST
-    while count:
-        seed += 1
-        rng = np.random.default_rng([seed, 7])
-        shape = str(rng.choice(SHAPES))
-        others = rng.choice([s for s in SHAPES if s != shape], 3, replace=False)
-        world = sample_world([seed, 3], shapes=(shape, shape, *map(str, others)))
-        scene = sample_scene(seed, SceneConfig(objects=(3, 5), camera="fixed"), world)
-        pair = [n for n, item in enumerate(scene.items) if item.slot < 2]
-        if len(pair) < 2:
-            continue
-        items, seconds = list(scene.items), 0.1 * CROSSING_FRAMES
-        start, end = (np.asarray(items[n].position) for n in pair)
-        aside = np.cross(end - start, [0, 0, 1.0])
-        aside *= 0.7 * sum(world.stock[k].radius for k in (0, 1)) / np.linalg.norm(aside)
-        for n, here, there, side in ((pair[0], start, end, aside), (pair[1], end, start, -aside)):
-            way = [tuple(p.tolist()) for p in (here, (here + there) / 2 + side, there)]
-            motion = Motion((0.0, seconds / 2, seconds), (way[0], way[1], way[2]), (0.0, 0.4, 0.8))
-            items[n] = replace(items[n], motion=motion, moving=True, colour=items[pair[0]].colour)
-            items[n] = replace(items[n], rgb=items[pair[0]].rgb)
-        simulator = Simulator(replace(scene, items=tuple(items)))
-        frames = []
-        for _ in range(CROSSING_FRAMES):
-            frames.append(simulator.render())
-            simulator.step(0.1)
-        simulator.close()
-        if all(is_referable(frames[k].facts[n], 0.7, 0.004) for k in (0, -1) for n in pair):
-            count -= 1
-            yield shape, frames
-
-
-def identities(model: Sa2VA, words: str, frames: list[SimFrame]) -> tuple[int, int, float]:
-    """Follow "every ball" through a film: ids at the end, ids that lie where they lay at first, and their mean IoU."""
-    live = LiveTracker(model, LiveConfig(verify_period=0))
-    live.track(f"every {words}")
-    first: dict[str, int] = {}
-    kept, overlaps = set[str](), list[float]()
-    for k, frame in enumerate(frames):
-        tracks = live.process(Frame(frame.rgb, 0.1 * k, k)).tracks
-        kept = set()
-        for track in tracks:
-            if track.mask is None:
-                continue
-            own = [
-                (track.mask & (frame.instances == n + 1)).sum()
-                / (track.mask | (frame.instances == n + 1)).sum()
-                for n in range(len(frame.facts))
-            ]
-            best = int(np.argmax(own))
-            if first.setdefault(track.id, best) == best and own[best] > 0.5:
-                kept.add(track.id)
-            overlaps.append(float(own[first[track.id]]))
-    live.close()
-    return len(first), len(kept), float(np.mean(overlaps)) if overlaps else 0.0
-
-
 def matched(masks: list[np.ndarray], truth: list[np.ndarray]) -> int:
     """How many of the truth have a mask of their own."""
     left, hits = list(masks), 0
@@ -198,7 +136,6 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--first", type=int, default=FIRST, help="seed before the first scene")
-    parser.add_argument("--crossings", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     model = load_model(given.model)
@@ -226,16 +163,6 @@ def main() -> None:
     if everything := [row for group in rows.values() for row in group]:
         table["all"] = {"count_right": round(float(np.mean([row[0] for row in everything])), 3)}
         print("all", table["all"])
-    if given.crossings:
-        films = tqdm(crossings(given.crossings), total=given.crossings, unit="film")
-        told = np.array([identities(model, words, frames) for words, frames in films], float)
-        table["crossings"] = {
-            "films": given.crossings,
-            "ids": float(told[:, 0].sum()),
-            "ids_kept": round(float(told[:, 1].sum() / max(told[:, 0].sum(), 1)), 3),
-            "mean_iou": round(float(told[:, 2].mean()), 3),
-        }
-        print("crossings", table["crossings"])
     if given.json:
         given.json.write_text(json.dumps(table, indent=1))
 
