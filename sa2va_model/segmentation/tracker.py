@@ -179,18 +179,16 @@ class OnlineTracker:
             self._policy.begin(row)
         item = self._objects[object_id]
         item.prompt, item.prompted_frames = prompt, frames
-        item.embedding = None if item.group else prompt.embedding
+        item.embedding = prompt.embedding
 
     def join(self, object_id: str, group: int) -> None:
         """Makes an object one of several of a kind, which are stepped together and share no pixels.
-
-        What words point at may be any of them, so that its [SEG] embedding is decoded no more.
 
         Args:
             group: above 0.
         """
         item = self._objects[object_id]
-        item.group, item.embedding = group, None
+        item.group = group
         self._policy.join(item.row, group)
 
     def row(self, object_id: str) -> int:

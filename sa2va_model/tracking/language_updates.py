@@ -133,7 +133,7 @@ class LanguageUpdates:
         record.check_at(frame.stamp + self.pause())
 
     def _relate(self, record: TrackRecord) -> None:
-        """Tell apart by their ways, not by the words, those of which every one is meant."""
+        """Let those of which every one is meant compete for pixels: their words mean each of them."""
         if not one_of(record.expression):
             return
         living = [r.id for r in self._table if same_words(r.expression, record.expression)]
