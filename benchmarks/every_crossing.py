@@ -7,7 +7,7 @@
 No GPU. Films come in turns of three sorts: two equal things (`equal`), one of them four fifths as large (`size`), and
 two of one shape and colour with proportions and patterns of their own (`alike`). Both are seen well at both ends and
 one is half hidden at least between. "every ball" is followed through a film, or with --from-masks what the true masks
-of the first frame show, as members of such a group: then nothing hangs on the finding. An id belongs to the thing that
+of the first frame show: then nothing hangs on the finding. An id belongs to the thing that
 it lay on first; counted are the things
 
     given     that got an id before they crossed

@@ -7,8 +7,8 @@ them with `rows`. Calls get and give tensors on the model's device and must not 
 `bool()`): on a GPU that would stop the queue. What the host is to know of it is read back
 with the tracker's own numbers (`measured`).
 
-Order in a step: `choose`, `prefer`, `part`, `admit`, then memory is written. Prompted frames are told by `prompted`;
-they are always remembered, as conditioning frames.
+Order in a step: `choose`, `prefer`, `admit`, then memory is written. Prompted frames are told by `prompted`; they are
+always remembered, as conditioning frames.
 """
 
 from __future__ import annotations
@@ -45,9 +45,6 @@ class MemoryPolicy(Protocol):
     def begin(self, row: int) -> None:
         """A new object has this row now; forget what was known of the row."""
 
-    def join(self, row: int, group: int) -> None:
-        """The object of this row is one of several of a kind, which never share pixels; 0 = it is alone."""
-
     def prompted(self, row: int, decoded: Decoded) -> None:
         """The object of this row was prompted: `decoded` (N = 1) is its mask."""
 
@@ -72,9 +69,6 @@ class MemoryPolicy(Protocol):
         Returns:
             bool [K].
         """
-
-    def part(self, rows: Tensor, decoded: Decoded) -> Decoded:
-        """Which pixels each keeps, of those that several of a group claim; all of the group are in `rows`."""
 
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
         """What is remembered; `decoded` holds the masks that were taken."""
@@ -110,9 +104,6 @@ class PlainPolicy:
     def begin(self, row: int) -> None:
         """Nothing is kept."""
 
-    def join(self, row: int, group: int) -> None:
-        """Each is followed for itself."""
-
     def prompted(self, row: int, decoded: Decoded) -> None:
         """Nothing is kept."""
 
@@ -126,10 +117,6 @@ class PlainPolicy:
         return (
             better & (overlaps(memory, spoken) >= self._overlap) & (spoken.object_scores[:, 0] > 0)
         )
-
-    def part(self, rows: Tensor, decoded: Decoded) -> Decoded:
-        """As they are."""
-        return decoded
 
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
         """Everything, or what passes the gate."""

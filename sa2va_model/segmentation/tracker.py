@@ -96,7 +96,6 @@ class _Object:
         self.prompt: Prompt | None = None
         self.prompted_frames = 0
         self.embedding: Tensor | None = None
-        self.group = 0
 
     def take_prompt(self) -> Prompt | None:
         """The prompt for this frame, used up one frame at a time."""
@@ -181,16 +180,6 @@ class OnlineTracker:
         item.prompt, item.prompted_frames = prompt, frames
         item.embedding = prompt.embedding
 
-    def join(self, object_id: str, group: int) -> None:
-        """Makes an object one of several of a kind, which are stepped together and share no pixels.
-
-        Args:
-            group: above 0.
-        """
-        item = self._objects[object_id]
-        item.group = group
-        self._policy.join(item.row, group)
-
     def row(self, object_id: str) -> int:
         """The object's row in the policy's tables."""
         return self._objects[object_id].row
@@ -227,18 +216,10 @@ class OnlineTracker:
         tracked = [
             i for i in wanted if prompts[i] is None and not self._bank.empty(self._objects[i].row)
         ]
-        for batch in self._batches(tracked):
-            seen.update(self._tracked(batch, features, size))
+        for batch in [tracked] if self._segmenter.batched else [[i] for i in tracked]:
+            if batch:
+                seen.update(self._tracked(batch, features, size))
         return {i: seen[i] for i in wanted if i in seen}
-
-    def _batches(self, object_ids: list[str]) -> list[list[str]]:
-        """Which objects are stepped together: all, or where that does not pay those of a group."""
-        if self._segmenter.batched:
-            return [object_ids] if object_ids else []
-        batches: dict[object, list[str]] = {}
-        for name in object_ids:
-            batches.setdefault(self._objects[name].group or name, []).append(name)
-        return list(batches.values())
 
     def _prompted(
         self, object_id: str, prompt: Prompt, features: ImageFeatures, size: tuple[int, int] | None
@@ -275,7 +256,6 @@ class OnlineTracker:
             which = slice(None) if len(said) == len(object_ids) else self._index(said)
             preferred = self._policy.prefer(rows[which], _select(decoded, which), spoken)
             decoded = _merge(decoded, which, spoken, preferred)
-        decoded = self._policy.part(rows, decoded)
         self._remember(places, self._policy.admit(rows, decoded), decoded, features)
         observed = self._observe(rows, decoded, size, prompted=False)
         seen = dict(zip(object_ids, observed, strict=True))

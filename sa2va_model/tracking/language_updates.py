@@ -27,13 +27,12 @@ from sa2va_model.tracking.grounding_worker import (
     GroundingService,
     Purpose,
 )
-from sa2va_model.tracking.instances import one_of
 from sa2va_model.tracking.judgement.evidence import clip_evidence
 from sa2va_model.tracking.judgement.lifecycle import Lifecycle
 from sa2va_model.tracking.judgement.visibility_test import EmbeddingProbe, Glance, overlap
 from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_record import TrackRecord
-from sa2va_model.tracking.track_table import TrackTable, same_words, words_number
+from sa2va_model.tracking.track_table import TrackTable
 from sa2va_model.tracks import EventKind, Reason, TrackState
 
 LOOK_WEIGHT = 0.5  # of the evidence of the one mask that an answer points at
@@ -123,7 +122,6 @@ class LanguageUpdates:
 
     def begin(self, record: TrackRecord, keyframe: float, frame: Frame, label: str) -> None:
         """Take a mask for a track: it is found, or corrected by a prompt."""
-        self._relate(record)
         if record.life is not None:
             record.pointed_at(self._calibration.start, keyframe, label)
             return
@@ -131,15 +129,6 @@ class LanguageUpdates:
         record.found(life, keyframe, label)
         record.search_at(frame.stamp, self._config.search_period)
         record.check_at(frame.stamp + self.pause())
-
-    def _relate(self, record: TrackRecord) -> None:
-        """Let those of which every one is meant compete for pixels: their words mean each of them."""
-        if not one_of(record.expression):
-            return
-        living = [r.id for r in self._table if same_words(r.expression, record.expression)]
-        members = [name for name in living if name in self._tracker.ids]
-        for name in members if len(members) > 1 else ():
-            self._tracker.join(name, words_number(record.expression))
 
     def takes(self, answered: Answered) -> bool:
         """Return whether an answer is to a question about a track: all that nobody else has asked."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 
 from sa2va_model.errors import InputError
@@ -24,11 +23,6 @@ Command = Callable[[Frame], None]
 def same_words(one: str, other: str) -> bool:
     """Return whether two expressions differ in nothing but case, blanks, an article and a full stop."""
     return _plain(one) == _plain(other)
-
-
-def words_number(words: str) -> int:
-    """Return a number above 0 that is the same for the same words."""
-    return 1 + zlib.crc32(_plain(words).encode())
 
 
 def _plain(words: str) -> str:

@@ -6,7 +6,6 @@ Each part can be switched off; what each is worth on the simulator's hard clips 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,7 +25,6 @@ from sa2va_model.tracking.judgement.evidence import (
     weigh,
 )
 from sa2va_model.tracking.judgement.motion import BoxFilter, box_overlaps, boxes
-from sa2va_model.tracking.judgement.rivalry import Rivalry
 
 MOTION_SHARE = 0.15  # of a mask's score, as in SAMURAI
 _LEARN = 0.1  # of a trusted frame in what the object looks like; `prompted` frames count more
@@ -97,7 +95,6 @@ class MemoryGate:
         self._agreement = torch.full((rows,), torch.nan, device=device)
         self._filter = BoxFilter(rows, device)
         self._rule = DistractorRule(rows, device, calibration.admit + 1.0)
-        self._rivalry = Rivalry(rows, device)
         self._features: ImageFeatures | None = None
         self._rivals: tuple[Tensor, Tensor] | None = None
         self._expected = torch.zeros(rows, 4, device=device)  # boxes on the image at hand
@@ -114,11 +111,6 @@ class MemoryGate:
             table[row] = torch.nan
         self._filter.forget(row)
         self._rule.forget(row)
-        self._rivalry.forget(row)
-
-    def join(self, row: int, group: int) -> None:
-        """Let the row compete for pixels with the others of a group."""
-        self._rivalry.join(row, group)
 
     def prompted(self, row: int, decoded: Decoded) -> None:
         """Learn from a prompt's mask what the object looks like."""
@@ -128,7 +120,6 @@ class MemoryGate:
         shown = appearance(self._features, decoded.logits)
         self._learn(rows, shown, seen, _LEARN_PROMPTED)
         self._filter.update(rows, boxes(decoded.logits), seen)
-        self._rivalry.update(rows, decoded.logits, seen)
         self.evidence[row] = torch.where(seen[0], EVIDENCE_LIMIT, -EVIDENCE_LIMIT)
 
     def weigh(
@@ -180,12 +171,6 @@ class MemoryGate:
         seen = (spoken.logits > 0).flatten(1).any(1)
         return (gain > values.prefer_margin) & (alike | nothing) & seen
 
-    def part(self, rows: Tensor, decoded: Decoded) -> Decoded:
-        """Leave each pixel that several of a group claim to one of them."""
-        if not self._rivalry.active:
-            return decoded
-        return replace(decoded, logits=self._rivalry.part(rows, decoded.logits))
-
     def admit(self, rows: Tensor, decoded: Decoded) -> Admission:
         """Remember the frames whose masks have enough evidence."""
         assert self._features is not None, "frame() comes first"
@@ -210,9 +195,6 @@ class MemoryGate:
             rivals = self._alternatives(rows, decoded)
             distractor = self._rule(rows, decoded.logits, rivals, evidence, trusted)
         self._filter.update(rows, box, trusted)
-        if self._rivalry.active:
-            recent = recent & ~self._rivalry.partial(rows)
-            self._rivalry.update(rows, decoded.logits, trusted)
         self._learn(rows, shown, trusted, _LEARN)
         self._rivals = None  # they belong to these rows alone
         return Admission(recent, distractor)

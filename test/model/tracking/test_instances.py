@@ -133,17 +133,6 @@ def test_each_gets_a_track_of_its_own(model: Seeing, count: int) -> None:
     assert sorted(found) == [track.id for track in tracks]
 
 
-def test_no_two_of_a_kind_have_one_mask(model: Seeing) -> None:
-    live = LiveTracker(model, APART)
-    live.track("every red block")
-    # Random weights follow each square all over the image: left to themselves their masks are nearly one.
-    for result in run(live, [picture(SQUARES[:3])] * 12)[4:]:
-        masks = [track.mask for track in result.tracks if track.mask is not None]
-        assert masks
-        for n, mask in enumerate(masks):
-            assert all(overlap(mask, other) < 0.1 for other in masks[:n])
-
-
 def test_no_more_than_are_wanted(model: Seeing) -> None:
     live = LiveTracker(model, replace(APART, max_instances=2))
     live.track("every red block")
