@@ -113,11 +113,14 @@ class SimCamera(Node):
             self._frame = due
             self._publish()
 
+    def _render(self) -> Any:
+        return self._simulator.render(facts=False)  # nobody here reads them
+
     def _rendered(self, frame: Any) -> None:
         """A picture was taken; for simulators that keep a record."""
 
     def _publish(self) -> None:
-        frame = self._simulator.render(facts=False)
+        frame = self._render()
         self._rendered(frame)
         header = Header(frame_id=self._value("frame_id"))
         fill_time(header.stamp, self._start + round(self._frame * self._period * 1e9))

@@ -98,6 +98,9 @@ class SimRobot(SimCamera):
     def _score(self) -> dict[str, Any]:
         """The truth about the episode so far."""
 
+    def _render(self) -> Any:
+        return self._simulator.render()
+
     # --- episodes ---------------------------------------------------------------------------------
 
     def _make_simulator(self) -> Any:
@@ -121,10 +124,8 @@ class SimRobot(SimCamera):
         self._simulator = self._make_scene()
         objects = names(self._simulator.scene)
         self._names.publish(String(data=json.dumps(objects)))
-        for topic in (
-            self._target_topic,
-            self._names,
-        ):  # whoever asks speaks of the new scene at once
+        # Whoever asked speaks of the new scene at once.
+        for topic in (self._target_topic, self._names):
             topic.wait_for_all_acked(Duration(seconds=1.0))
         response.success = True
         response.message = json.dumps(
