@@ -20,6 +20,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -260,10 +261,11 @@ def main() -> None:
     assert isinstance(model, Sa2VA)
     rows: dict[str, list[dict[str, bool]]] = defaultdict(list)
     made = pairs(given.first, given.pairs, twins=given.twins)
-    for pair in tqdm(made, total=given.pairs, unit="pair"):
-        for name, ask in (("example", by_example), ("words", by_words)):
-            for kind, stream in pair.streams.items():
-                rows[f"{name}, {kind}"].append(outcome(model, ask, pair, stream))
+    with suppress(KeyboardInterrupt):  # what was measured is told
+        for pair in tqdm(made, total=given.pairs, unit="pair"):
+            for name, ask in (("example", by_example), ("words", by_words)):
+                for kind, stream in pair.streams.items():
+                    rows[f"{name}, {kind}"].append(outcome(model, ask, pair, stream))
     table = {
         name: {key: round(float(np.mean([o[key] for o in told])), 3) for key in told[0]}
         for name, told in rows.items()
@@ -271,7 +273,9 @@ def main() -> None:
     for name, values in table.items():
         print(f"{name:18s} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     if given.json:
-        given.json.write_text(json.dumps({"pairs": given.pairs, **table}, indent=1))
+        given.json.write_text(
+            json.dumps({"pairs": max(map(len, rows.values()), default=0), **table}, indent=1)
+        )
 
 
 if __name__ == "__main__":
