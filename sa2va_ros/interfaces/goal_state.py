@@ -68,6 +68,9 @@ class GoalLimits:
 class GoalWatch:
     """Follows one track for one goal.
 
+    Times are seconds of the node's clock. 0 means that of a simulated clock nothing was heard yet: what happened so far
+    happened when it is.
+
     Args:
         started: the track lived before the goal. Otherwise what happens before it has STARTED belongs to an
             older track of the same id.
@@ -113,6 +116,7 @@ class GoalWatch:
 
     def tick(self, now: float) -> Outcome | None:
         """Whether the goal's time is over."""
+        self._hear_clock(now)
         limits = self._limits
         if self._found is None:
             if now - self._began < limits.acquire:
@@ -126,6 +130,12 @@ class GoalWatch:
         if limits.duration and now - self._found >= limits.duration:
             return Outcome(ErrorCode.NONE, f"tracked for {limits.duration:g} s")
         return None
+
+    def _hear_clock(self, now: float) -> None:
+        if now and not self._began:
+            self._began = now
+            self._found = None if self._found is None else now
+            self._lost = None if self._lost is None else now
 
     def _enter(self, stage: GoalStage) -> GoalStage:
         self.stage = stage

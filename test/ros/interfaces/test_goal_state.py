@@ -67,6 +67,19 @@ def test_the_end_of_an_older_track_of_the_same_name_is_not_its_own() -> None:
     assert (stages, outcome) == ([GoalStage.GROUNDING], None)
 
 
+def test_time_begins_with_a_simulated_clock() -> None:
+    watch = GoalWatch("mug", GoalLimits(acquire=2.0), 0.0)
+    assert watch.tick(0.0) is None
+    assert watch.tick(1.7e9) is None
+    assert watch.tick(1.7e9 + 1.9) is None
+    assert watch.tick(1.7e9 + 2.0) is not None
+    tracked = GoalWatch("mug", GoalLimits(acquire=2.0, duration=5.0), 0.0)
+    happened = [event(EventKind.STARTED), event(EventKind.FOUND)]
+    tracked.frame([track(TrackState.TRACKING)], happened, 0.0)
+    assert tracked.tick(1.7e9) is None
+    assert tracked.tick(1.7e9 + 5.0) is not None
+
+
 def test_time_limits() -> None:
     watch = GoalWatch("mug", GoalLimits(acquire=2.0), 10.0)
     assert watch.tick(11.9) is None
@@ -75,7 +88,7 @@ def test_time_limits() -> None:
     assert outcome.code is ErrorCode.NO_IMAGE
 
     watch = started(GoalLimits(acquire=2.0))
-    outcome = watch.tick(2.0)
+    outcome = watch.tick(2.1)
     assert outcome is not None
     assert outcome.code is ErrorCode.TIMEOUT
 
