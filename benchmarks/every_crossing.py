@@ -159,7 +159,7 @@ class Ids:
 
 def follow(model: Sa2VA, film: Film, *, from_masks: bool = False) -> Ids:
     """Follow "every ball" through a film."""
-    live, words = LiveTracker(model, LiveConfig(verify_period=0)), f"every {film.shape}"
+    live, words = LiveTracker(model, LiveConfig()), f"every {film.shape}"
     if from_masks:
         for n in film.pair:
             live.prompt(mask=film.frames[0].instances == n + 1, label=words)

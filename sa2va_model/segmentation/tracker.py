@@ -8,7 +8,7 @@ official Sa2VA code, and with points, boxes and masks those of the `sam2` packag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, Plai
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
 _KEPT_INDICES = 64
+_NOT_MINE = -10.0  # logit of a cell that is another's, as in SAM-2
 NOT_FINITE = "the scores of SAM-2's mask decoder are not finite (NaN or Inf)"
 
 
@@ -195,6 +196,7 @@ class OnlineTracker:
         only: Iterable[str] | None = None,
         *,
         size: tuple[int, int] | None = None,
+        apart: Sequence[Collection[str]] = (),
     ) -> dict[str, Observation]:
         """One frame. The host waits for the device once for all tracked objects, and once for each prompted one.
 
@@ -202,6 +204,8 @@ class OnlineTracker:
             features: of this frame.
             only: step just these objects; used to bring a new one up to date.
             size: height and width of the masks that are wanted.
+            apart: groups of objects whose masks share no cell where the segmenter follows several at once: each cell
+                goes to the one with the highest logit (SAM-2's `non_overlap_masks`).
 
         Returns:
             An observation for each object, in the order they were added.
@@ -218,7 +222,7 @@ class OnlineTracker:
         ]
         for batch in [tracked] if self._segmenter.batched else [[i] for i in tracked]:
             if batch:
-                seen.update(self._tracked(batch, features, size))
+                seen.update(self._tracked(batch, features, size, apart))
         return {i: seen[i] for i in wanted if i in seen}
 
     def _prompted(
@@ -240,7 +244,11 @@ class OnlineTracker:
         return self._observe(rows, decoded, size, prompted=True)[0]
 
     def _tracked(
-        self, object_ids: list[str], features: ImageFeatures, size: tuple[int, int] | None
+        self,
+        object_ids: list[str],
+        features: ImageFeatures,
+        size: tuple[int, int] | None,
+        apart: Sequence[Collection[str]],
     ) -> dict[str, Observation]:
         """Memory attention, decoder and memory encoder for a batch of objects of any age."""
         segmenter, places = self._segmenter, [self._objects[i].row for i in object_ids]
@@ -256,6 +264,11 @@ class OnlineTracker:
             which = slice(None) if len(said) == len(object_ids) else self._index(said)
             preferred = self._policy.prefer(rows[which], _select(decoded, which), spoken)
             decoded = _merge(decoded, which, spoken, preferred)
+        for group in apart:
+            rivals = [n for n, i in enumerate(object_ids) if i in group]
+            if len(rivals) > 1:
+                logits = _apart(decoded.logits, self._index(rivals))
+                decoded = replace(decoded, logits=logits)
         self._remember(places, self._policy.admit(rows, decoded), decoded, features)
         observed = self._observe(rows, decoded, size, prompted=False)
         seen = dict(zip(object_ids, observed, strict=True))
@@ -327,6 +340,13 @@ class OnlineTracker:
             extra=extra.to(plain.device, plain.dtype),
             multimask=segmenter.config.multimask,
         )
+
+
+def _apart(logits: Tensor, rivals: Tensor) -> Tensor:
+    """Logits [N, 1, h, w] of which those of the rivals [K] are positive at no cell of another's."""
+    theirs = logits[rivals]
+    wins = theirs == theirs.amax(0, keepdim=True)
+    return logits.index_copy(0, rivals, theirs.where(wins, theirs.clamp(max=_NOT_MINE)))
 
 
 def _merge(decoded: Decoded, rows: Tensor | slice, by: Decoded, where: Tensor) -> Decoded:

@@ -19,7 +19,7 @@ from sa2va_model.tracking.by_example.search import ExampleSearch
 from sa2va_model.tracking.by_example.seen import SeenViews
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.grounding_worker import GroundingService, Purpose
-from sa2va_model.tracking.instances import InstanceGroups, one_of
+from sa2va_model.tracking.instances.groups import InstanceGroups, one_of
 from sa2va_model.tracking.language_updates import LanguageUpdates
 from sa2va_model.tracking.track_table import TrackTable
 from sa2va_model.tracks import EventKind, Reason

@@ -68,11 +68,11 @@ class FrameUpdates:
         """Decode the stored embedding of a lost object every few frames; return whether it is followed again."""
         every = self._config.redetect_every if self._calibration.redetect else 0
         life, embedding = record.life, record.embedding
-        if life is None or embedding is None:
+        if life is None:
             return False
         if record.return_reason in (Reason.WORDS, Reason.EXAMPLE) and life.likely:
             return True  # the language model found it for this frame, and it was replayed
-        if not record.look_due(every):
+        if embedding is None or not record.look_due(every):
             return False
         glance = self._probe.look(embedding, features, self._tracker.row(record.id))
         record.looked(glance.evidence, every)
@@ -107,7 +107,7 @@ class FrameUpdates:
         if own is not None and shown:
             score = self._visibility.score(own.quality, own.object_score)
         if own is not None:
-            record.viewed(frame.index, own.logits > 0, evidence)
+            record.viewed(frame.index, own.logits > 0, evidence, shown=shown)
         arrived = record.announce()
         if arrived:
             reason = Reason.WORDS if record.from_text else record.first_reason()
@@ -160,7 +160,7 @@ class FrameUpdates:
 
     def _merge(self, record: TrackRecord, seen: Mapping[str, Observation], frame: Frame) -> bool:
         """End a track that came to lie on the mask of another one with the same words; return whether it did."""
-        if not self._config.merge_duplicates:
+        if not self._config.merge_duplicates or record.among_others:
             return False
         mask = seen[record.id].logits > 0
         for other in self._table:

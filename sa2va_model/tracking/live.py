@@ -34,7 +34,9 @@ from sa2va_model.tracking.grounding_worker import (
     Questioner,
 )
 from sa2va_model.tracking.handover import Vision
-from sa2va_model.tracking.instances import InstanceGroups
+from sa2va_model.tracking.instances.checks import MemberChecks
+from sa2va_model.tracking.instances.groups import InstanceGroups
+from sa2va_model.tracking.instances.start import InstanceStart
 from sa2va_model.tracking.judgement.evidence import weigh
 from sa2va_model.tracking.judgement.memory_gate import EvidenceModel, MemoryGate
 from sa2va_model.tracking.judgement.motion import CameraMotion
@@ -105,6 +107,13 @@ class LiveTracker(TrackCommands):
             replay=replay,
             keyframes=keyframes,
         )
+        start = InstanceStart(
+            vision=eyes,
+            visibility=self._visibility,
+            ring=self._ring,
+            replay=replay,
+            agreement=config.agreement,
+        )
         instances = InstanceGroups(
             config,
             table,
@@ -112,9 +121,22 @@ class LiveTracker(TrackCommands):
             vision=eyes,
             visibility=self._visibility,
             ring=self._ring,
-            replay=replay,
+            start=start,
             begin=words.begin,
             confirmed=calibration.confirmed,
+        )
+        self._members = MemberChecks(
+            config,
+            calibration,
+            table,
+            instances,
+            grounding=grounding,
+            vision=eyes,
+            visibility=self._visibility,
+            probe=probe,
+            tracker=tracker,
+            ring=self._ring,
+            start=start,
         )
         examples = ExampleSearch(
             config,
@@ -142,7 +164,12 @@ class LiveTracker(TrackCommands):
             visibility=self._visibility,
             pause=words.pause,
         )
-        self._questioners: tuple[Questioner, ...] = (examples, instances, words)
+        self._questioners: tuple[Questioner, ...] = (
+            examples,
+            self._members,
+            instances,
+            words,
+        )
         self._milliseconds: dict[str, float] = {}
         self._size: tuple[int, ...] | None = None
         self._broken = ""  # why the last frame could not be used
@@ -155,6 +182,7 @@ class LiveTracker(TrackCommands):
         for record in self._table:
             self._tracker.remove(record.id)
         self._instances.forget()
+        self._members.forget()
         self._examples.forget()
         self._seen.clear()
         self._table.clear()
@@ -174,7 +202,7 @@ class LiveTracker(TrackCommands):
         def take_over(frame: Frame) -> None:
             self._config = changed
             self._visibility.reconfigure(changed.visibility)
-            for user in (self._words, self._frames, self._instances, self._examples):
+            for user in (self._words, self._frames, self._instances, self._members, self._examples):
                 user.reconfigure(changed)
             for record in self._table:
                 record.reconfigure(changed.lifecycle)
@@ -227,6 +255,7 @@ class LiveTracker(TrackCommands):
         if not self._broken and not idle:
             self._words.ask_due(frame)
             self._instances.look_due(frame)
+            self._members.ask_due(frame)
             self._examples.look_due(frame)
         height, width = frame.rgb.shape[:2]
         return FrameResult(
@@ -281,7 +310,8 @@ class LiveTracker(TrackCommands):
             self._gate.camera_moves = self._camera.update(newest.frame.rgb)
         followed = self._frames.to_step(newest.features)
         size = newest.frame.rgb.shape[0], newest.frame.rgb.shape[1]
-        seen = self._tracker.step(newest.features, only=followed, size=size)
+        apart = self._instances.in_view()
+        seen = self._tracker.step(newest.features, only=followed, size=size, apart=apart)
         self._lap("track", start)
         return seen
 

@@ -42,6 +42,8 @@ class TrackRecord:
         embedding: the last [SEG] embedding that was right, [C].
         disagreements: frames in a row on which memory and the embedding disagreed.
         return_reason: how a lost object was found again, for the next event.
+        among_others: it is one of several alike, and words find it again: memory would go to any of them.
+        shown_mask: bool [1, 1, 4h, 4w], on the last frame that showed it.
         stamp: of the last frame that was judged; `lost_since`: of the loss.
         age: frames since the track was accepted.
     """
@@ -69,6 +71,8 @@ class TrackRecord:
     disagreements: int = 0
     frames_since_look: int = 0
     return_reason: Reason = Reason.RETURNED
+    among_others: bool = False
+    shown_mask: Tensor | None = None
     _views: deque[TrackedMask] = field(default_factory=lambda: deque(maxlen=VIEWS))
 
     @property
@@ -83,8 +87,8 @@ class TrackRecord:
 
     @property
     def redetectable(self) -> bool:
-        """Whether it is lost, and looked for with its [SEG] embedding rather than with memory."""
-        return self.lost and self.embedding is not None
+        """Whether it is lost, and looked for with its [SEG] embedding or by words rather than with memory."""
+        return self.lost and (self.embedding is not None or self.among_others)
 
     # The beginning and the end.
 
@@ -176,6 +180,10 @@ class TrackRecord:
         """Take over what the words mean now."""
         self.embedding, self.last_keyframe, self.doubts = embedding, keyframe, 0
 
+    def among(self, *, others: bool) -> None:
+        """Tell whether it is one of several alike that words find again."""
+        self.among_others = others
+
     def returning(self, reason: Reason) -> None:
         """Remember how it was found again."""
         self.return_reason = reason
@@ -186,8 +194,10 @@ class TrackRecord:
         """Count a frame on which it is not found yet, or over."""
         self.age += 1
 
-    def viewed(self, index: int, mask: Tensor, evidence: float) -> None:
+    def viewed(self, index: int, mask: Tensor, evidence: float, *, shown: bool = True) -> None:
         """Keep what was followed on a frame, for answers that come late; none is asked for without words."""
+        if shown:
+            self.shown_mask = mask
         if not self.from_text:
             self._views.clear()
         self._views.append(TrackedMask(index, mask, evidence))

@@ -219,3 +219,24 @@ def test_an_embedding_is_used_again_where_it_is_better(
     for reused, memory in zip(run(never), run(TrackerConfig()), strict=True):
         assert torch.equal(reused, memory)
     assert torch.equal(run(always)[5][1], run(never)[5][1]), "a box has no embedding"
+
+
+def test_objects_kept_apart_share_no_cell(segmenter: Sam2, features: list[ImageFeatures]) -> None:
+    """Each cell of two rivals belongs to the one with the higher logit; a third is as ever."""
+    plain, kept = OnlineTracker(segmenter), OnlineTracker(segmenter)
+    for tracker in (plain, kept):
+        for n, name in enumerate("abc"):
+            tracker.add(name, embedding(n), frames=1)
+        tracker.step(features[0])
+    one, two = plain.step(features[1]), kept.step(features[1], apart=[{"a", "b"}])
+    assert torch.equal(one["c"].logits, two["c"].logits)
+    before = [one[name].logits > 0 for name in "ab"]
+    after = [two[name].logits > 0 for name in "ab"]
+    if not segmenter.batched:  # followed one by one, nothing is known of the others
+        assert all(torch.equal(one[name].logits, two[name].logits) for name in "ab")
+        return
+    assert (before[0] & before[1]).any(), "otherwise this shows nothing"
+    assert not (after[0] & after[1]).any()
+    assert torch.equal(after[0] | after[1], before[0] | before[1])
+    first = one["a"].logits > one["b"].logits
+    assert torch.equal(after[0], before[0] & first)

@@ -20,29 +20,18 @@ from sa2va_model.segmentation.object_check import CheckedThing, ObjectCheck
 from sa2va_model.segmentation.object_masks import objects_in, painted_over
 from sa2va_model.segmentation.object_search import ObjectSearch, overlap
 from sa2va_model.testing import nano_model, noisy_clip
-from sa2va_model.tracking import instances
 from sa2va_model.tracking.config import VisibilityConfig
-from sa2va_model.tracking.instances import InstanceGroups, one_of
+from sa2va_model.tracking.instances import groups as instances
+from sa2va_model.tracking.instances.groups import InstanceGroups, one_of
 from sa2va_model.tracking.live import LiveConfig, LiveTracker
 from sa2va_model.tracks import EventKind, FrameResult, Track, TrackState
 
-SHAPE = (60, 120)
+from .red_squares import SHAPE, picture, red
+
 QUIET = LiveConfig(verify_period=0)
 # Random weights follow each square all over the image: that two masks lie on each other means nothing.
 APART = replace(QUIET, merge_duplicates=False)
 SQUARES = [(8 + 22 * k, 20 + 3 * k, 12) for k in range(5)]  # x, y, side
-
-
-def picture(squares: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    rgb = np.full((*SHAPE, 3), 120, np.uint8)
-    for x, y, side in squares:
-        rgb[y : y + side, x : x + side] = (250, 0, 0)
-    return rgb
-
-
-def red(rgb: np.ndarray) -> np.ndarray:
-    seen: np.ndarray = rgb[..., 0].astype(int) - rgb[..., 1] > 100
-    return seen
 
 
 class Seeing(Sa2VA):
@@ -230,10 +219,10 @@ def test_what_pointed_at_a_thing_begins_its_memory() -> None:
         [groups._vision.decode(embedding, seen.features).logits], *frame.rgb.shape[:2]
     )
     groups._visibility.reconfigure(VisibilityConfig(min_quality=0.0, min_area=0.0))
-    assert groups._prompt(CheckedThing(mask, 1.8, embedding), seen).embedding is embedding
+    assert groups._start.prompt(CheckedThing(mask, 1.8, embedding), seen).embedding is embedding
     # Among the others it shows something else: the mask tells which of them is meant.
-    assert groups._prompt(CheckedThing(~mask, 1.8, embedding), seen).embedding is None
-    assert groups._prompt(CheckedThing(mask, 0.0, None), seen).mask is not None
+    assert groups._start.prompt(CheckedThing(~mask, 1.8, embedding), seen).embedding is None
+    assert groups._start.prompt(CheckedThing(mask, 0.0, None), seen).mask is not None
 
 
 def test_what_was_told_alone_and_closer_is_surer_to_exist(model: Seeing) -> None:

@@ -11,7 +11,7 @@ in the same way.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from sa2va_model.io.frames import Frame
 from sa2va_model.mllm.word_probes import Likeness
 from sa2va_model.segmentation.object_check import AGREEMENT, CheckedThing, ObjectCheck
 from sa2va_model.segmentation.object_masks import objects_in, painted_over, same_object
-from sa2va_model.segmentation.object_search import ObjectSearch, Query, distinct, overlap
+from sa2va_model.segmentation.object_search import ObjectSearch, Query, distinct
 from sa2va_model.segmentation.proposals import propose
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.tracking.config import LiveConfig
@@ -34,11 +34,11 @@ from sa2va_model.tracking.grounding_worker import (
     Purpose,
 )
 from sa2va_model.tracking.handover import Vision
+from sa2va_model.tracking.instances.start import InstanceStart
 from sa2va_model.tracking.judgement.visibility_test import VisibilityTest
-from sa2va_model.tracking.replay import Replay
 from sa2va_model.tracking.track_record import TrackRecord
 from sa2va_model.tracking.track_table import TrackTable
-from sa2va_model.tracks import EventKind, Reason
+from sa2va_model.tracks import EventKind, Reason, TrackState
 
 _EVERY = re.compile(r"^(?:every|each)\s+(?:single\s+)?(?:one of the\s+)?(.+)$", re.IGNORECASE)
 _ALL = re.compile(r"^all\s+(?:of\s+)?(?:the\s+)?(.+)$", re.IGNORECASE)
@@ -100,11 +100,27 @@ class _Group:
     pause: float = 0.0
 
 
+@dataclass(frozen=True)
+class Resting:
+    """A group that is not looked for.
+
+    Attributes:
+        name: of the track that speaks for it; `one`: what one of them is called.
+        members: its tracks that live.
+        denies: the model was seen to deny.
+    """
+
+    name: str
+    one: str
+    members: list[str]
+    denies: bool
+
+
 class InstanceGroups:
     """Looks for the instances of descriptions, from the thread of the frames.
 
     Args:
-        begin: begins the life of a track that was prompted.
+        start: prompts the memory of an instance; `begin`: begins the life of its track.
         confirmed: log-likelihood ratio of a yes of the language model.
     """
 
@@ -117,14 +133,14 @@ class InstanceGroups:
         vision: Vision,
         visibility: VisibilityTest,
         ring: FrameRing,
-        replay: Replay,
+        start: InstanceStart,
         begin: Begin,
         confirmed: float,
     ) -> None:
         self._config, self._table = config, table
         self._begin, self._confirmed = begin, confirmed
         self._grounding, self._vision, self._visibility = grounding, vision, visibility
-        self._ring, self._replay = ring, replay
+        self._ring, self._start = ring, start
         self._groups: dict[str, _Group] = {}
 
     def __len__(self) -> int:
@@ -142,6 +158,26 @@ class InstanceGroups:
         """Return the tracks of the group that a track speaks for."""
         group = self._groups.get(name)
         return list(group.members) if group else []
+
+    def resting(self) -> Iterator[Resting]:
+        """Groups with members, about which no question is open."""
+        for name, group in self._groups.items():
+            members = self._living(group)
+            if group.shown is None and members:
+                yield Resting(name, group.one, members, group.denies)
+
+    def in_view(self) -> list[set[str]]:
+        """Return the tracks of each group that show something: no two of them are the same thing."""
+        groups = []
+        for group in self._groups.values():
+            records = (self._table.get(name) for name in group.members)
+            groups.append({r.id for r in records if r and r.state == TrackState.TRACKING})
+        return groups
+
+    def painted(self, names: Iterable[str], frame: Frame) -> np.ndarray:
+        """Return the newest frame, uint8 [H, W, 3], without what these tracks show on it."""
+        masks = [mask for name in names if (mask := self._mask(name, frame)) is not None]
+        return painted_over(frame.rgb, masks) if masks else frame.rgb
 
     def start(self, name: str, one: str, frame: Frame) -> None:
         """Look for all instances, from this frame on; again if they are known."""
@@ -345,33 +381,12 @@ class InstanceGroups:
             if record is None:
                 return
         group.members.append(record.id)
-        asked_about = self._ring.at(question.frame_index)
-        prompt = self._prompt(thing, asked_about or group.original)
-        if asked_about is None and group.original is not None:
-            self._replay.leap(record.id, prompt, group.original)
-        else:
-            self._replay.catch_up(record.id, prompt, question, frame.index)
-        record.grounded(None, question.stamp)
+        self._start.follow(record, thing, question, group.original, frame)
         self._begin(record, question.stamp, frame, group.called or group.one)
         if (
             thing.agreement >= AGREEMENT
         ):  # it was told alone and closer: two answers more than one that is asked for
             record.confirmed(2 * self._confirmed)
-
-    def _prompt(self, thing: CheckedThing, seen: RingFrame | None) -> Prompt:
-        """What begins the memory of a thing: what pointed at it if that shows it among the others, too, or its mask.
-
-        Memory that begins with an embedding holds longer.
-        """
-        if thing.embedding is not None and seen is not None:
-            decoded = self._vision.decode(thing.embedding, seen.features)
-            [mask] = self._visibility.masks([decoded.logits], *thing.mask.shape)
-            if (
-                self._visibility.passes(decoded)
-                and overlap(mask, thing.mask) >= self._config.agreement
-            ):
-                return Prompt(embedding=thing.embedding)
-        return Prompt(mask=torch.from_numpy(thing.mask))
 
     def _none(self, record: TrackRecord, answered: Answered, frame: Frame) -> None:
         """There is not one."""
