@@ -15,7 +15,8 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,15 @@ from tqdm import tqdm
 
 from sa2va_model import Frame, LiveConfig, LiveTracker, Sa2VA, TrackState, load_model
 from sa2va_model.checkpoints.load import SHIPPED
-from sa2va_sim.layout import Scene, SceneConfig
-from sa2va_sim.scene import sample_scene
+from sa2va_sim.crowd import crowd_scene, crowd_world
+from sa2va_sim.layout import SEEDS_PER_WORLD, Scene
 from sa2va_sim.simulator import Simulator
 from sa2va_sim.words.facts import ObjectFact, is_referable, seen
-from sa2va_sim.words.vocabulary import sample_colour
+from sa2va_sim.words.plurals import MIN_AREA, MIN_VISIBLE
+from sa2va_sim.world import World
 
 FIRST = 900_000
 FRAMES = 10
-CROWD = SceneConfig(objects=(5, 9), camera="fixed")
-MIN_VISIBLE, MIN_AREA = 0.3, 0.0015
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,17 @@ class Case:
 
 
 def cases(count: int, first: int = FIRST) -> Iterator[Case]:
-    """As many scenes of one to five of a kind each; things have one of two colours, so that kinds repeat."""
+    """As many scenes of one to five of a kind each; things have one of two colours, so that kinds repeat.
+
+    The usual stock has at most four things of a shape; fives come last, from rooms with fewer shapes.
+    """
     wanted = dict.fromkeys(range(1, 6), -(-count // 5))
     simulator: Simulator | None = None
     seed = first
     while any(wanted.values()):
         seed += 1
-        rng = np.random.default_rng(seed)
-        scene = sample_scene(seed, CROWD)
-        colours = sorted({item.colour for item in scene.items if item.colour})
-        if not colours:
-            continue
-        kept = rng.choice(colours, min(2, len(colours)), replace=False)
-        items = []
-        for item in scene.items:
-            if scene.world.stock[item.slot].colour is None:
-                colour = str(rng.choice(kept))
-                red, green, blue = (sample_colour(rng, colour) / 255.0).tolist()
-                item = replace(item, colour=colour, rgb=(red, green, blue))
-            items.append(item)
-        scene = replace(scene, items=tuple(items))
+        usual = any(wanted[n] for n in range(1, 5))
+        scene = crowd_scene(seed, None if usual else _room(seed // SEEDS_PER_WORLD))
         if not any(wanted[n] for n in range(1, _most_alike(scene) + 1)):
             continue
         if simulator is None or simulator.scene.world is not scene.world:
@@ -85,6 +76,11 @@ def cases(count: int, first: int = FIRST) -> Iterator[Case]:
                 wanted[len(group)] -= 1
                 yield Case(frame.rgb, words, [frame.instances == fact.index + 1 for fact in group])
                 break
+
+
+@lru_cache(maxsize=1)
+def _room(number: int) -> World:
+    return crowd_world(number)
 
 
 def _most_alike(scene: Scene) -> int:

@@ -7,6 +7,7 @@ Headless (see `gl`). One simulator belongs to one thread: OpenGL contexts do not
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +17,7 @@ from sa2va_sim.layout import SEEDS_PER_WORLD, STILL, Scene, SceneConfig, turn_z
 from sa2va_sim.scene import sample_scene
 from sa2va_sim.stage import Stage
 from sa2va_sim.words.facts import LabelledImage, ObjectFact, measure
+from sa2va_sim.world import World, shared_world
 
 
 @dataclass(frozen=True)
@@ -192,16 +194,35 @@ _RENDER = (320, 240)  # shrinking it smooths the edges, cheaper than samples
 _local = threading.local()  # OpenGL contexts belong to threads
 
 
-def _simulator(number: int) -> Simulator:
+def _simulator(number: int, room: Callable[[int], World] = shared_world) -> Simulator:
     """This thread's simulator of a world; one at a time, so that memory stays flat however many seeds a run draws."""
-    held: tuple[int, Simulator] | None = getattr(_local, "held", None)
-    if held is not None and held[0] == number:
+    held: tuple[object, Simulator] | None = getattr(_local, "held", None)
+    if held is not None and held[0] == (room, number):
         return held[1]
     if held is not None:
         held[1].close()
-    scene = sample_scene(number * SEEDS_PER_WORLD)
-    _local.held = number, Simulator(scene, *_RENDER)
+    scene = sample_scene(number * SEEDS_PER_WORLD, world=room(number))
+    _local.held = (room, number), Simulator(scene, *_RENDER)
     return _local.held[1]
+
+
+def render_squashed(
+    seed: int,
+    size: int,
+    layout: Callable[[int, World], Scene],
+    room: Callable[[int], World] = shared_world,
+) -> LabelledImage:
+    """One still scene, the 4:3 picture squashed to a square.
+
+    Seeds in rising order are fastest: SEEDS_PER_WORLD neighbours share a compiled world.
+
+    Args:
+        layout: the scene of a seed in a world.
+        room: the world of a number, SEEDS_PER_WORLD seeds have the same.
+    """
+    simulator = _simulator(seed // SEEDS_PER_WORLD, room)
+    simulator.arrange(layout(seed, simulator.scene.world))
+    return _squash(simulator.render(), size)
 
 
 def _squash(frame: SimFrame, size: int) -> LabelledImage:
@@ -211,13 +232,8 @@ def _squash(frame: SimFrame, size: int) -> LabelledImage:
 
 
 def render_labelled(seed: int, size: int = 192, config: SceneConfig = STILL) -> LabelledImage:
-    """One still scene, the 4:3 picture squashed to a square.
-
-    Seeds in rising order are fastest: SEEDS_PER_WORLD neighbours share a compiled world.
-    """
-    simulator = _simulator(seed // SEEDS_PER_WORLD)
-    simulator.arrange(sample_scene(seed, config))
-    return _squash(simulator.render(), size)
+    """One still scene of a seed, as `render_squashed`."""
+    return render_squashed(seed, size, lambda seed, world: sample_scene(seed, config, world))
 
 
 def sim_clip(

@@ -74,6 +74,7 @@ class Vocabulary:
         others: what else was taught: sizes, places, questions.
         questions: ways to ask for what was taught with other words, and those words; see `read_question`.
         landmarks: nouns that say well enough where something is ("left of the kettle"), but are not found themselves.
+        plurals: "every red mug" is answered with one mask of all red mugs.
     """
 
     things: frozenset[str]
@@ -81,6 +82,7 @@ class Vocabulary:
     others: frozenset[str]
     questions: tuple[tuple[str, str], ...] = ()
     landmarks: frozenset[str] = frozenset()
+    plurals: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Vocabulary | None:
@@ -99,7 +101,8 @@ class Vocabulary:
             )
             questions = values.get("questions", {}).items()
             same = tuple((str(asked), str(taught)) for asked, taught in questions)
-            return cls(things, colours, others, same, _lower(values.get("landmarks", ())))
+            landmarks, plurals = _lower(values.get("landmarks", ())), values.get("plurals", False)
+            return cls(things, colours, others, same, landmarks, bool(plurals))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file}: expected an object with lists of words things, colours and others, and an object of "
@@ -114,6 +117,8 @@ class Vocabulary:
             values["questions"] = dict(self.questions)
         if self.landmarks:
             values["landmarks"] = sorted(self.landmarks)
+        if self.plurals:
+            values["plurals"] = True
         file = folder / FILE
         file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return file

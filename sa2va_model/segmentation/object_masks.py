@@ -38,12 +38,18 @@ def objects_in(
     while len(found) < most and rest.sum() >= max(least, REST * found[-1].sum() if found else 1):
         blob, point = _largest_blob(rest)
         thing = at_point(*point)
-        if thing is None or (thing & blob).sum() < REST * blob.sum():
+        if thing is None or not _one_of(thing, blob):
             thing = blob
         if not any(same_object(thing, other) for other in found):
             found.append(thing)
-        rest &= ~(_grown(thing, MARGIN) | blob)
+        rest &= ~_grown(thing, MARGIN)
+        rest[int(point[1]), int(point[0])] = False  # every turn takes something away
     return found
+
+
+def _one_of(thing: np.ndarray, blob: np.ndarray) -> bool:
+    """Whether a thing is what a part of a mask shows, or one of those that touch there."""
+    return bool((thing & blob).sum() >= REST * min(thing.sum(), blob.sum()) > 0)
 
 
 def painted_over(rgb: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:

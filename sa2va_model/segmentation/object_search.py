@@ -2,7 +2,8 @@
 """ObjectSearch: what may be meant by the name of a kind, asked for in several ways.
 
 A model that was taught to point at one thing blends the masks of several. Asked for the leftmost of them, or about a
-part of the picture, it points at one. Not all of these answers are right: `object_check.py` chooses.
+part of the picture, it points at one. A model that marks all of a kind sees more of them, the small ones above all, on
+parts of the picture. Not all of these answers are right: `object_check.py` chooses.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class ObjectSearch:
         things: what is pointed at already, bool [H, W] each.
         denies: the model was seen to deny; otherwise that is asked first.
         wide: ask in all ways; otherwise only whether the model denies.
+        every: the words that mean all of the kind, for a model that was taught such; "" = it was not.
 
     Attributes:
         things: all that was pointed at, each once.
@@ -51,8 +53,9 @@ class ObjectSearch:
         *,
         denies: bool = False,
         wide: bool = True,
+        every: str = "",
     ) -> None:
-        self._rgb, self._one = rgb, one
+        self._rgb, self._one, self._every = rgb, one, every
         self.things = distinct(things)
         self.denies: bool | None = denies or None
         self._ways = self._all_ways() if wide else iter(())
@@ -87,7 +90,7 @@ class ObjectSearch:
         for bottom, right in CORNERS:
             top, left = bottom * (self._rgb.shape[0] - height), right * (self._rgb.shape[1] - width)
             part = self._rgb[top : top + height, left : left + width]
-            yield Query(self._one, np.ascontiguousarray(part), top, left)
+            yield Query(self._every or self._one, np.ascontiguousarray(part), top, left)
 
 
 def distinct(masks: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -109,6 +109,10 @@ class GroundingService(Protocol):
     def counts(self) -> QuestionCounts:
         """What became of the questions so far."""
 
+    @property
+    def plurals(self) -> bool:
+        """Whether whoever answers marks all red mugs when "every red mug" is asked for."""
+
     def ask(self, question: GroundingQuestion) -> None:
         """Take a question; a newer one about the same track takes the place of one that waits."""
 
@@ -175,6 +179,12 @@ class GroundingWorker:
     def counts(self) -> QuestionCounts:
         """What became of the questions so far."""
         return self._counts
+
+    @property
+    def plurals(self) -> bool:
+        """Whether the model was taught sentences that mean many."""
+        words = self._model.vocabulary
+        return words is not None and words.plurals
 
     def ask(self, question: GroundingQuestion) -> None:
         """Hand a question over. A newer one about the same track takes the place of one that waits."""

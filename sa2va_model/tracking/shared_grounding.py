@@ -90,6 +90,11 @@ class GroundingView:
         """Own questions and answers; what was superseded, cancelled or restarted, of all views together."""
         return replace(self._service.counts, asked=self._asked, answered=self._answered)
 
+    @property
+    def plurals(self) -> bool:
+        """Whether the model was taught sentences that mean many."""
+        return self._service.plurals
+
     def ask(self, question: GroundingQuestion) -> None:
         """Take a question; a newer one about the same track takes the place of one that waits."""
         self._asked += 1

@@ -25,13 +25,14 @@ class Link:
         why: it is not up; "" at first, while nobody knows.
         next_probe: when to look again.
         most_bytes: of a request, as the server says.
+        plurals: the model was taught sentences that mean many.
     """
 
     def __init__(self, config: RemoteConfig, decoder: str, now: float) -> None:
         self._config, self._decoder = config, decoder
         self.up, self.why = False, ""
         self.next_probe, self._pause = now, config.shortest_pause
-        self.most_bytes = 0
+        self.most_bytes, self.plurals = 0, False
         self._told: bool | None = None
         self._changes: list[LinkChange] = []
 
@@ -40,11 +41,13 @@ class Link:
         changes, self._changes = self._changes, []
         return changes
 
-    def answered(self, decoders: dict[str, str], most_bytes: int, now: float) -> None:
+    def answered(
+        self, decoders: dict[str, str], most_bytes: int, now: float, *, plurals: bool = False
+    ) -> None:
         """The server said who it is."""
         adapter = self._config.adapter
         its = decoders.get(adapter)
-        self.most_bytes = most_bytes
+        self.most_bytes, self.plurals = most_bytes, plurals and not adapter
         if its is None:
             self.lost(f"{self._config.address} has no adapter {adapter!r}", now)
         elif its != self._decoder:

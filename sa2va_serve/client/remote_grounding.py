@@ -108,6 +108,11 @@ class RemoteGrounding:
         return self._counts
 
     @property
+    def plurals(self) -> bool:
+        """Whether the served model was taught sentences that mean many."""
+        return self._link.plurals
+
+    @property
     def problem(self) -> str:
         """Why the link is lost; "" if it is not, or nobody knows yet."""
         return self._link.why
@@ -240,7 +245,8 @@ class RemoteGrounding:
             reply: pb.DescribeReply = call.result()
             with self._changed:
                 was = self._link.up
-                self._link.answered(dict(reply.decoders), reply.max_bytes, now)
+                decoders = dict(reply.decoders)
+                self._link.answered(decoders, reply.max_bytes, now, plurals=reply.plurals)
                 if self._link.up and not was:
                     self._put_again(now)
             return

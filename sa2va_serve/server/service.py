@@ -53,6 +53,8 @@ class GroundingServer:
         limits = self.limits
         self._adapters = AdapterSet(model, adapters)
         self._model, self._rates = model, Rates(limits.rate, limits.burst)
+        words = model.vocabulary  # an adapter puts it aside while it is used
+        self._plurals = words is not None and words.plurals
         queue = FairQueue(limits.waiting, limits.waiting_of_one)
         self.engine = Engine(
             model, self._adapters, queue, limits.prefix_bytes, together=limits.together
@@ -106,6 +108,7 @@ class GroundingServer:
             max_bytes=limits.bytes,
             queue_length=self.queue_length,
             draining=self.draining,
+            plurals=self._plurals,
         )
 
     async def ground(self, request: pb.GroundRequest) -> pb.GroundReply:

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sa2va_serve/wire/grounding.proto\x12\x12sa2va.grounding.v1\"#\n\x0f\x44\x65scribeRequest\x12\x10\n\x08robot_id\x18\x01 \x01(\t\"\xa7\x02\n\rDescribeReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x41\n\x08\x64\x65\x63oders\x18\x02 \x03(\x0b\x32/.sa2va.grounding.v1.DescribeReply.DecodersEntry\x12\x17\n\x0f\x65mbedding_width\x18\x03 \x01(\r\x12\x11\n\tkeyframes\x18\x04 \x01(\r\x12\x15\n\rmax_keyframes\x18\x05 \x01(\r\x12\x15\n\rmax_sentences\x18\x06 \x01(\r\x12\x11\n\tmax_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cqueue_length\x18\x08 \x01(\r\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x1a/\n\rDecodersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x06Header\x12\x10\n\x08robot_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x05 \x01(\r\"+\n\x08Keyframe\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x10\n\x08stamp_ns\x18\x02 \x01(\x03\"\x7f\n\rGroundRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.sa2va.grounding.v1.Header\x12/\n\tkeyframes\x18\x02 \x03(\x0b\x32\x1c.sa2va.grounding.v1.Keyframe\x12\x11\n\tsentences\x18\x03 \x03(\t\"8\n\nEmbeddings\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0c\n\x04\x66p16\x18\x03 \x01(\x0c\"@\n\x06Phrase\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04mask\x18\x04 \x01(\x11\"R\n\x08Likeness\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\r\n\x05kinds\x18\x02 \x01(\r\x12\x0c\n\x04side\x18\x03 \x01(\r\x12\x0c\n\x04\x66p16\x18\x04 \x01(\x0c\x12\r\n\x05\x66loor\x18\x05 \x01(\x02\"\x86\x02\n\x07Meaning\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x07phrases\x18\x03 \x03(\x0b\x32\x1a.sa2va.grounding.v1.Phrase\x12\x32\n\nembeddings\x18\x04 \x01(\x0b\x32\x1e.sa2va.grounding.v1.Embeddings\x12\x0e\n\x06scores\x18\x05 \x03(\x02\x12\x0f\n\x07unknown\x18\x06 \x03(\t\x12\x0c\n\x04note\x18\x07 \x01(\t\x12\x0f\n\x07written\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12.\n\x08likeness\x18\n \x01(\x0b\x32\x1c.sa2va.grounding.v1.Likeness\"h\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x02\x12\x11\n\tdecode_ms\x18\x02 \x01(\x02\x12\x10\n\x08model_ms\x18\x03 \x01(\x02\x12\x14\n\x0cqueue_length\x18\x04 \x01(\r\x12\x10\n\x08together\x18\x05 \x01(\r\"\xb2\x01\n\x0bGroundReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08stamp_ns\x18\x02 \x01(\x03\x12-\n\x08meanings\x18\x03 \x03(\x0b\x32\x1b.sa2va.grounding.v1.Meaning\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x05 \x01(\t\x12,\n\x07timings\x18\x06 \x01(\x0b\x32\x1b.sa2va.grounding.v1.Timings\")\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0f\n\x07written\x18\x02 \x01(\t\"\xba\x01\n\nAskRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.sa2va.grounding.v1.Header\x12/\n\tkeyframes\x18\x02 \x03(\x0b\x32\x1c.sa2va.grounding.v1.Keyframe\x12\x10\n\x08question\x18\x03 \x01(\t\x12)\n\x07history\x18\x04 \x03(\x0b\x32\x18.sa2va.grounding.v1.Turn\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\"\x98\x01\n\x08\x41skReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\t\x12*\n\x05whole\x18\x03 \x01(\x0b\x32\x1b.sa2va.grounding.v1.Meaning\x12\x0f\n\x07\x64\x65\x63oder\x18\x04 \x01(\t\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.sa2va.grounding.v1.Timings2\xf4\x01\n\tGrounding\x12R\n\x08\x44\x65scribe\x12#.sa2va.grounding.v1.DescribeRequest\x1a!.sa2va.grounding.v1.DescribeReply\x12L\n\x06Ground\x12!.sa2va.grounding.v1.GroundRequest\x1a\x1f.sa2va.grounding.v1.GroundReply\x12\x45\n\x03\x41sk\x12\x1e.sa2va.grounding.v1.AskRequest\x1a\x1c.sa2va.grounding.v1.AskReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sa2va_serve/wire/grounding.proto\x12\x12sa2va.grounding.v1\"#\n\x0f\x44\x65scribeRequest\x12\x10\n\x08robot_id\x18\x01 \x01(\t\"\xb8\x02\n\rDescribeReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x41\n\x08\x64\x65\x63oders\x18\x02 \x03(\x0b\x32/.sa2va.grounding.v1.DescribeReply.DecodersEntry\x12\x17\n\x0f\x65mbedding_width\x18\x03 \x01(\r\x12\x11\n\tkeyframes\x18\x04 \x01(\r\x12\x15\n\rmax_keyframes\x18\x05 \x01(\r\x12\x15\n\rmax_sentences\x18\x06 \x01(\r\x12\x11\n\tmax_bytes\x18\x07 \x01(\x04\x12\x14\n\x0cqueue_length\x18\x08 \x01(\r\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0f\n\x07plurals\x18\n \x01(\x08\x1a/\n\rDecodersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x06Header\x12\x10\n\x08robot_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x05 \x01(\r\"+\n\x08Keyframe\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x10\n\x08stamp_ns\x18\x02 \x01(\x03\"\x7f\n\rGroundRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.sa2va.grounding.v1.Header\x12/\n\tkeyframes\x18\x02 \x03(\x0b\x32\x1c.sa2va.grounding.v1.Keyframe\x12\x11\n\tsentences\x18\x03 \x03(\t\"8\n\nEmbeddings\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0c\n\x04\x66p16\x18\x03 \x01(\x0c\"@\n\x06Phrase\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x0c\n\x04mask\x18\x04 \x01(\x11\"R\n\x08Likeness\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\r\n\x05kinds\x18\x02 \x01(\r\x12\x0c\n\x04side\x18\x03 \x01(\r\x12\x0c\n\x04\x66p16\x18\x04 \x01(\x0c\x12\r\n\x05\x66loor\x18\x05 \x01(\x02\"\x86\x02\n\x07Meaning\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x07phrases\x18\x03 \x03(\x0b\x32\x1a.sa2va.grounding.v1.Phrase\x12\x32\n\nembeddings\x18\x04 \x01(\x0b\x32\x1e.sa2va.grounding.v1.Embeddings\x12\x0e\n\x06scores\x18\x05 \x03(\x02\x12\x0f\n\x07unknown\x18\x06 \x03(\t\x12\x0c\n\x04note\x18\x07 \x01(\t\x12\x0f\n\x07written\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12.\n\x08likeness\x18\n \x01(\x0b\x32\x1c.sa2va.grounding.v1.Likeness\"h\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x02\x12\x11\n\tdecode_ms\x18\x02 \x01(\x02\x12\x10\n\x08model_ms\x18\x03 \x01(\x02\x12\x14\n\x0cqueue_length\x18\x04 \x01(\r\x12\x10\n\x08together\x18\x05 \x01(\r\"\xb2\x01\n\x0bGroundReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08stamp_ns\x18\x02 \x01(\x03\x12-\n\x08meanings\x18\x03 \x03(\x0b\x32\x1b.sa2va.grounding.v1.Meaning\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x05 \x01(\t\x12,\n\x07timings\x18\x06 \x01(\x0b\x32\x1b.sa2va.grounding.v1.Timings\")\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0f\n\x07written\x18\x02 \x01(\t\"\xba\x01\n\nAskRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.sa2va.grounding.v1.Header\x12/\n\tkeyframes\x18\x02 \x03(\x0b\x32\x1c.sa2va.grounding.v1.Keyframe\x12\x10\n\x08question\x18\x03 \x01(\t\x12)\n\x07history\x18\x04 \x03(\x0b\x32\x18.sa2va.grounding.v1.Turn\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\"\x98\x01\n\x08\x41skReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\t\x12*\n\x05whole\x18\x03 \x01(\x0b\x32\x1b.sa2va.grounding.v1.Meaning\x12\x0f\n\x07\x64\x65\x63oder\x18\x04 \x01(\t\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.sa2va.grounding.v1.Timings2\xf4\x01\n\tGrounding\x12R\n\x08\x44\x65scribe\x12#.sa2va.grounding.v1.DescribeRequest\x1a!.sa2va.grounding.v1.DescribeReply\x12L\n\x06Ground\x12!.sa2va.grounding.v1.GroundRequest\x1a\x1f.sa2va.grounding.v1.GroundReply\x12\x45\n\x03\x41sk\x12\x1e.sa2va.grounding.v1.AskRequest\x1a\x1c.sa2va.grounding.v1.AskReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -26,33 +26,33 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_DESCRIBEREQUEST']._serialized_start=56
   _globals['_DESCRIBEREQUEST']._serialized_end=91
   _globals['_DESCRIBEREPLY']._serialized_start=94
-  _globals['_DESCRIBEREPLY']._serialized_end=389
-  _globals['_DESCRIBEREPLY_DECODERSENTRY']._serialized_start=342
-  _globals['_DESCRIBEREPLY_DECODERSENTRY']._serialized_end=389
-  _globals['_HEADER']._serialized_start=391
-  _globals['_HEADER']._serialized_end=492
-  _globals['_KEYFRAME']._serialized_start=494
-  _globals['_KEYFRAME']._serialized_end=537
-  _globals['_GROUNDREQUEST']._serialized_start=539
-  _globals['_GROUNDREQUEST']._serialized_end=666
-  _globals['_EMBEDDINGS']._serialized_start=668
-  _globals['_EMBEDDINGS']._serialized_end=724
-  _globals['_PHRASE']._serialized_start=726
-  _globals['_PHRASE']._serialized_end=790
-  _globals['_LIKENESS']._serialized_start=792
-  _globals['_LIKENESS']._serialized_end=874
-  _globals['_MEANING']._serialized_start=877
-  _globals['_MEANING']._serialized_end=1139
-  _globals['_TIMINGS']._serialized_start=1141
-  _globals['_TIMINGS']._serialized_end=1245
-  _globals['_GROUNDREPLY']._serialized_start=1248
-  _globals['_GROUNDREPLY']._serialized_end=1426
-  _globals['_TURN']._serialized_start=1428
-  _globals['_TURN']._serialized_end=1469
-  _globals['_ASKREQUEST']._serialized_start=1472
-  _globals['_ASKREQUEST']._serialized_end=1658
-  _globals['_ASKREPLY']._serialized_start=1661
-  _globals['_ASKREPLY']._serialized_end=1813
-  _globals['_GROUNDING']._serialized_start=1816
-  _globals['_GROUNDING']._serialized_end=2060
+  _globals['_DESCRIBEREPLY']._serialized_end=406
+  _globals['_DESCRIBEREPLY_DECODERSENTRY']._serialized_start=359
+  _globals['_DESCRIBEREPLY_DECODERSENTRY']._serialized_end=406
+  _globals['_HEADER']._serialized_start=408
+  _globals['_HEADER']._serialized_end=509
+  _globals['_KEYFRAME']._serialized_start=511
+  _globals['_KEYFRAME']._serialized_end=554
+  _globals['_GROUNDREQUEST']._serialized_start=556
+  _globals['_GROUNDREQUEST']._serialized_end=683
+  _globals['_EMBEDDINGS']._serialized_start=685
+  _globals['_EMBEDDINGS']._serialized_end=741
+  _globals['_PHRASE']._serialized_start=743
+  _globals['_PHRASE']._serialized_end=807
+  _globals['_LIKENESS']._serialized_start=809
+  _globals['_LIKENESS']._serialized_end=891
+  _globals['_MEANING']._serialized_start=894
+  _globals['_MEANING']._serialized_end=1156
+  _globals['_TIMINGS']._serialized_start=1158
+  _globals['_TIMINGS']._serialized_end=1262
+  _globals['_GROUNDREPLY']._serialized_start=1265
+  _globals['_GROUNDREPLY']._serialized_end=1443
+  _globals['_TURN']._serialized_start=1445
+  _globals['_TURN']._serialized_end=1486
+  _globals['_ASKREQUEST']._serialized_start=1489
+  _globals['_ASKREQUEST']._serialized_end=1675
+  _globals['_ASKREPLY']._serialized_start=1678
+  _globals['_ASKREPLY']._serialized_end=1830
+  _globals['_GROUNDING']._serialized_start=1833
+  _globals['_GROUNDING']._serialized_end=2077
 # @@protoc_insertion_point(module_scope)

@@ -12,7 +12,7 @@ class DescribeRequest(_message.Message):
     def __init__(self, robot_id: _Optional[str] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("model", "decoders", "embedding_width", "keyframes", "max_keyframes", "max_sentences", "max_bytes", "queue_length", "draining")
+    __slots__ = ("model", "decoders", "embedding_width", "keyframes", "max_keyframes", "max_sentences", "max_bytes", "queue_length", "draining", "plurals")
     class DecodersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class DescribeReply(_message.Message):
     MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    PLURALS_FIELD_NUMBER: _ClassVar[int]
     model: str
     decoders: _containers.ScalarMap[str, str]
     embedding_width: int
@@ -38,7 +39,8 @@ class DescribeReply(_message.Message):
     max_bytes: int
     queue_length: int
     draining: bool
-    def __init__(self, model: _Optional[str] = ..., decoders: _Optional[_Mapping[str, str]] = ..., embedding_width: _Optional[int] = ..., keyframes: _Optional[int] = ..., max_keyframes: _Optional[int] = ..., max_sentences: _Optional[int] = ..., max_bytes: _Optional[int] = ..., queue_length: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    plurals: bool
+    def __init__(self, model: _Optional[str] = ..., decoders: _Optional[_Mapping[str, str]] = ..., embedding_width: _Optional[int] = ..., keyframes: _Optional[int] = ..., max_keyframes: _Optional[int] = ..., max_sentences: _Optional[int] = ..., max_bytes: _Optional[int] = ..., queue_length: _Optional[int] = ..., draining: bool = ..., plurals: bool = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("robot_id", "request_id", "adapter", "decoder", "deadline_ms")

@@ -35,7 +35,7 @@ EXTENT_RATIO = 1.15  # … and, the same way round, of their images
 DEPTH_RATIO = 1.08
 MIN_DEPTH = 1e-3  # metres; nothing a camera sees is nearer
 
-_ANY_NOUN = ("object", "thing", "one")
+ANY_NOUN = ("object", "thing", "one")
 _POSITIONS: dict[str, tuple[str, ...]] = {
     "left": ("leftmost {noun}", "{noun} on the far left"),
     "right": ("rightmost {noun}", "{noun} on the far right"),
@@ -67,6 +67,7 @@ class Expression:
         kind: one of `KINDS`.
         target: index of the object meant; None if nothing in the picture is meant.
         colour, shape: the target's true names, whether the sentence says them or not; None without a target.
+        others: further objects that it means as well (`plurals.py`).
     """
 
     text: str
@@ -74,16 +75,18 @@ class Expression:
     target: int | None
     colour: str | None = None
     shape: str | None = None
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Noun:
+class NounPhrase:
     """A description by attributes; None = not said."""
 
     colour: str | None
     shape: str | None
 
     def matches(self, fact: ObjectFact) -> bool:
+        """Whether it is one of those."""
         return self.colour in (None, fact.colour) and self.shape in (None, *fact.called)
 
     def might(self, fact: ObjectFact) -> bool:
@@ -97,7 +100,8 @@ class _Noun:
         return meant if all(self.matches(fact) for fact in meant) else []
 
     def say(self, rng: np.random.Generator) -> str:
-        head = self.shape or _ANY_NOUN[int(rng.integers(len(_ANY_NOUN)))]
+        """Words for it; what has no shape is an "object", "thing" or "one"."""
+        head = self.shape or ANY_NOUN[int(rng.integers(len(ANY_NOUN)))]
         return f"{self.colour} {head}" if self.colour else head
 
 
@@ -150,7 +154,7 @@ def function_words() -> set[str]:
         for options in group.values()
         for t in options
     ]
-    text = " ".join([*templates, *_MOTIONS, *_ANY_NOUN, "the"])
+    text = " ".join([*templates, *_MOTIONS, *ANY_NOUN, "the"])
     return {word for word in text.split() if not word.startswith("{")}
 
 
@@ -166,7 +170,7 @@ def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _nouns(present: Sequence[ObjectFact]) -> list[_Noun]:
+def noun_phrases(present: Sequence[ObjectFact]) -> list[NounPhrase]:
     """All descriptions that at least one object fits, the empty one last."""
     said: set[tuple[str | None, str | None]] = set()
     for f in present:
@@ -175,19 +179,19 @@ def _nouns(present: Sequence[ObjectFact]) -> list[_Noun]:
         if f.colour:
             said.add((f.colour, None))
     ordered = sorted(said, key=lambda pair: (pair[0] or "", pair[1] or ""))
-    return [_Noun(*pair) for pair in ordered] + [_Noun(None, None)]
+    return [NounPhrase(*pair) for pair in ordered] + [NounPhrase(None, None)]
 
 
-def _groups(present: Sequence[ObjectFact]) -> Iterator[tuple[_Noun, list[ObjectFact]]]:
+def _groups(present: Sequence[ObjectFact]) -> Iterator[tuple[NounPhrase, list[ObjectFact]]]:
     """Descriptions that fit several objects, with those objects: the ones that need more words."""
-    for noun in _nouns(present):
+    for noun in noun_phrases(present):
         members = noun.members(present)
         if len(members) >= 2:
             yield noun, members
 
 
 def _attributes(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
-    for noun in _nouns(present)[:-1]:
+    for noun in noun_phrases(present)[:-1]:
         members = noun.members(present)
         if len(members) == 1:
             yield _meaning(noun.say(rng), "attribute", members[0], rng)
@@ -252,13 +256,13 @@ def _positions(present: Sequence[ObjectFact], rng: np.random.Generator) -> Itera
 def _relations(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
     anchors = [
         (fact, noun)
-        for noun in _nouns(present)
+        for noun in noun_phrases(present)
         if noun.shape is not None
         for fact in noun.members(present)[:1]
         if len(noun.members(present)) == 1 and fact.visible > MIN_VISIBLE
     ]
     axes = _axes(present)
-    for noun in _nouns(present):
+    for noun in noun_phrases(present):
         for anchor, anchor_noun in anchors:
             rivals = [fact for fact in noun.members(present) if fact is not anchor]
             if not rivals or (len(rivals) == 1 and rng.random() < 0.7):
@@ -290,7 +294,7 @@ def _related(
 
 
 def _motions(present: Sequence[ObjectFact], rng: np.random.Generator) -> Iterator[Expression]:
-    for noun in _nouns(present):
+    for noun in noun_phrases(present):
         movers = [fact for fact in noun.members(present) if fact.moving]
         if len(movers) == 1:
             yield _meaning(
@@ -306,9 +310,9 @@ def _absent(
         near = present[int(rng.integers(len(present)))] if present else None
         colour = str(rng.choice(list(COLOURS)))
         shape = str(rng.choice(list(shapes)))
-        options = [_Noun(colour, shape), _Noun(colour, None), _Noun(None, shape)]
+        options = [NounPhrase(colour, shape), NounPhrase(colour, None), NounPhrase(None, shape)]
         if near is not None:
-            options += [_Noun(near.colour or None, shape), _Noun(colour, near.shape)] * 2
+            options += [NounPhrase(near.colour or None, shape), NounPhrase(colour, near.shape)] * 2
         noun = options[int(rng.integers(len(options)))]
         if any(noun.might(fact) for fact in present):
             continue
@@ -320,7 +324,7 @@ def _absent(
             text = extra.format(noun=text)
         yield Expression(_with_article(text, rng), "none", None)
     foreign = _pick(ABSENT_WORDS, rng)
-    if any(_Noun(None, foreign).might(fact) for fact in present):
+    if any(NounPhrase(None, foreign).might(fact) for fact in present):
         return
     coloured = f"{rng.choice(list(COLOURS))} {foreign}" if rng.random() < 0.5 else foreign
     yield Expression(_with_article(coloured, rng), "none", None)

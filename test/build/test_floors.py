@@ -174,7 +174,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     "sa2va_sim": (
         {"words", "assets"},
         {"canvas", "gl", "layout", "scene", "simulator", "stage", "textures", "world", "painted",
-         "catalogue", "hard_clips", "scripted", "domain_garden"},
+         "catalogue", "hard_clips", "scripted", "domain_garden", "crowd"},
         {"robots"},
     ),
     "sa2va_training": (

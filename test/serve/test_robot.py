@@ -17,8 +17,10 @@ from sa2va_model.checkpoints.adapters import decoder_fingerprint
 from sa2va_model.checkpoints.load import load_half, save_model
 from sa2va_model.errors import InputError
 from sa2va_model.io.frames import Frame
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import Sa2VA
 from sa2va_model.segmentation_half import SegmentationHalf
+from sa2va_model.testing import nano_model
 from sa2va_model.tracking.config import LiveConfig
 from sa2va_model.tracking.grounding_worker import GroundingWorker
 from sa2va_model.tracking.live import LiveTracker
@@ -122,6 +124,17 @@ def test_a_sentence_is_understood_far_away_and_followed_on_board(
         [event] = [e for e in r.results[-1].events if e.kind == EventKind.FAILED]
         assert "an example is looked for by a model on board" in event.detail
         assert [track.id for track in r.step().tracks] == ["mug"]
+
+
+def test_the_server_says_whether_its_model_marks_all_of_a_kind(half: SegmentationHalf) -> None:
+    model = nano_model()
+    model.vocabulary = Vocabulary(frozenset(("mug",)), frozenset(), frozenset(), plurals=True)
+    service = GroundingServer(model)
+    config = ServerConfig(port=0, metrics_port=-1, grace=0)
+    with BackgroundServer(service, config) as server, robot(half, server.port) as r:
+        r.until(lambda: r.grounding.connected)
+        assert r.grounding.plurals
+    service.engine.close()
 
 
 def test_a_lost_link_is_told_tracks_live_on_and_the_sentence_waits(

@@ -356,6 +356,7 @@ def test_adapters_are_read_once_and_each_answers_as_alone(
     service = GroundingServer(
         nano_model(), adapters=[str(tmp_path / n) for n in ("kitchen", "garden")]
     )
+    assert not service.describe().plurals
     decoders = service.describe().decoders
     assert decoders["kitchen"] == decoders[""] != decoders["garden"]
     config = ServerConfig(port=0, metrics_port=-1, grace=0)

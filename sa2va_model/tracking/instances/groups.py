@@ -223,7 +223,7 @@ class InstanceGroups:
             masks = self._pointed_at(embeddings[:1], question.frames[-1])
             group.check.answer(*((masks[0], embeddings[0]) if masks else (None,)))
         elif group.search is not None:
-            group.search.answer(self._pointed_at(embeddings, question.frames[-1]))
+            group.search.answer(self._things_at(embeddings, question.frames[-1]))
         elif shown is None or self._ring.at(question.frame_index) is None:
             # The frame has gone, and with it what could be followed from it.
             self._close(group)
@@ -253,7 +253,8 @@ class InstanceGroups:
         # Later looks are for what the first one missed, or what has come: one way of asking does.
         wide = not group.members
         rgb = shown.frame.rgb
-        return ObjectSearch(rgb, group.one, things, denies=group.denies, wide=wide)
+        every = group.words if self._grounding.plurals else ""
+        return ObjectSearch(rgb, group.one, things, denies=group.denies, wide=wide, every=every)
 
     def _query(self, group: _Group, shown: RingFrame) -> Query | None:
         """The next question about the frame; None = all were asked."""
@@ -314,9 +315,8 @@ class InstanceGroups:
         group.shown = RingFrame(replace(frame, rgb=picture), self._vision.encode)
         group.painted, group.original = masks, self._ring.newest()
         index, purpose = frame.index, Purpose.SEARCH if group.members else Purpose.FIND
-        first = GroundingQuestion(
-            group.first, group.one, [picture], index, index, frame.stamp, purpose
-        )
+        words = group.words if self._grounding.plurals else group.one
+        first = GroundingQuestion(group.first, words, [picture], index, index, frame.stamp, purpose)
         self._grounding.ask(first)
 
     def _ask(self, query: Query, first: GroundingQuestion) -> None:
@@ -337,6 +337,27 @@ class InstanceGroups:
         good = [decoded.logits for decoded in shown if self._visibility.passes(decoded)]
         return self._visibility.masks(good, *picture.shape[:2])
 
+    def _things_at(self, embeddings: Sequence[Tensor], picture: np.ndarray) -> list[np.ndarray]:
+        """What embeddings show on a picture, as the objects that it is made of: bool [H, W] each."""
+        masks = self._pointed_at(embeddings, picture)
+        if not masks or not self._grounding.plurals:
+            return masks
+        features = self._vision.encode(picture)
+        return [
+            thing
+            for mask in masks
+            for thing in self._objects(mask, features, self._config.max_instances)
+        ]
+
+    def _objects(self, mask: np.ndarray, features: ImageFeatures, most: int) -> list[np.ndarray]:
+        height, width = mask.shape
+        least = max(self._config.visibility.min_area * height * width, 1.0)
+
+        def at_point(x: float, y: float) -> np.ndarray | None:
+            return self._at_point(x, y, features, height, width)
+
+        return objects_in(mask, at_point, least, most)
+
     def _new(
         self, embedding: Tensor, shown: RingFrame, known: list[np.ndarray], most: int
     ) -> list[np.ndarray]:
@@ -346,14 +367,8 @@ class InstanceGroups:
         decoded = self._vision.decode(embedding, shown.features)
         if not self._visibility.passes(decoded):
             return []
-        height, width = shown.frame.rgb.shape[:2]
-        [mask] = self._visibility.masks([decoded.logits], height, width)
-        least = max(self._config.visibility.min_area * height * width, 1.0)
-
-        def at_point(x: float, y: float) -> np.ndarray | None:
-            return self._at_point(x, y, shown.features, height, width)
-
-        things = objects_in(mask, at_point, least, most)
+        [mask] = self._visibility.masks([decoded.logits], *shown.frame.rgb.shape[:2])
+        things = self._objects(mask, shown.features, most)
         return [thing for thing in things if not any(same_object(thing, other) for other in known)]
 
     def _at_point(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,8 @@ def test_a_vocabulary_survives_its_file(tmp_path: Path) -> None:
     assert Vocabulary.read(tmp_path) is None
     file = WORDS.write(tmp_path)
     assert Vocabulary.read(tmp_path) == WORDS
+    replace(WORDS, plurals=True).write(tmp_path)
+    assert Vocabulary.read(tmp_path) == replace(WORDS, plurals=True)
     file.write_text("[]")
     with pytest.raises(InputError, match=r"vocabulary\.json: holds a list; expected a JSON object"):
         Vocabulary.read(tmp_path)

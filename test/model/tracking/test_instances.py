@@ -14,6 +14,7 @@ import torch
 
 from sa2va_model.checkpoints.calibration import Calibration
 from sa2va_model.io.frames import Frame
+from sa2va_model.mllm.vocabulary import Vocabulary
 from sa2va_model.sa2va import GroundingResult, Sa2VA
 from sa2va_model.segmentation import object_search
 from sa2va_model.segmentation.object_check import CheckedThing, ObjectCheck
@@ -332,6 +333,25 @@ def test_it_is_asked_by_place_and_about_parts_of_the_picture() -> None:
     assert all(overlap(one, two) < 0.75 for one in parts for two in parts if one is not two)
 
 
+def test_a_model_that_marks_all_is_asked_for_all_on_parts_of_the_picture() -> None:
+    rgb, things = blue_and_red()
+    asked = searched(ObjectSearch(rgb, "the block", things[:1], every="every block"))
+    assert asked[0] == "the block", "about nothing: whether it denies"
+    assert asked[-4:] == ["every block"] * 4
+
+
+def test_a_model_that_marks_all_is_asked_in_the_words_as_they_are(model: Seeing) -> None:
+    model.vocabulary = Vocabulary(
+        frozenset(("block",)), frozenset(("red",)), frozenset(("every",)), plurals=True
+    )
+    live = LiveTracker(model, APART)
+    live.track("every red block")
+    tracks = living(run(live, [picture(SQUARES[:3])] * 8)[-1])
+    assert len(tracks) == 3
+    assert set(model.asked) == {"every red block", "the red block"}
+    assert model.asked[0] == "every red block"
+
+
 def test_later_looks_ask_in_one_way() -> None:
     rgb, things = blue_and_red()
     assert searched(ObjectSearch(rgb, "the block", things, denies=True, wide=False)) == []
@@ -361,6 +381,23 @@ def test_a_mask_of_several_is_cut_where_the_segmenter_sees_objects() -> None:
     assert len(objects_in(labels > 0, at_point, 10, 2)) == 2
     alone = objects_in(labels == 4, lambda x, y: None, 10, 8)
     assert [int(mask.sum()) for mask in alone] == [300, 300], "without an opinion, connected parts"
+
+
+def test_things_that_touch_come_apart_where_the_segmenter_knows_better() -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    for k in range(3):
+        labels[20:40, 10 + 20 * k : 30 + 20 * k] = k + 1
+
+    def at_point(x: float, y: float) -> np.ndarray | None:
+        return labels == labels[int(y), int(x)] if labels[int(y), int(x)] else None
+
+    cut = objects_in(labels > 0, at_point, 10, 8)
+    assert sorted(int(mask.sum()) for mask in cut) == [400, 400, 400]
+    whole = objects_in(labels > 0, lambda x, y: labels > 0, 10, 8)
+    assert [int(mask.sum()) for mask in whole] == [1200]
+    pixel = np.zeros(SHAPE, bool)
+    pixel[30, 40] = True
+    assert len(objects_in(labels > 0, lambda x, y: pixel, 10, 8)) >= 1, "it ends"
 
 
 def test_what_is_painted_over_has_the_colour_around_it() -> None:

@@ -18,6 +18,7 @@ from sa2va_model.errors import InputError
 from sa2va_sim.words.dialogue import converse
 from sa2va_sim.words.expressions import Expression, describe
 from sa2va_sim.words.facts import LabelledImage
+from sa2va_sim.words.plurals import describe_all
 from sa2va_training.data.folder import FolderWriter
 
 Scene = tuple[list[LabelledImage], list[Expression]]
@@ -67,6 +68,16 @@ def _things_clip(seed: int, size: int) -> Scene:
     return _described(things_clip(seed, 8, size), seed, shapes=all_names())
 
 
+def _crowd(seed: int, size: int) -> Scene:
+    from sa2va_sim.crowd import render_crowd
+
+    image = render_crowd(seed, size)
+    _, expressions = _described([image], seed)
+    absent = [e for e in expressions if e.target is None]
+    several = describe_all(image.facts, np.random.default_rng([seed, 0xA11]), absent=absent)
+    return [image], expressions + several
+
+
 def _described(images: list[LabelledImage], seed: int, **options: Any) -> Scene:
     """Expressions about the first picture."""
     rng = np.random.default_rng([seed, 0x5E7])
@@ -79,6 +90,8 @@ SCENES: dict[str, Callable[[int, int], Scene]] = {
     "sim-clips": _sim_clip,
     "flat-clips": _flat_clip,
     "garden": _garden,
+    # Several of a kind, and sentences that mean all of them.
+    "crowd": _crowd,
     # Ordinary objects, where they are installed: those that may be trained on, and the others.
     "things": _things,
     "things-unseen": partial(_things, split="unseen"),
@@ -162,7 +175,7 @@ def _write(
         "expressions": [
             {
                 "text": e.text,
-                "objects": [] if e.target is None else [str(e.target + 1)],
+                "objects": [] if e.target is None else [str(k + 1) for k in (e.target, *e.others)],
                 "kind": e.kind,
             }
             for e in expressions
