@@ -89,6 +89,9 @@ class _Quantised(nn.Linear):
             self.inner = library.nn.Linear4bit(
                 *sizes, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta"
             )
+            # On processors with bfloat16 products it would pack weights anew once it is asked and does not learn,
+            # which rounds their scales and fails on rows of fewer than 64 or columns that are no multiple of 32.
+            setattr(self.inner, "support_avx512bf16_for_cpu", False)  # noqa: B010 - typed as a module
         else:
             self.inner = library.nn.Linear8bitLt(
                 *sizes, bias=False, has_fp16_weights=False, threshold=6.0, device="meta"
