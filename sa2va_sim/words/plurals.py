@@ -21,7 +21,7 @@ KIND = "all"
 MIN_VISIBLE, MIN_AREA = 0.3, 0.0015
 _EVERY = ("every {one}", "each {one}")
 _ALL = ("all {many}", "all the {many}", "all of the {many}")
-_BY_TWO = (("ch", "es"), ("sh", "es"), ("x", "es"), ("s", "es"))
+_BY_ES = ("ch", "sh", "x", "s")
 _ALONE = 0.3  # of the kinds with one member are written
 
 
@@ -29,10 +29,7 @@ def plural(words: str) -> str:
     """What several of a thing are called: "red boxes" for "red box"; the last word changes."""
     if words.endswith("y") and words[-2:-1] not in "aeiou":
         return f"{words[:-1]}ies"
-    for ending, more in _BY_TWO:
-        if words.endswith(ending):
-            return words + more
-    return f"{words}s"
+    return f"{words}es" if words.endswith(_BY_ES) else f"{words}s"
 
 
 def describe_all(
