@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind",
         default="sim",
         metavar="KIND",
-        help="sim, flat, things (make realistic), each also as -clips; things-unseen; garden",
+        help="sim, flat, things (make realistic), each also as -clips; things-unseen; crowd; garden",
     )
     scenes.add_argument("--count", type=positive, default=100, metavar="N", help="scenes")
     scenes.add_argument("--first", type=seed, default=5_000_000, metavar="SEED", help="first seed")
