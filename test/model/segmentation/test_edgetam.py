@@ -109,6 +109,9 @@ def test_a_file_follows_as_what_was_stored(tmp_path: Path, monkeypatch: pytest.M
     stored = [torch.stack(list(ours(segmenter, frames, [prompt]))) for prompt in prompts]
     assert float(stored[0][2:].std()) > 0.05, "the random model must give masks that vary"
     together = torch.stack(list(ours(loaded, frames, prompts)))
+    weights = segmenter.state_dict()
+    assert weights.keys() == loaded.state_dict().keys()
+    assert all(torch.equal(weight, weights[name]) for name, weight in loaded.state_dict().items())
     # Not to the last bit: which way a product is taken depends on its rows and on the processor.
     torch.testing.assert_close(together, torch.cat(stored, 1), rtol=1e-4, atol=1e-4)
     fused = torch.stack(list(ours(FusedSam2(loaded), frames, prompts)))
