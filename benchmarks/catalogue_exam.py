@@ -40,6 +40,7 @@ from sa2va_sim.words.facts import LabelledImage, ObjectFact, is_referable, seen
 from sa2va_sim.words.vocabulary import SHAPES
 
 FIRST = 700_000
+ABSENT_KNOWN = "absent, all words known"  # of a sentence with other words the rest is grounded, and that is said
 _WORDS = 14  # expressions of a scene, beside the names
 _WRONG = 0.5  # of a mask on another object than the one that was named
 _TABLES = 6  # of the sheet
@@ -181,6 +182,8 @@ def _asked(
         shape = image.instances.shape
         mask = np.any(np.asarray(answer.masks, bool).reshape(-1, *shape), 0)
         yield group, said, mask
+        if group == "absent" and not answer.unknown:
+            yield ABSENT_KNOWN, said, mask
 
 
 def _grade(
