@@ -101,9 +101,9 @@ def make_data(out: Path) -> None:
         ]
     )
     held = range(HELD_SEED, HELD_SEED + 3 * HELD, 3)
-    write_scenes(out / "garden_held", "garden", held, size=240, talk=False)
+    write_scenes(out / "garden_held", "garden", held, size=240, asked=("expressions",))
     old = range(OLD_HELD_SEED, OLD_HELD_SEED + HELD)
-    write_scenes(out / "old_held", "sim", old, size=240, talk=False)
+    write_scenes(out / "old_held", "sim", old, size=240, asked=("expressions",))
 
 
 def write_bag(path: Path, frames: list[SimFrame]) -> None:

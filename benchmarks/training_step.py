@@ -114,7 +114,7 @@ def main() -> int:
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("flat", "flat-clips"):
-            write_scenes(Path(folder) / kind, kind, range(8), size=480, talk=False)
+            write_scenes(Path(folder) / kind, kind, range(8), size=480, asked=("expressions",))
             for name, values in (("published", PUBLISHED), ("ours", OURS)):
                 settings = settings_from({**values, "device": args.device}, name)
                 batches = replace(

@@ -96,7 +96,7 @@ def training(setting: Setting, kind: str) -> dict[str, Any]:
     batches = replace(settings.batches, frames=5, batch=2, accumulate=2, talk=0.0)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "flat"
-        write_scenes(data, "flat", range(8), size=480, talk=False)
+        write_scenes(data, "flat", range(8), size=480, asked=("expressions",))
         size = "nano" if setting.small else "1b"
         return training_step.measure(replace(settings, batches=batches), data, size, 2)
 

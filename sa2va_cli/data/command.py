@@ -132,6 +132,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--first", type=seed, default=5_000_000, metavar="SEED", help="first seed")
     scenes.add_argument("--size", type=side, default=320, metavar="N", help="side in pixels")
     scenes.add_argument("--split", default="train", metavar="SPLIT", help="train, val or test")
+    scenes.add_argument(
+        "--asked",
+        metavar="LIST",
+        default="expressions,questions,captions",
+        help="what is written about them (default: expressions,questions,captions)",
+    )
     checked = actions.add_parser("check", help="read everything once and say what is wrong")
     checked.add_argument(
         "--statistics",
@@ -365,7 +371,9 @@ def _synth(args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise InputError(f"--split is {args.split!r}, expected train, val or test")
     seeds = range(args.first, args.first + args.count)
     shown = track(seeds, "rendering", transient=True)
-    count = write_scenes(Path(args.output), args.kind, shown, size=args.size, split=args.split)
+    asked = [name.strip() for name in args.asked.split(",") if name.strip()]
+    told = {"size": args.size, "split": args.split, "asked": asked}
+    count = write_scenes(Path(args.output), args.kind, shown, **told)
     print(f"{args.output}: {count} scenes of kind {args.kind} added")
     return 0, {"folder": args.output, "scenes": count}
 

@@ -14,7 +14,7 @@ import pytest
 from sa2va_cli.main import main
 from sa2va_sim.painted.scene import flat_clip
 from sa2va_training.data.clip_masks import agreed
-from sa2va_training.data.folder import FolderWriter
+from sa2va_training.data.folder import ANNOTATIONS, FolderWriter
 from sa2va_training.data.readers.simple import SimpleFolder
 
 
@@ -180,6 +180,22 @@ def test_scenes_are_added_and_checked(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(report.read_text())["pictures"] >= 3
     assert main([*make, "--kind", "unknown"]) == 2
     assert "expected one of sim, flat" in capsys.readouterr().err
+
+
+def test_scenes_have_what_was_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make = ["data", "synth", "--kind", "flat", "--size", "96", "--count", "3"]
+    assert main([*make, "-o", str(tmp_path / "all")]) == 0
+    assert main([*make, "-o", str(tmp_path / "told"), "--asked", "captions"]) == 0
+    whole, told = (
+        [json.loads(line) for line in (tmp_path / name / ANNOTATIONS).read_text().splitlines()]
+        for name in ("all", "told")
+    )
+    parts = ("expressions", "questions", "captions")
+    assert all(any(record.get(part) for record in whole) for part in parts)
+    assert not any(record.get(part) for record in told for part in parts[:2])
+    assert [r.get("captions") for r in told] == [r.get("captions") for r in whole]
+    assert main([*make, "-o", str(tmp_path / "no"), "--asked", "songs"]) == 2
+    assert "asked is songs; expected some of expressions" in capsys.readouterr().err
 
 
 def test_check_names_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

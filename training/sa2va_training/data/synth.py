@@ -7,7 +7,7 @@ tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,10 @@ SCENES: dict[str, Callable[[int, int], Scene]] = {
 }
 
 
+ASKED = ("expressions", "questions", "captions")
+"""What can be written about a picture, beside its masks."""
+
+
 def write_scenes(
     folder: Path,
     kind: str,
@@ -107,27 +111,31 @@ def write_scenes(
     size: int = 320,
     split: str = "train",
     quality: int = 95,
-    talk: bool = True,
+    asked: Collection[str] = ASKED,
 ) -> int:
     """Adds scenes to a simple folder; returns how many.
 
     Args:
         kind: a key of `SCENES`.
         size: side of the square pictures in pixels.
-        talk: also questions and grounded captions.
+        asked: what is written about them, of `ASKED`.
 
     Raises:
-        InputError: an unknown kind, or a size that is too small to see anything.
+        InputError: an unknown kind of scene or question, or a size that is too small to see anything.
     """
     if kind not in SCENES:
         raise InputError(f"kind is {kind!r}; expected one of {', '.join(SCENES)}")
+    if not asked or not set(asked) <= set(ASKED):
+        raise InputError(
+            f"asked is {', '.join(asked) or 'nothing'}; expected some of {', '.join(ASKED)}"
+        )
     if size < 32:
         raise InputError(f"size is {size}; expected 32 pixels or more")
     count = 0
     with FolderWriter(folder, quality=quality) as writer:
         for seed in seeds:
             pictures, expressions = SCENES[kind](seed, size)
-            _write(writer, f"{kind}_{seed:07d}", pictures, expressions, split, talk=talk)
+            _write(writer, f"{kind}_{seed:07d}", pictures, expressions, split, asked)
             count += 1
     return count
 
@@ -167,8 +175,7 @@ def _write(
     pictures: Sequence[LabelledImage],
     expressions: Sequence[Expression],
     split: str,
-    *,
-    talk: bool,
+    asked: Collection[str],
 ) -> None:
     first = pictures[0]
     said = {
@@ -180,9 +187,9 @@ def _write(
             }
             for e in expressions
         ],
-        "split": split,
-        **(_talk(first, expressions, regions=len(pictures) == 1) if talk else {}),
+        **_talk(first, expressions, regions=len(pictures) == 1),
     }
+    said = {"split": split} | {name: value for name, value in said.items() if name in asked}
     objects = {fact.index + 1: f"{fact.colour} {fact.shape}".strip() for fact in first.facts}
     if len(pictures) == 1:
         writer.add_image(name, first.rgb, first.instances, objects, **said)
