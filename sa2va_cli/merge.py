@@ -10,6 +10,7 @@ NAME = "merge"
 HELP = "Write a model and its adapter as one checkpoint that stands where the model stood."
 EXAMPLES = """examples:
   sa2va merge runs/kitchen/adapter -o kitchen_model                        of the tiny model that ships
+  sa2va merge runs/kitchen/adapter --share 0.5 -o kitchen_model            half of the way: learns less, forgets less
   sa2va merge runs/kitchen/adapter --model Sa2VA-1B -o Sa2VA-1B-kitchen    with the base's code, ids and type"""
 
 
@@ -17,6 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sa2va merge`."""
     parser.add_argument("adapter", metavar="ADAPTER", help="folder that sa2va train has written")
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="a new folder")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="how far to go from the model's weights to those with the adapter (default: 1, all the way)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_cli.output import write_json
     from sa2va_training.run.merged import merge
 
-    folder = merge(args.model, Path(args.adapter), Path(args.output))
+    folder = merge(args.model, Path(args.adapter), Path(args.output), args.share)
     print(f"{folder}: a checkpoint for --model {folder}")
     write_json(args.json, {"folder": str(folder)})
     return 0

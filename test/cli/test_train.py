@@ -118,6 +118,22 @@ def test_the_merged_checkpoint_stands_where_its_base_stood(
     assert all(torch.equal(one[name], value) for name, value in two.items())
 
 
+def test_a_share_of_an_adapter_lies_between(run: Path, base: Path, tmp_path: Path) -> None:
+    words = ["merge", str(run / "adapter"), "--model", str(base), "-o", str(tmp_path / "part")]
+    assert main([*words, "--share", "1.5"]) == 2
+    assert main([*words, "--share", "0.25"]) == 0
+    before, after, part = (
+        load_file(folder / "model.safetensors")
+        for folder in (base, run / "merged", tmp_path / "part")
+    )
+    moved = 0
+    for name, value in part.items():
+        expected = torch.lerp(before[name].float(), after[name].float(), 0.25)
+        torch.testing.assert_close(value.float(), expected, rtol=1e-2, atol=1e-3)
+        moved += not torch.equal(value, before[name])
+    assert moved
+
+
 def test_evaluate_takes_what_a_run_has_held_out(
     run: Path, base: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -28,20 +28,32 @@ _OTHER = ("config.json", "calibration.json", "vocabulary.json", "README.md")
 """The configuration is treated below; the others speak of the base's own weights, and of the words it was taught."""
 
 
-def merge(base: str | None, adapter: Path, output: Path) -> Path:
+def merge(base: str | None, adapter: Path, output: Path, share: float = 1.0) -> Path:
     """Write base and adapter as one checkpoint.
 
     Args:
         base: checkpoint folder or name on the hub; None = the tiny model that ships.
+        share: how far to go from the base's weights to those with the adapter: less of what was learnt, and less of
+            what was forgotten (Wortsman et al. 2021, "Robust fine-tuning of zero-shot models").
 
     Raises:
-        InputError: base or adapter cannot be loaded, they do not belong together, or `output` holds something.
+        InputError: base or adapter cannot be loaded, they do not belong together, `output` holds something, or the
+            share is not above 0 and at most 1.
     """
+    if not 0 < share <= 1:
+        raise InputError(f"share is {share}; expected more than 0 and at most 1")
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: is not empty; expected a new folder")
     model = load_model(base, device="cpu")
+    before = (
+        {name: value.clone() for name, value in model.state_dict().items()} if share < 1 else {}
+    )
     load_adapter(model, adapter)
     merge_adapter(model)
+    places = model.state_dict()
+    for name, old in before.items():
+        if old.is_floating_point():
+            places[name].copy_(torch.lerp(old.float(), places[name].float(), share))
     save_merged(model, base, output)
     return output
 
