@@ -24,6 +24,8 @@ from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, Plai
 from sa2va_model.segmentation.types import Decoded, ImageFeatures, Prompt
 
 _KEPT_INDICES = 64
+_CLAIM = 10.0  # logits that a cell is worth to the object whose last mask this one is
+_NOBODYS = 1e4  # more than any logit: a cell outside all masks is not worth a claim
 _NOT_MINE = -10.0  # logit of a cell that is another's, as in SAM-2
 NOT_FINITE = "the scores of SAM-2's mask decoder are not finite (NaN or Inf)"
 
@@ -141,6 +143,7 @@ class OnlineTracker:
         self._bank.belongs_to_clip(self._config.clip_length)
         self._objects: dict[str, _Object] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
+        self._last: Tensor | None = None  # bool [max_objects, 1, 4h, 4w], where each was seen last
 
     @property
     def policy(self) -> MemoryPolicy:
@@ -177,6 +180,8 @@ class OnlineTracker:
             self._objects[object_id] = _Object(row)
             self._bank.clear(row)
             self._policy.begin(row)
+            if self._last is not None:
+                self._last[row] = False
         item = self._objects[object_id]
         item.prompt, item.prompted_frames = prompt, frames
         item.embedding = prompt.embedding
@@ -205,7 +210,8 @@ class OnlineTracker:
             only: step just these objects; used to bring a new one up to date.
             size: height and width of the masks that are wanted.
             apart: groups of objects whose masks share no cell where the segmenter follows several at once: each cell
-                goes to the one with the highest logit (SAM-2's `non_overlap_masks`).
+                goes to the one with the highest logit (SAM-2's `non_overlap_masks`), of which the one that was there
+                before needs less.
 
         Returns:
             An observation for each object, in the order they were added.
@@ -267,8 +273,11 @@ class OnlineTracker:
         for group in apart:
             rivals = [n for n, i in enumerate(object_ids) if i in group]
             if len(rivals) > 1:
-                logits = _apart(decoded.logits, self._index(rivals))
+                last = None if self._last is None else self._last[rows]
+                logits = part_rivals(decoded.logits, self._index(rivals), last)
                 decoded = replace(decoded, logits=logits)
+        if apart:
+            self._keep_last(rows, decoded.logits)
         self._remember(places, self._policy.admit(rows, decoded), decoded, features)
         observed = self._observe(rows, decoded, size, prompted=False)
         seen = dict(zip(object_ids, observed, strict=True))
@@ -277,6 +286,15 @@ class OnlineTracker:
                 name = object_ids[n]
                 seen[name] = replace(seen[name], spoken=_select(spoken, slice(k, k + 1)))
         return seen
+
+    def _keep_last(self, rows: Tensor, logits: Tensor) -> None:
+        """Remember where objects were last seen."""
+        if self._last is None or self._last.shape[1:] != logits.shape[1:]:
+            shape = self._config.max_objects, *logits.shape[1:]
+            self._last = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+        shown = logits > 0
+        there = shown.any(dim=3, keepdim=True).any(dim=2, keepdim=True)
+        self._last[rows] = torch.where(there, shown, self._last[rows])
 
     def _observe(
         self, rows: Tensor, decoded: Decoded, size: tuple[int, int] | None, *, prompted: bool
@@ -342,10 +360,28 @@ class OnlineTracker:
         )
 
 
-def _apart(logits: Tensor, rivals: Tensor) -> Tensor:
-    """Logits [N, 1, h, w] of which those of the rivals [K] are positive at no cell of another's."""
+def part_rivals(logits: Tensor, rivals: Tensor, last: Tensor | None = None) -> Tensor:
+    """Give each cell that masks share to one of them.
+
+    Memory of one of several alike drifts to the other where that passes its old place; who was there on the frame
+    before has the better claim.
+
+    Args:
+        logits: [N, 1, h, w].
+        rivals: int64 [K], those that share no cell afterwards.
+        last: bool [N, 1, h, w], where each was seen last; None = nobody knows.
+
+    Returns:
+        `logits`, of which those of the rivals are positive at no cell of another's.
+    """
     theirs = logits[rivals]
-    wins = theirs == theirs.amax(0, keepdim=True)
+    claim, shown = theirs, theirs > 0
+    if last is not None:
+        before = last[rivals]
+        shared = (before & shown).sum((1, 2, 3)) / (before | shown).sum((1, 2, 3)).clamp(min=1)
+        claim = theirs + _CLAIM * shared[:, None, None, None]
+    claim = claim.where(shown, theirs - _NOBODYS)
+    wins = claim == claim.amax(0, keepdim=True)
     return logits.index_copy(0, rivals, theirs.where(wins, theirs.clamp(max=_NOT_MINE)))
 
 

@@ -15,7 +15,7 @@ from sa2va_model.segmentation.backends.fused.model import FusedSam2
 from sa2va_model.segmentation.backends.profile import FLOAT32
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.sam2 import Sam2
-from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig, part_rivals
 from sa2va_model.segmentation.types import ImageFeatures, Prompt
 from sa2va_model.testing import nano_model
 
@@ -240,3 +240,18 @@ def test_objects_kept_apart_share_no_cell(segmenter: Sam2, features: list[ImageF
     assert torch.equal(after[0] | after[1], before[0] | before[1])
     first = one["a"].logits > one["b"].logits
     assert torch.equal(after[0], before[0] & first)
+
+
+def test_what_two_show_belongs_to_the_one_that_was_there() -> None:
+    """A rival that is surer, but was elsewhere, gets nothing of it; with nothing known the surer one does."""
+    thing, elsewhere = (torch.zeros(1, 1, 8, 8, dtype=torch.bool) for _ in range(2))
+    thing[..., 2:5, 2:5] = True
+    elsewhere[..., 6:, 6:] = True
+    shown = torch.where(thing, 3.0, -3.0)
+    logits = torch.cat([shown, torch.where(thing, 6.0, -3.0), shown])
+    rivals = torch.tensor([0, 1])
+    known = part_rivals(logits, rivals, torch.cat([thing, elsewhere, thing])) > 0
+    unknown = part_rivals(logits, rivals) > 0
+    nobody = torch.zeros_like(thing)
+    assert torch.equal(known, torch.cat([thing, nobody, thing]))
+    assert torch.equal(unknown, torch.cat([nobody, thing, thing]))
