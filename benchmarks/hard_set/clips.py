@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def _clip(number: int, cache: Path) -> HardClip:
         cache.mkdir(parents=True, exist_ok=True)
         clip = hard_clip(number)
         # A name of its own until it is whole: several runs may render at once.
-        part = file.with_suffix(f".{number}.part.npz")
+        part = file.with_suffix(f".{os.getpid()}.part.npz")
         np.savez_compressed(part, **vars(clip))
         part.replace(file)
         return clip
