@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 KEPT = 100  # newest images whose tracks and poses are kept; ten seconds at 10 Hz
+STOP_SECONDS = 3.0
 _NEWEST = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -158,9 +159,15 @@ class TrackerClient:
         return Cloud(points_of(answer.cloud), header.frame_id, nanoseconds(header.stamp), box)
 
     def stop(self, track_id: str = "") -> None:
-        """Let a track go ("" = all); says nothing if the tracker does not answer."""
+        """Let a track go ("" = all); says nothing if the tracker does not answer.
+
+        Returns when the tracker has taken it: behind a `find` that follows at once it would stop the new track.
+        """
         if self._remove.service_is_ready():
-            self._remove.call_async(RemoveTrack.Request(track_id=track_id))
+            taken = threading.Event()
+            sent = self._remove.call_async(RemoveTrack.Request(track_id=track_id))
+            sent.add_done_callback(lambda _: taken.set())
+            taken.wait(STOP_SECONDS)  # of the wall: it may be the last thing that a node does
 
     def _on_executor(self, call: Callable[[], Any], stop_requested: Callable[[], bool]) -> Any:
         """What a call returns that is made on the thread that spins the node.

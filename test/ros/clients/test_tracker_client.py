@@ -107,3 +107,26 @@ def test_a_node_that_nobody_spins_is_told_so(nodes: tuple[Any, Any]) -> None:
     with pytest.raises(TrackerError, match="nobody spins"):
         client.find("the mug", 5.0)
     server.destroy()
+
+
+def test_a_track_is_gone_before_the_next_is_asked_for(nodes: tuple[Any, Any]) -> None:
+    from sa2va_ros.clients.tracker_client import TrackerClient
+    from sa2va_ros.srv import RemoveTrack
+    from sa2va_ros.support.deferred import REQUESTS
+
+    consumer, tracker = nodes
+    happened: list[str] = []
+
+    def remove(request: Any, response: Any) -> Any:
+        time.sleep(0.3)
+        happened.append(request.track_id)
+        return response
+
+    name = "sa2va_tracker/remove_track"
+    server = tracker.create_service(RemoveTrack, name, remove, qos_profile=REQUESTS)
+    client = TrackerClient(consumer)
+    assert client._remove.wait_for_service(20.0)
+    client.stop("mug")
+    happened.append("returned")
+    assert happened == ["mug", "returned"]
+    tracker.destroy_service(server)
