@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 KEPT = 100  # newest images whose tracks and poses are kept; ten seconds at 10 Hz
-STOP_SECONDS = 3.0
+STOP_SECONDS = 3.0  # that a tracker has to take a stop
 _NEWEST = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
