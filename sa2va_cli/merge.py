@@ -7,16 +7,22 @@ import argparse
 from pathlib import Path
 
 NAME = "merge"
-HELP = "Write a model and its adapter as one checkpoint that stands where the model stood."
+HELP = "Write a model and its adapter, or the mean of several, as one checkpoint that stands where the model stood."
 EXAMPLES = """examples:
   sa2va merge runs/kitchen/adapter -o kitchen_model                        of the tiny model that ships
   sa2va merge runs/kitchen/adapter --share 0.5 -o kitchen_model            half of the way: learns less, forgets less
+  sa2va merge runs/a/adapter runs/b/adapter -o kitchen_model               the mean of two runs, often better than both
   sa2va merge runs/kitchen/adapter --model Sa2VA-1B -o Sa2VA-1B-kitchen    with the base's code, ids and type"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sa2va merge`."""
-    parser.add_argument("adapter", metavar="ADAPTER", help="folder that sa2va train has written")
+    parser.add_argument(
+        "adapters",
+        metavar="ADAPTER",
+        nargs="+",
+        help="folder that sa2va train has written; of several, all of one model, the mean is taken",
+    )
     parser.add_argument("-o", "--output", metavar="FOLDER", required=True, help="a new folder")
     parser.add_argument(
         "--share",
@@ -32,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from sa2va_cli.output import write_json
     from sa2va_training.run.merged import merge
 
-    folder = merge(args.model, Path(args.adapter), Path(args.output), args.share)
+    folder = merge(args.model, [Path(a) for a in args.adapters], Path(args.output), args.share)
     print(f"{folder}: a checkpoint for --model {folder}")
     write_json(args.json, {"folder": str(folder)})
     return 0

@@ -194,6 +194,9 @@ def test_scenes_have_what_was_wanted(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(any(record.get(part) for record in whole) for part in parts)
     assert not any(record.get(part) for record in told for part in parts[:2])
     assert [r.get("captions") for r in told] == [r.get("captions") for r in whole]
+    lists = [c["text"] for r in told for c in r["captions"] if not c["objects"]]
+    assert lists  # what is there, without masks
+    assert not any("<p>" in text for text in lists)
     assert main([*make, "-o", str(tmp_path / "no"), "--asked", "songs"]) == 2
     assert "asked is songs; expected some of expressions" in capsys.readouterr().err
 

@@ -134,6 +134,24 @@ def test_a_share_of_an_adapter_lies_between(run: Path, base: Path, tmp_path: Pat
     assert moved
 
 
+def test_of_several_adapters_the_mean_is_taken(
+    run: Path, base: Path, data: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    words = ["train", "finetune.yaml", f"data={data}", f"output={other}", *SMALL, "seed=7"]
+    assert main([*words, "steps=2", "--model", str(base), "optimiser.rate=0.01"]) == 0
+    words = ["merge", str(run / "adapter"), str(other / "adapter"), "--model", str(base)]
+    assert main([*words, "-o", str(tmp_path / "mean")]) == 0
+    one, two, mean = (
+        load_file(folder / "model.safetensors")
+        for folder in (run / "merged", other / "merged", tmp_path / "mean")
+    )
+    assert any(not torch.equal(one[name], two[name]) for name in mean)
+    for name, value in mean.items():
+        expected = (one[name].float() + two[name].float()) / 2
+        torch.testing.assert_close(value.float(), expected, rtol=1e-2, atol=1e-3)
+
+
 def test_evaluate_takes_what_a_run_has_held_out(
     run: Path, base: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -150,15 +150,16 @@ def _talk(
     """
     talks = converse(picture.facts, np.random.default_rng(0), expressions, vary=False)
     talks = [talk for talk in talks if regions or talk.kind != "region"]
+    # Plain lists too: a rehearsal without them unlearns the answer to "What is in this image?".
     captions = [
         {
             "text": talk.answer.replace(" [SEG]", "")
             .replace("<p> ", "<p>")
             .replace(" </p>", "</p>"),
-            "objects": [[str(index + 1)] for index in talk.objects],
+            "objects": [[str(i + 1)] for i in talk.objects] if talk.kind == "grounded" else [],
         }
         for talk in talks
-        if talk.kind == "grounded"
+        if talk.kind in ("grounded", "caption")
     ]
     questions = [
         {"question": talk.question, "answer": talk.answer, "kind": talk.kind}

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sa2va_model.checkpoints.adapters import load_adapter, merge_adapter
 from sa2va_model.checkpoints.files.hub import find_folder
@@ -28,11 +30,13 @@ _OTHER = ("config.json", "calibration.json", "vocabulary.json", "README.md")
 """The configuration is treated below; the others speak of the base's own weights, and of the words it was taught."""
 
 
-def merge(base: str | None, adapter: Path, output: Path, share: float = 1.0) -> Path:
-    """Write base and adapter as one checkpoint.
+def merge(base: str | None, adapters: Sequence[Path], output: Path, share: float = 1.0) -> Path:
+    """Write a base and its adapter, or the mean of several, as one checkpoint.
 
     Args:
         base: checkpoint folder or name on the hub; None = the tiny model that ships.
+        adapters: folders that `sa2va train` has written, all of this base. The mean of runs that differ in seed or data
+            is mostly better than each of them (Wortsman et al. 2022, "Model soups").
         share: how far to go from the base's weights to those with the adapter: less of what was learnt, and less of
             what was forgotten (Wortsman et al. 2021, "Robust fine-tuning of zero-shot models").
 
@@ -44,18 +48,40 @@ def merge(base: str | None, adapter: Path, output: Path, share: float = 1.0) -> 
         raise InputError(f"share is {share}; expected more than 0 and at most 1")
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: is not empty; expected a new folder")
-    model = load_model(base, device="cpu")
-    before = (
-        {name: value.clone() for name, value in model.state_dict().items()} if share < 1 else {}
-    )
-    load_adapter(model, adapter)
-    merge_adapter(model)
-    places = model.state_dict()
-    for name, old in before.items():
-        if old.is_floating_point():
-            places[name].copy_(torch.lerp(old.float(), places[name].float(), share))
+    model, before = _adapted(base, adapters[0])
+    if len(adapters) > 1 or share < 1:
+        moves = _moves(model, before)
+        for adapter in adapters[1:]:
+            other, _ = _adapted(base, adapter)
+            if other.config.seg != model.config.seg:
+                raise InputError(
+                    f"{adapter}: seg is {other.config.seg!r}, expected that of {adapters[0]}, {model.config.seg!r}"
+                )
+            for name, move in _moves(other, before).items():
+                moves[name] = moves[name] + move if name in moves else move
+        places = model.state_dict()
+        for name, move in moves.items():
+            places[name].copy_(before[name].float() + move * (share / len(adapters)))
     save_merged(model, base, output)
     return output
+
+
+def _adapted(base: str | None, adapter: Path) -> tuple[Sa2VA, dict[str, Tensor]]:
+    """The base with an adapter in it, and its weights without."""
+    model = load_model(base, device="cpu")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load_adapter(model, adapter)
+    merge_adapter(model)
+    return model, before
+
+
+def _moves(model: Sa2VA, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What has been added to the weights, float32; only of those that differ."""
+    return {
+        name: value.float() - before[name].float()
+        for name, value in model.state_dict().items()
+        if name in before and value.is_floating_point() and not torch.equal(value, before[name])
+    }
 
 
 def save_merged(model: Sa2VA, base: str | None, folder: Path) -> None:
