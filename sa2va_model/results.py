@@ -72,6 +72,14 @@ class GroundingResult:
         return " ".join(part for part in (self.text, self.note) if part)
 
     @property
+    def in_vain(self) -> str:
+        """What people are told where no mask comes of it, though the model may point at something."""
+        words = (
+            "The words point at something, but no mask comes of it." if self.found else self.text
+        )
+        return " ".join(part for part in (words, self.note) if part)
+
+    @property
     def found(self) -> bool:
         """Whether the model pointed at anything."""
         return len(self.embeddings) > 0

@@ -89,7 +89,7 @@ class Sa2VA(JointModel):
             none = np.zeros((0, *image.shape[:2]), bool)
             shown = clips.Masks(none, np.zeros(0, np.float32), np.zeros(0, bool))
         kept = shown.visible & (shown.scores >= FAINTEST)
-        text = reply.said
+        text = reply.said if kept.any() else reply.in_vain
         if reply.likeness is not None and kept.any():
             kept &= np.array([reply.likeness.fits(mask) for mask in shown.masks], bool)
             text = text if kept.any() else reply.likeness.refusal

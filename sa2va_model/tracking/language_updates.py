@@ -181,7 +181,7 @@ class LanguageUpdates:
             absent = Reason.UNKNOWN_WORD if reply is not None and reply.unknown else Reason.ABSENT
             unlike = glance is not None and glance.unlike
             reason = absent if embedding is None or unlike else Reason.NO_MASK
-            words = reply.said if reply is not None else ""
+            words = reply.in_vain if reply is not None else ""
             if unlike and likeness is not None:
                 words = likeness.refusal
             self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)

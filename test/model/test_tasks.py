@@ -18,6 +18,7 @@ from sa2va_model.mllm import chat as prompts
 from sa2va_model.mllm.registry import nano_names
 from sa2va_model.regions import Region
 from sa2va_model.sa2va import Sa2VA
+from sa2va_model.segmentation import clip as clips
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
 from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model
@@ -171,6 +172,22 @@ def test_nothing_to_point_at_is_a_result() -> None:
     assert (seen.found, seen.masks.shape, seen.boxes) == (False, (0, 30, 40), ())
     clip = blind.segment_video([picture(), picture(1)], "the red mug")
     assert (clip.found, clip.masks.shape, clip.targets) == (False, (0, 2, 30, 40), ())
+
+
+def test_a_sentence_of_which_no_mask_comes_says_so(
+    model: Sa2VA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SAM-2's object score is negative; "Sure." would be no answer."""
+    decode = clips.decode_embeddings
+
+    def unseen(*arguments: object) -> clips.Masks:
+        shown = decode(*arguments)  # type: ignore[arg-type]
+        return replace(shown, visible=np.zeros_like(shown.visible))
+
+    monkeypatch.setattr(clips, "decode_embeddings", unseen)
+    seen = model.segment(picture(), "the red mug")
+    assert not seen.found
+    assert seen.text == "The words point at something, but no mask comes of it."
 
 
 def test_many_expressions_are_each_alone(model: Sa2VA, looks) -> None:

@@ -413,7 +413,7 @@ class InstanceGroups:
         record.not_found()
         unknown = reply is not None and bool(reply.unknown)
         reason = Reason.UNKNOWN_WORD if unknown else Reason.ABSENT
-        words = reply.said if reply is not None else ""
+        words = reply.in_vain if reply is not None else ""
         if reply is not None and reply.likeness is not None:  # all that was found looks otherwise
             words = reply.likeness.refusal
         self._table.tell(EventKind.NOT_FOUND, record, frame, reason, words)

@@ -68,6 +68,7 @@ def test_what_is_pointed_at_must_pass_the_visibility_test(monkeypatch: pytest.Mo
     live.track("the red mug")
     first = live.process(noisy_clip(1)[0])
     assert [(e.kind, e.reason) for e in first.events][1:] == [(EventKind.NOT_FOUND, Reason.NO_MASK)]
+    assert first.events[-1].detail.startswith("The words point at something, but no mask")
 
 
 @pytest.mark.parametrize(("visible", "taken"), [(True, "affirmed"), (False, "denied")])
