@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from sa2va_cli.main import main
 from sa2va_model.checkpoints.adapters import active_adapter, load_adapter
-from sa2va_model.checkpoints.load import load_model, save_model
+from sa2va_model.checkpoints.load import SHIPPED, load_model, save_model
 from sa2va_model.errors import InputError
 from sa2va_model.testing import nano_model
 from sa2va_training.data.synth import write_scenes
@@ -150,6 +150,19 @@ def test_of_several_adapters_the_mean_is_taken(
     for name, value in mean.items():
         expected = (one[name].float() + two[name].float()) / 2
         torch.testing.assert_close(value.float(), expected, rtol=1e-2, atol=1e-3)
+    # shares of its own for each, and checkpoints in place of adapters
+    words = ["merge", str(run / "merged"), str(other / "adapter"), "--model", str(base)]
+    words += ["-o", str(tmp_path / "sum")]
+    assert main([*words, "--share", "0.5", "0.5", "0.5"]) == 2
+    assert main([*words, "--share", "0.75", "0.5"]) == 0
+    before, total = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "sum"))
+    for name, value in total.items():
+        moved = 0.75 * (one[name].float() - before[name].float())
+        moved += 0.5 * (two[name].float() - before[name].float())
+        expected = before[name].float() + moved
+        torch.testing.assert_close(value.float(), expected, rtol=1e-2, atol=1e-3)
+    words[1] = str(SHIPPED)
+    assert main([*words[:-1], str(tmp_path / "no")]) == 2  # of another size
 
 
 def test_evaluate_takes_what_a_run_has_held_out(

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sa2va_model.checkpoints.adapters import load_adapter, merge_adapter
+from sa2va_model.checkpoints.adapters import INFO, load_adapter, merge_adapter
 from sa2va_model.checkpoints.files.hub import find_folder
 from sa2va_model.checkpoints.files.safetensors_files import stored_tensors
 from sa2va_model.checkpoints.load import SHIPPED, load_model, save_model
@@ -30,55 +30,82 @@ _OTHER = ("config.json", "calibration.json", "vocabulary.json", "README.md")
 """The configuration is treated below; the others speak of the base's own weights, and of the words it was taught."""
 
 
-def merge(base: str | None, adapters: Sequence[Path], output: Path, share: float = 1.0) -> Path:
-    """Write a base and its adapter, or the mean of several, as one checkpoint.
+def merge(
+    base: str | None, changed: Sequence[Path], output: Path, shares: Sequence[float] = (1.0,)
+) -> Path:
+    """Write a base and what training has changed of it as one checkpoint.
 
     Args:
         base: checkpoint folder or name on the hub; None = the tiny model that ships.
-        adapters: folders that `sa2va train` has written, all of this base. The mean of runs that differ in seed or data
-            is mostly better than each of them (Wortsman et al. 2022, "Model soups").
-        share: how far to go from the base's weights to those with the adapter: less of what was learnt, and less of
-            what was forgotten (Wortsman et al. 2021, "Robust fine-tuning of zero-shot models").
+        changed: adapters of this base that `sa2va train` has written, or checkpoints that went on from it.
+        shares: how far to go from the base's weights to theirs: less of what was learnt, and less of what was forgotten
+            (Wortsman et al. 2021, "Robust fine-tuning of zero-shot models"). One for each of them, added up (Ilharco et
+            al. 2022, "Editing models with task arithmetic"), or one for all, which is divided among them: 1 is their
+            mean, of runs that differ in seed or data mostly better than each (Wortsman et al. 2022, "Model soups").
 
     Raises:
-        InputError: base or adapter cannot be loaded, they do not belong together, `output` holds something, or the
-            share is not above 0 and at most 1.
+        InputError: something cannot be loaded, does not belong together, `output` holds something, or a share is
+            not above 0 and at most 1.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"share is {share}; expected more than 0 and at most 1")
+    weights = _weights(shares, len(changed))
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: is not empty; expected a new folder")
-    model, before = _adapted(base, adapters[0])
-    if len(adapters) > 1 or share < 1:
-        moves = _moves(model, before)
-        for adapter in adapters[1:]:
-            other, _ = _adapted(base, adapter)
+    model, before = _changed(base, changed[0])
+    if weights != (1.0,):
+        moves = _moves(model, before, weights[0])
+        for folder, weight in zip(changed[1:], weights[1:], strict=True):
+            other, _ = _changed(base, folder)
             if other.config.seg != model.config.seg:
                 raise InputError(
-                    f"{adapter}: seg is {other.config.seg!r}, expected that of {adapters[0]}, {model.config.seg!r}"
+                    f"{folder}: seg is {other.config.seg!r}, expected that of {changed[0]}, {model.config.seg!r}"
                 )
-            for name, move in _moves(other, before).items():
+            for name, move in _moves(other, before, weight).items():
                 moves[name] = moves[name] + move if name in moves else move
         places = model.state_dict()
         for name, move in moves.items():
-            places[name].copy_(before[name].float() + move * (share / len(adapters)))
+            places[name].copy_(before[name].float() + move)
     save_merged(model, base, output)
     return output
 
 
-def _adapted(base: str | None, adapter: Path) -> tuple[Sa2VA, dict[str, Tensor]]:
-    """The base with an adapter in it, and its weights without."""
+def _weights(shares: Sequence[float], count: int) -> tuple[float, ...]:
+    for share in shares:
+        if not 0 < share <= 1:
+            raise InputError(f"share is {share}; expected more than 0 and at most 1")
+    if len(shares) == 1:
+        return (shares[0] / count,) * count
+    if len(shares) != count:
+        raise InputError(
+            f"share has {len(shares)} numbers; expected one, or one for each of {count}"
+        )
+    return tuple(shares)
+
+
+def _changed(base: str | None, folder: Path) -> tuple[Sa2VA, dict[str, Tensor]]:
+    """The base as an adapter or a later checkpoint has it, and its weights before."""
     model = load_model(base, device="cpu")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    load_adapter(model, adapter)
-    merge_adapter(model)
-    return model, before
+    if (folder / INFO).is_file():
+        load_adapter(model, folder)
+        merge_adapter(model)
+        return model, before
+    later = load_model(folder, device="cpu")
+    shapes, expected = (
+        {name: tuple(value.shape) for name, value in weights.items()}
+        for weights in (later.state_dict(), before)
+    )
+    if shapes != expected:
+        name = next(n for n in expected | shapes if shapes.get(n) != expected.get(n))
+        raise InputError(
+            f"{folder}: {name} is {shapes.get(name, 'not there')}, expected {expected.get(name, 'none')} as in the base"
+        )
+    return later, before
 
 
-def _moves(model: Sa2VA, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What has been added to the weights, float32; only of those that differ."""
+def _moves(model: Sa2VA, before: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """A share of what has been added to the weights, float32; only of those that differ."""
     return {
-        name: value.float() - before[name].float()
+        name: (value.float() - before[name].float()) * share
         for name, value in model.state_dict().items()
         if name in before and value.is_floating_point() and not torch.equal(value, before[name])
     }
