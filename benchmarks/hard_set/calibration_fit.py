@@ -205,7 +205,7 @@ def _answer(life: Lifecycle, moment: Moment, values: Calibration, scored: bool) 
 
 
 def fit_thresholds(
-    clips: Sequence[Sequence[Moment]], values: Calibration, *, scored: bool, tries: int = 250
+    clips: Sequence[Sequence[Moment]], values: Calibration, *, scored: bool, tries: int = 1000
 ) -> tuple[Calibration, dict[str, float]]:
     """Weight and thresholds by random search over `replay`; the seed is fixed."""
     rng = np.random.default_rng(0)

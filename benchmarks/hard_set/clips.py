@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hard clips on disk: rendered once, read again as long as their script has not changed."""
+"""The hard clips on disk: rendered once, read again as long as their script has not changed. And clips of ordinary
+objects in their form."""
 
 from __future__ import annotations
 
@@ -11,17 +12,48 @@ from pathlib import Path
 import numpy as np
 
 from sa2va_sim import hard_clips
+from sa2va_sim.catalogue.room import SEEDS_PER_ROOM, things_clip
 from sa2va_sim.hard_clips import HardClip, hard_clip
+from sa2va_training.tiny.shipping.word_choice import names_of
 
 DEFAULT_CACHE = Path("runs/hard_clips")
 # Clips to calibrate on are not those that figures are told of.
 CALIBRATION_OFFSET = 10_000
+ORDINARY_FIRST = 740_000  # seeds that neither training nor another benchmark draws
+ORDINARY_FRAMES = 40
 
 
 def clips(numbers: Sequence[int], cache: Path = DEFAULT_CACHE) -> Iterator[HardClip]:
     """The clips of those numbers, one in memory at a time."""
     for number in numbers:
         yield _clip(number, cache)
+
+
+def ordinary_clips(count: int) -> Iterator[HardClip]:
+    """Clips of ordinary objects that training may see, each in a room of its own; needs them (`make realistic`).
+
+    Things are carried about, hide each other, leave and come back; most cameras are held by hand. What is followed is
+    named on the first picture; a clip without anything to name is left out.
+    """
+    for seed in range(ORDINARY_FIRST, ORDINARY_FIRST + count * SEEDS_PER_ROOM, SEEDS_PER_ROOM):
+        pictures, rng = things_clip(seed, ORDINARY_FRAMES), np.random.default_rng([seed, 0xCA11])
+        named = [(name, mask) for name, mask in names_of(pictures[0], rng) if mask is not None]
+        if not named:
+            continue
+        name, mask = named[int(rng.integers(len(named)))]
+        target = int(pictures[0].instances[mask][0])
+        yield HardClip(
+            name=f"ordinary {seed}",
+            kind="ordinary",
+            expression=f"the {name}",
+            target=target,
+            rgb=np.stack([picture.rgb for picture in pictures]),
+            instances=np.stack([picture.instances for picture in pictures]),
+            visible=np.array(
+                [picture.facts[target - 1].visible for picture in pictures], np.float32
+            ),
+            moving=True,
+        )
 
 
 def _clip(number: int, cache: Path) -> HardClip:

@@ -105,7 +105,7 @@ def names_of(
                 yield name, image.instances == fact.index + 1
     there = {word for fact in facts for word in (*fact.called, *fact.doubtful)}
     absent = [name for name in trained_names() if name not in there]
-    for name in rng.choice(absent, _IN_VAIN, replace=False):
+    for name in rng.choice(absent, min(_IN_VAIN, len(absent)), replace=False) if absent else ():
         yield str(name), None
 
 
