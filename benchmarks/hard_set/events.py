@@ -40,6 +40,7 @@ class EventTally:
     regains_told: list[bool] = field(default_factory=list)
     visible_shown: list[bool] = field(default_factory=list)
     shown_right: list[bool] = field(default_factory=list)
+    gone_hidden: list[bool] = field(default_factory=list)
 
     def add(self, visible: np.ndarray, told: Told, *, rate: float, lost_after: float) -> None:
         """One clip.
@@ -65,6 +66,8 @@ class EventTally:
         for t in range(1, len(visible)):
             if visible[t] >= BACK:
                 self.visible_shown.append(bool(told.shown[t]))
+            if gone[t]:
+                self.gone_hidden.append(not told.shown[t])
             if told.shown[t]:
                 self.shown_right.append(bool(told.right[t]))
 
@@ -95,6 +98,7 @@ class EventTally:
             "LOST told": len(self.losses_told),
             "visible and shown": mean(self.visible_shown),
             "shown and right": mean(self.shown_right),
+            "gone and hidden": mean(self.gone_hidden),
         }
 
 

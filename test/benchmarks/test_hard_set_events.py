@@ -48,6 +48,7 @@ def test_lost_and_found_in_time(events: ModuleType) -> None:
     assert got["median delay s"] == pytest.approx(0.5)
     assert (got["LOST recall"], got["LOST precision"], got["false REACQUIRED"]) == (1.0, 1.0, 0.0)
     assert got["visible and shown"] == pytest.approx(24 / 29)
+    assert got["gone and hidden"] == 1.0
 
 
 def test_found_too_late_and_on_the_wrong_object(events: ModuleType) -> None:
@@ -57,6 +58,7 @@ def test_found_too_late_and_on_the_wrong_object(events: ModuleType) -> None:
     assert got["returning found within 1 s"] == 0.0
     assert got["median delay s"] == pytest.approx(1.2)
     assert got["false REACQUIRED"] == 0.5
+    assert got["gone and hidden"] == pytest.approx(12 / 20)
 
 
 def test_false_and_missing_alarms(events: ModuleType) -> None:
