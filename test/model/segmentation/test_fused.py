@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sa2va_cli.bench.tracker_race import agreement, moving_squares, ours
+from sa2va_model import device
 from sa2va_model.checkpoints.presets import NANO_SEGMENTERS, nano_config
 from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.device import CPU, CUDA
@@ -190,6 +192,18 @@ def test_bfloat16_agrees(weights: torch.dtype) -> None:
     near = [masks[:, 0] > 0 for masks in ours(fused, frames, prompts()[:2])]
     assert fused.dtype == torch.float32, "sums stay in float32 whatever the weights are stored in"
     assert agreement(near, exact)[0] > 0.95
+
+
+@pytest.mark.parametrize(("slow", "pays"), [(torch.bfloat16, False), (torch.float32, True)])
+def test_units_for_bfloat16_are_believed_if_they_are_quick(
+    monkeypatch: pytest.MonkeyPatch, slow: torch.dtype, pays: bool
+) -> None:
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch, "mm", lambda one, _: time.sleep(0.01 if one.dtype == slow else 0))
+    device._pays_on_cpu.cache_clear()
+    assert device.has_bfloat16_units(torch.device("cpu")) is pays
+    device._pays_on_cpu.cache_clear()
 
 
 def test_auto_takes_bfloat16_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
