@@ -74,10 +74,9 @@ class GroundingResult:
     @property
     def in_vain(self) -> str:
         """What people are told where no mask comes of it, though the model may point at something."""
-        words = (
-            "The words point at something, but no mask comes of it." if self.found else self.text
-        )
-        return " ".join(part for part in (words, self.note) if part)
+        if not self.found:
+            return self.said
+        return f"The words point at something, but no mask comes of it. {self.note}".rstrip()
 
     @property
     def found(self) -> bool:

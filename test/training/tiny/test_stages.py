@@ -13,6 +13,7 @@ import torch
 
 from sa2va_model.checkpoints.load import load_model
 from sa2va_model.errors import InputError
+from sa2va_training.run import precision
 from sa2va_training.run.reporting.journal import read_journal
 from sa2va_training.tiny import loop, stages
 from sa2va_training.tiny.data.batches import Batches, Library
@@ -143,7 +144,7 @@ def test_sight_can_imitate_a_model(data: Path, tmp_path: Path) -> None:
 
 
 def test_half_precision_is_near_full(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda device: True)
     learner = small_learner()
     batches = Batches(Library({"flat": 1.0}, "train", data), images=2, each=2, none_share=0, seed=1)
     learner.eval()

@@ -50,11 +50,12 @@ def merge(
     weights = _weights(shares, len(changed))
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: is not empty; expected a new folder")
-    model, before = _changed(base, changed[0])
-    if weights != (1.0,):
+    whole = weights == (1.0,)  # the base's weights are not needed, and a large model's are large
+    model, before = _changed(base, changed[0], keep=not whole)
+    if not whole:
         moves = _moves(model, before, weights[0])
         for folder, weight in zip(changed[1:], weights[1:], strict=True):
-            other, _ = _changed(base, folder)
+            other, _ = _changed(base, folder, keep=False)
             if other.config.seg != model.config.seg:
                 raise InputError(
                     f"{folder}: seg is {other.config.seg!r}, expected that of {changed[0]}, {model.config.seg!r}"
@@ -81,10 +82,10 @@ def _weights(shares: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(shares)
 
 
-def _changed(base: str | None, folder: Path) -> tuple[Sa2VA, dict[str, Tensor]]:
-    """The base as an adapter or a later checkpoint has it, and its weights before."""
+def _changed(base: str | None, folder: Path, *, keep: bool) -> tuple[Sa2VA, dict[str, Tensor]]:
+    """The base as an adapter or a later checkpoint has it, and, if they are to be kept, its weights before."""
     model = load_model(base, device="cpu")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = {n: value.clone() for n, value in model.state_dict().items()} if keep else {}
     if (folder / INFO).is_file():
         load_adapter(model, folder)
         merge_adapter(model)
@@ -92,7 +93,7 @@ def _changed(base: str | None, folder: Path) -> tuple[Sa2VA, dict[str, Tensor]]:
     later = load_model(folder, device="cpu")
     shapes, expected = (
         {name: tuple(value.shape) for name, value in weights.items()}
-        for weights in (later.state_dict(), before)
+        for weights in (later.state_dict(), model.state_dict())
     )
     if shapes != expected:
         name = next(n for n in expected | shapes if shapes.get(n) != expected.get(n))

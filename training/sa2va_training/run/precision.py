@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from sa2va_model.device import has_bfloat16_units
+
 
 def decided(precision: str, device: torch.device) -> str:
     """What "auto" means on this machine: "bf16" on CUDA and on CPUs that multiply it in hardware, else "fp32"."""
     if precision != "auto":
         return precision
-    fast = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    fast = device.type != "cpu" or has_bfloat16_units(device)
     return "bf16" if fast else "fp32"
 
 
@@ -64,7 +66,7 @@ def half_precision(enabled: bool = True) -> Iterator[None]:
         with torch.autocast("cuda", torch.bfloat16):
             yield
         return
-    if not (enabled and torch.cpu._is_avx512_bf16_supported()):
+    if not (enabled and has_bfloat16_units(torch.device("cpu"))):
         yield
         return
     with torch.autocast("cpu", torch.bfloat16), float_attention():
