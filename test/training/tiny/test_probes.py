@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sa2va_training.tiny.data.scenes import COLOUR_NAMES, SHAPE_NAMES
 from sa2va_training.tiny.nano import small_learner
-from sa2va_training.tiny.shipping.probes import word_probes
+from sa2va_training.tiny.shipping.probes import take_probes, word_probes
 
 
 def test_probes_are_the_heads_log_odds_against_the_mean() -> None:
@@ -32,3 +34,14 @@ def test_a_synonym_means_the_same_rows_and_a_wide_noun_several() -> None:
     assert nouns["tin"] == nouns["can"]
     assert nouns["smartphone"] == (SHAPE_NAMES.index("phone"),)
     assert set(nouns["bottle"]) >= {SHAPE_NAMES.index(name) for name in ("bottle", "spray bottle")}
+
+
+def test_a_head_comes_back_from_its_probes() -> None:
+    held, other = word_probes(small_learner()), small_learner(seed=1)
+    assert take_probes(other, held)
+    again = word_probes(other)
+    torch.testing.assert_close(again.weight, held.weight)
+    torch.testing.assert_close(again.bias, held.bias)
+    before = other.word_aids.visual_object.weight.clone()
+    assert not take_probes(other, replace(held, weight=held.weight[1:], bias=held.bias[1:]))
+    assert torch.equal(other.word_aids.visual_object.weight, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,9 @@ def settings(kind: str, **changes: object) -> StageSettings:
     return StageSettings(kind, kind, shares, **values)
 
 
-@pytest.mark.parametrize("kind", ["sam", "sight", "words"])
+@pytest.mark.parametrize("kind", ["sam", "sight", "words", "masks"])
 def test_loss_falls_on_one_batch(kind: str, data: Path) -> None:
+    stage = partial(stages.words_stage, masks=1.0, codes=0.1) if kind == "masks" else STAGES[kind]
     learner = small_learner()
     batch = Batches(
         Library({"flat": 1.0}, "train", data), images=2, each=2, none_share=0.3, seed=1
@@ -64,13 +66,40 @@ def test_loss_falls_on_one_batch(kind: str, data: Path) -> None:
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
     losses = []
     for _ in range(12):
-        loss, report = STAGES[kind](learner, batch, np.random.default_rng(0))
+        loss, report = stage(learner, batch, np.random.default_rng(0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
         assert all(np.isfinite(value) for value in report.values())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_masks_reach_the_vision_half_and_the_decoder_alone(data: Path, tmp_path: Path) -> None:
+    """What SAM-2 remembers and how it sees stay as they are; without masks its decoder does as well."""
+    moved: dict[float, set[str]] = {}
+    for masks in (0.0, 1.0):
+        torch.manual_seed(0)
+        asked = settings("words", masks=masks, talk=0.0, steps=2)
+        run = StageRun(asked, small_learner(), runs=tmp_path / str(masks), data=data)
+        before = {name: value.clone() for name, value in run.learner.named_parameters()}
+        run.train()
+        changed = {n for n, v in run.learner.named_parameters() if not torch.equal(v, before[n])}
+        moved[masks] = {name for name in changed if name.startswith("model.sam2.")}
+        assert any("vision_model" in name for name in changed)
+    assert not moved[0.0]
+    assert moved[1.0]
+    assert all("sam_mask_decoder" in name for name in moved[1.0])
+    with pytest.raises(InputError, match=r"masks is 1\.0; expected 0 for a stage of kind 'sam'"):
+        settings("sam", masks=1.0)
+
+
+def test_captions_are_drawn_as_well(data: Path) -> None:
+    learner = small_learner()
+    batches = Batches(Library({"flat": 1.0}, "train", data), images=2, each=2, none_share=0, seed=1)
+    args = learner, batches.at(0), np.random.default_rng(0)
+    _, report = stages.words_stage(*args, talk=1.0, listing=1.0, masks=1.0)
+    assert 0 <= report["captionmask"] <= 1
 
 
 def test_ordinary_things_are_asked_for_and_talked_about(

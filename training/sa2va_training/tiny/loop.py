@@ -77,6 +77,8 @@ TRAINED = {
     "memory": ("model.sam2.",),
     "together": ("model.sam2.",),
 }
+DECODER = ("model.sam2.sam2_model.sam_mask_decoder.",)
+"""Trained beside the language half where masks reach it."""
 _SAVE_SECONDS = 150.0
 _AVERAGE_EVERY = 20
 _HURRY = 6.0  # of the rate, for aids that begin anew while nothing else moves
@@ -86,8 +88,9 @@ def parameter_groups(learner: TinyLearner, settings: StageSettings) -> list[dict
     """Matrices decay, vectors do not; parts that start trained go slower while new ones learn, or not at all."""
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     still = tuple(prefix for half in settings.still for prefix in HALVES[half])
+    trained = TRAINED[settings.kind] + (DECODER if settings.masks else ())
     for name, parameter in learner.named_parameters():
-        wanted = name.startswith(TRAINED[settings.kind])
+        wanted = name.startswith(trained)
         if settings.kind == "memory" and not clips.is_trained(name):
             wanted = False
         slow = _starts_trained(settings.kind, name)
@@ -120,7 +123,8 @@ def _starts_trained(kind: str, name: str) -> bool:
 def _loss(settings: StageSettings) -> Step:
     """What the stage minimises."""
     if settings.kind == "words":
-        return partial(stages.words_stage, talk=settings.talk, listing=settings.listing)
+        names = ("talk", "listing", "masks", "codes")
+        return partial(stages.words_stage, **{name: getattr(settings, name) for name in names})
     if settings.kind == "sight" and settings.like:
         return partial(stages.sight_stage, example=_example(settings.like))
     return STAGES[settings.kind]

@@ -4,8 +4,9 @@
     python -m sa2va_training.tiny revive weights=DIR run=runs/shipped
 
 Exported models have no normalisation and no aids. Normalisation comes back as what it was folded into, with the
-statistics of real pictures, so that the model computes what it did; aids begin anew (see `StageSettings.settle`). A
-model without an eye gets a pretrained one, which says nothing yet (`eye.py`).
+statistics of real pictures, so that the model computes what it did; the head that names things begins as the word
+probes, all other aids anew (see `StageSettings.settle`). A model without an eye gets a pretrained one, which says
+nothing yet (`eye.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sa2va_training.tiny.data.packing import look
 from sa2va_training.tiny.eye import eye_of, open_eye
 from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.norms import fold_norms, unfold_norms
+from sa2va_training.tiny.shipping.probes import take_probes
 
 WORDS = ("mllm.language_model.model.embed_tokens.weight", "mllm.language_model.lm_head.weight")
 _STEM = "mllm.vision_model.embeddings.patch_embeddings.projection."
@@ -60,6 +62,8 @@ def revive(
         open_eye(learner)
         state |= {n: t for n, t in learner.model.state_dict().items() if n.startswith(EYE)}
     _fill(learner.model, state, folder)
+    if given.word_probes is not None:
+        take_probes(learner, given.word_probes)
     batch = Batches(library, images=_PICTURES, each=1, none_share=0.0, seed=0).at(0)
 
     def see() -> None:

@@ -43,6 +43,8 @@ class StageSettings:
         still: halves (see `loop.HALVES`) that do not move: without the stem a step of `words` takes two thirds.
         talk: share of the steps of `words` that are about questions, captions and regions instead of expressions.
         listing: share of these that are about captions and regions; the others ask for colours, counts and which one.
+        masks: weight, in `words`, of the masks that the decoder draws from what is said; above 0 it is trained as well.
+        codes: weight there of the distance to teacher codes, which masks make dispensable.
     """
 
     name: str
@@ -71,6 +73,8 @@ class StageSettings:
     like: str = ""
     talk: float = 0.35
     listing: float = 0.6
+    masks: float = 0.0
+    codes: float = 0.5
     still: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -82,6 +86,11 @@ class StageSettings:
             raise InputError(
                 f"{self.name}: like is {self.like!r}; expected a stage of kind 'sight', "
                 f"as only that imitates a model, not {self.kind!r}"
+            )
+        if self.masks and self.kind != "words":
+            raise InputError(
+                f"{self.name}: masks is {self.masks}; expected 0 for a stage of kind {self.kind!r}, "
+                f"as only 'words' weighs them"
             )
         for share in ("none_share", "averaged"):
             if not 0 <= getattr(self, share) < 1:

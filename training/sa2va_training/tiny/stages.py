@@ -26,10 +26,12 @@ from sa2va_training.tiny.data.scenes import BOX, COLOUR, PRESENT, SHAPE
 from sa2va_training.tiny.data.talk import talk_loss
 from sa2va_training.tiny.learner import Encoded, TinyLearner, repeat_rows
 from sa2va_training.tiny.objectives.losses import answer_loss, decoded_loss, mask_loss, plain
+from sa2va_training.tiny.objectives.spoken import spoken_loss
 
 Report = dict[str, float]
 _LIKENESS = 2.0
-_TALK_WEIGHTS = {"visual": 0.5, "answers": 1.0, "plan": 0.7, "gaze": 0.5, "code": 0.5}
+_WEIGHTS = {"visual": 0.5, "states": 1.0, "answers": 1.0, "gaze": 0.5}
+_TALK_WEIGHTS = {"visual": 0.5, "answers": 1.0, "plan": 0.7, "gaze": 0.5, "told": 0.5}
 
 
 def questions(batch: PictureBatch, rng: np.random.Generator | None) -> list[list[Question]]:
@@ -140,21 +142,38 @@ def words_stage(
     rng: np.random.Generator,
     talk: float = 0.35,
     listing: float = 0.6,
+    masks: float = 0.0,
+    codes: float = 0.5,
 ) -> tuple[Tensor, Report]:
-    """Answers, and teacher codes at [SEG].
+    """Answers, and teacher codes at [SEG], or the masks that are drawn from it.
 
     Args:
         talk: share of the steps that are about something else than referring expressions.
         listing: share of these that are about captions and regions.
+        masks: weight of the masks; 0 draws none.
+        codes: weight of the distance to teacher codes.
     """
+    more = {"masks": masks, "code": codes}
     if rng.random() < talk:
-        parts, report = talk_loss(learner, batch, rng, listing)
-        return weighted(parts, _TALK_WEIGHTS), report
+        parts, report = talk_loss(learner, batch, rng, listing, masks > 0)
+        return weighted(parts, _TALK_WEIGHTS | more), report
     packed = learner.packer.pack(questions(batch, rng))
     seen = read(learner.mllm, batch.pixels, packed)
     parts, report = word_losses(learner, batch, packed, seen)
-    weights = {"visual": 0.5, "states": 1.0, "answers": 1.0, "code": 0.5, "gaze": 0.5}
-    return weighted(parts, weights), report
+    if masks:
+        parts["masks"], drawn = _drawn(learner, batch, packed.has_seg.flatten(), seen)
+        report |= drawn
+    return weighted(parts, _WEIGHTS | more), report
+
+
+def _drawn(
+    learner: TinyLearner, batch: PictureBatch, asked: Tensor, seen: Read
+) -> tuple[Tensor, Report]:
+    """The masks of those expressions whose answer has a [SEG]: bool [N]."""
+    image = torch.arange(len(batch.pixels)).repeat_interleave(batch.targets.shape[1])[asked]
+    codes = learner.model.text_hidden_fcs(seen.seg[asked])
+    cover = batch.cover(learner.cells)[asked]
+    return spoken_loss(learner, batch, image, codes, cover, batch.found[asked])
 
 
 def taught_loss(

@@ -24,6 +24,7 @@ from sa2va_training.tiny.data.scenes import BOX, COLOUR, COLOUR_NAMES, PRESENT, 
 from sa2va_training.tiny.learner import TinyLearner
 from sa2va_training.tiny.objectives.aids import object_shares
 from sa2va_training.tiny.objectives.losses import plain
+from sa2va_training.tiny.objectives.spoken import spoken_loss
 
 SHORT, LONG = 5, 2
 """Questions of a picture in a step of short texts, and in one of captions and regions."""
@@ -108,9 +109,13 @@ def _chosen(
 
 
 def talk_loss(
-    learner: TinyLearner, batch: PictureBatch, rng: np.random.Generator, listing: float = 0.6
+    learner: TinyLearner,
+    batch: PictureBatch,
+    rng: np.random.Generator,
+    listing: float = 0.6,
+    masks: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Losses of answers, of what they are about, of the [SEG]s within them and of the visual tokens."""
+    """Losses of answers, of what they are about, of the [SEG]s within them, of their masks and of the visual tokens."""
     long = rng.random() < listing
     rows = [_chosen(batch, i, long, learner.model.config, rng) for i in range(len(batch.objects))]
     packed = learner.packer.pack([[spoken.question for spoken in row] for row in rows])
@@ -131,7 +136,8 @@ def talk_loss(
     if long:
         states = seen.states[packed.branches == learner.mllm.seg_id]
         if len(states):
-            parts["code"], report["captioncode"] = _codes(learner, batch, states, rows)
+            more, told = _named(learner, batch, states, rows, masks)
+            parts, report = parts | more, report | told
     return parts, report
 
 
@@ -194,16 +200,29 @@ def _plan(
     return loss, gaze, plain(overlap)
 
 
-def _codes(
-    learner: TinyLearner, batch: PictureBatch, states: Tensor, rows: Sequence[Sequence[Spoken]]
-) -> tuple[Tensor, float]:
-    """How far the [SEG]s of grounded captions are from the teacher codes of their objects; boxes and names beside it.
+def _named(
+    learner: TinyLearner,
+    batch: PictureBatch,
+    states: Tensor,
+    rows: Sequence[Sequence[Spoken]],
+    masks: bool,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """How far the [SEG]s of grounded captions are from the teacher codes of their objects; boxes, names and masks.
 
     Args:
         states: [M, C] in the order of the questions and of their objects.
     """
     grounded = [(i, s) for i, row in enumerate(rows) for s in row if s.kind == "grounded"]
-    meant = torch.stack([batch.objects[i, k] for i, spoken in grounded for k in spoken.objects])
-    wanted = learner.teacher(meant[:, BOX], meant[:, COLOUR].long(), meant[:, SHAPE].long())
-    code = F.mse_loss(learner.model.text_hidden_fcs(states), wanted)
-    return code + learner.word_aids.told(states, meant)[0], plain(code)
+    meant = [(i, k) for i, spoken in grounded for k in spoken.objects]
+    image, index = torch.tensor(meant).T
+    table = batch.objects[image, index]
+    wanted = learner.teacher(table[:, BOX], table[:, COLOUR].long(), table[:, SHAPE].long())
+    codes = learner.model.text_hidden_fcs(states)
+    parts = {"code": F.mse_loss(codes, wanted), "told": learner.word_aids.told(states, table)[0]}
+    report = {"captioncode": plain(parts["code"])}
+    if masks:
+        cover = object_shares(batch, learner.cells)[image, index + 1]
+        found = torch.ones(len(image), dtype=torch.bool)
+        parts["masks"], drawn = spoken_loss(learner, batch, image, codes, cover, found)
+        report["captionmask"] = drawn["iou"]
+    return parts, report

@@ -56,6 +56,18 @@ def word_probes(learner: TinyLearner) -> WordProbes:
     )
 
 
+@torch.no_grad()
+def take_probes(learner: TinyLearner, probes: WordProbes) -> bool:
+    """The way back: a head that names cells as `probes` do; False if they are for other words."""
+    head, kinds = learner.word_aids.visual_object, len(SHAPE_NAMES)
+    if probes.weight.shape != head.weight.shape:
+        return False
+    colours = probes.weight[kinds:] / _COLOUR, probes.bias[kinds:] / _COLOUR + _NEUTRAL
+    head.weight.copy_(torch.cat([colours[0], probes.weight[:kinds]]))
+    head.bias.copy_(torch.cat([colours[1], probes.bias[:kinds]]))
+    return True
+
+
 def _centred(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return weight - weight.mean(0), bias - bias.mean()
 
