@@ -72,7 +72,7 @@ class Sa2VA(JointModel):
         if not replies or not sum(map(len, given)):
             return [self._segmentation(None, reply, image) for reply in replies]
         shown = clips.decode_embeddings(
-            self.segmenter, self.features(image), torch.cat(given), *image.shape[:2]
+            self.segmenter, self.features(image), torch.cat(given), image
         )
         out, first = [], 0
         for reply in replies:
@@ -115,7 +115,7 @@ class Sa2VA(JointModel):
         """
         image = as_image(image)
         prompt = region.prompt(image.shape)
-        shown = clips.decode_prompt(self.segmenter, self.features(image), prompt, *image.shape[:2])
+        shown = clips.decode_prompt(self.segmenter, self.features(image), prompt, image)
         kept = shown.visible & shown.masks.any((1, 2))
         return Segmentation(bool(kept.any()), "", shown.masks[kept], shown.scores[kept])
 

@@ -108,7 +108,6 @@ class Rounds:
         """The parts of ours."""
         model, frames, said = self._model, self._frames, self._said
         embeddings = model.ground(frames, said[0], keyframes=self._choice).embeddings
-        height, width = frames[0].shape[:2]
         parts: dict[str, Callable[[], Any]] = {
             "vision model, all frames": lambda: model.mllm.look(frames, clip=len(frames) > 1),
             "language model, another sentence": lambda: model.ground(
@@ -119,7 +118,7 @@ class Rounds:
             features = model.encode_image(frames[0])
             parts["SAM-2, encode one frame"] = lambda: model.encode_image(frames[0])
             parts["SAM-2, decode one mask"] = lambda: decode_embeddings(
-                model.segmenter, features, embeddings, height, width
+                model.segmenter, features, embeddings, frames[0]
             )
         return {f"stage {name}": self._seconds(call) for name, call in parts.items()}
 

@@ -95,6 +95,7 @@ _TINY_SAM2 = Sam2Config(
     pointer_positions=True,
     rounded_normalisation=False,
     stem_blocks=2,
+    guided_radius=3,
 )
 NANO_SEGMENTERS: dict[str, SegmenterConfig] = {
     "sam2": Sam2Config(

@@ -34,6 +34,9 @@ class SegmenterConfig:
         clip_codes: those codes depend on the length of a clip that is shorter than `max_pointers`, where it is known.
         rounded_normalisation: ImageNet mean and std rounded to bfloat16, as the official code does.
         half_normalisation: pixels are brought to -1..1 instead, as SAM 3 itself was trained.
+        guided_radius: masks follow the edges of the picture (`io/guided_filter.py`), which are looked for within so
+            many of the decoder's cells to each side; memory keeps what the decoder drew. 0 = masks are interpolated
+            alone, as the official code does.
     """
 
     SECTION: ClassVar[str] = ""
@@ -60,6 +63,7 @@ class SegmenterConfig:
     clip_codes: bool = False
     rounded_normalisation: bool = True
     half_normalisation: bool = False
+    guided_radius: int = 0
 
     def __post_init__(self) -> None:
         self._expect("image_size", self.image_size > 0 and self.image_size % self.SIDES == 0,
@@ -67,6 +71,7 @@ class SegmenterConfig:
         self._expect("memory_dim", self.memory_dim > 0 and self.hidden_dim % self.memory_dim == 0,
                      f"a divisor of hidden_dim {self.hidden_dim}")  # fmt: skip
         self._expect("attended_prompts", self.attended_prompts >= 0, "0 (all) or more")
+        self._expect("guided_radius", self.guided_radius >= 0, "0 (none) or more")
 
     def _expect(self, field: str, good: bool, expected: str) -> None:
         """InputError about a field unless it is `good`."""

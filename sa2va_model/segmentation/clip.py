@@ -36,12 +36,12 @@ class Masks:
 
 
 def decode_embeddings(
-    segmenter: Segmenter, features: ImageFeatures, embeddings: Tensor, height: int, width: int
+    segmenter: Segmenter, features: ImageFeatures, embeddings: Tensor, picture: np.ndarray
 ) -> Masks:
-    """Masks of [K, d] embeddings on one image, without memory, in one run of the decoder."""
+    """Masks of [K, d] embeddings on one picture [H, W, 3], without memory, in one run of the decoder."""
     if not len(embeddings):
         empty = np.zeros(0, np.float32)
-        return Masks(np.zeros((0, height, width), bool), empty, empty.astype(bool))
+        return Masks(np.zeros((0, *picture.shape[:2]), bool), empty, empty.astype(bool))
     plain = segmenter.without_memory(features)
     decoded = segmenter.decode_tokens(
         features,
@@ -49,24 +49,23 @@ def decode_embeddings(
         extra=embeddings[:, None].to(plain.device, plain.dtype),
         multimask=segmenter.config.multimask,
     )
-    return at_image_size(segmenter, decoded, height, width)
+    return at_image_size(segmenter, decoded, picture)
 
 
 def decode_prompt(
-    segmenter: Segmenter, features: ImageFeatures, prompt: Prompt, height: int, width: int
+    segmenter: Segmenter, features: ImageFeatures, prompt: Prompt, picture: np.ndarray
 ) -> Masks:
-    """The mask of one visual prompt on one image."""
+    """The mask of one visual prompt on one picture [H, W, 3]."""
     if prompt.mask is not None:
         decoded = segmenter.adopt_mask(features, prompt.mask)
     else:
         decoded = segmenter.decode(features, segmenter.without_memory(features), prompt)
-    return at_image_size(segmenter, decoded, height, width)
+    return at_image_size(segmenter, decoded, picture)
 
 
-def at_image_size(segmenter: Segmenter, decoded: Decoded, height: int, width: int) -> Masks:
-    """A decoder's answer as the user sees it."""
-    size = segmenter.config.image_size
-    logits = images.masks_to_image(decoded.logits, size, height, width)
+def at_image_size(segmenter: Segmenter, decoded: Decoded, picture: np.ndarray) -> Masks:
+    """A decoder's answer as the user sees it on a picture [H, W, 3]."""
+    logits = images.masks_on(decoded.logits, segmenter.config, picture)
     visible = (decoded.object_scores[:, 0] > 0).cpu().numpy()
     if not segmenter.config.object_score_gate:
         visible = np.ones(len(visible), bool)
@@ -132,7 +131,7 @@ def follow_clip(
             if earlier and t in keyframes:  # needed once more for the other direction
                 kept[t] = features
             for name, seen in tracker.step(features).items():
-                shown = at_image_size(segmenter, seen.decoded, *frames[t].shape[:2])
+                shown = at_image_size(segmenter, seen.decoded, frames[t])
                 masks[int(name)][t], scores[int(name), t] = shown.masks[0], shown.scores[0]
     return masks, scores
 
@@ -150,7 +149,7 @@ def _decode_each(
         given = embeddings
         if embeddings.ndim == 3:
             given = embeddings[:, min(t, embeddings.shape[1] - 1)]
-        shown = decode_embeddings(segmenter, encode(frame), given, *frame.shape[:2])
+        shown = decode_embeddings(segmenter, encode(frame), given, frame)
         scores[:, t] = shown.scores
         for k, mask in enumerate(shown.masks):
             masks[k][t] = mask

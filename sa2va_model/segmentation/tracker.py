@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sa2va_model.device import read_back
 from sa2va_model.errors import InputError
-from sa2va_model.io.preprocessing import masks_to_image
+from sa2va_model.io.preprocessing import masks_on
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
@@ -75,7 +75,7 @@ class Observation:
         area: the mask's share of the image, 0..1.
         prompted: the mask answers a prompt rather than memory.
         measured: by the policy, see there.
-        mask: bool [H, W] at the size that the step was asked for; None = it was asked for none.
+        mask: bool [H, W] on the picture that the step was given; None = it was given none.
         spoken: what the object's [SEG] embedding shows on this frame without memory (N = 1); None where
             `reuse_embedding` is off or it has none.
     """
@@ -200,7 +200,7 @@ class OnlineTracker:
         features: ImageFeatures,
         only: Iterable[str] | None = None,
         *,
-        size: tuple[int, int] | None = None,
+        picture: np.ndarray | None = None,
         apart: Sequence[Collection[str]] = (),
     ) -> dict[str, Observation]:
         """One frame. The host waits for the device once for all tracked objects, and once for each prompted one.
@@ -208,7 +208,7 @@ class OnlineTracker:
         Args:
             features: of this frame.
             only: step just these objects; used to bring a new one up to date.
-            size: height and width of the masks that are wanted.
+            picture: RGB uint8 [H, W, 3] of the features, if masks are wanted on it.
             apart: groups of objects whose masks share no cell where the segmenter follows several at once: each cell
                 goes to the one with the highest logit (SAM-2's `non_overlap_masks`), of which the one that was there
                 before needs less.
@@ -222,17 +222,21 @@ class OnlineTracker:
         seen: dict[str, Observation] = {}
         for object_id, prompt in prompts.items():
             if prompt is not None:
-                seen[object_id] = self._prompted(object_id, prompt, features, size)
+                seen[object_id] = self._prompted(object_id, prompt, features, picture)
         tracked = [
             i for i in wanted if prompts[i] is None and not self._bank.empty(self._objects[i].row)
         ]
         for batch in [tracked] if self._segmenter.batched else [[i] for i in tracked]:
             if batch:
-                seen.update(self._tracked(batch, features, size, apart))
+                seen.update(self._tracked(batch, features, picture, apart))
         return {i: seen[i] for i in wanted if i in seen}
 
     def _prompted(
-        self, object_id: str, prompt: Prompt, features: ImageFeatures, size: tuple[int, int] | None
+        self,
+        object_id: str,
+        prompt: Prompt,
+        features: ImageFeatures,
+        picture: np.ndarray | None,
     ) -> Observation:
         """A conditioning frame: the prompt alone decides, memory is only written."""
         segmenter, row = self._segmenter, self._objects[object_id].row
@@ -247,13 +251,13 @@ class OnlineTracker:
             self._bank.prompt(row, spatial[0], decoded.pointers[0])
             self._policy.prompted(row, decoded)
         rows = self._index([row])
-        return self._observe(rows, decoded, size, prompted=True)[0]
+        return self._observe(rows, decoded, picture, prompted=True)[0]
 
     def _tracked(
         self,
         object_ids: list[str],
         features: ImageFeatures,
-        size: tuple[int, int] | None,
+        picture: np.ndarray | None,
         apart: Sequence[Collection[str]],
     ) -> dict[str, Observation]:
         """Memory attention, decoder and memory encoder for a batch of objects of any age."""
@@ -279,7 +283,7 @@ class OnlineTracker:
         if apart:
             self._keep_last(rows, decoded.logits)
         self._remember(places, self._policy.admit(rows, decoded), decoded, features)
-        observed = self._observe(rows, decoded, size, prompted=False)
+        observed = self._observe(rows, decoded, picture, prompted=False)
         seen = dict(zip(object_ids, observed, strict=True))
         if spoken is not None:
             for k, n in enumerate(said):
@@ -297,17 +301,16 @@ class OnlineTracker:
         self._last[rows] = torch.where(there, shown, self._last[rows])
 
     def _observe(
-        self, rows: Tensor, decoded: Decoded, size: tuple[int, int] | None, *, prompted: bool
+        self, rows: Tensor, decoded: Decoded, picture: np.ndarray | None, *, prompted: bool
     ) -> list[Observation]:
         """A decoder's answer, one object at a time; all that the host wants to know comes in one transfer."""
         parts, measured = [_numbers(decoded)], self._policy.measured(rows)
         if measured is not None:
             parts.append(measured)
-        if size is not None:
-            side = self._segmenter.config.image_size
-            parts.append(masks_to_image(decoded.logits, side, *size) > 0)
+        if picture is not None:
+            parts.append(masks_on(decoded.logits, self._segmenter.config, picture) > 0)
         numbers, *more = read_back(*parts)
-        masks = more.pop() if size is not None else [None] * len(numbers)
+        masks = more.pop() if picture is not None else [None] * len(numbers)
         known = more.pop().tolist() if more else [()] * len(numbers)
         if not np.isfinite(numbers[:, :2]).all():
             raise FloatingPointError(NOT_FINITE)

@@ -309,9 +309,9 @@ class LiveTracker(TrackCommands):
         if self._camera is not None:
             self._gate.camera_moves = self._camera.update(newest.frame.rgb)
         followed = self._frames.to_step(newest.features)
-        size = newest.frame.rgb.shape[0], newest.frame.rgb.shape[1]
         apart = self._instances.in_view()
-        seen = self._tracker.step(newest.features, only=followed, size=size, apart=apart)
+        rgb = newest.frame.rgb
+        seen = self._tracker.step(newest.features, only=followed, picture=rgb, apart=apart)
         self._lap("track", start)
         return seen
 

@@ -99,9 +99,8 @@ class ExampleFinder:
         for view in self.example.views:
             mask = view.region.mask
             if mask is None:
-                height, width = view.rgb.shape[:2]
                 prompt, features = view.region.prompt(view.rgb.shape), model.features(view.rgb)
-                mask = decode_prompt(model.segmenter, features, prompt, height, width).masks[0]
+                mask = decode_prompt(model.segmenter, features, prompt, view.rgb).masks[0]
             if not mask.any():
                 raise InputError(f"example {self.example.name!r}: nothing is seen where it points")
             views.append((view.rgb, mask))

@@ -233,7 +233,7 @@ class MemberChecks:
     def _follow(
         self, record: TrackRecord, shown: Tensor, embedding: Tensor, check: _Check, frame: Frame
     ) -> None:
-        [mask] = self._visibility.masks([shown.float() - 0.5], *frame.rgb.shape[:2])
+        [mask] = self._visibility.masks([shown.float() - 0.5], frame.rgb)
         thing = CheckedThing(mask, 0.0, embedding)
         self._start.follow(record, thing, check.question, check.original, frame)
 

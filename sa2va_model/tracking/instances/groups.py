@@ -270,9 +270,8 @@ class InstanceGroups:
 
     def _check(self, group: _Group, things: list[np.ndarray], shown: RingFrame) -> ObjectCheck:
         """Ask about what the model pointed at and all other things on the frame."""
-        height, width = shown.frame.rgb.shape[:2]
         logits, _ = propose(self._vision.follower, shown.features)
-        proposed = self._visibility.masks([one[None] for one in logits], height, width)
+        proposed = self._visibility.masks([one[None] for one in logits], shown.frame.rgb)
         known = [*group.painted, *group.refuted]
         others = [m for m in proposed if m.any() and not any(same_object(m, k) for k in known)]
         # Where it does not say that there is none, the best one is meant, however unsure it is.
@@ -328,14 +327,14 @@ class InstanceGroups:
         view = record.view(frame.index) if record is not None else None
         if view is None or not view.mask.any():
             return None
-        return self._visibility.masks([view.mask.float() - 0.5], *frame.rgb.shape[:2])[0]
+        return self._visibility.masks([view.mask.float() - 0.5], frame.rgb)[0]
 
     def _pointed_at(self, embeddings: Sequence[Tensor], picture: np.ndarray) -> list[np.ndarray]:
         """What embeddings show on a picture, bool [H, W] each."""
         features = self._vision.encode(picture) if len(embeddings) else None
         shown = [self._vision.decode(one, features) for one in embeddings if features is not None]
         good = [decoded.logits for decoded in shown if self._visibility.passes(decoded)]
-        return self._visibility.masks(good, *picture.shape[:2])
+        return self._visibility.masks(good, picture)
 
     def _things_at(self, embeddings: Sequence[Tensor], picture: np.ndarray) -> list[np.ndarray]:
         """What embeddings show on a picture, as the objects that it is made of: bool [H, W] each."""
@@ -346,15 +345,16 @@ class InstanceGroups:
         return [
             thing
             for mask in masks
-            for thing in self._objects(mask, features, self._config.max_instances)
+            for thing in self._objects(mask, features, picture, self._config.max_instances)
         ]
 
-    def _objects(self, mask: np.ndarray, features: ImageFeatures, most: int) -> list[np.ndarray]:
-        height, width = mask.shape
-        least = max(self._config.visibility.min_area * height * width, 1.0)
+    def _objects(
+        self, mask: np.ndarray, features: ImageFeatures, picture: np.ndarray, most: int
+    ) -> list[np.ndarray]:
+        least = max(self._config.visibility.min_area * mask.size, 1.0)
 
         def at_point(x: float, y: float) -> np.ndarray | None:
-            return self._at_point(x, y, features, height, width)
+            return self._at_point(x, y, features, picture)
 
         return objects_in(mask, at_point, least, most)
 
@@ -367,19 +367,20 @@ class InstanceGroups:
         decoded = self._vision.decode(embedding, shown.features)
         if not self._visibility.passes(decoded):
             return []
-        [mask] = self._visibility.masks([decoded.logits], *shown.frame.rgb.shape[:2])
-        things = self._objects(mask, shown.features, most)
+        [mask] = self._visibility.masks([decoded.logits], shown.frame.rgb)
+        things = self._objects(mask, shown.features, shown.frame.rgb, most)
         return [thing for thing in things if not any(same_object(thing, other) for other in known)]
 
     def _at_point(
-        self, x: float, y: float, features: ImageFeatures, height: int, width: int
+        self, x: float, y: float, features: ImageFeatures, picture: np.ndarray
     ) -> np.ndarray | None:
+        height, width = picture.shape[:2]
         points = torch.tensor([[x / width, y / height]], dtype=torch.float32)
         click = Prompt(points=points, labels=torch.ones(1, dtype=torch.int32))
         decoded = self._vision.decode(click, features)
         if not self._visibility.passes(decoded):
             return None
-        return self._visibility.masks([decoded.logits], height, width)[0]
+        return self._visibility.masks([decoded.logits], picture)[0]
 
     def _add(
         self,

@@ -64,7 +64,7 @@ class InstanceStart:
         """
         if thing.embedding is not None and seen is not None:
             decoded = self._vision.decode(thing.embedding, seen.features)
-            [mask] = self._visibility.masks([decoded.logits], *thing.mask.shape)
+            [mask] = self._visibility.masks([decoded.logits], seen.frame.rgb)
             same = overlap(mask, thing.mask) >= ALIKE
             if same and self._visibility.passes(decoded):
                 return Prompt(embedding=thing.embedding)

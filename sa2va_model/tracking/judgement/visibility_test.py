@@ -59,12 +59,10 @@ class VisibilityTest:
             return quality
         return quality / (1.0 + math.exp(-max(object_score, -50.0)))
 
-    def masks(self, logits: Sequence[Tensor], height: int, width: int) -> list[np.ndarray]:
-        """Bring each of several logits [1, 1, 4h, 4w] to a bool mask [height, width] of the image."""
-        size = self._segmenter.config.image_size
-        return read_back(
-            *(images.masks_to_image(one, size, height, width)[0] > 0 for one in logits)
-        )
+    def masks(self, logits: Sequence[Tensor], picture: np.ndarray) -> list[np.ndarray]:
+        """Bring each of several logits [1, 1, 4h, 4w] to a bool mask [H, W] of a picture [H, W, 3]."""
+        config = self._segmenter.config
+        return read_back(*(images.masks_on(one, config, picture)[0] > 0 for one in logits))
 
 
 @dataclass(frozen=True)

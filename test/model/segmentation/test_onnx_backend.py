@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from sa2va_cli.bench.tracker_race import moving_squares
 from sa2va_cli.main import main
 from sa2va_model.checkpoints.load import load_model, save_model
 from sa2va_model.errors import InputError
+from sa2va_model.io.preprocessing import masks_on, masks_to_image, sam_pixels
 from sa2va_model.segmentation.backends.registry import pick_runtime
 from sa2va_model.segmentation.tracker import OnlineTracker, TrackerConfig
+from sa2va_model.segmentation.types import Prompt
 from sa2va_model.testing import nano_model
 
 onnx = pytest.importorskip("onnx")
@@ -131,9 +134,6 @@ def test_a_follower_without_pytorch_gives_the_same_masks(graphs: Path, weights: 
     follower = OnnxFollower(graphs)
     size = weights.config.image_size
     frames = np.random.default_rng(0).integers(0, 255, (12, size, size, 3), dtype=np.uint8)
-    from sa2va_model.io.preprocessing import masks_to_image, sam_pixels
-    from sa2va_model.segmentation.types import Prompt
-
     for index, frame in enumerate(frames):
         if index in (0, 3):
             tracker.add(str(index), Prompt.box(0.2, 0.2, 0.6, 0.7))
@@ -152,6 +152,33 @@ def test_a_follower_without_pytorch_gives_the_same_masks(graphs: Path, weights: 
             assert got[name].quality == pytest.approx(seen.quality, abs=1e-3)
     follower.remove("0")
     assert list(follower.step(frames[0])) == ["3"]
+
+
+def test_a_follower_without_pytorch_draws_along_edges_where_its_model_does(
+    copied: Path, weights: Sam2
+) -> None:
+    path, size = copied / "manifest.json", weights.config.image_size
+    frame = np.random.default_rng(0).integers(0, 255, (2 * size, size, 3), dtype=np.uint8)
+    box = (0.2 * size, 0.4 * size, 0.6 * size, 1.4 * size)
+    masks = []
+    for radius in (0, 2):
+        manifest = json.loads(path.read_text())
+        for entry in manifest["segmenters"]:
+            entry["config"]["guided_radius"] = radius
+        path.write_text(json.dumps(manifest))
+        follower = OnnxFollower(copied)
+        follower.add("a", box=box, size=frame.shape[:2])
+        masks.append(follower.step(frame)["a"].mask)
+    tracker = OnlineTracker(weights, TrackerConfig())
+    tracker.add("a", Prompt.box(0.2, 0.2, 0.6, 0.7))
+    with torch.inference_mode():
+        pixels = sam_pixels(frame, weights.config)
+        seen = tracker.step(weights.encode_image(pixels))["a"]
+    guided = replace(weights.config, guided_radius=2)
+    for mask, config in zip(masks, (weights.config, guided), strict=True):
+        wanted = masks_on(seen.logits, config, frame)[0].numpy() > 0
+        assert np.mean(mask == wanted) >= 0.999
+    assert np.mean(masks[0] == masks[1]) < 0.999
 
 
 def test_the_follower_imports_neither_torch_nor_transformers() -> None:

@@ -217,7 +217,7 @@ def test_what_pointed_at_a_thing_begins_its_memory() -> None:
     assert seen is not None
     embedding = torch.ones(nano_model().config.sam2.hidden_dim)
     [mask] = groups._visibility.masks(
-        [groups._vision.decode(embedding, seen.features).logits], *frame.rgb.shape[:2]
+        [groups._vision.decode(embedding, seen.features).logits], frame.rgb
     )
     groups._visibility.reconfigure(VisibilityConfig(min_quality=0.0, min_area=0.0))
     assert groups._start.prompt(CheckedThing(mask, 1.8, embedding), seen).embedding is embedding

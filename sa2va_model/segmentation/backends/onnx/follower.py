@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from sa2va_model.errors import InputError
+from sa2va_model.io.guided_filter import guided_logits
 from sa2va_model.segmentation.backends.onnx.manifest import SegmenterEntry, read_manifest
 from sa2va_model.segmentation.backends.onnx.providers import ProviderOptions, open_session
 from sa2va_model.segmentation.backends.onnx.shapes import limits_of, profile_of
@@ -146,10 +147,10 @@ class OnnxFollower:
         out: dict[str, Followed] = {}
         prompts, self._prompts = self._prompts, {}
         for name, prompt in prompts.items():
-            out[name] = self._prompted(name, prompt, features, image.shape[:2])
+            out[name] = self._prompted(name, prompt, features, image)
         tracked = [name for name in self._objects if name not in prompts]
         if tracked:
-            out.update(self._tracked(tracked, features, image.shape[:2]))
+            out.update(self._tracked(tracked, features, image))
         return {name: out[name] for name in self._objects if name in out}
 
     def _pixels(self, image: np.ndarray) -> np.ndarray:
@@ -164,7 +165,7 @@ class OnnxFollower:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
     def _prompted(
-        self, name: str, prompt: np.ndarray, features: _Tensors, size: tuple[int, int]
+        self, name: str, prompt: np.ndarray, features: _Tensors, image: np.ndarray
     ) -> Followed:
         plain = features["top"] + self._constants["no_memory"][:, None, None]
         clicks = len(prompt)
@@ -180,10 +181,10 @@ class OnnxFollower:
             memory.prompted.pop(min(1, self._most - 1))
         memory.prompted.append((spatial, answer.pointers[0], memory.now))
         memory.now += 1
-        return self._shown(answer, 0, size)
+        return self._shown(answer, 0, image)
 
     def _tracked(
-        self, names: list[str], features: _Tensors, size: tuple[int, int]
+        self, names: list[str], features: _Tensors, image: np.ndarray
     ) -> dict[str, Followed]:
         conditioned = self._attend([self._objects[name] for name in names], features["top"])
         nothing = np.repeat(self._constants["no_click"][None], 2, 0)
@@ -196,7 +197,7 @@ class OnnxFollower:
                 memory.recent.append((spatial[place], memory.now))
                 memory.recent_pointers.append((answer.pointers[row], memory.now))
                 memory.now += 1
-        return {name: self._shown(answer, row, size) for row, name in enumerate(names)}
+        return {name: self._shown(answer, row, image) for row, name in enumerate(names)}
 
     def _admitted(self, answer: _Answer, row: int) -> bool:
         if not self._least:
@@ -276,9 +277,12 @@ class OnnxFollower:
         found: np.ndarray = codes + constants["click_labels"][prompt[:, 2].astype(int)]
         return found.astype(np.float32)
 
-    def _shown(self, answer: _Answer, row: int, size: tuple[int, int]) -> Followed:
-        square = cv2.resize(answer.logits[row], (self.image_size,) * 2)
-        mask = cv2.resize(square, size[::-1]) > 0
+    def _shown(self, answer: _Answer, row: int, image: np.ndarray) -> Followed:
+        if radius := self._config.get("guided_radius", 0):  # not in graphs of earlier versions
+            mask = guided_logits(answer.logits[row : row + 1], image, radius)[0] > 0
+        else:
+            square = cv2.resize(answer.logits[row], (self.image_size,) * 2)
+            mask = cv2.resize(square, image.shape[1::-1]) > 0
         return Followed(mask, float(answer.qualities[row]), bool(answer.scores[row, 0] > 0))
 
     def _run(self, graph: str, given: Mapping[str, np.ndarray]) -> _Tensors:
