@@ -23,14 +23,17 @@ _NOISE = 3e-5
 """Variance of a colour, of 1, that tells nothing."""
 _LITTLE = 0.05
 """Variance of logits, of `TOP` squared, that needs no explanation."""
+_DRAWN = 0.2
+"""A part of a mask was drawn by the decoder to this share; a hole was left out to this share."""
 _SAMPLES = 2
 """Pixels that a cell's colour is the mean of, to the side, at least; more than twice as many are skipped."""
-_ANY = 1e-6
+_NEAR = np.ones((5, 5), np.uint8)
+"""Farther from a cell that was marked nothing is marked."""
 _NOTHING = np.array([0.0, 0.0, 0.0, -TOP], np.float32)[:, None, None]
 
 
-def guided_logits(logits: np.ndarray, picture: np.ndarray, radius: int) -> np.ndarray:
-    """Mask logits at the size of the picture, along its edges.
+def guided_masks(logits: np.ndarray, picture: np.ndarray, radius: int) -> np.ndarray:
+    """Masks at the size of the picture, along its edges.
 
     Args:
         logits: float32 [N, h, w].
@@ -38,17 +41,15 @@ def guided_logits(logits: np.ndarray, picture: np.ndarray, radius: int) -> np.nd
         radius: cells to each side that a fit sees.
 
     Returns:
-        float32 [N, H, W] within ±`TOP` but where a pixel's colour is beyond those around it; positive = object.
+        bool [N, H, W].
     """
     side = logits.shape[1]
     means = _means(side, radius)
-    twice = means @ means
     guide = _colours(picture, side)
     middle = means @ guide @ means.T
-    spread = means @ (guide[:, None] * guide) @ means.T - middle[:, None] * middle
-    inverse = _inverse(spread)
-    drawn = np.full((len(logits), *picture.shape[:2]), -TOP, np.float32)
-    for cells, out in zip(np.clip(logits, -TOP, TOP), drawn, strict=True):
+    inverse = _inverse(means @ (guide[:, None] * guide) @ means.T - middle[:, None] * middle)
+    masks = np.zeros((len(logits), *picture.shape[:2]), bool)
+    for cells, mask in zip(np.clip(logits, -TOP, TOP), masks, strict=True):
         level = means @ cells @ means.T
         shared = means @ (cells * guide) @ means.T - level * middle
         slope = (inverse * shared).sum(1)
@@ -59,10 +60,8 @@ def guided_logits(logits: np.ndarray, picture: np.ndarray, radius: int) -> np.nd
         fits = means @ np.stack([*slope, offset, explained]) @ means.T
         fit, doubt = fits[:4], (1 - fits[4]).clip(0, 1)
         fit[3] += doubt**2 * (cells - (fit[:3] * guide).sum(0) - fit[3])
-        # Far from all that the decoder marked, nothing is marked for its colour.
-        near: np.ndarray = twice @ (cells > 0).astype(np.float32) @ twice.T > _ANY
-        _draw(np.where(near, fit, _NOTHING), near, picture, out)
-    return drawn
+        _draw(fit, cells, picture, mask)
+    return masks
 
 
 def _inverse(spread: np.ndarray) -> np.ndarray:
@@ -82,14 +81,28 @@ def _colours(picture: np.ndarray, side: int) -> np.ndarray:
     return np.ascontiguousarray(means.transpose(2, 0, 1), np.float32) / 255
 
 
-def _draw(fit: np.ndarray, near: np.ndarray, picture: np.ndarray, out: np.ndarray) -> None:
-    """Writes a fit [4, h, w] at the picture's pixels to `out` [H, W], where there may be something."""
-    down, right = (_steps(pixels, fit.shape[1]) for pixels in picture.shape[:2])
+def _draw(fit: np.ndarray, cells: np.ndarray, picture: np.ndarray, mask: np.ndarray) -> None:
+    """Writes what a fit [4, h, w] says of the picture's pixels, near what was drawn, to `mask` [H, W]."""
+    near = cv2.dilate((cells > 0).astype(np.uint8), _NEAR) > 0
+    down, right = (_steps(pixels, len(cells)) for pixels in picture.shape[:2])
     y, x = _reach(near.max(1), down), _reach(near.max(0), right)
-    large = down[y] @ fit @ right[x].T
-    out[y, x] = large[3]
-    for colour in range(3):
-        out[y, x] += large[colour] * (picture[y, x, colour] * np.float32(1 / 255))
+    if y.stop == 0:
+        return
+    fit = np.where(near, fit, _NOTHING)
+    *slopes, shown, drawn = down[y] @ np.stack([*fit, cells]) @ right[x].T
+    for colour, slope in enumerate(slopes):
+        shown += slope * (picture[y, x, colour] * np.float32(1 / 255))
+    kept = _agreed(shown > 0, drawn > 0)
+    mask[y, x] = ~_agreed(~kept, drawn <= 0)  # holes are parts of what is not shown
+
+
+def _agreed(shown: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The connected parts of a mask of which a share was drawn: grain that has the thing's colour is none of it."""
+    count, parts = cv2.connectedComponents(shown.astype(np.uint8))
+    sizes = np.bincount(parts.ravel(), minlength=count)
+    good = np.bincount(parts[drawn], minlength=count) >= _DRAWN * sizes
+    good[0] = False
+    return good[parts]
 
 
 def _reach(cells: np.ndarray, steps: np.ndarray) -> slice:

@@ -20,7 +20,7 @@ from torch import Tensor
 from sa2va_model.config.model import ModelConfig
 from sa2va_model.config.segmenter import SegmenterConfig
 from sa2va_model.errors import InputError
-from sa2va_model.io.guided_filter import guided_logits
+from sa2va_model.io.guided_filter import guided_masks
 
 Colour = tuple[float, float, float]
 MEAN: Colour = (0.485, 0.456, 0.406)
@@ -234,19 +234,19 @@ def masks_to_image(logits: Tensor, image_size: int, height: int, width: int) -> 
 
 
 def masks_on(logits: Tensor, config: SegmenterConfig, picture: np.ndarray) -> Tensor:
-    """Mask logits at the size of the user's picture, along its edges where `config.guided_radius` says so.
+    """Masks at the size of the user's picture, along its edges where `config.guided_radius` says so.
 
     Args:
         logits: [N, 1, 4h, 4w].
         picture: RGB uint8 [H, W, 3].
 
     Returns:
-        float32 [N, H, W]; positive = object.
+        bool [N, H, W].
     """
     if config.guided_radius and len(logits):
         cells = logits[:, 0].float().cpu().numpy()
-        return torch.from_numpy(guided_logits(cells, picture, config.guided_radius))
-    return masks_to_image(logits, config.image_size, *picture.shape[:2])
+        return torch.from_numpy(guided_masks(cells, picture, config.guided_radius))
+    return masks_to_image(logits, config.image_size, *picture.shape[:2]) > 0
 
 
 def region_cells(mask: np.ndarray, config: ModelConfig) -> Tensor:

@@ -65,14 +65,14 @@ def decode_prompt(
 
 def at_image_size(segmenter: Segmenter, decoded: Decoded, picture: np.ndarray) -> Masks:
     """A decoder's answer as the user sees it on a picture [H, W, 3]."""
-    logits = images.masks_on(decoded.logits, segmenter.config, picture)
+    masks = images.masks_on(decoded.logits, segmenter.config, picture)
     visible = (decoded.object_scores[:, 0] > 0).cpu().numpy()
     if not segmenter.config.object_score_gate:
         visible = np.ones(len(visible), bool)
     scores = decoded.quality.float().cpu().numpy()
     if not np.isfinite(scores).all():
         raise FloatingPointError(NOT_FINITE)
-    return Masks((logits > 0).cpu().numpy(), scores, visible)
+    return Masks(masks.cpu().numpy(), scores, visible)
 
 
 def follow_clip(

@@ -308,7 +308,7 @@ class OnlineTracker:
         if measured is not None:
             parts.append(measured)
         if picture is not None:
-            parts.append(masks_on(decoded.logits, self._segmenter.config, picture) > 0)
+            parts.append(masks_on(decoded.logits, self._segmenter.config, picture))
         numbers, *more = read_back(*parts)
         masks = more.pop() if picture is not None else [None] * len(numbers)
         known = more.pop().tolist() if more else [()] * len(numbers)

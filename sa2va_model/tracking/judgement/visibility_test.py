@@ -62,7 +62,7 @@ class VisibilityTest:
     def masks(self, logits: Sequence[Tensor], picture: np.ndarray) -> list[np.ndarray]:
         """Bring each of several logits [1, 1, 4h, 4w] to a bool mask [H, W] of a picture [H, W, 3]."""
         config = self._segmenter.config
-        return read_back(*(images.masks_on(one, config, picture)[0] > 0 for one in logits))
+        return read_back(*(images.masks_on(one, config, picture)[0] for one in logits))
 
 
 @dataclass(frozen=True)

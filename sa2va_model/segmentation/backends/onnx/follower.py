@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from sa2va_model.errors import InputError
-from sa2va_model.io.guided_filter import guided_logits
+from sa2va_model.io.guided_filter import guided_masks
 from sa2va_model.segmentation.backends.onnx.manifest import SegmenterEntry, read_manifest
 from sa2va_model.segmentation.backends.onnx.providers import ProviderOptions, open_session
 from sa2va_model.segmentation.backends.onnx.shapes import limits_of, profile_of
@@ -279,7 +279,7 @@ class OnnxFollower:
 
     def _shown(self, answer: _Answer, row: int, image: np.ndarray) -> Followed:
         if radius := self._config.get("guided_radius", 0):  # not in graphs of earlier versions
-            mask = guided_logits(answer.logits[row : row + 1], image, radius)[0] > 0
+            mask = guided_masks(answer.logits[row : row + 1], image, radius)[0]
         else:
             square = cv2.resize(answer.logits[row], (self.image_size,) * 2)
             mask = cv2.resize(square, image.shape[1::-1]) > 0
