@@ -12,8 +12,10 @@ Letters: N rows of weights, C hidden size of the language model, r side of its g
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from sa2va_model.mllm.vocabulary import singulars
 
 FILE = "word_probes.safetensors"
 _LEAST = 0.5  # cells that a mask has to cover for a verdict
+_RIVALS = 16  # kinds of things that a mask may show instead: those that the image shows most of
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,36 @@ class Likeness:
         cells: float32 [K, r, r] over the whole image, one map for each kind of thing that the word may mean: how much
             likelier this kind is than the mean of all kinds, in log-odds; what colour is said counts, too.
         floor: mean over a mask from which on it shows the thing.
+        rivals: float32 [R, r, r], the same of other kinds that the image shows; None = of none.
+        odds: logarithm of the share of what is asked for, among it and its rivals, from which on a mask shows it.
     """
 
     word: str
     cells: Tensor
     floor: float
+    rivals: Tensor | None = None
+    odds: float = -math.inf
 
     def of(self, mask: Tensor | np.ndarray) -> float:
         """Mean over a mask of the whole image, bool [h, w] of any size; NaN if it is too small to tell."""
-        shown = torch.as_tensor(mask, device=self.cells.device).float()
-        weights = F.adaptive_avg_pool2d(shown[None], self.cells.shape[-1])[0]
+        return float(self._means(self.cells, mask).max())
+
+    def against_rivals(self, mask: Tensor | np.ndarray) -> float:
+        """Logarithm of the share of what is asked for, 0 or less; NaN as above, 0 without rivals."""
+        own = self._means(self.cells, mask)
+        others = own[:0] if self.rivals is None else self._means(self.rivals, mask)
+        return float(own.logsumexp(0) - torch.cat([own, others]).logsumexp(0))
+
+    def _means(self, maps: Tensor, mask: Tensor | np.ndarray) -> Tensor:
+        shown = torch.as_tensor(mask, device=maps.device).float()
+        weights = F.adaptive_avg_pool2d(shown[None], maps.shape[-1])[0]
         covered = weights.sum()
-        mean = ((self.cells * weights).sum((1, 2)) / covered).max()
-        return float(mean.where(covered >= _LEAST, torch.nan))
+        means = (maps * weights).sum((1, 2)) / covered
+        return means.where(covered >= _LEAST, torch.nan)
 
     def fits(self, mask: Tensor | np.ndarray) -> bool:
         """Return whether a mask shows what is asked for, as far as one can tell."""
-        return not self.of(mask) < self.floor
+        return not (self.of(mask) < self.floor or self.against_rivals(mask) < self.odds)
 
     @property
     def refusal(self) -> str:
@@ -72,6 +88,7 @@ class WordProbes:
         colours: the row of each colour.
         weight: float32 [N, C]; `bias`: float32 [N].
         floor: see `Likeness`; `colour_floor`: that of a sentence that names no thing, for each colour.
+        odds: see `Likeness`; of sentences that name a thing.
     """
 
     nouns: Mapping[str, tuple[int, ...]]
@@ -80,6 +97,7 @@ class WordProbes:
     bias: Tensor
     floor: float
     colour_floor: float
+    odds: float = -math.inf
 
     @classmethod
     def read(cls, folder: Path, hidden: int) -> WordProbes | None:
@@ -101,6 +119,7 @@ class WordProbes:
             nouns = {str(noun): tuple(map(int, rows)) for noun, rows in words["nouns"].items()}
             colours = {str(name): int(row) for name, row in words["colours"].items()}
             floors = float(words["floor"]), float(words["colour_floor"])
+            odds = float(words.get("odds", -math.inf))  # files before 29 November 2026 have none
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file}: expected weight [N, {hidden}], bias [N] and the words of their rows ({error!r})"
@@ -111,12 +130,12 @@ class WordProbes:
                 f"{file}: weight is {list(weight.shape)}, bias {list(bias.shape)}, rows to {max(rows, default=0)}; "
                 f"expected [N, {hidden}], [N] and rows below N"
             )
-        return cls(nouns, colours, weight, bias, *floors)
+        return cls(nouns, colours, weight, bias, *floors, odds)
 
     def write(self, folder: Path) -> Path:
         """Puts them beside the weights, in float16."""
-        names = ("nouns", "colours", "floor", "colour_floor")
-        words = {name: getattr(self, name) for name in names}
+        names = ("nouns", "colours", "floor", "colour_floor", "odds")
+        words = {name: value for name in names if (value := getattr(self, name)) != -math.inf}
         tensors = {"weight": self.weight, "bias": self.bias}
         file = folder / FILE
         save_file(
@@ -137,18 +156,25 @@ class WordProbes:
         noun, colours = self._noun(words), [word for word in words if word in self.colours]
         if noun is None and not colours:
             return None
-        seen, side = tokens.float(), int(len(tokens) ** 0.5)
-        maps = (
-            seen.new_zeros(1, len(tokens)) if noun is None else self._maps(seen, self.nouns[noun])
-        )
-        for colour in colours:
-            maps = maps + self._maps(seen, (self.colours[colour],))
-        floor = self.floor if noun is not None else self.colour_floor * len(colours)
-        return Likeness(noun or " ".join(colours), maps.unflatten(1, (side, side)), floor)
+        every = self._maps(tokens.float())
+        said = every[[self.colours[colour] for colour in colours]].sum(0)
+        if noun is None:
+            return Likeness(" ".join(colours), said[None], self.colour_floor * len(colours))
+        own = self.nouns[noun]
+        others = [row for row in self._kinds if row not in own]
+        most = every[others].amax((1, 2)).topk(min(_RIVALS, len(others))).indices
+        return Likeness(noun, every[list(own)] + said, self.floor, every[others][most], self.odds)
 
-    def _maps(self, tokens: Tensor, rows: Sequence[int]) -> Tensor:
-        weight, bias = (t[list(rows)].to(tokens.device) for t in (self.weight, self.bias))
-        return weight @ tokens.T + bias[:, None]
+    @cached_property
+    def _kinds(self) -> tuple[int, ...]:
+        """The rows of things."""
+        return tuple(sorted({row for rows in self.nouns.values() for row in rows}))
+
+    def _maps(self, tokens: Tensor) -> Tensor:
+        """[N, r, r] of tokens [r * r, C]."""
+        weight, bias = (values.to(tokens.device) for values in (self.weight, self.bias))
+        side = int(len(tokens) ** 0.5)
+        return (weight @ tokens.T + bias[:, None]).unflatten(1, (side, side))
 
     def _noun(self, words: Sequence[str]) -> str | None:
         """The longest of the nouns that stand last."""

@@ -97,18 +97,22 @@ class Phrase(_message.Message):
     def __init__(self, text: _Optional[str] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., mask: _Optional[int] = ...) -> None: ...
 
 class Likeness(_message.Message):
-    __slots__ = ("word", "kinds", "side", "fp16", "floor")
+    __slots__ = ("word", "kinds", "side", "fp16", "floor", "rivals", "odds")
     WORD_FIELD_NUMBER: _ClassVar[int]
     KINDS_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
     FP16_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
+    RIVALS_FIELD_NUMBER: _ClassVar[int]
+    ODDS_FIELD_NUMBER: _ClassVar[int]
     word: str
     kinds: int
     side: int
     fp16: bytes
     floor: float
-    def __init__(self, word: _Optional[str] = ..., kinds: _Optional[int] = ..., side: _Optional[int] = ..., fp16: _Optional[bytes] = ..., floor: _Optional[float] = ...) -> None: ...
+    rivals: int
+    odds: float
+    def __init__(self, word: _Optional[str] = ..., kinds: _Optional[int] = ..., side: _Optional[int] = ..., fp16: _Optional[bytes] = ..., floor: _Optional[float] = ..., rivals: _Optional[int] = ..., odds: _Optional[float] = ...) -> None: ...
 
 class Meaning(_message.Message):
     __slots__ = ("found", "text", "phrases", "embeddings", "scores", "unknown", "note", "written", "error", "likeness")

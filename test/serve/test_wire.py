@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -69,6 +70,15 @@ def test_what_a_mask_is_held_against_comes_back_as_it_was() -> None:
     assert back.likeness is not None
     assert (back.likeness.word, back.likeness.floor) == ("wine bottle", 1.25)
     assert torch.equal(back.likeness.cells, cells.half().float())
+    assert back.likeness.rivals is None
+    rivals = 8 * torch.randn(4, 3, 3)
+    said = replace(said, likeness=replace(likeness, rivals=rivals, odds=-4.5))
+    again = codec.from_meaning(pb.Meaning.FromString(codec.to_meaning(said).SerializeToString()))
+    assert again.likeness is not None
+    assert again.likeness.rivals is not None
+    assert again.likeness.odds == -4.5
+    assert torch.equal(again.likeness.cells, cells.half().float())
+    assert torch.equal(again.likeness.rivals, rivals.half().float())
 
 
 def test_png_is_exact_and_jpeg_is_small(frame: np.ndarray) -> None:
@@ -118,13 +128,19 @@ def test_embeddings_of_others_are_not_trusted(message: pb.Embeddings) -> None:
     [
         (pb.Likeness(), "0 maps of side 0"),
         (pb.Likeness(kinds=1), "1 maps of side 0"),
-        (pb.Likeness(kinds=65, side=1, fp16=bytes(2 * 65)), "65 maps of side 1; expected 1 to 64"),
+        (
+            pb.Likeness(kinds=65, side=1, fp16=bytes(2 * 65)),
+            "65 maps of side 1, 65 of .*; expected 1 to 64",
+        ),
         (pb.Likeness(kinds=1, side=65, fp16=bytes(2 * 65**2)), "of side 65"),
         (pb.Likeness(kinds=1 << 30, side=1 << 30), "expected 1 to 64"),
+        (pb.Likeness(kinds=8, rivals=57, side=1, fp16=bytes(130)), "65 maps of side 1"),
+        (pb.Likeness(rivals=1, side=1, fp16=bytes(2)), "1 maps of side 1, 0 of what is asked for"),
         (pb.Likeness(kinds=1, side=2, fp16=bytes(7)), r"7 bytes for \[1, 2, 2\]; expected 8"),
         (pb.Likeness(kinds=1, side=1, fp16=b"\x00\x7e"), "NaN or infinity"),
         (pb.Likeness(kinds=1, side=1, fp16=bytes(2), floor=float("nan")), "floor is nan"),
         (pb.Likeness(kinds=1, side=1, fp16=bytes(2), floor=float("inf")), "floor is inf"),
+        (pb.Likeness(kinds=1, side=1, fp16=bytes(2), odds=float("-inf")), "odds is -inf"),
     ],
 )
 def test_maps_of_others_are_not_trusted(message: pb.Likeness, why: str) -> None:

@@ -85,6 +85,42 @@ def test_a_mask_is_the_mean_of_its_cells_for_the_kind_that_fits_best() -> None:
     assert likeness.fits(speck), "too small to tell"
 
 
+def test_a_mask_that_shows_another_kind_rather_is_refused() -> None:
+    own = torch.tensor([[[4.0, 4.0], [4.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    other = torch.tensor([[[0.0, 9.0], [0.0, 9.0]]])
+    likeness = Likeness("bottle", own, floor=2.0, rivals=other, odds=-3.0)
+    left = np.zeros((48, 64), bool)
+    left[:, :32] = True
+    assert likeness.fits(left)
+    assert likeness.against_rivals(left) == pytest.approx(
+        -math.log1p(1 / (math.exp(4) + 1)), abs=1e-5
+    )
+    assert not likeness.fits(~left)
+    asked = np.logaddexp(4, 0)
+    assert likeness.against_rivals(~left) == pytest.approx(asked - np.logaddexp(asked, 9), abs=1e-5)
+    assert replace(likeness, rivals=None).fits(~left)
+    speck = np.zeros((48, 64), bool)
+    speck[0, 60] = True
+    assert math.isnan(likeness.against_rivals(speck))
+    assert likeness.fits(speck), "too small to tell"
+
+
+def test_rivals_are_the_other_kinds_that_the_image_shows_most_of() -> None:
+    tokens = torch.randn(9, 4)
+    held = replace(probes(), odds=-2.0)
+    rows = (tokens @ held.weight.T).T.unflatten(1, (3, 3))
+    found = held.likeness(tokens, ("wine", "bottle"))
+    assert found is not None
+    assert found.rivals is not None
+    assert found.odds == -2.0
+    others = torch.stack([rows[kind] for kind in (1, 2, 3)])
+    order = others.amax((1, 2)).argsort(descending=True)
+    torch.testing.assert_close(found.rivals, others[order])
+    coloured = held.likeness(tokens, ("green", "one"))
+    assert coloured is not None
+    assert coloured.rivals is None, "any kind may be green"
+
+
 @pytest.mark.parametrize("floor", [-math.inf, math.inf])
 def test_every_way_of_asking_holds_the_answer_against_its_words(floor: float) -> None:
     model, [frame] = probed_model(floor), noisy_clip(1)
@@ -130,7 +166,12 @@ def test_they_come_back_from_a_folder(tmp_path: Path) -> None:
     assert held is not None
     assert (held.nouns, held.colours) == (ROWS, {"green": 4})
     assert (held.floor, held.colour_floor) == (1.25, 1.25)
+    assert held.odds == -math.inf
     torch.testing.assert_close(held.weight, probes(model.mllm.hidden_size).weight.half().float())
+    replace(held, odds=-4.5).write(tmp_path)
+    again = WordProbes.read(tmp_path, model.mllm.hidden_size)
+    assert again is not None
+    assert again.odds == -4.5
 
 
 @pytest.mark.parametrize("fault", ["cut", "hidden", "row", "words"])

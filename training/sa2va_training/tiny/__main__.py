@@ -102,7 +102,7 @@ def _floors(weights: str = str(SHIPPED), scenes: str = "150") -> None:
 
     probes = with_floors(load_model(weights, device="cpu"), int(scenes))
     probes.write(Path(weights))
-    floors = f"{probes.floor}, of colours from {probes.colour_floor}"
+    floors = f"{probes.floor} ({probes.odds} against rivals), of colours from {probes.colour_floor}"
     print(f"{weights}: masks of things from {floors} on look like what was asked for")  # noqa: T201
 
 

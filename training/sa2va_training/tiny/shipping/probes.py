@@ -28,7 +28,11 @@ from sa2va_training.tiny.shipping.word_choice import FIRST, MIN_AREA, MIN_VISIBL
 
 FLOORS = (5.0, 0.5)
 """Of things and of colours, in log-odds, until `with_floors` has measured them."""
-_REFUSED = (0.04, 0.01)  # shares of the right answers that the floors take away
+_REFUSED = (
+    0.04,
+    0.01,
+    0.04,
+)  # shares of the right answers that the floors take away, and the odds against rivals
 _COLOUR = 0.5  # weight of a colour beside a noun
 _NEUTRAL = 2.0  # log-odds of a colour that speaks neither for a mask nor against it
 
@@ -82,7 +86,7 @@ def with_floors(model: Sa2VA, scenes: int, first: int = FIRST) -> WordProbes:
     probes = model.word_probes
     if probes is None:
         raise InputError("the model has no word probes; expected one that `export` wrote")
-    right: tuple[list[float], list[float]] = [], []  # of things, of colours
+    right: tuple[list[float], list[float], list[float]] = [], [], []  # of things, of colours; odds
     model.word_probes = None  # every answer counts
     try:
         seeds = range(
@@ -98,15 +102,19 @@ def with_floors(model: Sa2VA, scenes: int, first: int = FIRST) -> WordProbes:
                 mask = np.any(np.asarray(answer.masks, bool).reshape(-1, *truth.shape), axis=0)
                 shared, both = (mask & truth).sum(), (mask | truth).sum()
                 if likeness is not None and shared > 0.5 * both:
-                    right[likeness.word in probes.colours].append(likeness.of(mask))
+                    right[likeness.rivals is None].append(likeness.of(mask))
+                    if likeness.rivals is not None:
+                        right[2].append(likeness.against_rivals(mask))
     finally:
         model.word_probes = probes
     if not all(right):
         raise InputError(
             f"nothing was found on {scenes} tables; expected a model that was taught their nouns"
         )
-    low = [np.nanquantile(r, share) for r, share in zip(right, _REFUSED, strict=True)]
-    return replace(probes, floor=round(float(low[0]), 2), colour_floor=round(float(low[1]), 2))
+    things, colours, odds = (
+        round(float(np.nanquantile(r, share)), 2) for r, share in zip(right, _REFUSED, strict=True)
+    )
+    return replace(probes, floor=things, colour_floor=colours, odds=odds)
 
 
 def _things(image: LabelledImage, seed: int) -> Iterator[tuple[str, np.ndarray]]:
