@@ -12,6 +12,7 @@ Letters: N masks, h = w cells, H and W the picture's size.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -43,25 +44,53 @@ def guided_masks(logits: np.ndarray, picture: np.ndarray, radius: int) -> np.nda
     Returns:
         bool [N, H, W].
     """
-    side = logits.shape[1]
-    means = _means(side, radius)
-    guide = _colours(picture, side)
-    middle = means @ guide @ means.T
-    inverse = _inverse(means @ (guide[:, None] * guide) @ means.T - middle[:, None] * middle)
+    guide = _Guide.of(picture, logits.shape[1], radius)
     masks = np.zeros((len(logits), *picture.shape[:2]), bool)
     for cells, mask in zip(np.clip(logits, -TOP, TOP), masks, strict=True):
-        level = means @ cells @ means.T
-        shared = means @ (cells * guide) @ means.T - level * middle
-        slope = (inverse * shared).sum(1)
-        offset = level - (slope * middle).sum(0)
-        explained = (slope * shared).sum(0) / (
-            means @ (cells * cells) @ means.T - level**2 + _LITTLE
-        )
-        fits = means @ np.stack([*slope, offset, explained]) @ means.T
-        fit, doubt = fits[:4], (1 - fits[4]).clip(0, 1)
-        fit[3] += doubt**2 * (cells - (fit[:3] * guide).sum(0) - fit[3])
-        _draw(fit, cells, picture, mask)
+        _draw(guide.fit(cells), cells, picture, mask)
     return masks
+
+
+@dataclass(frozen=True)
+class _Guide:
+    """What a picture tells of masks of its cells.
+
+    Attributes:
+        means: [h, h]; between it and its transpose maps become means over windows.
+        colours: [3, h, w], 0..1; middle: the same, of windows.
+        inverse: [3, 3, h, w], of the covariance of colours in a window.
+    """
+
+    means: np.ndarray
+    colours: np.ndarray
+    middle: np.ndarray
+    inverse: np.ndarray
+
+    @classmethod
+    def of(cls, picture: np.ndarray, side: int, radius: int) -> _Guide:
+        """Of a picture [H, W, 3] as side x side cells."""
+        means, colours = _means(side, radius), _colours(picture, side)
+        middle = means @ colours @ means.T
+        products = means @ (colours[:, None] * colours) @ means.T
+        return cls(means, colours, middle, _inverse(products - middle[:, None] * middle))
+
+    def fit(self, cells: np.ndarray) -> np.ndarray:
+        """Logits [h, w] as linear functions of colour: three slopes and an offset for each cell, [4, h, w]."""
+        level = self._mean(cells)
+        shared = self._mean(cells * self.colours) - level * self.middle
+        slope = (self.inverse * shared).sum(1)
+        offset = level - (slope * self.middle).sum(0)
+        spread = self._mean(cells * cells) - level * level
+        explained = (slope * shared).sum(0) / (spread + _LITTLE)
+        fits = self._mean(np.stack([*slope, offset, explained]))
+        fit, doubt = fits[:4], (1 - fits[4]).clip(0, 1)
+        left = cells - (fit[:3] * self.colours).sum(0) - fit[3]
+        fit[3] += doubt**2 * left
+        return fit
+
+    def _mean(self, maps: np.ndarray) -> np.ndarray:
+        means: np.ndarray = self.means @ maps @ self.means.T
+        return means
 
 
 def _inverse(spread: np.ndarray) -> np.ndarray:
