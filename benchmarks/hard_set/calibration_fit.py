@@ -258,7 +258,10 @@ def tally(
 
 
 def cost(figures: dict[str, float]) -> float:
-    """What the thresholds should make small: objects not found again and wrong ones taken for them, above all."""
+    """What the thresholds should make small: objects not found again and wrong ones taken for them, above all.
+
+    A mask where the object is not weighs more than none where it is: whoever sees one acts on it.
+    """
 
     def lack(name: str) -> float:
         value = figures[name]
@@ -273,5 +276,5 @@ def cost(figures: dict[str, float]) -> float:
         + 0.5 * (lack("LOST recall") + lack("LOST precision"))
         + lack("visible and shown")
         + lack("shown and right")
-        + lack("gone and hidden")
+        + 1.3 * lack("gone and hidden")
     )
