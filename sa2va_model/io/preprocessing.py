@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sa2va_model.config.model import ModelConfig
 from sa2va_model.config.segmenter import SegmenterConfig
+from sa2va_model.device import read_back
 from sa2va_model.errors import InputError
 from sa2va_model.io.guided_filter import guided_masks
 
@@ -233,7 +234,7 @@ def masks_to_image(logits: Tensor, image_size: int, height: int, width: int) -> 
     return F.interpolate(square, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
-def masks_on(logits: Tensor, config: SegmenterConfig, picture: np.ndarray) -> Tensor:
+def masks_on(logits: Tensor, config: SegmenterConfig, picture: np.ndarray) -> np.ndarray:
     """Masks at the size of the user's picture, along its edges where `config.guided_radius` says so.
 
     Args:
@@ -243,10 +244,20 @@ def masks_on(logits: Tensor, config: SegmenterConfig, picture: np.ndarray) -> Te
     Returns:
         bool [N, H, W].
     """
-    if config.guided_radius and len(logits):
-        cells = logits[:, 0].float().cpu().numpy()
-        return torch.from_numpy(guided_masks(cells, picture, config.guided_radius))
+    [read] = read_back(mask_source(logits, config, picture))
+    return drawn_masks(read, config, picture)
+
+
+def mask_source(logits: Tensor, config: SegmenterConfig, picture: np.ndarray) -> Tensor:
+    """What the host has to read of masks, for `drawn_masks`: bool [N, H, W], or their cells where it draws itself."""
+    if config.guided_radius:
+        return logits[:, 0].float()
     return masks_to_image(logits, config.image_size, *picture.shape[:2]) > 0
+
+
+def drawn_masks(read: np.ndarray, config: SegmenterConfig, picture: np.ndarray) -> np.ndarray:
+    """Masks, bool [N, H, W], of what was read."""
+    return guided_masks(read, picture, config.guided_radius) if config.guided_radius else read
 
 
 def region_cells(mask: np.ndarray, config: ModelConfig) -> Tensor:

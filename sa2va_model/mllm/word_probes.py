@@ -58,9 +58,9 @@ class Likeness:
 
     def against_rivals(self, mask: Tensor | np.ndarray) -> float:
         """Logarithm of the share of what is asked for, 0 or less; NaN as above, 0 without rivals."""
-        own = self._means(self.cells, mask)
-        others = own[:0] if self.rivals is None else self._means(self.rivals, mask)
-        return float(own.logsumexp(0) - torch.cat([own, others]).logsumexp(0))
+        maps = self.cells if self.rivals is None else torch.cat([self.cells, self.rivals])
+        means = self._means(maps, mask)
+        return float(means[: len(self.cells)].logsumexp(0) - means.logsumexp(0))
 
     def _means(self, maps: Tensor, mask: Tensor | np.ndarray) -> Tensor:
         shown = torch.as_tensor(mask, device=maps.device).float()
@@ -134,8 +134,10 @@ class WordProbes:
 
     def write(self, folder: Path) -> Path:
         """Puts them beside the weights, in float16."""
-        names = ("nouns", "colours", "floor", "colour_floor", "odds")
-        words = {name: value for name in names if (value := getattr(self, name)) != -math.inf}
+        names = ("nouns", "colours", "floor", "colour_floor")
+        words = {name: getattr(self, name) for name in names}
+        if math.isfinite(self.odds):
+            words["odds"] = self.odds
         tensors = {"weight": self.weight, "bias": self.bias}
         file = folder / FILE
         save_file(

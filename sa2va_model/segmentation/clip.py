@@ -72,7 +72,7 @@ def at_image_size(segmenter: Segmenter, decoded: Decoded, picture: np.ndarray) -
     scores = decoded.quality.float().cpu().numpy()
     if not np.isfinite(scores).all():
         raise FloatingPointError(NOT_FINITE)
-    return Masks(masks.cpu().numpy(), scores, visible)
+    return Masks(masks, scores, visible)
 
 
 def follow_clip(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sa2va_model.device import read_back
 from sa2va_model.errors import InputError
-from sa2va_model.io.preprocessing import masks_on
+from sa2va_model.io.preprocessing import drawn_masks, mask_source
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.memory_bank import MemoryBank
 from sa2va_model.segmentation.memory_policy import Admission, MemoryPolicy, PlainPolicy
@@ -304,13 +304,16 @@ class OnlineTracker:
         self, rows: Tensor, decoded: Decoded, picture: np.ndarray | None, *, prompted: bool
     ) -> list[Observation]:
         """A decoder's answer, one object at a time; all that the host wants to know comes in one transfer."""
+        config = self._segmenter.config
         parts, measured = [_numbers(decoded)], self._policy.measured(rows)
         if measured is not None:
             parts.append(measured)
         if picture is not None:
-            parts.append(masks_on(decoded.logits, self._segmenter.config, picture))
+            parts.append(mask_source(decoded.logits, config, picture))
         numbers, *more = read_back(*parts)
-        masks = more.pop() if picture is not None else [None] * len(numbers)
+        masks: Sequence[np.ndarray | None] = [None] * len(numbers)
+        if picture is not None:
+            masks = list(drawn_masks(more.pop(), config, picture))
         known = more.pop().tolist() if more else [()] * len(numbers)
         if not np.isfinite(numbers[:, :2]).all():
             raise FloatingPointError(NOT_FINITE)

@@ -93,12 +93,15 @@ def decode_embeddings(message: pb.Embeddings) -> Tensor:
 def encode_likeness(likeness: Likeness) -> pb.Likeness:
     """What a mask is held against, as a message."""
     kinds, side, _ = likeness.cells.shape
-    message = pb.Likeness(word=likeness.word, kinds=kinds, side=side, floor=likeness.floor)
-    maps = likeness.cells
+    message = pb.Likeness(
+        word=likeness.word,
+        kinds=kinds,
+        side=side,
+        fp16=_halves(likeness.cells),
+        floor=likeness.floor,
+    )
     if likeness.rivals is not None and math.isfinite(likeness.odds):
-        message.rivals, message.odds = len(likeness.rivals), likeness.odds
-        maps = torch.cat([maps, likeness.rivals])
-    message.fp16 = _halves(maps)
+        message.rivals, message.odds = _halves(likeness.rivals), likeness.odds
     return message
 
 
@@ -108,18 +111,21 @@ def decode_likeness(message: pb.Likeness, device: torch.device | str = "cpu") ->
     Raises:
         InputError: no map or too large ones, sizes that contradict each other, or values that are not finite.
     """
-    kinds, rivals, side = message.kinds, message.rivals, message.side
-    if not (kinds >= 1 and kinds + rivals <= MAX_KINDS and 1 <= side <= MAX_SIDE):
+    kinds, side = message.kinds, message.side
+    if not (1 <= kinds <= MAX_KINDS and 1 <= side <= MAX_SIDE):
         raise InputError(
-            f"likeness: {kinds + rivals} maps of side {side}, {kinds} of what is asked for; "
-            f"expected 1 to {MAX_KINDS} of side 1 to {MAX_SIDE}"
+            f"likeness: {kinds} maps of side {side}; expected 1 to {MAX_KINDS} of side 1 to {MAX_SIDE}"
         )
-    maps = _numbers(message.fp16, (kinds + rivals, side, side), "likeness").to(device)
+    cells = _numbers(message.fp16, (kinds, side, side), "likeness")
     for name in ("floor", "odds"):
         if not math.isfinite(value := getattr(message, name)):
             raise InputError(f"likeness: {name} is {value}; expected a number")
-    own = Likeness(message.word, maps[:kinds], message.floor)
-    return replace(own, rivals=maps[kinds:], odds=message.odds) if rivals else own
+    own = Likeness(message.word, cells.to(device), message.floor)
+    if not message.rivals:
+        return own
+    count = min(max(len(message.rivals) // (2 * side * side), 1), MAX_KINDS)
+    rivals = _numbers(message.rivals, (count, side, side), "likeness: rivals")
+    return replace(own, rivals=rivals.to(device), odds=message.odds)
 
 
 def _halves(values: Tensor) -> bytes:

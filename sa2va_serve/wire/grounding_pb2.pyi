@@ -110,9 +110,9 @@ class Likeness(_message.Message):
     side: int
     fp16: bytes
     floor: float
-    rivals: int
+    rivals: bytes
     odds: float
-    def __init__(self, word: _Optional[str] = ..., kinds: _Optional[int] = ..., side: _Optional[int] = ..., fp16: _Optional[bytes] = ..., floor: _Optional[float] = ..., rivals: _Optional[int] = ..., odds: _Optional[float] = ...) -> None: ...
+    def __init__(self, word: _Optional[str] = ..., kinds: _Optional[int] = ..., side: _Optional[int] = ..., fp16: _Optional[bytes] = ..., floor: _Optional[float] = ..., rivals: _Optional[bytes] = ..., odds: _Optional[float] = ...) -> None: ...
 
 class Meaning(_message.Message):
     __slots__ = ("found", "text", "phrases", "embeddings", "scores", "unknown", "note", "written", "error", "likeness")

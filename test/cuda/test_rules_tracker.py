@@ -16,6 +16,7 @@ from torch import Tensor
 from sa2va_cli.bench.tracker_race import moving_squares, ours
 from sa2va_model.checkpoints.files.sam2_files import stock_config
 from sa2va_model.device import read_back
+from sa2va_model.io.preprocessing import masks_on
 from sa2va_model.segmentation.backends.base import Segmenter
 from sa2va_model.segmentation.backends.registry import pick_runtime
 from sa2va_model.segmentation.sam2 import Sam2
@@ -81,6 +82,31 @@ def test_rules(profile: str, make: Callable[[], Sam2]) -> None:
         masks = list(ours(made(gpu.move(weights), profile), frames, prompts))
     assert masks[-1].shape == (2, 1, side, side)
     assert not gpu.faults, gpu.report()
+
+
+@pytest.mark.parametrize("radius", [0, 2])
+def test_masks_on_a_picture_come_with_the_numbers(radius: int) -> None:
+    """What is drawn on the host is read in the same transfer, and is what a CPU draws."""
+    model = nano_model(seed=1)
+    weights, side = model.sam2, model.config.sam2.image_size
+    config = replace(weights.config, guided_radius=radius)
+    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    frames, prompts = moving_squares(2, side, 2)
+    with Cuda() as gpu:
+        segmenter = made(gpu.move(weights), "float32")
+        segmenter.config = config
+        tracker = OnlineTracker(segmenter, TrackerConfig(max_objects=2))
+        for n, prompt in enumerate(prompts):
+            tracker.add(str(n), prompt)
+        for frame in frames:
+            with torch.inference_mode():
+                features = segmenter.encode_image(frame[None].to(CUDA))
+                seen = tracker.step(features, picture=picture)
+        logits = torch.cat([one.logits.cpu() for one in seen.values()])
+    assert not gpu.faults, gpu.report()
+    for one, wanted in zip(seen.values(), masks_on(logits, config, picture), strict=True):
+        assert one.mask is not None
+        np.testing.assert_array_equal(one.mask, wanted)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,9 @@ def test_what_a_mask_is_held_against_comes_back_as_it_was() -> None:
     assert again.likeness.odds == -4.5
     assert torch.equal(again.likeness.cells, cells.half().float())
     assert torch.equal(again.likeness.rivals, rivals.half().float())
+    older = codec.to_meaning(said).likeness
+    older.ClearField("rivals")
+    assert len(older.fp16) == cells.numel() * 2, "who knows of no rivals reads the rest as before"
 
 
 def test_png_is_exact_and_jpeg_is_small(frame: np.ndarray) -> None:
@@ -130,12 +133,18 @@ def test_embeddings_of_others_are_not_trusted(message: pb.Embeddings) -> None:
         (pb.Likeness(kinds=1), "1 maps of side 0"),
         (
             pb.Likeness(kinds=65, side=1, fp16=bytes(2 * 65)),
-            "65 maps of side 1, 65 of .*; expected 1 to 64",
+            "65 maps of side 1; expected 1 to 64",
         ),
         (pb.Likeness(kinds=1, side=65, fp16=bytes(2 * 65**2)), "of side 65"),
         (pb.Likeness(kinds=1 << 30, side=1 << 30), "expected 1 to 64"),
-        (pb.Likeness(kinds=8, rivals=57, side=1, fp16=bytes(130)), "65 maps of side 1"),
-        (pb.Likeness(rivals=1, side=1, fp16=bytes(2)), "1 maps of side 1, 0 of what is asked for"),
+        (
+            pb.Likeness(kinds=1, side=1, fp16=bytes(2), rivals=bytes(130)),
+            r"130 bytes for \[64, 1, 1\]",
+        ),
+        (
+            pb.Likeness(kinds=1, side=2, fp16=bytes(8), rivals=bytes(9)),
+            r"rivals.*9 bytes for \[1, 2, 2\]",
+        ),
         (pb.Likeness(kinds=1, side=2, fp16=bytes(7)), r"7 bytes for \[1, 2, 2\]; expected 8"),
         (pb.Likeness(kinds=1, side=1, fp16=b"\x00\x7e"), "NaN or infinity"),
         (pb.Likeness(kinds=1, side=1, fp16=bytes(2), floor=float("nan")), "floor is nan"),

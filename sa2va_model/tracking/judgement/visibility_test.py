@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from sa2va_model.device import read_back
 from sa2va_model.io import preprocessing as images
 from sa2va_model.segmentation.tracker import read_numbers
 from sa2va_model.segmentation.types import Decoded, ImageFeatures
@@ -61,8 +61,9 @@ class VisibilityTest:
 
     def masks(self, logits: Sequence[Tensor], picture: np.ndarray) -> list[np.ndarray]:
         """Bring each of several logits [1, 1, 4h, 4w] to a bool mask [H, W] of a picture [H, W, 3]."""
-        config = self._segmenter.config
-        return read_back(*(images.masks_on(one, config, picture)[0] for one in logits))
+        if not logits:
+            return []
+        return list(images.masks_on(torch.cat(list(logits)), self._segmenter.config, picture))
 
 
 @dataclass(frozen=True)

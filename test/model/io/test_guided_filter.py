@@ -116,10 +116,11 @@ def test_the_configuration_decides() -> None:
     truth, config = disc(), NANO_SEGMENTERS["sam2"]
     rgb, drawn = picture(truth), torch.from_numpy(cells_of(truth))[:, None]
     plain = masks_on(drawn, config, rgb)
-    assert torch.equal(plain, masks_to_image(drawn, config.image_size, HEIGHT, WIDTH) > 0)
+    wanted = masks_to_image(drawn, config.image_size, HEIGHT, WIDTH).numpy() > 0
+    np.testing.assert_array_equal(plain, wanted)
     guided = masks_on(drawn.bfloat16(), replace(config, guided_radius=3), rgb)
     expected = guided_masks(drawn[:, 0].bfloat16().float().numpy(), rgb, 3)
-    np.testing.assert_array_equal(guided.numpy(), expected)
+    np.testing.assert_array_equal(guided, expected)
     assert masks_on(drawn[:0], replace(config, guided_radius=3), rgb).shape == (0, HEIGHT, WIDTH)
     with pytest.raises(InputError, match=r"guided_radius is -1; expected 0 \(none\) or more"):
         replace(config, guided_radius=-1)

@@ -172,6 +172,12 @@ def test_they_come_back_from_a_folder(tmp_path: Path) -> None:
     again = WordProbes.read(tmp_path, model.mllm.hidden_size)
     assert again is not None
     assert again.odds == -4.5
+    replace(held, floor=-math.inf).write(tmp_path)
+    never = WordProbes.read(tmp_path, model.mllm.hidden_size)
+    assert never is not None
+    assert (never.floor, never.odds) == (-math.inf, -math.inf), (
+        "a floor that refuses nothing is kept"
+    )
 
 
 @pytest.mark.parametrize("fault", ["cut", "hidden", "row", "words"])

@@ -176,7 +176,7 @@ def test_a_follower_without_pytorch_draws_along_edges_where_its_model_does(
         seen = tracker.step(weights.encode_image(pixels))["a"]
     guided = replace(weights.config, guided_radius=2)
     for mask, config in zip(masks, (weights.config, guided), strict=True):
-        wanted = masks_on(seen.logits, config, frame)[0].numpy()
+        wanted = masks_on(seen.logits, config, frame)[0]
         assert np.mean(mask == wanted) >= 0.999
     assert np.mean(masks[0] == masks[1]) < 0.999
 
